@@ -1,0 +1,99 @@
+"""The operator's API: tenants, VNIs, join tokens, devices, audit. Authorization: Bearer <admin token>."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from kairos.api.enrollment import Role
+
+
+class Tenant(msgspec.Struct, omit_defaults=True):
+    tenant: str
+    created_at: int = 0
+
+
+class TenantCreate(msgspec.Struct):
+    tenant: str
+
+
+class VniCreate(msgspec.Struct, omit_defaults=True):
+    """`vni` 0 asks for the next free id. Prefixes: at least one, IPv4 or IPv6 networks."""
+
+    name: str
+    prefixes: list[str]
+    vni: int = 0
+    mtu: int = 1380
+    dns_suffix: str = ""
+    routes: list[dict[str, str]] = []
+
+
+class VniRecord(msgspec.Struct, omit_defaults=True):
+    vni: int
+    name: str
+    tenant: str
+    prefixes: list[str]
+    mtu: int
+    dns_suffix: str = ""
+    routes: list[dict[str, str]] = []
+    created_at: int = 0
+    members: int = 0
+
+
+class TokenCreate(msgspec.Struct, omit_defaults=True):
+    """A node that joins with this token gets `tags` and a lease in each of `vnis` (names). The fabric stores only
+    `secret_hash` (SHA-256): the secret is made and kept by the operator's command."""
+
+    role: Role
+    secret_hash: bytes
+    uses: int = 1
+    life_s: int = 3600
+    vnis: list[str] = []
+    tags: list[str] = []
+    groups: list[str] = []
+    owner: str = ""
+    label: str = ""
+
+
+class TokenRecord(msgspec.Struct, omit_defaults=True):
+    token_id: str
+    tenant: str
+    role: Role
+    uses: int
+    used: int
+    expires_at: int
+    vnis: list[str] = []
+    tags: list[str] = []
+    groups: list[str] = []
+    owner: str = ""
+    label: str = ""
+
+
+class Device(msgspec.Struct, omit_defaults=True):
+    """status: held, active, denied, revoked. `enrollment` is there while held."""
+
+    node: str
+    tenant: str
+    role: Role
+    name: str
+    status: str
+    key_fingerprint: bytes
+    enrolled_at: int = 0
+    serial: str = ""
+    certificate_not_after: int = 0
+    addresses: list[str] = []
+    vnis: list[int] = []
+    tags: list[str] = []
+    groups: list[str] = []
+    owner: str = ""
+    online: bool = False
+    reason: str = ""
+    enrollment: str = ""
+
+
+class Page(msgspec.Struct):
+    """A listing: `items` of the resource asked for; `next` is the cursor of the following page or empty."""
+
+    items: list[Any]
+    next: str = ""

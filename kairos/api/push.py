@@ -1,0 +1,102 @@
+"""Messages on the events WebSocket between a node and its Tenant object: JSON text, told apart by `kind`."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import msgspec
+
+from kairos.errors import BadMessage
+
+
+class AdmissionRequest(msgspec.Struct, tag="admission-request", tag_field="kind"):
+    """E2, fabric -> gateway. `input` is the JSON text of the policy input: verdicts are signed over these bytes."""
+
+    id: str
+    input: str
+
+
+class AdmissionVerdict(msgspec.Struct, tag="admission-verdict", tag_field="kind"):
+    """E2, gateway -> fabric. signature: context ADMISSION_VERDICT, over transcript.admission_verdict(...)."""
+
+    id: str
+    outcome: Literal["allow", "hold", "deny"]
+    rule: str
+    reason: str
+    signature: bytes
+
+
+class CertificateNotice(msgspec.Struct, tag="certificate-notice", tag_field="kind"):
+    """E7, fabric -> gateway."""
+
+    node: str
+    serial: str
+    certificate: bytes
+
+
+class SessionNotice(msgspec.Struct, tag="session-notice", tag_field="kind"):
+    """T1, fabric -> gateways: this session exists until `expires_at`, for these VNIs. Sent again at renewal."""
+
+    session: str
+    node: str
+    vnis: list[int]
+    expires_at: int
+    posture: dict[str, Any] = {}
+
+
+class Revocation(msgspec.Struct, tag="revocation", tag_field="kind"):
+    """Fabric -> all nodes of the tenant: the node's certificates up to now are dead."""
+
+    node: str
+    reason: str
+
+
+class NetworkChanged(msgspec.Struct, tag="network-changed", tag_field="kind"):
+    """Fabric -> nodes: fetch /network again."""
+
+    revision: int
+
+
+class PolicyAnnouncement(msgspec.Struct, tag="policy-announcement", tag_field="kind"):
+    """Fabric -> nodes: fetch /policy again."""
+
+    version: int
+
+
+class Welcome(msgspec.Struct, tag="welcome", tag_field="kind"):
+    """Fabric -> node, first message after the socket opened: what to compare one's own state with."""
+
+    revision: int
+    policy_version: int
+    now: int
+    sessions: list[SessionNotice] = []
+
+
+ToNode = (
+    Welcome | AdmissionRequest | CertificateNotice | SessionNotice | Revocation | NetworkChanged | PolicyAnnouncement
+)
+ToFabric = AdmissionVerdict
+
+_to_node = msgspec.json.Decoder(ToNode)
+_to_fabric = msgspec.json.Decoder(ToFabric)
+
+
+def encode(message: ToNode | ToFabric) -> str:
+    """The text of one WebSocket message."""
+    return msgspec.json.encode(message).decode()
+
+
+def parse_to_node_untrusted(text: str | bytes) -> ToNode:
+    """Raises BadMessage."""
+    try:
+        return _to_node.decode(text)
+    except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
+        raise BadMessage(f"push message: {error}") from None
+
+
+def parse_to_fabric_untrusted(text: str | bytes) -> ToFabric:
+    """Raises BadMessage."""
+    try:
+        return _to_fabric.decode(text)
+    except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
+        raise BadMessage(f"push message: {error}") from None

@@ -1,0 +1,125 @@
+"""T1: sessions; and what a node may know of the network."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+
+class SessionRequest(msgspec.Struct, omit_defaults=True):
+    """T1, signed. `renews`: id of the session whose life this extends; empty for a new one."""
+
+    posture: dict[str, Any] = {}
+    renews: str = ""
+    gateway: str = ""
+
+
+class GatewayAddress(msgspec.Struct):
+    """A gateway this session may use. `relay_url` ends in /v1/relay/<gateway>."""
+
+    gateway: str
+    relay_url: str
+    priority: int = 100
+
+
+class SessionGrant(msgspec.Struct):
+    """`token` is opaque, 32 random bytes in base64url; the fabric keeps only its hash."""
+
+    session: str
+    token: str
+    expires_at: int
+    vnis: list[int]
+    gateways: list[GatewayAddress]
+    policy_version: int
+
+
+class Lease(msgspec.Struct):
+    """Addresses of one node in one VNI, as interface addresses: `10.7.0.5/24`, `fd07::5/64`."""
+
+    vni: int
+    node: str
+    addresses: list[str]
+
+
+class Vni(msgspec.Struct, omit_defaults=True):
+    """A VNI as nodes see it. `routes`: extra prefixes reached through `via` (a node)."""
+
+    vni: int
+    name: str
+    prefixes: list[str]
+    mtu: int = 1380
+    dns_suffix: str = ""
+    routes: list[Route] = []
+
+
+class Route(msgspec.Struct):
+    """A prefix outside the VNI that the node `via` leads to."""
+
+    prefix: str
+    via: str
+
+
+class Member(msgspec.Struct, omit_defaults=True):
+    """A node of a VNI, with what policy needs to know of it. `key`: SHA-256 of its raw public key."""
+
+    node: str
+    role: str
+    name: str
+    serial: str
+    key: bytes
+    tags: list[str] = []
+    groups: list[str] = []
+    owner: str = ""
+
+
+class Network(msgspec.Struct):
+    """The network as the asking node may see it: an endpoint its own VNIs and leases, a gateway all it serves."""
+
+    revision: int
+    vnis: list[Vni]
+    leases: list[Lease]
+    members: list[Member]
+    revoked: list[str]
+
+
+class PolicyRecord(msgspec.Struct):
+    """A signed bundle's envelope. `signature`: by the policy key, context POLICY_BUNDLE, over
+    transcript.policy_bundle(tenant, version, bundle)."""
+
+    tenant: str
+    version: int
+    sha384: bytes
+    signature: bytes
+
+
+class PolicyUpload(msgspec.Struct):
+    """Operator -> fabric: the envelope and the bundle itself."""
+
+    record: PolicyRecord
+    bundle: bytes
+
+
+class Introspection(msgspec.Struct):
+    """Relay -> control, internal: who holds this token?"""
+
+    token: str
+    gateway: str
+
+
+class Introspected(msgspec.Struct):
+    """Control -> relay, internal."""
+
+    node: str
+    tenant: str
+    role: str
+    session: str
+    expires_at: int
+
+
+class Cut(msgspec.Struct, omit_defaults=True):
+    """Control -> relay, internal: close the sockets of a node or session now and refuse them until `until`."""
+
+    until: int
+    node: str = ""
+    session: str = ""

@@ -1,0 +1,24 @@
+"""The numbers of the protocol (docs/protocol.md §10). Specification constants first, implementation limits after."""
+
+# -- specification constants -----------------------------------------------------------------------------------------
+PROTOCOL = "kairos/1"
+CHALLENGE_BYTES = 32
+CHALLENGE_LIFE_S = 60
+SESSION_LIFE_S = 300
+SESSION_RENEW_AT_S = 200
+CERTIFICATE_LIFE_S = 24 * 3600
+CERTIFICATE_RENEW_AT = 2 / 3
+CLOCK_SKEW_S = 300
+REKEY_AFTER_S = 120
+REKEY_AFTER_DATAGRAMS = 1 << 32
+OLD_EPOCH_KEPT_S = 10
+VNI_MAX = (1 << 24) - 1
+
+# -- implementation limits -------------------------------------------------------------------------------------------
+BODY_MAX = 256 * 1024  # any JSON body; a request with an ML-DSA-87 key, certificate and posture is under 32 KiB
+BUNDLE_MAX = 16 * 1024 * 1024
+CONTROL_MESSAGE_MAX = 256 * 1024  # one message inside TLS; CONFIG of 1,000 VNIs is about 200 KiB
+ADMISSION_WAIT_S = 5.0
+PROBE_EVERY_S = 1.0
+PROBE_LOST_AFTER_S = 3.0
+HANDSHAKE_WAIT_S = 10.0

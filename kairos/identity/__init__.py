@@ -1,0 +1,1 @@
+"""Who a party is: SPIFFE names, join tokens, signed requests, transcripts."""
