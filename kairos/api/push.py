@@ -77,8 +77,8 @@ ToNode = (
 )
 ToFabric = AdmissionVerdict
 
-_to_node = msgspec.json.Decoder(ToNode)
-_to_fabric = msgspec.json.Decoder(ToFabric)
+_to_node: msgspec.json.Decoder[ToNode] = msgspec.json.Decoder(ToNode)
+_to_fabric: msgspec.json.Decoder[ToFabric] = msgspec.json.Decoder(ToFabric)
 
 
 def encode(message: ToNode | ToFabric) -> str:

@@ -60,12 +60,13 @@ def parse_join_token_untrusted(text: str) -> JoinToken:
         raise BadMessage(f"this is not a join token: it must start with {_PREFIX!r}; ask your operator for a new one")
     try:
         fields = json.loads(_unb64(text.removeprefix(_PREFIX)))
-        token = JoinToken(
-            *(str(fields[key]) for key in ("url", "domain", "suite", "tenant", "role", "id")),
-            *(_unb64(str(fields[key])) for key in ("secret", "root", "policy")),  # type: ignore[arg-type]
+        url, domain, suite, tenant, role, token_id = (
+            str(fields[key]) for key in ("url", "domain", "suite", "tenant", "role", "id")
         )
+        secret, root, policy = (_unb64(str(fields[key])) for key in ("secret", "root", "policy"))
     except (ValueError, KeyError, TypeError, RecursionError, binascii.Error):
         raise BadMessage("this join token is damaged: copy it again, whole") from None
+    token = JoinToken(url, domain, suite, tenant, role, token_id, secret, root, policy)
     sizes = (len(token.secret), len(token.root_fingerprint), len(token.policy_fingerprint))
     if sizes != (SECRET_BYTES, 32, 32) or token.role not in ROLES or token.suite not in SUITES:
         raise BadMessage("this join token is damaged: a field has the wrong size or value")
