@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 
 from kairos.api.enrollment import Role
+from kairos.api.session import Route
 
 
 class Tenant(msgspec.Struct, omit_defaults=True):
@@ -26,7 +27,7 @@ class VniCreate(msgspec.Struct, omit_defaults=True):
     vni: int = 0
     mtu: int = 1380
     dns_suffix: str = ""
-    routes: list[dict[str, str]] = []
+    routes: list[Route] = []
 
 
 class VniRecord(msgspec.Struct, omit_defaults=True):
@@ -36,7 +37,7 @@ class VniRecord(msgspec.Struct, omit_defaults=True):
     prefixes: list[str]
     mtu: int
     dns_suffix: str = ""
-    routes: list[dict[str, str]] = []
+    routes: list[Route] = []
     created_at: int = 0
     members: int = 0
 

@@ -24,7 +24,8 @@ class GatewayAddress(msgspec.Struct):
 
 
 class SessionGrant(msgspec.Struct):
-    """`token` is opaque, 32 random bytes in base64url; the fabric keeps only its hash."""
+    """`token` is opaque to its holder: `<tenant>.<32 random bytes in base64url>`, so that the fabric finds the one
+    object that knows it. The fabric keeps only its hash."""
 
     session: str
     token: str
@@ -74,7 +75,8 @@ class Member(msgspec.Struct, omit_defaults=True):
 
 
 class Network(msgspec.Struct):
-    """The network as the asking node may see it: an endpoint its own VNIs and leases, a gateway all it serves."""
+    """The network as the asking node may see it: an endpoint its own VNIs, a gateway all of its tenant. `members` and
+    `leases` are of every node in those VNIs (policy names peers by them): tell one's own apart by `node`."""
 
     revision: int
     vnis: list[Vni]
@@ -118,8 +120,10 @@ class Introspected(msgspec.Struct):
 
 
 class Cut(msgspec.Struct, omit_defaults=True):
-    """Control -> relay, internal: close the sockets of a node or session now and refuse them until `until`."""
+    """Control -> relay, internal: at these gateways' relay objects close the sockets of a node or session now and
+    refuse them until `until` (Unix seconds)."""
 
     until: int
+    gateways: list[str]
     node: str = ""
     session: str = ""
