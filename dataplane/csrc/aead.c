@@ -1,0 +1,162 @@
+/* AES-256-GCM by the fastest library this machine has: ipsec-mb (loaded at run time, AES-NI and newer) or OpenSSL. */
+#include <dlfcn.h>
+#include <openssl/crypto.h>
+#include <openssl/evp.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "internal.h"
+
+#if defined(__x86_64__) && __has_include(<intel-ipsec-mb.h>)
+#define HAVE_IPSEC_MB 1
+#include <intel-ipsec-mb.h>
+static IMB_MGR *manager; /* set once before any key exists, read-only after */
+#else
+#define HAVE_IPSEC_MB 0
+#endif
+
+struct aead_key {
+  uint8_t iv[IV_LEN];
+#if HAVE_IPSEC_MB
+  struct gcm_key_data *schedule;
+#endif
+  /* OpenSSL keeps the nonce inside its context: one user at a time. */
+  pthread_mutex_t lock;
+  EVP_CIPHER_CTX *seal, *open;
+};
+
+const char *aead_library(void) {
+#if HAVE_IPSEC_MB
+  if (manager != NULL) return "ipsec-mb";
+#endif
+  return "openssl";
+}
+
+#if HAVE_IPSEC_MB
+static bool open_ipsec_mb(void) {
+  void *library = dlopen("libIPSec_MB.so.1", RTLD_NOW | RTLD_LOCAL);
+  if (library == NULL) library = dlopen("libIPSec_MB.so.2", RTLD_NOW | RTLD_LOCAL);
+  if (library == NULL) return false;
+  IMB_MGR *(*alloc)(uint64_t) = (IMB_MGR * (*)(uint64_t)) dlsym(library, "alloc_mb_mgr");
+  void (*init)(IMB_MGR *, IMB_ARCH *) = (void (*)(IMB_MGR *, IMB_ARCH *))dlsym(library, "init_mb_mgr_auto");
+  unsigned (*version)(void) = (unsigned (*)(void))dlsym(library, "imb_get_version");
+  if (alloc == NULL || init == NULL || version == NULL) return false;
+  if (version() >> 16 != IMB_VERSION_NUM >> 16) return false; /* the manager's layout belongs to a major version */
+  IMB_MGR *m = alloc(0);
+  if (m == NULL) return false;
+  IMB_ARCH arch;
+  init(m, &arch);
+  if (!(m->features & IMB_FEATURE_AESNI) || m->gcm256_enc == NULL) return false;
+  manager = m;
+  return true;
+}
+#endif
+
+int aead_open_library(const char *wanted, char *error, size_t error_len) {
+  bool any = strcmp(wanted, "auto") == 0;
+#if HAVE_IPSEC_MB
+  if (any || strcmp(wanted, "ipsec-mb") == 0) {
+    if (manager != NULL || open_ipsec_mb()) return 0;
+  }
+  if (strcmp(wanted, "openssl") == 0) manager = NULL;
+#endif
+  if (any || strcmp(wanted, "openssl") == 0) return 0;
+  snprintf(error, error_len, "AEAD library %s is not to be had on this machine", wanted);
+  return -ENOENT;
+}
+
+static EVP_CIPHER_CTX *openssl_context(const uint8_t *key, int encrypt) {
+  EVP_CIPHER_CTX *c = EVP_CIPHER_CTX_new();
+  if (c != NULL && EVP_CipherInit_ex(c, EVP_aes_256_gcm(), NULL, key, NULL, encrypt) == 1) return c;
+  EVP_CIPHER_CTX_free(c);
+  return NULL;
+}
+
+aead_key *aead_key_new(const uint8_t key[KEY_LEN], const uint8_t iv[IV_LEN]) {
+  aead_key *k = calloc(1, sizeof *k);
+  if (k == NULL) return NULL;
+  memcpy(k->iv, iv, IV_LEN);
+  pthread_mutex_init(&k->lock, NULL);
+#if HAVE_IPSEC_MB
+  if (manager != NULL) {
+    k->schedule = aligned_alloc(64, (sizeof *k->schedule + 63) / 64 * 64);
+    if (k->schedule == NULL) goto fail;
+    IMB_AES256_GCM_PRE(manager, key, k->schedule);
+    return k;
+  }
+#endif
+  k->seal = openssl_context(key, 1);
+  k->open = openssl_context(key, 0);
+  if (k->seal != NULL && k->open != NULL) return k;
+#if HAVE_IPSEC_MB
+fail:
+#endif
+  aead_key_free(k);
+  return NULL;
+}
+
+void aead_key_free(aead_key *k) {
+  if (k == NULL) return;
+#if HAVE_IPSEC_MB
+  if (k->schedule != NULL) OPENSSL_cleanse(k->schedule, sizeof *k->schedule);
+  free(k->schedule);
+#endif
+  EVP_CIPHER_CTX_free(k->seal); /* cleanses its key schedule */
+  EVP_CIPHER_CTX_free(k->open);
+  pthread_mutex_destroy(&k->lock);
+  OPENSSL_cleanse(k, sizeof *k);
+  free(k);
+}
+
+static void make_nonce(const aead_key *k, uint64_t counter, uint8_t nonce[IV_LEN]) {
+  memcpy(nonce, k->iv, IV_LEN);
+  put64(nonce + 4, get64(k->iv + 4) ^ counter);
+}
+
+void aead_seal(aead_key *k, uint64_t counter, const uint8_t *aad, const uint8_t *src, size_t len, uint8_t *dst) {
+  uint8_t nonce[IV_LEN];
+  make_nonce(k, counter, nonce);
+#if HAVE_IPSEC_MB
+  if (likely(k->schedule != NULL)) {
+    struct gcm_context_data context;
+    IMB_AES256_GCM_ENC(manager, k->schedule, &context, dst, src, len, nonce, aad, HEADER_LEN, dst + len, TAG_LEN);
+    return;
+  }
+#endif
+  int n = 0;
+  pthread_mutex_lock(&k->lock);
+  int ok = EVP_EncryptInit_ex(k->seal, NULL, NULL, NULL, nonce) == 1 &&
+           EVP_EncryptUpdate(k->seal, NULL, &n, aad, HEADER_LEN) == 1 &&
+           EVP_EncryptUpdate(k->seal, dst, &n, src, (int)len) == 1 && EVP_EncryptFinal_ex(k->seal, dst + n, &n) == 1 &&
+           EVP_CIPHER_CTX_ctrl(k->seal, EVP_CTRL_GCM_GET_TAG, TAG_LEN, dst + len) == 1;
+  pthread_mutex_unlock(&k->lock);
+  if (unlikely(!ok)) OPENSSL_cleanse(dst, len + TAG_LEN); /* cannot fail; if it does, no plaintext leaves */
+}
+
+bool aead_open(aead_key *k, uint64_t counter, const uint8_t *aad, const uint8_t *src, size_t len, uint8_t *dst) {
+  uint8_t nonce[IV_LEN];
+  bool authentic;
+  make_nonce(k, counter, nonce);
+#if HAVE_IPSEC_MB
+  if (likely(k->schedule != NULL)) {
+    struct gcm_context_data context;
+    uint8_t tag[TAG_LEN];
+    IMB_AES256_GCM_DEC(manager, k->schedule, &context, dst, src, len, nonce, aad, HEADER_LEN, tag, TAG_LEN);
+    authentic = CRYPTO_memcmp(tag, src + len, TAG_LEN) == 0; /* the library computes the tag, it does not compare */
+    goto out;
+  }
+#endif
+  int n = 0;
+  pthread_mutex_lock(&k->lock);
+  authentic = EVP_DecryptInit_ex(k->open, NULL, NULL, NULL, nonce) == 1 &&
+              EVP_DecryptUpdate(k->open, NULL, &n, aad, HEADER_LEN) == 1 &&
+              EVP_DecryptUpdate(k->open, dst, &n, src, (int)len) == 1 &&
+              EVP_CIPHER_CTX_ctrl(k->open, EVP_CTRL_GCM_SET_TAG, TAG_LEN, (void *)(uintptr_t)(src + len)) == 1 &&
+              EVP_DecryptFinal_ex(k->open, dst + n, &n) == 1;
+  pthread_mutex_unlock(&k->lock);
+#if HAVE_IPSEC_MB
+out:
+#endif
+  if (unlikely(!authentic)) OPENSSL_cleanse(dst, len);
+  return authentic;
+}

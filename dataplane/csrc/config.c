@@ -1,0 +1,257 @@
+/* Changes of configuration. Each takes the write side of `config`, so no packet is in flight while it acts. */
+#include <fcntl.h>
+#include <stdlib.h>
+#include <sys/epoll.h>
+#include <unistd.h>
+
+#include "internal.h"
+
+int kdp_vni_add(kdp_engine *e, uint32_t id, int tun_fd) {
+  vni *v = calloc(1, sizeof *v);
+  int result = -ENOMEM;
+  if (v == NULL) return result;
+  v->id = id;
+  v->fib = fib_new();
+  v->tun = fcntl(tun_fd, F_DUPFD_CLOEXEC, 0);
+  if (v->fib == NULL || v->tun < 0) goto fail;
+  pthread_rwlock_wrlock(&e->config);
+  uint32_t at = id % VNIS_MAX;
+  for (uint32_t i = 0; i < VNIS_MAX && e->vnis[at] != NULL && e->vnis[at]->id != id; i++) at = (at + 1) % VNIS_MAX;
+  result = e->vnis[at] != NULL ? (e->vnis[at]->id == id ? -EEXIST : -ENOSPC) : 0;
+  struct epoll_event watch = {.events = EPOLLIN, .data.u32 = id};
+  if (result == 0 && epoll_ctl(e->epoll, EPOLL_CTL_ADD, v->tun, &watch) != 0) result = -errno;
+  if (result == 0) e->vnis[at] = v;
+  pthread_rwlock_unlock(&e->config);
+  if (result == 0) return 0;
+fail:
+  fib_free(v->fib);
+  if (v->tun >= 0) close(v->tun);
+  free(v);
+  return result;
+}
+
+static void session_unlink(kdp_engine *e, session *s) {
+  e->sessions[s->index & (SESSIONS_MAX - 1)] = NULL;
+  for (int i = 0; i < LANES; i++)
+    if (e->lanes[i].run.from == s) e->lanes[i].run.count = 0, e->lanes[i].run.from = NULL;
+}
+
+static void session_wipe(session *s) {
+  for (int i = 0; i < KDP_EPOCHS; i++)
+    if (s->rx[i] != NULL) aead_key_free(s->rx[i]->key), free(s->rx[i]);
+  aead_key_free(s->tx_key);
+  free(s->leases);
+  pthread_mutex_destroy(&s->path_lock);
+  free(s);
+}
+
+int kdp_vni_remove(kdp_engine *e, uint32_t id) {
+  pthread_rwlock_wrlock(&e->config);
+  vni *v = vni_find(e, id);
+  if (v == NULL) {
+    pthread_rwlock_unlock(&e->config);
+    return -ENOENT;
+  }
+  flows_forget(e, id, 0);
+  for (uint32_t i = 0; i < SESSIONS_MAX; i++) {
+    session *s = e->sessions[i];
+    if (s != NULL && s->vni == v) session_unlink(e, s), session_wipe(s);
+  }
+  uint32_t hole = id % VNIS_MAX;
+  while (e->vnis[hole] != v) hole = (hole + 1) % VNIS_MAX;
+  e->vnis[hole] = NULL;
+  for (uint32_t at = (hole + 1) % VNIS_MAX; e->vnis[at] != NULL; at = (at + 1) % VNIS_MAX) { /* close the gap */
+    vni *moved = e->vnis[at];
+    uint32_t home = moved->id % VNIS_MAX;
+    if ((at - home) % VNIS_MAX < (at - hole) % VNIS_MAX) continue;
+    e->vnis[hole] = moved, e->vnis[at] = NULL, hole = at;
+  }
+  epoll_ctl(e->epoll, EPOLL_CTL_DEL, v->tun, NULL);
+  pthread_rwlock_unlock(&e->config);
+  fib_free(v->fib);
+  close(v->tun);
+  free(v);
+  return 0;
+}
+
+int kdp_fib_add(kdp_engine *e, uint32_t id, uint8_t family, const uint8_t *prefix, uint8_t bits, uint32_t next_hop) {
+  pthread_rwlock_wrlock(&e->config);
+  vni *v = vni_find(e, id);
+  int result = v == NULL ? -ENOENT : fib_set(v->fib, family, prefix, bits, next_hop);
+  pthread_rwlock_unlock(&e->config);
+  return result;
+}
+
+int kdp_fib_remove(kdp_engine *e, uint32_t id, uint8_t family, const uint8_t *prefix, uint8_t bits) {
+  pthread_rwlock_wrlock(&e->config);
+  vni *v = vni_find(e, id);
+  int result = v == NULL ? -ENOENT : fib_unset(v->fib, family, prefix, bits);
+  pthread_rwlock_unlock(&e->config);
+  return result;
+}
+
+int kdp_session_add(kdp_engine *e, uint32_t id, uint32_t *index) {
+  session *s = calloc(1, sizeof *s);
+  if (s == NULL) return -ENOMEM;
+  pthread_mutex_init(&s->path_lock, NULL);
+  int result = -ENOSPC;
+  pthread_rwlock_wrlock(&e->config);
+  s->vni = vni_find(e, id);
+  if (s->vni == NULL) result = -ENOENT;
+  /* The upper half of the index is a turn: a late datagram of a session that was cut does not meet its successor. */
+  for (uint32_t i = 0; s->vni != NULL && i < SESSIONS_MAX && result != 0; i++) {
+    uint32_t next = ++e->session_turn;
+    if (next == 0 || e->sessions[next & (SESSIONS_MAX - 1)] != NULL) continue;
+    s->index = next;
+    e->sessions[next & (SESSIONS_MAX - 1)] = s;
+    *index = next;
+    result = 0;
+  }
+  pthread_rwlock_unlock(&e->config);
+  if (result != 0) session_wipe(s);
+  return result;
+}
+
+/* Runs `change` on the session with no packet in flight. */
+#define WITH_SESSION(e, index, s)          \
+  int result = 0;                          \
+  pthread_rwlock_wrlock(&(e)->config);     \
+  session *s = session_find((e), (index)); \
+  if (s == NULL) result = -ENOENT
+
+int kdp_session_remote(kdp_engine *e, uint32_t index, uint32_t remote_index) {
+  WITH_SESSION(e, index, s);
+  if (s != NULL) s->remote = remote_index;
+  pthread_rwlock_unlock(&e->config);
+  return result;
+}
+
+int kdp_session_cut(kdp_engine *e, uint32_t index) {
+  WITH_SESSION(e, index, s);
+  if (s != NULL) {
+    flows_forget(e, s->vni->id, index);
+    fib_forget(s->vni->fib, index);
+    session_unlink(e, s);
+    session_wipe(s);
+  }
+  pthread_rwlock_unlock(&e->config);
+  return result;
+}
+
+int kdp_session_lease(kdp_engine *e, uint32_t index, uint8_t family, const uint8_t *prefix, uint8_t bits) {
+  if ((family != 4 && family != 6) || bits > (family == 4 ? 32 : 128)) return -EINVAL;
+  WITH_SESSION(e, index, s);
+  if (s != NULL) {
+    lease *grown = realloc(s->leases, (s->lease_count + 1) * sizeof *grown);
+    if (grown == NULL) {
+      result = -ENOMEM;
+    } else {
+      s->leases = grown;
+      grown[s->lease_count] = (lease){.family = family, .bits = bits};
+      memcpy(grown[s->lease_count++].prefix, prefix, family == 4 ? 4 : 16);
+    }
+  }
+  pthread_rwlock_unlock(&e->config);
+  return result;
+}
+
+int kdp_session_rx(kdp_engine *e, uint32_t index, uint32_t epoch, const uint8_t *key, const uint8_t *iv) {
+  rx_epoch *fresh = calloc(1, sizeof *fresh);
+  if (fresh == NULL) return -ENOMEM;
+  fresh->epoch = epoch;
+  fresh->key = aead_key_new(key, iv);
+  if (fresh->key == NULL) {
+    free(fresh);
+    return -ENOMEM;
+  }
+  WITH_SESSION(e, index, s);
+  int free_slot = -1, oldest = 0;
+  for (int i = 0; s != NULL && i < KDP_EPOCHS; i++) {
+    if (s->rx[i] == NULL)
+      free_slot = i;
+    else if (s->rx[i]->epoch == epoch)
+      result = -EEXIST; /* a window must not start again under its key */
+    else if (s->rx[oldest] != NULL && s->rx[i]->epoch < s->rx[oldest]->epoch)
+      oldest = i;
+  }
+  rx_epoch *replaced = fresh;
+  if (result == 0) {
+    int slot = free_slot >= 0 ? free_slot : oldest;
+    replaced = s->rx[slot];
+    s->rx[slot] = fresh;
+  }
+  pthread_rwlock_unlock(&e->config);
+  if (replaced != NULL) aead_key_free(replaced->key), free(replaced);
+  return result;
+}
+
+int kdp_session_tx(kdp_engine *e, uint32_t index, uint32_t epoch, const uint8_t *key, const uint8_t *iv) {
+  aead_key *fresh = aead_key_new(key, iv);
+  if (fresh == NULL) return -ENOMEM;
+  WITH_SESSION(e, index, s);
+  aead_key *replaced = fresh;
+  if (s != NULL && s->tx_key != NULL && s->tx_epoch >= epoch) result = -EEXIST; /* nor a counter */
+  if (result == 0) {
+    replaced = s->tx_key;
+    s->tx_key = fresh, s->tx_epoch = epoch;
+    atomic_store_explicit(&s->tx_counter, 0, memory_order_relaxed); /* ordered by the lock */
+  }
+  pthread_rwlock_unlock(&e->config);
+  aead_key_free(replaced);
+  return result;
+}
+
+int kdp_session_retire(kdp_engine *e, uint32_t index, uint32_t epoch) {
+  WITH_SESSION(e, index, s);
+  rx_epoch *retired = NULL;
+  for (int i = 0; s != NULL && i < KDP_EPOCHS; i++)
+    if (s->rx[i] != NULL && s->rx[i]->epoch == epoch) retired = s->rx[i], s->rx[i] = NULL;
+  pthread_rwlock_unlock(&e->config);
+  if (retired != NULL) aead_key_free(retired->key), free(retired);
+  return result != 0 ? result : (retired == NULL ? -ENOENT : 0);
+}
+
+int kdp_session_path(kdp_engine *e, uint32_t index, uint8_t kind, const kdp_addr *addr, uint32_t relay, int follow) {
+  if (kind > KDP_PATH_DIRECT || (kind == KDP_PATH_DIRECT && (addr == NULL || addr->family == 0))) return -EINVAL;
+  WITH_SESSION(e, index, s);
+  if (s != NULL) {
+    pthread_mutex_lock(&s->path_lock);
+    s->path = kind, s->relay = relay, s->follow = follow != 0;
+    if (kind == KDP_PATH_DIRECT) addr_to_sockaddr(addr, &s->to, &s->to_len);
+    pthread_mutex_unlock(&s->path_lock);
+  }
+  pthread_rwlock_unlock(&e->config);
+  return result;
+}
+
+int kdp_session_stats(kdp_engine *e, uint32_t index, uint64_t *sent, uint64_t *received) {
+  int result = -ENOENT;
+  pthread_rwlock_rdlock(&e->config);
+  session *s = session_find(e, index);
+  if (s != NULL) {
+    *sent = atomic_load_explicit(&s->tx_counter, memory_order_relaxed);
+    *received = atomic_load_explicit(&s->rx_datagrams, memory_order_relaxed);
+    result = 0;
+  }
+  pthread_rwlock_unlock(&e->config);
+  return result;
+}
+
+int kdp_control_send(kdp_engine *e, uint32_t index, uint8_t type, const uint8_t *payload, size_t len,
+                     const kdp_addr *addr, int via_relay) {
+  struct sockaddr_storage to;
+  socklen_t to_len = 0;
+  if (len > CONTROL_MAX || type < DG_PROBE || type > DG_KEEPALIVE) return -EINVAL;
+  bool directed = addr != NULL && addr->family != 0;
+  if (directed) addr_to_sockaddr(addr, &to, &to_len);
+  lane *l = &e->lanes[LANE_HOST];
+  int result = -ENOENT;
+  pthread_mutex_lock(&e->host_lock);
+  pthread_rwlock_rdlock(&e->config);
+  session *s = session_find(e, index);
+  if (s != NULL) result = transmit_control(e, l, s, type, payload, len, directed ? &to : NULL, to_len, via_relay != 0);
+  outbox_flush(e, l);
+  pthread_rwlock_unlock(&e->config);
+  pthread_mutex_unlock(&e->host_lock);
+  return result;
+}

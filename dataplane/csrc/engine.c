@@ -1,0 +1,307 @@
+/* The engine: its configuration, and the two threads that move packets. */
+#include "internal.h"
+
+#include <fcntl.h>
+#include <netinet/udp.h>
+#include <openssl/crypto.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+#include <time.h>
+#include <unistd.h>
+
+#ifndef UDP_GRO
+#define UDP_GRO 104
+#endif
+enum { RUN_BYTES = 1 << 18, READ_BYTES = PACKET_MAX + 64, UDP_BATCH = 16 };
+
+uint64_t clock_ms(void) {
+  struct timespec t;
+  clock_gettime(CLOCK_MONOTONIC_COARSE, &t);
+  return (uint64_t)t.tv_sec * 1000 + (uint64_t)t.tv_nsec / 1000000;
+}
+
+vni *vni_find(kdp_engine *e, uint32_t id) {
+  for (uint32_t i = 0; i < VNIS_MAX; i++) { /* open addressing from id */
+    vni *v = e->vnis[(id + i) % VNIS_MAX];
+    if (v == NULL) return NULL;
+    if (v->id == id) return v;
+  }
+  return NULL;
+}
+
+session *session_find(kdp_engine *e, uint32_t index) {
+  session *s = e->sessions[index & (SESSIONS_MAX - 1)];
+  return s != NULL && s->index == index ? s : NULL;
+}
+
+void addr_to_sockaddr(const kdp_addr *a, struct sockaddr_storage *s, socklen_t *len) {
+  memset(s, 0, sizeof *s);
+  if (a->family == 4) {
+    struct sockaddr_in *in = (struct sockaddr_in *)s;
+    in->sin_family = AF_INET, in->sin_port = htons(a->port);
+    memcpy(&in->sin_addr, a->ip, 4);
+    *len = sizeof *in;
+  } else {
+    struct sockaddr_in6 *in = (struct sockaddr_in6 *)s;
+    in->sin6_family = AF_INET6, in->sin6_port = htons(a->port);
+    memcpy(&in->sin6_addr, a->ip, 16);
+    *len = sizeof *in;
+  }
+}
+
+void sockaddr_to_addr(const struct sockaddr_storage *s, kdp_addr *a) {
+  memset(a, 0, sizeof *a);
+  if (s->ss_family == AF_INET) {
+    const struct sockaddr_in *in = (const struct sockaddr_in *)s;
+    a->family = 4, a->port = ntohs(in->sin_port);
+    memcpy(a->ip, &in->sin_addr, 4);
+  } else {
+    const struct sockaddr_in6 *in = (const struct sockaddr_in6 *)s;
+    a->family = 6, a->port = ntohs(in->sin6_port);
+    memcpy(a->ip, &in->sin6_addr, 16);
+  }
+}
+
+/* -- the packet threads -------------------------------------------------------------------------------------------- */
+
+static void read_tun(kdp_engine *e, lane *l, vni *v, uint8_t *buffer) {
+  for (int i = 0; i < BATCH; i++) {
+    ssize_t n = read(v->tun, buffer, READ_BYTES);
+    if (n <= (ssize_t)sizeof(struct virtio_net_hdr)) return;
+    struct virtio_net_hdr vnet;
+    memcpy(&vnet, buffer, sizeof vnet);
+    forward(e, l, v, NULL, &vnet, buffer + sizeof vnet, (size_t)n - sizeof vnet);
+  }
+}
+
+static void *tx_main(void *argument) {
+  kdp_engine *e = argument;
+  lane *l = &e->lanes[LANE_TX];
+  uint8_t *buffer = malloc(READ_BYTES);
+  struct epoll_event ready[BATCH];
+  uint64_t aged_ms = 0;
+  while (buffer != NULL && !atomic_load_explicit(&e->stop, memory_order_acquire)) {
+    int n = epoll_wait(e->epoll, ready, BATCH, 100);
+    l->now_ms = clock_ms();
+    pthread_rwlock_rdlock(&e->config);
+    for (int i = 0; i < n; i++) {
+      if (ready[i].data.u32 == UINT32_MAX) {
+        eventfd_read(e->wake_tx, &(eventfd_t){0});
+        continue;
+      }
+      vni *v = vni_find(e, ready[i].data.u32); /* by id: it may have gone since epoll_wait */
+      if (v != NULL) read_tun(e, l, v, buffer);
+    }
+    outbox_flush(e, l);
+    if (l->now_ms - aged_ms >= 100) {
+      aged_ms = l->now_ms;
+      flows_age(e, l);
+    }
+    pthread_rwlock_unlock(&e->config);
+  }
+  free(buffer);
+  return NULL;
+}
+
+typedef struct {
+  struct mmsghdr messages[UDP_BATCH];
+  struct iovec vectors[UDP_BATCH];
+  struct sockaddr_storage from[UDP_BATCH];
+  char control[UDP_BATCH][CMSG_SPACE(sizeof(int))];
+  uint8_t bytes[UDP_BATCH][PACKET_MAX + 1];
+} udp_batch;
+
+static size_t gro_size(struct msghdr *m, size_t len) {
+  for (struct cmsghdr *c = CMSG_FIRSTHDR(m); c != NULL; c = CMSG_NXTHDR(m, c)) {
+    int size;
+    if (c->cmsg_level != IPPROTO_UDP || c->cmsg_type != UDP_GRO) continue;
+    memcpy(&size, CMSG_DATA(c), sizeof size);
+    if (size > 0) return (size_t)size;
+  }
+  return len;
+}
+
+static void read_udp(kdp_engine *e, lane *l, udp_batch *b) {
+  for (int i = 0; i < UDP_BATCH; i++) {
+    b->vectors[i] = (struct iovec){b->bytes[i], PACKET_MAX + 1};
+    b->messages[i].msg_hdr = (struct msghdr){.msg_name = &b->from[i],
+                                             .msg_namelen = sizeof b->from[i],
+                                             .msg_iov = &b->vectors[i],
+                                             .msg_iovlen = 1,
+                                             .msg_control = b->control[i],
+                                             .msg_controllen = sizeof b->control[i]};
+  }
+  int n = recvmmsg(e->udp, b->messages, UDP_BATCH, MSG_DONTWAIT, NULL);
+  for (int i = 0; i < n; i++) {
+    struct msghdr *m = &b->messages[i].msg_hdr;
+    size_t left = b->messages[i].msg_len, size = gro_size(m, left);
+    for (uint8_t *at = b->bytes[i]; left > 0;) {
+      size_t len = left < size ? left : size;
+      receive(e, l, at, len, &b->from[i], m->msg_namelen, 0);
+      at += len, left -= len;
+    }
+  }
+  run_flush(e, l);
+}
+
+static void *rx_main(void *argument) {
+  kdp_engine *e = argument;
+  lane *l = &e->lanes[LANE_RX];
+  udp_batch *batch = malloc(sizeof *batch);
+  int wait = epoll_create1(EPOLL_CLOEXEC), watched = -1;
+  struct epoll_event ready, wake = {.events = EPOLLIN, .data.fd = -1};
+  epoll_ctl(wait, EPOLL_CTL_ADD, e->wake_rx, &wake);
+  while (batch != NULL && !atomic_load_explicit(&e->stop, memory_order_acquire)) {
+    int n = epoll_wait(wait, &ready, 1, 1000);
+    if (n == 1 && ready.data.fd == -1) eventfd_read(e->wake_rx, &(eventfd_t){0});
+    l->now_ms = clock_ms();
+    pthread_mutex_lock(&e->receive_lock);
+    pthread_rwlock_rdlock(&e->config);
+    if (watched != e->udp) { /* the socket was set or taken away since */
+      if (watched >= 0) epoll_ctl(wait, EPOLL_CTL_DEL, watched, NULL);
+      watched = e->udp;
+      if (watched >= 0)
+        epoll_ctl(wait, EPOLL_CTL_ADD, watched, &(struct epoll_event){.events = EPOLLIN, .data.fd = watched});
+    }
+    if (watched >= 0) read_udp(e, l, batch);
+    outbox_flush(e, l);
+    pthread_rwlock_unlock(&e->config);
+    pthread_mutex_unlock(&e->receive_lock);
+  }
+  close(wait);
+  free(batch);
+  return NULL;
+}
+
+/* -- life ---------------------------------------------------------------------------------------------------------- */
+
+kdp_engine *kdp_create(const char *aead, uint32_t max_flows, char *error, size_t error_len) {
+  if (aead_open_library(aead, error, error_len) != 0) return NULL;
+  kdp_engine *e = aligned_alloc(64, (sizeof *e + 63) / 64 * 64);
+  if (e == NULL) goto fail;
+  memset(e, 0, sizeof *e);
+  pthread_rwlockattr_t attributes;
+  pthread_rwlockattr_init(&attributes);
+  pthread_rwlockattr_setkind_np(&attributes, PTHREAD_RWLOCK_PREFER_WRITER_NONRECURSIVE_NP);
+  pthread_rwlock_init(&e->config, &attributes);
+  pthread_mutex_init(&e->receive_lock, NULL);
+  pthread_mutex_init(&e->host_lock, NULL);
+  e->udp = -1;
+  e->wake_tx = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
+  e->wake_rx = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
+  e->epoll = epoll_create1(EPOLL_CLOEXEC);
+  e->flows = flows_new(max_flows);
+  e->events = events_new();
+  bool ok = e->wake_tx >= 0 && e->wake_rx >= 0 && e->epoll >= 0 && e->flows != NULL && e->events != NULL;
+  for (int i = 0; i < LANES; i++) {
+    e->lanes[i].out.bytes = malloc(OUTBOX_BYTES);
+    e->lanes[i].run.buffer = malloc(RUN_BYTES + PACKET_MAX);
+    e->lanes[i].run.at = HEADROOM;
+    ok = ok && e->lanes[i].out.bytes != NULL && e->lanes[i].run.buffer != NULL;
+  }
+  if (!ok) goto fail;
+  struct epoll_event wake = {.events = EPOLLIN, .data.u32 = UINT32_MAX};
+  epoll_ctl(e->epoll, EPOLL_CTL_ADD, e->wake_tx, &wake);
+  if (pthread_create(&e->tx_thread, NULL, tx_main, e) != 0) goto fail;
+  if (pthread_create(&e->rx_thread, NULL, rx_main, e) != 0) {
+    atomic_store(&e->stop, true);
+    pthread_join(e->tx_thread, NULL);
+    goto fail;
+  }
+  e->threads = true;
+  return e;
+fail:
+  snprintf(error, error_len, "not enough memory or file descriptors for the data plane");
+  kdp_destroy(e);
+  return NULL;
+}
+
+static void session_free(session *s) {
+  for (int i = 0; i < KDP_EPOCHS; i++)
+    if (s->rx[i] != NULL) aead_key_free(s->rx[i]->key), free(s->rx[i]);
+  aead_key_free(s->tx_key);
+  free(s->leases);
+  pthread_mutex_destroy(&s->path_lock);
+  free(s);
+}
+
+void kdp_destroy(kdp_engine *e) {
+  if (e == NULL) return;
+  if (e->threads) {
+    atomic_store_explicit(&e->stop, true, memory_order_release);
+    eventfd_write(e->wake_tx, 1);
+    eventfd_write(e->wake_rx, 1);
+    pthread_join(e->tx_thread, NULL);
+    pthread_join(e->rx_thread, NULL);
+  }
+  for (uint32_t i = 0; i < SESSIONS_MAX; i++)
+    if (e->sessions[i] != NULL) session_free(e->sessions[i]);
+  for (uint32_t i = 0; i < VNIS_MAX; i++)
+    if (e->vnis[i] != NULL) fib_free(e->vnis[i]->fib), close(e->vnis[i]->tun), free(e->vnis[i]);
+  relay_free_all(e);
+  flows_free(e->flows);
+  events_free(e->events);
+  for (int i = 0; i < LANES; i++) {
+    if (e->lanes[i].run.buffer != NULL) OPENSSL_cleanse(e->lanes[i].run.buffer, RUN_BYTES);
+    free(e->lanes[i].out.bytes);
+    free(e->lanes[i].run.buffer);
+  }
+  if (e->udp >= 0) close(e->udp);
+  if (e->epoll > 0) close(e->epoll);
+  if (e->wake_tx > 0) close(e->wake_tx);
+  if (e->wake_rx > 0) close(e->wake_rx);
+  free(e);
+}
+
+const char *kdp_aead_name(kdp_engine *e) {
+  (void)e;
+  return aead_library();
+}
+
+int kdp_event_fd(kdp_engine *e) {
+  return events_fd(e->events);
+}
+int kdp_events(kdp_engine *e, kdp_event *out, int max) {
+  return events_take(e->events, out, max);
+}
+
+int kdp_set_udp(kdp_engine *e, int fd) {
+  int own = fd < 0 ? -1 : fcntl(fd, F_DUPFD_CLOEXEC, 0), on = 1, size = 1 << 23;
+  if (fd >= 0 && own < 0) return -errno;
+  if (own >= 0) {
+    setsockopt(own, IPPROTO_UDP, UDP_GRO, &on, sizeof on); /* without it datagrams come one by one: slower, right */
+    if (setsockopt(own, SOL_SOCKET, SO_RCVBUFFORCE, &size, sizeof size) != 0)
+      setsockopt(own, SOL_SOCKET, SO_RCVBUF, &size, sizeof size);
+    if (setsockopt(own, SOL_SOCKET, SO_SNDBUFFORCE, &size, sizeof size) != 0)
+      setsockopt(own, SOL_SOCKET, SO_SNDBUF, &size, sizeof size);
+  }
+  pthread_rwlock_wrlock(&e->config);
+  int old = e->udp;
+  e->udp = own;
+  pthread_rwlock_unlock(&e->config);
+  eventfd_write(e->wake_rx, 1);
+  if (old >= 0) close(old);
+  return 0;
+}
+
+/* -- counters ------------------------------------------------------------------------------------------------------ */
+
+static const char *const counter_names[] = {
+#define X(name) #name,
+    KDP_COUNTER_LIST(X)
+#undef X
+};
+
+const char *kdp_counter_name(int counter) {
+  return counter >= 0 && counter < C_COUNT ? counter_names[counter] : NULL;
+}
+
+int kdp_counters(kdp_engine *e, uint64_t *out, int max) {
+  for (int c = 0; c < C_COUNT && c < max; c++) {
+    out[c] = 0;
+    for (int i = 0; i < LANES; i++) out[c] += atomic_load_explicit(&e->lanes[i].counters[c], memory_order_relaxed);
+  }
+  return C_COUNT;
+}

@@ -1,0 +1,427 @@
+/* The flow table: one verdict a 5-tuple and VNI, found in one lookup, in both directions.
+ *
+ * Memory is one mapping, touched as flows come; nothing is allocated afterwards. Buckets are chains of entry indexes,
+ * guarded by stripes of locks. Each session (and each TUN) has its own share, so that one peer's flood of new flows
+ * never takes the place of another's: a full share refuses the flooder, nothing is evicted. */
+#include <netinet/tcp.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+
+#include "internal.h"
+
+enum { NONE = UINT32_MAX, AGE_STEP = 4096 };
+
+typedef struct {
+  uint32_t vni;
+  uint8_t family, protocol;
+  uint16_t low_port, high_port;
+  uint8_t low[16], high[16];
+} flow_key;
+
+typedef struct {
+  flow_key key;
+  bool initiator_is_low, closing, established;
+  uint8_t verdict, icmp_type;
+  uint32_t turn; /* of this slot: makes ids unique */
+  uint32_t next, from, rule, generation, tcp_flags;
+  uint64_t opened_ms, last_ms;
+  uint64_t packets[2], bytes[2];
+} flow;
+
+typedef struct {
+  uint64_t flow;
+  uint32_t vni, from;
+  uint16_t len;
+  struct virtio_net_hdr vnet;
+  uint8_t data[PARKED_BYTES];
+} parked_packet;
+
+typedef struct {
+  uint32_t vni, id;
+  uint8_t family, protocol, src[16], dst[16];
+  uint64_t until_ms;
+} fragment;
+
+struct flow_table {
+  uint32_t max, mask, shift;
+  uint32_t *buckets; /* index of the first entry, guarded by its stripe */
+  flow *entries;
+  pthread_mutex_t stripes[FLOW_STRIPES];
+  pthread_mutex_t free_lock; /* guards free_head, fresh and local_flows */
+  uint32_t free_head, fresh, local_flows;
+  uint32_t age_at;
+  pthread_mutex_t side_lock; /* guards parked packets and fragments: both rare */
+  parked_packet *parked[PARKED_MAX];
+  fragment fragments[256];
+};
+
+struct flow_table *flows_new(uint32_t max) {
+  struct flow_table *t = calloc(1, sizeof *t);
+  if (t == NULL) return NULL;
+  t->max = max, t->mask = 1;
+  while (t->mask < max) t->mask <<= 1;
+  size_t entries = sizeof(flow) * max, buckets = sizeof(uint32_t) * t->mask;
+  t->entries = mmap(NULL, entries, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  t->buckets = mmap(NULL, buckets, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (t->entries == MAP_FAILED || t->buckets == MAP_FAILED) {
+    free(t);
+    return NULL;
+  }
+  t->mask--;
+  t->free_head = NONE;
+  for (int i = 0; i < FLOW_STRIPES; i++) pthread_mutex_init(&t->stripes[i], NULL);
+  pthread_mutex_init(&t->free_lock, NULL);
+  pthread_mutex_init(&t->side_lock, NULL);
+  return t;
+}
+
+void flows_free(struct flow_table *t) {
+  if (t == NULL) return;
+  for (int i = 0; i < PARKED_MAX; i++) free(t->parked[i]);
+  munmap(t->entries, sizeof(flow) * t->max);
+  munmap(t->buckets, sizeof(uint32_t) * (t->mask + 1));
+  free(t);
+}
+
+/* Buckets hold index + 1, so that fresh zero pages mean empty. */
+static uint32_t bucket_of(const struct flow_table *t, const flow_key *k) {
+  uint64_t h = 0x243f6a8885a308d3ull, word;
+  const uint8_t *bytes = (const uint8_t *)k;
+  _Static_assert(sizeof(flow_key) == 44, "no padding: keys are compared and hashed as bytes");
+  for (size_t i = 0; i + 8 <= sizeof *k; i += 8) {
+    memcpy(&word, bytes + i, 8);
+    h = (h ^ word) * 0x9e3779b97f4a7c15ull;
+    h ^= h >> 29;
+  }
+  uint32_t last;
+  memcpy(&last, bytes + 40, 4);
+  h = (h ^ last) * 0xbf58476d1ce4e5b9ull;
+  return (uint32_t)(h >> 32) & t->mask;
+}
+
+static pthread_mutex_t *stripe_of(struct flow_table *t, uint32_t bucket) {
+  return &t->stripes[bucket % FLOW_STRIPES];
+}
+
+/* true: the source is the low end. */
+static bool make_key(uint32_t vni, const packet *p, flow_key *k) {
+  size_t width = p->family == 4 ? 4 : 16;
+  int order = memcmp(p->src, p->dst, width);
+  bool source_low = order < 0 || (order == 0 && p->src_port <= p->dst_port);
+  memset(k, 0, sizeof *k);
+  k->vni = vni, k->family = p->family, k->protocol = p->protocol;
+  k->low_port = source_low ? p->src_port : p->dst_port, k->high_port = source_low ? p->dst_port : p->src_port;
+  memcpy(k->low, source_low ? p->src : p->dst, width);
+  memcpy(k->high, source_low ? p->dst : p->src, width);
+  return source_low;
+}
+
+static flow *find(struct flow_table *t, uint32_t bucket, const flow_key *k) {
+  for (uint32_t at = t->buckets[bucket]; at != 0; at = t->entries[at - 1].next)
+    if (memcmp(&t->entries[at - 1].key, k, sizeof *k) == 0) return &t->entries[at - 1];
+  return NULL;
+}
+
+static uint64_t id_of(const struct flow_table *t, const flow *f) {
+  return (uint64_t)f->turn << 32 | (uint64_t)(f - t->entries + 1);
+}
+
+static flow *take_entry(struct flow_table *t, session *from) {
+  flow *f = NULL;
+  pthread_mutex_lock(&t->free_lock);
+  if (from == NULL && t->local_flows >= t->max / 2) goto out;
+  if (t->free_head != NONE) {
+    f = &t->entries[t->free_head];
+    t->free_head = f->next;
+  } else if (t->fresh < t->max) {
+    f = &t->entries[t->fresh++];
+  }
+  if (f != NULL && from == NULL) t->local_flows++;
+out:
+  pthread_mutex_unlock(&t->free_lock);
+  return f;
+}
+
+/* Its stripe is held and it is already out of its chain. */
+static void give_back(kdp_engine *e, flow *f) {
+  struct flow_table *t = e->flows;
+  session *from = f->from == 0 ? NULL : session_find(e, f->from);
+  if (from != NULL) atomic_fetch_sub_explicit(&from->flows, 1, memory_order_relaxed);
+  pthread_mutex_lock(&t->free_lock);
+  if (f->from == 0) t->local_flows--;
+  uint32_t turn = f->turn + 1;
+  memset(f, 0, sizeof *f);
+  f->turn = turn;
+  f->next = t->free_head;
+  t->free_head = (uint32_t)(f - t->entries);
+  pthread_mutex_unlock(&t->free_lock);
+}
+
+static void describe(const struct flow_table *t, const flow *f, uint64_t now, kdp_flow *out) {
+  const flow_key *k = &f->key;
+  bool low = f->initiator_is_low;
+  *out = (kdp_flow){.id = id_of(t, f),
+                    .vni = k->vni,
+                    .from_session = f->from,
+                    .family = k->family,
+                    .protocol = k->protocol,
+                    .icmp_type = f->icmp_type,
+                    .tcp_flags = (uint8_t)f->tcp_flags,
+                    .src_port = low ? k->low_port : k->high_port,
+                    .dst_port = low ? k->high_port : k->low_port,
+                    .verdict = f->verdict,
+                    .rule = f->rule,
+                    .generation = f->generation,
+                    .age_ms = now - f->opened_ms,
+                    .idle_ms = now - f->last_ms};
+  memcpy(out->src, low ? k->low : k->high, 16);
+  memcpy(out->dst, low ? k->high : k->low, 16);
+  memcpy(out->packets, f->packets, sizeof out->packets);
+  memcpy(out->bytes, f->bytes, sizeof out->bytes);
+}
+
+static void account(flow *f, bool source_low, const packet *p, size_t len, uint64_t now) {
+  int way = source_low == f->initiator_is_low ? 0 : 1;
+  f->packets[way]++, f->bytes[way] += len, f->last_ms = now;
+  if (way == 1) f->established = true;
+  if (p->protocol == IPPROTO_TCP && (p->tcp_flags & (TH_RST | TH_FIN))) f->closing = true;
+}
+
+static flow_answer open_flow(kdp_engine *e, lane *l, const flow_key *k, uint32_t bucket, bool source_low, session *from,
+                             const packet *p, size_t len, kdp_flow *opened) {
+  struct flow_table *t = e->flows;
+  if (from != NULL && atomic_load_explicit(&from->flows, memory_order_relaxed) >= FLOWS_A_SESSION) {
+    count(l, C_drop_flow_quota);
+    return FLOW_DROP;
+  }
+  flow *f = take_entry(t, from);
+  if (f == NULL) {
+    count(l, C_drop_flow_table_full);
+    return FLOW_DROP;
+  }
+  if (from != NULL) atomic_fetch_add_explicit(&from->flows, 1, memory_order_relaxed);
+  uint32_t turn = f->turn;
+  *f = (flow){.key = *k,
+              .turn = turn,
+              .initiator_is_low = source_low,
+              .verdict = KDP_PENDING,
+              .icmp_type = p->icmp_type,
+              .tcp_flags = p->tcp_flags,
+              .from = from == NULL ? 0 : from->index,
+              .opened_ms = l->now_ms,
+              .next = t->buckets[bucket]};
+  t->buckets[bucket] = (uint32_t)(f - t->entries) + 1;
+  account(f, source_low, p, len, l->now_ms);
+  describe(t, f, l->now_ms, opened);
+  count(l, C_flows_opened);
+  return FLOW_ASK;
+}
+
+static void remember_fragment(kdp_engine *e, lane *l, uint32_t vni, const packet *p) {
+  struct flow_table *t = e->flows;
+  fragment *f = &t->fragments[p->fragment_id % 256];
+  size_t width = p->family == 4 ? 4 : 16;
+  pthread_mutex_lock(&t->side_lock);
+  *f = (fragment){
+      .vni = vni, .id = p->fragment_id, .family = p->family, .protocol = p->protocol, .until_ms = l->now_ms + 2000};
+  memcpy(f->src, p->src, width), memcpy(f->dst, p->dst, width);
+  pthread_mutex_unlock(&t->side_lock);
+}
+
+static bool known_fragment(kdp_engine *e, lane *l, uint32_t vni, const packet *p) {
+  struct flow_table *t = e->flows;
+  const fragment *f = &t->fragments[p->fragment_id % 256];
+  size_t width = p->family == 4 ? 4 : 16;
+  pthread_mutex_lock(&t->side_lock);
+  bool known = f->until_ms > l->now_ms && f->vni == vni && f->id == p->fragment_id && f->family == p->family &&
+               f->protocol == p->protocol && memcmp(f->src, p->src, width) == 0 && memcmp(f->dst, p->dst, width) == 0;
+  pthread_mutex_unlock(&t->side_lock);
+  return known;
+}
+
+/* An ICMP error passes when the packet it quotes belongs to an allowed flow. */
+static flow_answer pass_error(kdp_engine *e, lane *l, uint32_t vni, const packet *p) {
+  struct flow_table *t = e->flows;
+  packet quoted;
+  flow_key k;
+  bool allowed = false;
+  if (packet_parse_embedded(p, &quoted) && !(quoted.fragment && !quoted.first_fragment)) {
+    make_key(vni, &quoted, &k);
+    uint32_t bucket = bucket_of(t, &k);
+    pthread_mutex_lock(stripe_of(t, bucket));
+    const flow *f = find(t, bucket, &k);
+    allowed = f != NULL && f->verdict == KDP_ALLOW;
+    pthread_mutex_unlock(stripe_of(t, bucket));
+  }
+  if (!allowed) count(l, C_drop_unsolicited_icmp);
+  return allowed ? FLOW_PASS : FLOW_DROP;
+}
+
+flow_answer flows_pass(kdp_engine *e, lane *l, uint32_t vni, session *from, const packet *p, size_t len,
+                       kdp_flow *opened) {
+  struct flow_table *t = e->flows;
+  if (p->icmp_error) return pass_error(e, l, vni, p);
+  if (p->fragment && !p->first_fragment) {
+    if (known_fragment(e, l, vni, p)) return FLOW_PASS;
+    count(l, C_drop_unknown_fragment);
+    return FLOW_DROP;
+  }
+  flow_key k;
+  bool source_low = make_key(vni, p, &k);
+  uint32_t bucket = bucket_of(t, &k);
+  pthread_mutex_t *stripe = stripe_of(t, bucket);
+  flow_answer answer = FLOW_PASS;
+  pthread_mutex_lock(stripe);
+  flow *f = find(t, bucket, &k);
+  if (unlikely(f != NULL && f->closing && p->protocol == IPPROTO_TCP && (p->tcp_flags & (TH_SYN | TH_ACK)) == TH_SYN &&
+               f->verdict == KDP_ALLOW && l->now_ms - f->last_ms > 1000)) {
+    f->closing = false; /* the port pair is used again: same ends, same rule */
+  }
+  if (unlikely(f == NULL)) {
+    answer = open_flow(e, l, &k, bucket, source_low, from, p, len, opened);
+  } else {
+    account(f, source_low, p, len, l->now_ms);
+    if (unlikely(f->verdict == KDP_PENDING)) {
+      count(l, C_drop_park_full); /* its first packet waits already */
+      answer = FLOW_DROP;
+    } else if (unlikely(f->verdict == KDP_DENY)) {
+      count(l, C_drop_denied);
+      answer = FLOW_REJECT;
+    }
+  }
+  pthread_mutex_unlock(stripe);
+  if (p->fragment && answer == FLOW_PASS) remember_fragment(e, l, vni, p);
+  return answer;
+}
+
+/* Removes the flows of a bucket for which `gone` says so. */
+static uint32_t sweep(kdp_engine *e, uint32_t bucket, bool (*gone)(const flow *, const void *), const void *with) {
+  struct flow_table *t = e->flows;
+  uint32_t removed = 0;
+  if (t->buckets[bucket] == 0) return 0; /* racy peek: a flow that is just being added is younger than any sweep */
+  pthread_mutex_lock(stripe_of(t, bucket));
+  for (uint32_t *at = &t->buckets[bucket]; *at != 0;) {
+    flow *f = &t->entries[*at - 1];
+    if (gone(f, with)) {
+      *at = f->next;
+      give_back(e, f);
+      removed++;
+    } else {
+      at = &f->next;
+    }
+  }
+  pthread_mutex_unlock(stripe_of(t, bucket));
+  return removed;
+}
+
+struct forget {
+  uint32_t vni, session;
+};
+
+static bool is_forgotten(const flow *f, const void *with) {
+  const struct forget *w = with;
+  return f->key.vni == w->vni && (w->session == 0 || f->from == w->session);
+}
+
+void flows_forget(kdp_engine *e, uint32_t vni, uint32_t session) {
+  struct forget with = {vni, session};
+  for (uint32_t bucket = 0; bucket <= e->flows->mask; bucket++) sweep(e, bucket, is_forgotten, &with);
+}
+
+/* Idle lives, in ms: a closed TCP flow, a decision nobody gave, a denial, one-sided flows, everything else. */
+static bool is_aged(const flow *f, const void *with) {
+  uint64_t idle = *(const uint64_t *)with - f->last_ms, limit = 60000;
+  if ((int64_t)idle < 0) return false;
+  if (f->verdict == KDP_PENDING)
+    limit = 5000;
+  else if (f->verdict == KDP_DENY)
+    limit = 10000;
+  else if (f->key.protocol == IPPROTO_TCP)
+    limit = f->closing ? 10000 : f->established ? 3600000 : 60000;
+  else if (f->key.protocol == IPPROTO_UDP)
+    limit = f->established ? 180000 : 60000;
+  return idle > limit;
+}
+
+void flows_age(kdp_engine *e, lane *l) {
+  struct flow_table *t = e->flows;
+  for (int i = 0; i < AGE_STEP; i++, t->age_at = (t->age_at + 1) & t->mask)
+    count_n(l, C_flows_aged, sweep(e, t->age_at, is_aged, &l->now_ms));
+}
+
+bool flows_park(kdp_engine *e, uint64_t id, uint32_t vni, uint32_t from, const struct virtio_net_hdr *vnet,
+                const uint8_t *data, size_t len) {
+  struct flow_table *t = e->flows;
+  if (len > PARKED_BYTES) return false;
+  bool parked = false;
+  pthread_mutex_lock(&t->side_lock);
+  parked_packet **slot = &t->parked[id % PARKED_MAX];  /* one packet a flow: the first is what its sender waits for */
+  if (*slot == NULL) *slot = calloc(1, sizeof **slot); /* once in the slot's life */
+  if (*slot != NULL && ((*slot)->flow == 0 || (*slot)->flow == id)) {
+    **slot = (parked_packet){.flow = id, .vni = vni, .from = from, .len = (uint16_t)len, .vnet = *vnet};
+    memcpy((*slot)->data, data, len);
+    parked = true;
+  }
+  pthread_mutex_unlock(&t->side_lock);
+  return parked;
+}
+
+static bool unpark(struct flow_table *t, uint64_t id, parked_packet *out) {
+  pthread_mutex_lock(&t->side_lock);
+  parked_packet *slot = t->parked[id % PARKED_MAX];
+  bool found = slot != NULL && slot->flow == id;
+  if (found) *out = *slot, slot->flow = 0;
+  pthread_mutex_unlock(&t->side_lock);
+  return found;
+}
+
+int kdp_flow_verdict(kdp_engine *e, uint64_t id, uint8_t verdict, uint32_t rule, uint32_t generation) {
+  struct flow_table *t = e->flows;
+  uint64_t slot = id & UINT32_MAX;
+  lane *l = &e->lanes[LANE_HOST];
+  parked_packet parked;
+  if (slot == 0 || slot > t->max || verdict > KDP_ALLOW) return -EINVAL;
+  flow *f = &t->entries[slot - 1];
+  int result = -ENOENT;
+  pthread_mutex_lock(&e->host_lock);
+  pthread_rwlock_rdlock(&e->config);
+  l->now_ms = clock_ms();
+  flow_key k = f->key; /* may be torn by a reuse of the slot: then the id check below fails */
+  uint32_t bucket = bucket_of(t, &k);
+  pthread_mutex_lock(stripe_of(t, bucket));
+  if (id_of(t, f) == id && memcmp(&f->key, &k, sizeof k) == 0 && f->opened_ms != 0) {
+    f->verdict = verdict, f->rule = rule, f->generation = generation;
+    result = 0;
+  }
+  pthread_mutex_unlock(stripe_of(t, bucket));
+  if (result == 0 && verdict == KDP_DENY) count(l, C_flows_denied);
+  if (unpark(t, id, &parked) && result == 0) {
+    vni *v = vni_find(e, parked.vni);
+    session *from = parked.from == 0 ? NULL : session_find(e, parked.from);
+    packet p;
+    if (v != NULL && (parked.from == 0 || from != NULL) && packet_parse(parked.data, parked.len, &p)) {
+      if (verdict == KDP_ALLOW)
+        forward_allowed(e, l, v, from, &parked.vnet, parked.data, parked.len, &p);
+      else
+        reject(e, l, v, from, parked.data, parked.len, &p);
+    }
+  }
+  outbox_flush(e, l);
+  pthread_rwlock_unlock(&e->config);
+  pthread_mutex_unlock(&e->host_lock);
+  return result;
+}
+
+long kdp_flows(kdp_engine *e, kdp_flow *out, size_t max) {
+  struct flow_table *t = e->flows;
+  uint64_t now = clock_ms();
+  size_t n = 0;
+  for (uint32_t bucket = 0; bucket <= t->mask && n < max; bucket++) {
+    if (t->buckets[bucket] == 0) continue;
+    pthread_mutex_lock(stripe_of(t, bucket));
+    for (uint32_t at = t->buckets[bucket]; at != 0 && n < max; at = t->entries[at - 1].next)
+      describe(t, &t->entries[at - 1], now, &out[n++]);
+    pthread_mutex_unlock(stripe_of(t, bucket));
+  }
+  return (long)n;
+}

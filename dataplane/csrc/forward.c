@@ -1,0 +1,97 @@
+/* One inner packet: does its source belong to its sender, does its flow have leave, where does it go. */
+#include <unistd.h>
+
+#include "internal.h"
+
+static bool matches(const lease *le, uint8_t family, const uint8_t *addr) {
+  if (le->family != family) return false;
+  int whole = le->bits / 8, rest = le->bits % 8;
+  if (memcmp(le->prefix, addr, (size_t)whole) != 0) return false;
+  return rest == 0 || ((le->prefix[whole] ^ addr[whole]) >> (8 - rest)) == 0;
+}
+
+static bool source_is_leased(const session *s, const packet *p) {
+  for (size_t i = 0; i < s->lease_count; i++)
+    if (matches(&s->leases[i], p->family, p->src)) return true;
+  return false;
+}
+
+static bool is_multicast(const packet *p) {
+  return p->family == 4 ? p->dst[0] >= 224 : p->dst[0] == 0xff || (p->dst[0] == 0xfe && (p->dst[1] & 0xc0) == 0x80);
+}
+
+static void to_tun(lane *l, vni *v, const struct virtio_net_hdr *vnet, const uint8_t *data, size_t len) {
+  struct iovec parts[2] = {{(void *)(uintptr_t)vnet, sizeof *vnet}, {(void *)(uintptr_t)data, len}};
+  if (unlikely(writev(v->tun, parts, 2) < 0)) {
+    count(l, C_drop_tun_write);
+    return;
+  }
+  count(l, C_rx_packets);
+  count_n(l, C_rx_bytes, len);
+}
+
+void forward_allowed(kdp_engine *e, lane *l, vni *v, session *from, const struct virtio_net_hdr *vnet,
+                     const uint8_t *data, size_t len, const packet *p) {
+  uint32_t next_hop;
+  if (unlikely(!fib_find(v->fib, p->family, p->dst, &next_hop))) goto no_route;
+  if (next_hop == KDP_NEXT_HOP_LOCAL) {
+    if (from == NULL) goto no_route; /* came out of this very TUN */
+    to_tun(l, v, vnet, data, len);
+    return;
+  }
+  session *to = session_find(e, next_hop);
+  if (unlikely(to == NULL || to == from || to->vni != v)) goto no_route;
+  if (from != NULL) count(l, C_turned_around);
+  transmit(e, l, to, vnet, data, len, p);
+  return;
+no_route:
+  count(l, C_drop_no_route);
+}
+
+void reject(kdp_engine *e, lane *l, vni *v, session *from, const uint8_t *data, size_t len, const packet *p) {
+  uint8_t answer[256];
+  const struct virtio_net_hdr vnet = {0};
+  size_t answer_len = packet_reject(data, len, p, answer, sizeof answer);
+  packet parsed;
+  if (answer_len == 0 || !packet_parse(answer, answer_len, &parsed)) return;
+  count(l, C_rejects_sent);
+  if (from == NULL)
+    to_tun(l, v, &vnet, answer, answer_len);
+  else
+    transmit(e, l, from, &vnet, answer, answer_len, &parsed);
+}
+
+/* A new flow: its first packet waits here while Python decides. */
+static void ask(kdp_engine *e, lane *l, vni *v, session *from, const struct virtio_net_hdr *vnet, const uint8_t *data,
+                size_t len, const kdp_flow *opened) {
+  kdp_event event = {.type = KDP_EVENT_FLOW, .session = from == NULL ? 0 : from->index, .flow = *opened};
+  if (flows_park(e, opened->id, v->id, event.session, vnet, data, len))
+    count(l, C_parked);
+  else
+    count(l, C_drop_park_full);
+  if (!events_put(e->events, &event)) count(l, C_drop_event_full); /* the flow ages out and its sender tries again */
+}
+
+void forward(kdp_engine *e, lane *l, vni *v, session *from, const struct virtio_net_hdr *vnet, uint8_t *data,
+             size_t len) {
+  packet p;
+  kdp_flow opened;
+  if (unlikely(!packet_parse(data, len, &p))) {
+    count(l, C_drop_bad_packet);
+    return;
+  }
+  if (unlikely(is_multicast(&p))) {
+    count(l, C_drop_multicast);
+    return;
+  }
+  if (from != NULL && unlikely(!source_is_leased(from, &p))) {
+    count(l, C_drop_spoofed_source);
+    return;
+  }
+  switch (flows_pass(e, l, v->id, from, &p, len, &opened)) {
+    case FLOW_PASS: forward_allowed(e, l, v, from, vnet, data, len, &p); break;
+    case FLOW_ASK: ask(e, l, v, from, vnet, data, len, &opened); break;
+    case FLOW_REJECT: reject(e, l, v, from, data, len, &p); break;
+    case FLOW_DROP: break;
+  }
+}

@@ -1,0 +1,292 @@
+/* What the modules of the engine share. Read kdp_api.h first. */
+#ifndef KDP_INTERNAL_H
+#define KDP_INTERNAL_H
+#include <errno.h>
+#include <linux/virtio_net.h>
+#include <netinet/in.h>
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/uio.h>
+
+#include "kdp_api.h"
+
+#ifndef VIRTIO_NET_HDR_GSO_UDP_L4 /* Linux 6.2 */
+#define VIRTIO_NET_HDR_GSO_UDP_L4 5
+#endif
+
+#define likely(x) __builtin_expect(!!(x), 1)
+#define unlikely(x) __builtin_expect(!!(x), 0)
+
+/* -- wire, docs/protocol.md section 6 ------------------------------------------------------------------------------ */
+enum { DG_DATA = 1, DG_PROBE = 2, DG_PROBE_ACK = 3, DG_KEEPALIVE = 4 };
+enum { SEG_WHOLE = 0, SEG_PARTIAL = 1, SEG_TCP4 = 2, SEG_TCP6 = 3, SEG_UDP4 = 4, SEG_UDP6 = 5 };
+enum { HEADER_LEN = 16, TAG_LEN = 16, TRAILER_LEN = 8, IV_LEN = 12, KEY_LEN = 32, CONTROL_MAX = 1200 };
+enum { REPLAY_BITS = 8192 };
+
+/* -- limits of this implementation --------------------------------------------------------------------------------- */
+enum {
+  KDP_EPOCHS = 4,        /* receive keys of a session: the current, the next, the old ones of the last seconds */
+  PACKET_MAX = 65535,    /* an inner packet, super-packets included */
+  TEMPLATE_MAX = 255,    /* hdr_len is one byte */
+  HEADROOM = 320,        /* before a run's payload: vnet header and the largest template */
+  BATCH = 64,            /* packets read from a TUN, messages received, before the other side gets its turn */
+  GSO_SEGMENTS_MAX = 64, /* UDP_MAX_SEGMENTS of kernels before 6.9 */
+  UDP_PAYLOAD_MAX = 65000,
+  OUTBOX_BYTES = 1 << 21,
+  RELAY_BYTES = 1 << 20,
+  SESSIONS_MAX = 1 << 16,
+  VNIS_MAX = 1 << 12,
+  EVENTS_MAX = 1024,
+  PARKED_MAX = 512,
+  PARKED_BYTES = 2048,
+  FLOW_STRIPES = 64,
+  FLOWS_A_SESSION = 1 << 16,
+};
+
+/* -- counters: every drop has a name ------------------------------------------------------------------------------- */
+#define KDP_COUNTER_LIST(X)                                                                                            \
+  X(tx_packets)                                                                                                        \
+  X(tx_bytes) X(tx_datagrams) X(rx_packets) X(rx_bytes) X(rx_datagrams) X(rx_relay_datagrams) X(turned_around)         \
+      X(flows_opened) X(flows_denied) X(flows_aged) X(rejects_sent) X(parked) X(drop_short) X(drop_bad_header)         \
+          X(drop_unknown_session) X(drop_unknown_epoch) X(drop_auth) X(drop_replay) X(drop_bad_segment)                \
+              X(drop_bad_packet) X(drop_spoofed_source) X(drop_no_route) X(drop_no_key) X(drop_no_path) X(drop_denied) \
+                  X(drop_unsolicited_icmp) X(drop_unknown_fragment) X(drop_flow_table_full) X(drop_flow_quota)         \
+                      X(drop_park_full) X(drop_event_full) X(drop_tun_write) X(drop_udp_send) X(drop_relay_full)       \
+                          X(drop_no_relay) X(drop_too_large) X(drop_multicast)
+enum {
+#define X(name) C_##name,
+  KDP_COUNTER_LIST(X)
+#undef X
+      C_COUNT
+};
+
+/* -- aead.c -------------------------------------------------------------------------------------------------------- */
+typedef struct aead_key aead_key; /* scheduled once, read-only after */
+int aead_open_library(const char *wanted, char *error, size_t error_len);
+const char *aead_library(void);
+aead_key *aead_key_new(const uint8_t key[KEY_LEN], const uint8_t iv[IV_LEN]);
+void aead_key_free(aead_key *k); /* wipes */
+/* dst: len + TAG_LEN bytes; src == dst allowed. */
+void aead_seal(aead_key *k, uint64_t counter, const uint8_t *aad, const uint8_t *src, size_t len, uint8_t *dst);
+/* len without the tag, which stands behind src. false: not authentic, and dst[0..len) is wiped. */
+bool aead_open(aead_key *k, uint64_t counter, const uint8_t *aad, const uint8_t *src, size_t len, uint8_t *dst);
+
+/* -- replay.c: RFC 6479 -------------------------------------------------------------------------------------------- */
+typedef struct {
+  uint64_t next; /* highest counter accepted, plus one */
+  uint64_t bits[REPLAY_BITS / 64 + 1];
+} replay_window;
+bool replay_accept(replay_window *w, uint64_t counter); /* false: seen, or left of the window */
+
+/* -- fib.c: longest prefix, one hash table a VNI ------------------------------------------------------------------- */
+typedef struct fib fib;
+fib *fib_new(void);
+void fib_free(fib *f);
+int fib_set(fib *f, uint8_t family, const uint8_t *prefix, uint8_t bits, uint32_t next_hop);
+int fib_unset(fib *f, uint8_t family, const uint8_t *prefix, uint8_t bits);
+void fib_forget(fib *f, uint32_t next_hop);
+bool fib_find(const fib *f, uint8_t family, const uint8_t *addr, uint32_t *next_hop);
+
+/* -- packet.c: the inner packet, never trusted --------------------------------------------------------------------- */
+typedef struct {
+  uint8_t family, protocol, icmp_type, tcp_flags;
+  bool fragment, first_fragment; /* fragment: any part of a fragmented packet */
+  bool icmp_error;               /* then embedded is the packet it is about */
+  uint16_t l4;                   /* offset of the transport header */
+  uint16_t src_port, dst_port;
+  uint32_t fragment_id;
+  const uint8_t *src, *dst;
+  uint16_t l4_header; /* length of the transport header: TCP and UDP only */
+  const uint8_t *embedded;
+  size_t embedded_len;
+} packet;
+bool packet_parse(const uint8_t *data, size_t len, packet *out);
+bool packet_parse_embedded(const packet *outer, packet *out); /* lengths inside may exceed what is quoted */
+uint16_t checksum(const uint8_t *data, size_t len, uint32_t sum);
+uint32_t pseudo_sum(uint8_t family, const uint8_t *src, const uint8_t *dst, uint8_t protocol, uint32_t l4_len);
+/* An answer that refuses `p`: TCP RST, or ICMP administratively prohibited. Returns its length, 0 when none is due. */
+size_t packet_reject(const uint8_t *data, size_t len, const packet *p, uint8_t *out, size_t cap);
+
+static inline uint16_t get16(const uint8_t *p) {
+  return (uint16_t)(p[0] << 8 | p[1]);
+}
+static inline uint32_t get32(const uint8_t *p) {
+  return (uint32_t)get16(p) << 16 | get16(p + 2);
+}
+static inline uint64_t get64(const uint8_t *p) {
+  return (uint64_t)get32(p) << 32 | get32(p + 4);
+}
+static inline void put16(uint8_t *p, uint32_t v) {
+  p[0] = (uint8_t)(v >> 8), p[1] = (uint8_t)v;
+}
+static inline void put32(uint8_t *p, uint32_t v) {
+  put16(p, v >> 16), put16(p + 2, v);
+}
+static inline void put64(uint8_t *p, uint64_t v) {
+  put32(p, (uint32_t)(v >> 32)), put32(p + 4, (uint32_t)v);
+}
+
+/* -- engine structures --------------------------------------------------------------------------------------------- */
+typedef struct {
+  uint32_t epoch;
+  aead_key *key;
+  replay_window window;
+} rx_epoch;
+
+typedef struct {
+  uint8_t family, bits;
+  uint8_t prefix[16];
+} lease;
+
+typedef struct vni {
+  uint32_t id;
+  int tun;
+  fib *fib;
+} vni;
+
+typedef struct session {
+  uint32_t index, remote;
+  vni *vni;
+  lease *leases;
+  size_t lease_count;
+  rx_epoch *rx[KDP_EPOCHS];
+  aead_key *tx_key;
+  uint32_t tx_epoch;
+  _Atomic uint64_t tx_counter; /* fetch_add hands each sender its own consecutive run */
+  _Atomic uint64_t rx_datagrams;
+  _Atomic uint32_t flows; /* opened by this session: its share of the table */
+  uint64_t newest;        /* highest counter of the newest epoch: only that one may move the path */
+  uint32_t newest_epoch;
+  /* The path is read by every sender and moved by the receiver: path_lock guards the three fields. */
+  pthread_mutex_t path_lock;
+  uint8_t path;
+  bool follow;
+  uint32_t relay;
+  struct sockaddr_storage to;
+  socklen_t to_len;
+} session;
+
+/* Datagrams on their way to the UDP socket: consecutive ones of one size to one address leave as one GSO message. */
+typedef struct {
+  uint8_t *bytes;
+  size_t used;
+  int count;
+  struct {
+    size_t offset, len, segment, segments;
+    bool closed; /* its last segment was short: nothing may follow in this message */
+    struct sockaddr_storage to;
+    socklen_t to_len;
+  } message[BATCH];
+} outbox;
+
+/* A run of segments of one super-packet, being gathered. */
+typedef struct {
+  uint8_t *buffer;
+  size_t at; /* where the next plaintext goes */
+  session *from;
+  uint64_t super; /* counter - index of its segments */
+  uint32_t epoch;
+  size_t start, len;
+  uint16_t first, count, total, gso_size;
+  uint8_t kind, template_len;
+  uint8_t template[TEMPLATE_MAX];
+} segment_run;
+
+/* What one thread owns: no other thread writes here, so no lock and no shared cache line. */
+typedef struct lane {
+  _Alignas(64) _Atomic uint64_t counters[C_COUNT];
+  outbox out;
+  segment_run run;
+  uint64_t now_ms;
+} lane;
+enum { LANE_TX = 0, LANE_RX = 1, LANE_HOST = 2, LANES = 3 };
+
+static inline void count_n(lane *l, int counter, uint64_t n) {
+  atomic_store_explicit(&l->counters[counter], atomic_load_explicit(&l->counters[counter], memory_order_relaxed) + n,
+                        memory_order_relaxed);
+}
+static inline void count(lane *l, int counter) {
+  count_n(l, counter, 1);
+}
+
+struct relay_queue;
+struct flow_table;
+struct event_ring;
+
+struct kdp_engine {
+  /* config: the packet threads hold the read side for one batch, Python the write side for one change. It protects
+   * vnis, sessions, FIBs, keys and relay queues. Writers are preferred: a busy data plane cannot hold a cut back. */
+  pthread_rwlock_t config;
+  vni *vnis[VNIS_MAX];
+  session *sessions[SESSIONS_MAX]; /* by index & (SESSIONS_MAX - 1) */
+  uint32_t session_turn;
+  struct relay_queue *relays; /* small list, or a hash: see relay.c */
+  int udp;
+  int wake_tx, wake_rx, epoll; /* eventfds that end a wait; epoll of the TUNs */
+  _Atomic bool stop;
+  pthread_t tx_thread, rx_thread;
+  bool threads;
+  /* receive_lock: replay windows and gathering runs are touched by one receiver at a time, rx or Python's relay_put. */
+  pthread_mutex_t receive_lock;
+  /* host_lock: LANE_HOST belongs to whoever holds it. */
+  pthread_mutex_t host_lock;
+  struct flow_table *flows;
+  struct event_ring *events;
+  lane lanes[LANES];
+};
+
+uint64_t clock_ms(void);
+
+/* -- event.c ------------------------------------------------------------------------------------------------------- */
+struct event_ring *events_new(void);
+void events_free(struct event_ring *r);
+int events_fd(struct event_ring *r);
+bool events_put(struct event_ring *r, const kdp_event *event);
+int events_take(struct event_ring *r, kdp_event *out, int max);
+
+/* -- flow.c -------------------------------------------------------------------------------------------------------- */
+typedef enum { FLOW_PASS, FLOW_DROP, FLOW_REJECT, FLOW_ASK } flow_answer;
+struct flow_table *flows_new(uint32_t max);
+void flows_free(struct flow_table *t);
+/* Counts the packet and says what to do. FLOW_ASK: `opened` is the new flow, which waits for its verdict. */
+flow_answer flows_pass(kdp_engine *e, lane *l, uint32_t vni, session *from, const packet *p, size_t len,
+                       kdp_flow *opened);
+void flows_forget(kdp_engine *e, uint32_t vni, uint32_t session); /* session 0: the whole VNI */
+void flows_age(kdp_engine *e, lane *l);
+bool flows_park(kdp_engine *e, uint64_t flow, uint32_t vni, uint32_t from, const struct virtio_net_hdr *vnet,
+                const uint8_t *data, size_t len);
+
+/* -- relay.c ------------------------------------------------------------------------------------------------------- */
+void relay_queue_put(kdp_engine *e, lane *l, uint32_t relay, const uint8_t *datagram, size_t len);
+void relay_free_all(kdp_engine *e);
+
+/* -- transmit.c ---------------------------------------------------------------------------------------------------- */
+void transmit(kdp_engine *e, lane *l, session *to, const struct virtio_net_hdr *vnet, const uint8_t *data, size_t len,
+              const packet *p);
+int transmit_control(kdp_engine *e, lane *l, session *to, uint8_t type, const uint8_t *payload, size_t len,
+                     const struct sockaddr_storage *addr, socklen_t addr_len, bool via_relay);
+void outbox_flush(kdp_engine *e, lane *l);
+
+/* -- receive.c ----------------------------------------------------------------------------------------------------- */
+void receive(kdp_engine *e, lane *l, const uint8_t *datagram, size_t len, const struct sockaddr_storage *from,
+             socklen_t from_len, uint32_t relay);
+void run_flush(kdp_engine *e, lane *l);
+
+/* -- forward.c ----------------------------------------------------------------------------------------------------- */
+/* One inner packet, from the TUN (from == NULL) or from a session: source check, flow verdict, FIB, out. */
+void forward(kdp_engine *e, lane *l, vni *v, session *from, const struct virtio_net_hdr *vnet, uint8_t *data,
+             size_t len);
+/* The same for a packet whose flow was just allowed. */
+void forward_allowed(kdp_engine *e, lane *l, vni *v, session *from, const struct virtio_net_hdr *vnet,
+                     const uint8_t *data, size_t len, const packet *p);
+void reject(kdp_engine *e, lane *l, vni *v, session *from, const uint8_t *data, size_t len, const packet *p);
+
+/* -- engine.c ------------------------------------------------------------------------------------------------------ */
+vni *vni_find(kdp_engine *e, uint32_t id);
+session *session_find(kdp_engine *e, uint32_t index);
+void addr_to_sockaddr(const kdp_addr *a, struct sockaddr_storage *s, socklen_t *len);
+void sockaddr_to_addr(const struct sockaddr_storage *s, kdp_addr *a);
+#endif

@@ -1,0 +1,104 @@
+/* The whole face of the data plane. cffi reads this file: plain declarations only.
+ *
+ * One engine a process. Per VNI one TUN; per (peer, VNI) one session, named by the index we chose; per session one
+ * transmit key and up to KDP_EPOCHS receive keys. Two native threads move packets: "tx" from the TUNs to the network,
+ * "rx" from the UDP socket to the TUNs. Python configures, and decides about new flows when told by an event.
+ *
+ * Functions return 0 or a negative errno unless said otherwise. Every function may be called from any thread. */
+#ifndef KDP_API_H
+#define KDP_API_H
+#include <stddef.h>
+#include <stdint.h>
+
+typedef struct kdp_engine kdp_engine;
+
+/* family 4 or 6 (0: none); port in host order; an IPv4 address stands in the first four bytes. */
+typedef struct {
+  uint8_t family;
+  uint16_t port;
+  uint8_t ip[16];
+} kdp_addr;
+
+enum { KDP_DENY = 0, KDP_ALLOW = 1, KDP_PENDING = 2 };
+enum { KDP_PATH_NONE = 0, KDP_PATH_RELAY = 1, KDP_PATH_DIRECT = 2 };
+enum { KDP_EVENT_FLOW = 1, KDP_EVENT_CONTROL = 2, KDP_EVENT_PATH = 3, KDP_EVENT_RELAY = 4 };
+enum { KDP_NEXT_HOP_LOCAL = 0 }; /* FIB next hop: this VNI's TUN; any other value is a session index */
+
+/* A flow as its initiator sees it. from_session: 0 when it entered through the TUN. ICMP echo ids are both ports. */
+typedef struct {
+  uint64_t id; /* 0 when unused; never reused for another flow */
+  uint32_t vni;
+  uint32_t from_session;
+  uint8_t family; /* 4 or 6 */
+  uint8_t protocol;
+  uint8_t icmp_type;
+  uint8_t tcp_flags;
+  uint16_t src_port;
+  uint16_t dst_port;
+  uint8_t src[16];
+  uint8_t dst[16];
+  uint8_t verdict;
+  uint32_t rule;
+  uint32_t generation;
+  uint64_t packets[2]; /* [0] initiator to responder, [1] back */
+  uint64_t bytes[2];
+  uint64_t age_ms;  /* since it was opened */
+  uint64_t idle_ms; /* since its last packet */
+} kdp_flow;
+
+/* FLOW: `flow` waits for kdp_flow_verdict. CONTROL: an authenticated PROBE, PROBE_ACK or KEEPALIVE. PATH: the peer of
+ * `session` is now reached over `path`. RELAY: datagrams wait in relay queue `relay`. */
+typedef struct {
+  uint32_t type;
+  uint32_t session;
+  uint32_t relay;
+  uint8_t path;
+  uint8_t control_type;
+  uint16_t payload_len;
+  kdp_addr addr; /* family 0: it came through the relay */
+  kdp_flow flow;
+  uint8_t payload[1200];
+} kdp_event;
+
+/* aead: "auto", "ipsec-mb" or "openssl". NULL and errno text in `error` when it cannot be had. */
+kdp_engine *kdp_create(const char *aead, uint32_t max_flows, char *error, size_t error_len);
+void kdp_destroy(kdp_engine *e); /* stops the threads, wipes every key */
+const char *kdp_aead_name(kdp_engine *e);
+int kdp_event_fd(kdp_engine *e);        /* an eventfd, readable while events wait */
+int kdp_set_udp(kdp_engine *e, int fd); /* a bound, non-blocking UDP socket, duplicated; -1 takes it away */
+
+int kdp_vni_add(kdp_engine *e, uint32_t vni, int tun_fd); /* tun_fd: IFF_VNET_HDR, duplicated */
+int kdp_vni_remove(kdp_engine *e, uint32_t vni);          /* with its sessions, FIB and flows */
+int kdp_fib_add(kdp_engine *e, uint32_t vni, uint8_t family, const uint8_t *prefix, uint8_t bits, uint32_t next_hop);
+int kdp_fib_remove(kdp_engine *e, uint32_t vni, uint8_t family, const uint8_t *prefix, uint8_t bits);
+
+/* The data plane chooses the local index, > 0. */
+int kdp_session_add(kdp_engine *e, uint32_t vni, uint32_t *index);
+int kdp_session_remote(kdp_engine *e, uint32_t index, uint32_t remote_index);
+int kdp_session_cut(kdp_engine *e, uint32_t index); /* keys wiped, flows removed, when this returns */
+int kdp_session_lease(kdp_engine *e, uint32_t index, uint8_t family, const uint8_t *prefix, uint8_t bits);
+int kdp_session_rx(kdp_engine *e, uint32_t index, uint32_t epoch, const uint8_t *key, const uint8_t *iv);
+int kdp_session_tx(kdp_engine *e, uint32_t index, uint32_t epoch, const uint8_t *key, const uint8_t *iv);
+int kdp_session_retire(kdp_engine *e, uint32_t index, uint32_t epoch);
+/* follow: the path moves to where the newest authenticated datagram came from. */
+int kdp_session_path(kdp_engine *e, uint32_t index, uint8_t kind, const kdp_addr *addr, uint32_t relay, int follow);
+int kdp_session_stats(kdp_engine *e, uint32_t index, uint64_t *sent, uint64_t *received); /* datagrams */
+
+/* addr family 0: over the session's path. */
+int kdp_control_send(kdp_engine *e, uint32_t index, uint8_t type, const uint8_t *payload, size_t len,
+                     const kdp_addr *addr, int via_relay);
+
+int kdp_relay_add(kdp_engine *e, uint32_t relay);
+int kdp_relay_remove(kdp_engine *e, uint32_t relay);
+/* Whole `u16 length | datagram` records, oldest first. Returns the bytes written to `out`. */
+long kdp_relay_take(kdp_engine *e, uint32_t relay, uint8_t *out, size_t cap);
+/* The payload of one DATAGRAMS frame. Returns the number of datagrams read, or -EBADMSG for a broken record. */
+long kdp_relay_put(kdp_engine *e, uint32_t relay, const uint8_t *data, size_t len);
+
+int kdp_events(kdp_engine *e, kdp_event *out, int max); /* returns how many; clears the eventfd when none is left */
+int kdp_flow_verdict(kdp_engine *e, uint64_t flow, uint8_t verdict, uint32_t rule, uint32_t generation);
+long kdp_flows(kdp_engine *e, kdp_flow *out, size_t max); /* live flows, any order */
+
+int kdp_counters(kdp_engine *e, uint64_t *out, int max); /* returns how many there are */
+const char *kdp_counter_name(int counter);               /* NULL past the last */
+#endif

@@ -1,0 +1,162 @@
+/* The inner packet. It comes from an authenticated peer, or from this host, and is trusted in neither case. */
+#include <netinet/icmp6.h>
+#include <netinet/ip_icmp.h>
+#include <netinet/tcp.h>
+
+#include "internal.h"
+
+enum { ECHO4_REQUEST = 8, ECHO4_REPLY = 0, ECHO6_REQUEST = 128, ECHO6_REPLY = 129 };
+
+static bool icmp_is_error(uint8_t protocol, uint8_t type) {
+  return protocol == IPPROTO_ICMP ? type == 3 || type == 11 || type == 12 : type >= 1 && type <= 4;
+}
+
+/* Ports, or the echo id as both. `len` is what is really there behind the IP header. */
+static bool parse_transport(const uint8_t *l4, size_t len, packet *p, bool quoted) {
+  if (p->fragment && !p->first_fragment) return true;
+  switch (p->protocol) {
+    case IPPROTO_TCP:
+      if (len < (quoted ? 8u : 20u)) return false;
+      p->src_port = get16(l4), p->dst_port = get16(l4 + 2);
+      if (quoted) return true;
+      p->l4_header = (uint16_t)((l4[12] >> 4) * 4);
+      p->tcp_flags = l4[13];
+      return p->l4_header >= 20 && p->l4_header <= len;
+    case IPPROTO_UDP:
+      if (len < 8) return false;
+      p->src_port = get16(l4), p->dst_port = get16(l4 + 2);
+      p->l4_header = 8;
+      return true;
+    case IPPROTO_ICMP:
+    case IPPROTO_ICMPV6:
+      if (len < 8) return false;
+      p->icmp_type = l4[0];
+      p->icmp_error = icmp_is_error(p->protocol, l4[0]);
+      if (p->icmp_error) {
+        p->embedded = l4 + 8, p->embedded_len = len - 8;
+      } else {
+        bool echo4 = p->protocol == IPPROTO_ICMP && (l4[0] == ECHO4_REQUEST || l4[0] == ECHO4_REPLY);
+        bool echo6 = p->protocol == IPPROTO_ICMPV6 && (l4[0] == ECHO6_REQUEST || l4[0] == ECHO6_REPLY);
+        if (echo4 || echo6) p->src_port = p->dst_port = get16(l4 + 4);
+      }
+      return true;
+    default: return true;
+  }
+}
+
+static bool parse4(const uint8_t *d, size_t len, packet *p, bool quoted) {
+  if (len < 20) return false;
+  size_t header = (size_t)(d[0] & 15) * 4, total = get16(d + 2);
+  if (header < 20 || header > len || total < header || (!quoted && total != len)) return false;
+  uint16_t offset = get16(d + 6);
+  p->family = 4, p->protocol = d[9], p->src = d + 12, p->dst = d + 16, p->l4 = (uint16_t)header;
+  p->fragment = (offset & 0x3fff) != 0, p->first_fragment = (offset & 0x1fff) == 0, p->fragment_id = get16(d + 4);
+  if (total < len) len = total;
+  return parse_transport(d + header, len - header, p, quoted);
+}
+
+static bool parse6(const uint8_t *d, size_t len, packet *p, bool quoted) {
+  if (len < 40) return false;
+  size_t total = 40 + (size_t)get16(d + 4), at = 40;
+  if (!quoted && total != len) return false;
+  p->family = 6, p->src = d + 8, p->dst = d + 24;
+  uint8_t next = d[6];
+  for (int depth = 0; depth < 8; depth++) {
+    if (next == IPPROTO_HOPOPTS || next == IPPROTO_DSTOPTS) { /* a routing header is not skipped: nothing sends one */
+      if (at + 8 > len || at + (size_t)(d[at + 1] + 1) * 8 > len) return false;
+      next = d[at], at += (size_t)(d[at + 1] + 1) * 8;
+    } else if (next == IPPROTO_FRAGMENT && !p->fragment) {
+      if (at + 8 > len) return false;
+      p->fragment = true, p->first_fragment = (get16(d + at + 2) & 0xfff8) == 0, p->fragment_id = get32(d + at + 4);
+      next = d[at], at += 8;
+    } else {
+      break;
+    }
+  }
+  p->protocol = next, p->l4 = (uint16_t)at;
+  return parse_transport(d + at, len - at, p, quoted);
+}
+
+static bool parse(const uint8_t *data, size_t len, packet *out, bool quoted) {
+  memset(out, 0, sizeof *out);
+  if (len == 0 || len > PACKET_MAX) return false;
+  if (data[0] >> 4 == 4) return parse4(data, len, out, quoted);
+  return data[0] >> 4 == 6 && parse6(data, len, out, quoted);
+}
+
+bool packet_parse(const uint8_t *data, size_t len, packet *out) {
+  return parse(data, len, out, false);
+}
+
+bool packet_parse_embedded(const packet *outer, packet *out) {
+  return parse(outer->embedded, outer->embedded_len, out, true);
+}
+
+/* RFC 1071, `sum` being what was added before. */
+uint16_t checksum(const uint8_t *data, size_t len, uint32_t sum) {
+  uint64_t total = sum;
+  while (len > 1) total += get16(data), data += 2, len -= 2;
+  if (len == 1) total += (uint64_t)data[0] << 8;
+  while (total >> 16) total = (total & 0xffff) + (total >> 16);
+  return (uint16_t)~total;
+}
+
+uint32_t pseudo_sum(uint8_t family, const uint8_t *src, const uint8_t *dst, uint8_t protocol, uint32_t l4_len) {
+  uint32_t sum = protocol + (l4_len >> 16) + (l4_len & 0xffff);
+  size_t width = family == 4 ? 4 : 16;
+  for (size_t i = 0; i < width; i += 2) sum += (uint32_t)get16(src + i) + get16(dst + i);
+  while (sum >> 16) sum = (sum & 0xffff) + (sum >> 16);
+  return sum;
+}
+
+/* Writes an IP header from p's destination to p's source. */
+static size_t reply_header(const packet *p, uint8_t protocol, size_t payload, uint8_t *out) {
+  if (p->family == 4) {
+    memset(out, 0, 20);
+    out[0] = 0x45, out[8] = 64, out[9] = protocol;
+    put16(out + 2, (uint32_t)(20 + payload));
+    memcpy(out + 12, p->dst, 4), memcpy(out + 16, p->src, 4);
+    put16(out + 10, checksum(out, 20, 0));
+    return 20;
+  }
+  memset(out, 0, 40);
+  out[0] = 0x60, out[6] = protocol, out[7] = 64;
+  put16(out + 4, (uint32_t)payload);
+  memcpy(out + 8, p->dst, 16), memcpy(out + 24, p->src, 16);
+  return 40;
+}
+
+/* RFC 9293 §3.10.7.1: the reset of a segment that meets no connection. */
+static size_t reject_tcp(const uint8_t *data, size_t len, const packet *p, uint8_t *out) {
+  const uint8_t *in = data + p->l4;
+  if (p->tcp_flags & TH_RST) return 0;
+  size_t ip = reply_header(p, IPPROTO_TCP, 20, out);
+  uint8_t *tcp = out + ip;
+  memset(tcp, 0, 20);
+  put16(tcp, p->dst_port), put16(tcp + 2, p->src_port);
+  tcp[12] = 5 << 4;
+  if (p->tcp_flags & TH_ACK) {
+    memcpy(tcp + 4, in + 8, 4), tcp[13] = TH_RST;
+  } else {
+    size_t consumed = len - p->l4 - p->l4_header + ((p->tcp_flags & TH_SYN) != 0) + ((p->tcp_flags & TH_FIN) != 0);
+    put32(tcp + 8, get32(in + 4) + (uint32_t)consumed), tcp[13] = TH_RST | TH_ACK;
+  }
+  put16(tcp + 16, checksum(tcp, 20, pseudo_sum(p->family, p->dst, p->src, IPPROTO_TCP, 20)));
+  return ip + 20;
+}
+
+size_t packet_reject(const uint8_t *data, size_t len, const packet *p, uint8_t *out, size_t cap) {
+  if (cap < 128 + 48 || p->fragment || p->icmp_error) return 0;
+  if (p->protocol == IPPROTO_TCP) return reject_tcp(data, len, p, out);
+  size_t quote = len < 128 ? len : 128;
+  uint8_t protocol = p->family == 4 ? IPPROTO_ICMP : IPPROTO_ICMPV6;
+  size_t ip = reply_header(p, protocol, 8 + quote, out);
+  uint8_t *icmp = out + ip;
+  memset(icmp, 0, 8);
+  icmp[0] = p->family == 4 ? 3 : 1;  /* destination unreachable ... */
+  icmp[1] = p->family == 4 ? 13 : 1; /* ... communication administratively prohibited (RFC 1812, RFC 4443) */
+  memcpy(icmp + 8, data, quote);
+  uint32_t sum = p->family == 4 ? 0 : pseudo_sum(6, p->dst, p->src, protocol, (uint32_t)(8 + quote));
+  put16(icmp + 2, checksum(icmp, 8 + quote, sum));
+  return ip + 8 + quote;
+}

@@ -1,0 +1,175 @@
+/* Inner packets out: cut a super-packet at gso_size, seal every piece as a datagram of its own, hand the datagrams to
+ * the outbox (UDP, as GSO messages) or to a relay queue. docs/protocol.md section 6 gives the layout. */
+#include <netinet/ip.h>
+#include <netinet/udp.h>
+#include <stdlib.h>
+
+#include "internal.h"
+
+#ifndef UDP_SEGMENT
+#define UDP_SEGMENT 103
+#endif
+
+typedef struct {
+  uint8_t kind;
+  uint16_t template_len, gso_size, count;
+} cut;
+
+static void put_trailer(uint8_t *at, const cut *c, uint16_t index) {
+  at[0] = c->kind, at[1] = (uint8_t)c->template_len;
+  put16(at + 2, c->gso_size), put16(at + 4, index), put16(at + 6, c->count);
+}
+
+static void put_header(uint8_t *at, uint8_t type, const session *s, uint64_t counter) {
+  at[0] = type, at[1] = 0;
+  put16(at + 2, s->tx_epoch), put32(at + 4, s->remote), put64(at + 8, counter);
+}
+
+/* How the packet is cut. false: it cannot be carried. */
+static bool plan(const struct virtio_net_hdr *vnet, size_t len, const packet *p, cut *c) {
+  uint8_t gso = vnet->gso_type & (uint8_t)~VIRTIO_NET_HDR_GSO_ECN;
+  *c = (cut){.kind = vnet->flags & VIRTIO_NET_HDR_F_NEEDS_CSUM ? SEG_PARTIAL : SEG_WHOLE, .count = 1};
+  if (gso == VIRTIO_NET_HDR_GSO_NONE) return true;
+  bool tcp = p->protocol == IPPROTO_TCP && (gso == VIRTIO_NET_HDR_GSO_TCPV4 || gso == VIRTIO_NET_HDR_GSO_TCPV6);
+  bool udp = p->protocol == IPPROTO_UDP && gso == VIRTIO_NET_HDR_GSO_UDP_L4;
+  size_t headers = (size_t)p->l4 + p->l4_header;
+  if (!(tcp || udp) || p->fragment || headers > TEMPLATE_MAX || vnet->gso_size == 0 || headers >= len) return false;
+  size_t count = (len - headers + vnet->gso_size - 1) / vnet->gso_size;
+  if (count == 1) {
+    c->kind = SEG_PARTIAL;
+    return true;
+  }
+  c->kind = (uint8_t)(tcp ? (p->family == 4 ? SEG_TCP4 : SEG_TCP6) : (p->family == 4 ? SEG_UDP4 : SEG_UDP6));
+  c->template_len = (uint16_t)headers, c->gso_size = vnet->gso_size, c->count = (uint16_t)count;
+  return true;
+}
+
+typedef struct {
+  uint8_t kind;
+  uint32_t relay;
+  struct sockaddr_storage to;
+  socklen_t to_len;
+} route;
+
+static route route_of(session *s) {
+  pthread_mutex_lock(&s->path_lock);
+  route r = {.kind = s->path, .relay = s->relay, .to = s->to, .to_len = s->to_len};
+  pthread_mutex_unlock(&s->path_lock);
+  return r;
+}
+
+/* Room for one datagram of `len` bytes at the end of the outbox; flushed first when there is none. */
+static uint8_t *outbox_room(kdp_engine *e, lane *l, size_t len) {
+  if (l->out.used + len > OUTBOX_BYTES || l->out.count == BATCH) outbox_flush(e, l);
+  return l->out.bytes + l->out.used;
+}
+
+/* The datagram written there joins the last message when size and address allow: one system call then sends both. */
+static void outbox_add(lane *l, const route *r, size_t len) {
+  outbox *o = &l->out;
+  if (o->count > 0) {
+    typeof(&o->message[0]) m = &o->message[o->count - 1];
+    bool same = m->to_len == r->to_len && memcmp(&m->to, &r->to, r->to_len) == 0;
+    if (same && !m->closed && len <= m->segment && m->segments < GSO_SEGMENTS_MAX && m->len + len <= UDP_PAYLOAD_MAX) {
+      m->len += len, m->segments++, o->used += len;
+      m->closed = len < m->segment;
+      return;
+    }
+  }
+  typeof(&o->message[0]) m = &o->message[o->count++];
+  m->offset = o->used, m->len = len, m->segment = len, m->segments = 1, m->closed = false;
+  memcpy(&m->to, &r->to, r->to_len);
+  m->to_len = r->to_len;
+  o->used += len;
+}
+
+void transmit(kdp_engine *e, lane *l, session *to, const struct virtio_net_hdr *vnet, const uint8_t *data, size_t len,
+              const packet *p) {
+  cut c;
+  if (unlikely(!plan(vnet, len, p, &c))) {
+    count(l, C_drop_too_large);
+    return;
+  }
+  if (unlikely(to->tx_key == NULL)) {
+    count(l, C_drop_no_key);
+    return;
+  }
+  route r = route_of(to);
+  if (unlikely(r.kind == KDP_PATH_NONE || (r.kind == KDP_PATH_DIRECT && e->udp < 0))) {
+    count(l, C_drop_no_path);
+    return;
+  }
+  uint64_t counter = atomic_fetch_add_explicit(&to->tx_counter, c.count, memory_order_relaxed);
+  const uint8_t *payload = data + c.template_len;
+  size_t left = len - c.template_len, step = c.count == 1 ? left : c.gso_size;
+  for (uint16_t index = 0; index < c.count; index++) {
+    size_t piece = left < step ? left : step, plain = piece + c.template_len + TRAILER_LEN;
+    uint8_t *at = outbox_room(e, l, HEADER_LEN + plain + TAG_LEN), *body = at + HEADER_LEN;
+    memcpy(body, payload, piece);
+    memcpy(body + piece, data, c.template_len);
+    put_trailer(body + piece + c.template_len, &c, index);
+    put_header(at, DG_DATA, to, counter + index);
+    aead_seal(to->tx_key, counter + index, at, body, plain, body);
+    if (r.kind == KDP_PATH_DIRECT)
+      outbox_add(l, &r, HEADER_LEN + plain + TAG_LEN);
+    else
+      relay_queue_put(e, l, r.relay, at, HEADER_LEN + plain + TAG_LEN);
+    payload += piece, left -= piece;
+  }
+  count(l, C_tx_packets);
+  count_n(l, C_tx_bytes, len);
+  count_n(l, C_tx_datagrams, c.count);
+}
+
+int transmit_control(kdp_engine *e, lane *l, session *to, uint8_t type, const uint8_t *payload, size_t len,
+                     const struct sockaddr_storage *addr, socklen_t addr_len, bool via_relay) {
+  if (to->tx_key == NULL) return -ENOKEY;
+  route r = route_of(to);
+  if (addr != NULL) r.kind = KDP_PATH_DIRECT, r.to = *addr, r.to_len = addr_len;
+  if (via_relay) r.kind = KDP_PATH_RELAY;
+  if (r.kind == KDP_PATH_NONE || (r.kind == KDP_PATH_DIRECT && e->udp < 0)) return -EHOSTUNREACH;
+  uint64_t counter = atomic_fetch_add_explicit(&to->tx_counter, 1, memory_order_relaxed);
+  uint8_t *at = outbox_room(e, l, HEADER_LEN + len + TAG_LEN);
+  put_header(at, type, to, counter);
+  memcpy(at + HEADER_LEN, payload, len);
+  aead_seal(to->tx_key, counter, at, at + HEADER_LEN, len, at + HEADER_LEN);
+  if (r.kind == KDP_PATH_DIRECT)
+    outbox_add(l, &r, HEADER_LEN + len + TAG_LEN);
+  else
+    relay_queue_put(e, l, r.relay, at, HEADER_LEN + len + TAG_LEN);
+  return 0;
+}
+
+void outbox_flush(kdp_engine *e, lane *l) {
+  outbox *o = &l->out;
+  struct mmsghdr messages[BATCH];
+  struct iovec vectors[BATCH];
+  union {
+    char bytes[CMSG_SPACE(sizeof(uint16_t))];
+    struct cmsghdr align;
+  } control[BATCH];
+  for (int i = 0; i < o->count; i++) {
+    vectors[i] = (struct iovec){o->bytes + o->message[i].offset, o->message[i].len};
+    messages[i] = (struct mmsghdr){.msg_hdr = {.msg_name = &o->message[i].to,
+                                               .msg_namelen = o->message[i].to_len,
+                                               .msg_iov = &vectors[i],
+                                               .msg_iovlen = 1}};
+    if (o->message[i].segments == 1) continue;
+    messages[i].msg_hdr.msg_control = control[i].bytes;
+    messages[i].msg_hdr.msg_controllen = sizeof control[i].bytes;
+    struct cmsghdr *header = CMSG_FIRSTHDR(&messages[i].msg_hdr);
+    header->cmsg_level = IPPROTO_UDP, header->cmsg_type = UDP_SEGMENT, header->cmsg_len = CMSG_LEN(sizeof(uint16_t));
+    uint16_t size = (uint16_t)o->message[i].segment;
+    memcpy(CMSG_DATA(header), &size, sizeof size);
+  }
+  for (int sent = 0; sent < o->count;) {
+    int n = sendmmsg(e->udp, messages + sent, (unsigned)(o->count - sent), 0);
+    if (n <= 0) { /* one message failed: the socket buffer is full, or its route is gone; the others may still go */
+      count_n(l, C_drop_udp_send, o->message[sent].segments);
+      n = 1;
+    }
+    sent += n;
+  }
+  o->count = 0;
+  o->used = 0;
+}

@@ -1,0 +1,50 @@
+"""The data plane: packets in C, decisions in Python. `load()` gives the engine; `engine` holds its typed face."""
+
+from __future__ import annotations
+
+from kairos_dataplane.engine import (
+    Address,
+    ControlReceived,
+    Dataplane,
+    Event,
+    Flow,
+    FlowOpened,
+    PathKind,
+    PathMoved,
+    RelayReady,
+    Verdict,
+)
+
+__all__ = [
+    "Address",
+    "ControlReceived",
+    "Dataplane",
+    "Event",
+    "Flow",
+    "FlowOpened",
+    "PathKind",
+    "PathMoved",
+    "RelayReady",
+    "Verdict",
+    "load",
+]
+
+
+def load(prefer: str = "auto", aead: str = "auto", max_flows: int = 1 << 20) -> Dataplane:
+    """The C engine, or the pure-Python twin where there is no extension (`prefer`: auto, c, pure).
+
+    Raises RuntimeError when `c` was asked for and cannot be had.
+    """
+    if prefer not in ("auto", "c", "pure"):
+        raise RuntimeError(f"data plane {prefer!r} is none of auto, c, pure")
+    if prefer != "pure":
+        try:
+            from kairos_dataplane.native import NativeEngine
+        except ImportError as error:
+            if prefer == "c":
+                raise RuntimeError(f"the C data plane was not built: {error}") from None
+        else:
+            return NativeEngine(aead, max_flows)
+    from kairos_dataplane.pure import PureEngine
+
+    return PureEngine()

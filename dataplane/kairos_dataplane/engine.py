@@ -1,0 +1,132 @@
+"""The typed face of a data plane, kept by the C engine and by its twin alike."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+from typing import Protocol
+
+Address = tuple[str, int]  # host, UDP port
+Network = IPv4Network | IPv6Network
+LOCAL = 0  # next hop: this VNI's TUN
+
+
+class Verdict(IntEnum):
+    DENY = 0
+    ALLOW = 1
+    PENDING = 2
+
+
+class PathKind(IntEnum):
+    NONE = 0
+    RELAY = 1
+    DIRECT = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Flow:
+    """A flow as its initiator sees it. session: 0 when it entered through the TUN, else whose it is. protocol: the IP
+    number; ICMP echo ids are both ports. packets, bytes: (towards the responder, back)."""
+
+    id: int
+    vni: int
+    session: int
+    protocol: int
+    src: IPv4Address | IPv6Address
+    dst: IPv4Address | IPv6Address
+    src_port: int
+    dst_port: int
+    icmp_type: int
+    tcp_flags: int
+    verdict: Verdict
+    rule: int
+    generation: int
+    packets: tuple[int, int]
+    bytes: tuple[int, int]
+    age_s: float
+    idle_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class FlowOpened:
+    """A flow waits for `verdict`."""
+
+    flow: Flow
+
+
+@dataclass(frozen=True, slots=True)
+class ControlReceived:
+    """An authenticated PROBE, PROBE_ACK or KEEPALIVE. source: None when it came through the relay."""
+
+    session: int
+    type: int
+    payload: bytes
+    source: Address | None
+    relay: int
+
+
+@dataclass(frozen=True, slots=True)
+class PathMoved:
+    """The session's path followed its peer."""
+
+    session: int
+    kind: PathKind
+    address: Address | None
+    relay: int
+
+
+@dataclass(frozen=True, slots=True)
+class RelayReady:
+    """Datagrams wait in this relay queue."""
+
+    relay: int
+
+
+Event = FlowOpened | ControlReceived | PathMoved | RelayReady
+
+
+class Dataplane(Protocol):
+    """One engine a process. Errors of use are OSError with the errno of the C face."""
+
+    @property
+    def description(self) -> str: ...
+
+    @property
+    def aead(self) -> str: ...
+
+    @property
+    def event_fd(self) -> int:
+        """Readable while `events` would return something."""
+        ...
+
+    def close(self) -> None: ...
+    def set_udp(self, fd: int) -> None: ...
+    def add_vni(self, vni: int, tun_fd: int) -> None: ...
+    def remove_vni(self, vni: int) -> None: ...
+    def add_route(self, vni: int, prefix: Network, next_hop: int) -> None: ...
+    def remove_route(self, vni: int, prefix: Network) -> None: ...
+    def add_session(self, vni: int) -> int: ...
+    def set_remote(self, session: int, remote_index: int) -> None: ...
+    def cut_session(self, session: int) -> None: ...
+    def add_lease(self, session: int, prefix: Network) -> None: ...
+    def install_receive(self, session: int, epoch: int, key: bytes, iv: bytes) -> None: ...
+    def install_transmit(self, session: int, epoch: int, key: bytes, iv: bytes) -> None: ...
+    def retire_receive(self, session: int, epoch: int) -> None: ...
+    def use_relay(self, session: int, relay: int, follow: bool) -> None: ...
+    def use_direct(self, session: int, address: Address, follow: bool, relay: int = 0) -> None: ...
+    def session_stats(self, session: int) -> tuple[int, int]: ...
+    def send_control(
+        self, session: int, kind: int, payload: bytes, to: Address | None = None, via_relay: bool = False
+    ) -> None: ...
+    def add_relay(self, relay: int) -> None: ...
+    def remove_relay(self, relay: int) -> None: ...
+    def take_relay(self, relay: int) -> bytes: ...
+    def put_relay(self, relay: int, datagrams: bytes) -> None: ...
+    def events(self) -> list[Event]: ...
+    def verdict(self, flow: int, verdict: Verdict, rule: int, generation: int) -> bool:
+        """False: the flow is gone."""
+        ...
+
+    def flows(self) -> list[Flow]: ...
+    def counters(self) -> dict[str, int]: ...

@@ -1,0 +1,207 @@
+"""The C engine behind the typed face. No cffi type leaves this module."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+from typing import Any
+
+from kairos_dataplane._kdp import ffi, lib
+from kairos_dataplane.engine import (
+    Address,
+    ControlReceived,
+    Event,
+    Flow,
+    FlowOpened,
+    Network,
+    PathKind,
+    PathMoved,
+    RelayReady,
+    Verdict,
+)
+
+FRAME_MAX = 262_144
+_EVENTS = 64
+
+
+def _check(result: int) -> int:
+    if result < 0:
+        raise OSError(-result, os.strerror(-result))
+    return result
+
+
+def _ip(family: int, raw: Any) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
+    data = bytes(raw)
+    return ipaddress.IPv4Address(data[:4]) if family == 4 else ipaddress.IPv6Address(data)
+
+
+def _address(raw: Any) -> Address | None:
+    return None if raw.family == 0 else (str(_ip(raw.family, raw.ip)), raw.port)
+
+
+def _pack_address(address: Address) -> Any:
+    ip = ipaddress.ip_address(address[0])
+    return ffi.new("kdp_addr *", {"family": ip.version, "port": address[1], "ip": ip.packed.ljust(16, b"\0")})
+
+
+def _flow(raw: Any) -> Flow:
+    return Flow(
+        raw.id,
+        raw.vni,
+        raw.from_session,
+        raw.protocol,
+        _ip(raw.family, raw.src),
+        _ip(raw.family, raw.dst),
+        raw.src_port,
+        raw.dst_port,
+        raw.icmp_type,
+        raw.tcp_flags,
+        Verdict(raw.verdict),
+        raw.rule,
+        raw.generation,
+        (raw.packets[0], raw.packets[1]),
+        (raw.bytes[0], raw.bytes[1]),
+        raw.age_ms / 1000,
+        raw.idle_ms / 1000,
+    )
+
+
+def _event(raw: Any) -> Event:
+    if raw.type == lib.KDP_EVENT_FLOW:
+        return FlowOpened(_flow(raw.flow))
+    if raw.type == lib.KDP_EVENT_CONTROL:
+        payload = bytes(ffi.buffer(raw.payload, raw.payload_len))
+        return ControlReceived(raw.session, raw.control_type, payload, _address(raw.addr), raw.relay)
+    if raw.type == lib.KDP_EVENT_PATH:
+        return PathMoved(raw.session, PathKind(raw.path), _address(raw.addr), raw.relay)
+    return RelayReady(raw.relay)
+
+
+class NativeEngine:
+    """See `Dataplane`. cffi gives the interpreter lock up while C runs."""
+
+    def __init__(self, aead: str, max_flows: int) -> None:
+        error = ffi.new("char[]", 200)
+        self._engine = lib.kdp_create(aead.encode(), max_flows, error, 200)
+        if self._engine == ffi.NULL:
+            raise RuntimeError(ffi.string(error).decode())
+        self._frame = ffi.new("uint8_t[]", FRAME_MAX)
+        self._events = ffi.new("kdp_event[]", _EVENTS)
+        self._max_flows = max_flows
+
+    @property
+    def description(self) -> str:
+        return f"C, {self.aead}"
+
+    @property
+    def aead(self) -> str:
+        return str(ffi.string(lib.kdp_aead_name(self._engine)).decode())
+
+    @property
+    def event_fd(self) -> int:
+        return int(lib.kdp_event_fd(self._engine))
+
+    def close(self) -> None:
+        if self._engine != ffi.NULL:
+            lib.kdp_destroy(self._engine)
+            self._engine = ffi.NULL
+
+    def set_udp(self, fd: int) -> None:
+        _check(lib.kdp_set_udp(self._engine, fd))
+
+    def add_vni(self, vni: int, tun_fd: int) -> None:
+        _check(lib.kdp_vni_add(self._engine, vni, tun_fd))
+
+    def remove_vni(self, vni: int) -> None:
+        _check(lib.kdp_vni_remove(self._engine, vni))
+
+    def add_route(self, vni: int, prefix: Network, next_hop: int) -> None:
+        packed = prefix.network_address.packed
+        _check(lib.kdp_fib_add(self._engine, vni, prefix.version, packed.ljust(16, b"\0"), prefix.prefixlen, next_hop))
+
+    def remove_route(self, vni: int, prefix: Network) -> None:
+        packed = prefix.network_address.packed.ljust(16, b"\0")
+        _check(lib.kdp_fib_remove(self._engine, vni, prefix.version, packed, prefix.prefixlen))
+
+    def add_session(self, vni: int) -> int:
+        index = ffi.new("uint32_t *")
+        _check(lib.kdp_session_add(self._engine, vni, index))
+        return int(index[0])
+
+    def set_remote(self, session: int, remote_index: int) -> None:
+        _check(lib.kdp_session_remote(self._engine, session, remote_index))
+
+    def cut_session(self, session: int) -> None:
+        _check(lib.kdp_session_cut(self._engine, session))
+
+    def add_lease(self, session: int, prefix: Network) -> None:
+        packed = prefix.network_address.packed.ljust(16, b"\0")
+        _check(lib.kdp_session_lease(self._engine, session, prefix.version, packed, prefix.prefixlen))
+
+    def install_receive(self, session: int, epoch: int, key: bytes, iv: bytes) -> None:
+        _check_key(key, iv)
+        _check(lib.kdp_session_rx(self._engine, session, epoch, key, iv))
+
+    def install_transmit(self, session: int, epoch: int, key: bytes, iv: bytes) -> None:
+        _check_key(key, iv)
+        _check(lib.kdp_session_tx(self._engine, session, epoch, key, iv))
+
+    def retire_receive(self, session: int, epoch: int) -> None:
+        _check(lib.kdp_session_retire(self._engine, session, epoch))
+
+    def use_relay(self, session: int, relay: int, follow: bool) -> None:
+        _check(lib.kdp_session_path(self._engine, session, lib.KDP_PATH_RELAY, ffi.NULL, relay, follow))
+
+    def use_direct(self, session: int, address: Address, follow: bool, relay: int = 0) -> None:
+        packed = _pack_address(address)
+        _check(lib.kdp_session_path(self._engine, session, lib.KDP_PATH_DIRECT, packed, relay, follow))
+
+    def session_stats(self, session: int) -> tuple[int, int]:
+        sent, received = ffi.new("uint64_t *"), ffi.new("uint64_t *")
+        _check(lib.kdp_session_stats(self._engine, session, sent, received))
+        return int(sent[0]), int(received[0])
+
+    def send_control(
+        self, session: int, kind: int, payload: bytes, to: Address | None = None, via_relay: bool = False
+    ) -> None:
+        packed = ffi.NULL if to is None else _pack_address(to)
+        _check(lib.kdp_control_send(self._engine, session, kind, payload, len(payload), packed, via_relay))
+
+    def add_relay(self, relay: int) -> None:
+        _check(lib.kdp_relay_add(self._engine, relay))
+
+    def remove_relay(self, relay: int) -> None:
+        _check(lib.kdp_relay_remove(self._engine, relay))
+
+    def take_relay(self, relay: int) -> bytes:
+        size = _check(lib.kdp_relay_take(self._engine, relay, self._frame, FRAME_MAX))
+        return bytes(ffi.buffer(self._frame, size))
+
+    def put_relay(self, relay: int, datagrams: bytes) -> None:
+        _check(lib.kdp_relay_put(self._engine, relay, ffi.from_buffer(datagrams), len(datagrams)))
+
+    def events(self) -> list[Event]:
+        count = lib.kdp_events(self._engine, self._events, _EVENTS)
+        return [_event(self._events[i]) for i in range(count)]
+
+    def verdict(self, flow: int, verdict: Verdict, rule: int, generation: int) -> bool:
+        return int(lib.kdp_flow_verdict(self._engine, flow, verdict, rule, generation)) == 0
+
+    def flows(self) -> list[Flow]:
+        size = 1024
+        while True:
+            raw = ffi.new("kdp_flow[]", size)
+            count = lib.kdp_flows(self._engine, raw, size)
+            if count < size or size >= self._max_flows:
+                return [_flow(raw[i]) for i in range(count)]
+            size *= 4
+
+    def counters(self) -> dict[str, int]:
+        values = ffi.new("uint64_t[]", 256)
+        count = lib.kdp_counters(self._engine, values, 256)
+        return {ffi.string(lib.kdp_counter_name(i)).decode(): values[i] for i in range(count)}
+
+
+def _check_key(key: bytes, iv: bytes) -> None:
+    if len(key) != 32 or len(iv) != 12:
+        raise ValueError(f"key of {len(key)} and iv of {len(iv)} bytes: 32 and 12 are needed")
