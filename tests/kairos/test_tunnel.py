@@ -6,7 +6,7 @@ from collections import defaultdict
 from dataclasses import replace
 
 import pytest
-from conftest import ToyProvider
+from toy_provider import ToyProvider
 from hypothesis import given
 from hypothesis import strategies as st
 
