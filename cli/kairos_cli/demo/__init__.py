@@ -1,0 +1,1 @@
+"""`kairos demo`: the whole product on one machine, each host a network namespace."""
