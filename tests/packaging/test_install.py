@@ -1,0 +1,119 @@
+"""The distribution, built and installed into empty environments: what a user's `pip install` gives."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tarfile
+import venv
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+pytestmark = pytest.mark.timeout(300)
+
+
+def run(*arguments: str | Path, environment: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    clean = {
+        name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "KAIROS", "VIRTUAL_ENV"))
+    }
+    done = subprocess.run(
+        [str(argument) for argument in arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd="/",
+        env={**clean, **(environment or {})},
+    )
+    assert done.returncode == 0, f"{arguments}\n{done.stdout}\n{done.stderr}"
+    return done
+
+
+@pytest.fixture(scope="module")
+def sdist(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The source distribution, made as PEP 517 front ends make it, from a clean copy of what is tracked."""
+    folder = tmp_path_factory.mktemp("sdist")
+    archive = subprocess.run(("git", "archive", "HEAD"), cwd=ROOT, capture_output=True, check=True).stdout
+    subprocess.run(("tar", "-x", "-C", folder), input=archive, check=True)
+    program = "import sys; from setuptools.build_meta import build_sdist; print(build_sdist(sys.argv[1]))"
+    done = subprocess.run(
+        (sys.executable, "-c", program, str(folder / "dist")), cwd=folder, capture_output=True, text=True, check=True
+    )
+    return folder / "dist" / done.stdout.splitlines()[-1]
+
+
+def environment_of(folder: Path) -> Path:
+    """An empty virtual environment; its bin folder."""
+    venv.create(folder, with_pip=True)
+    return folder / "bin"
+
+
+@pytest.fixture(scope="module")
+def installed(sdist: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """bin/ of an environment with a wheel made of the sdist."""
+    place = tmp_path_factory.mktemp("wheel")
+    binaries = environment_of(place / "venv")
+    run(binaries / "pip", "wheel", "-q", "--no-deps", "-w", place, sdist, environment={"KAIROS_REQUIRE_C": "1"})
+    (wheel,) = place.glob("*.whl")
+    run(binaries / "pip", "install", "-q", f"kairos-red[agent,operator] @ file://{wheel}")
+    return binaries
+
+
+def test_the_sdist_carries_all_sources(sdist: Path) -> None:
+    with tarfile.open(sdist) as archive:
+        names = {name.partition("/")[2] for name in archive.getnames()}
+    assert {"LICENSE", "README.md", "dataplane/csrc/kdp_api.h", "kairos/wire/datagram.py"} <= names
+
+
+@pytest.mark.parametrize("verb", ["agent", "gateway", "fabric", "policy"])
+def test_an_installed_command_teaches_its_verbs(installed: Path, verb: str) -> None:
+    assert verb in run(installed / "kairos", verb, "--help").stdout
+
+
+def test_an_installed_agent_has_the_c_data_plane(installed: Path) -> None:
+    program = "import kairos_dataplane; print(kairos_dataplane.load().name)"
+    assert run(installed / "python", "-c", program).stdout.strip() != "pure"
+
+
+def test_an_installed_daemon_imports_all_it_needs(installed: Path) -> None:
+    program = "import kairos_agent.service, kairos_gateway.service, kairos_cli.node; print('whole')"
+    assert run(installed / "python", "-c", program).stdout == "whole\n"
+
+
+def test_an_agent_that_never_enrolled_says_what_to_do(installed: Path, tmp_path: Path) -> None:
+    done = subprocess.run(
+        (installed / "kairos", "agent", "run", "--state", tmp_path), capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    assert "kairos agent enroll" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_the_version_is_the_distributions(installed: Path) -> None:
+    shown = json.loads(run(installed / "kairos", "version", "--json").stdout)
+    assert (
+        shown["kairos-red"]
+        == run(installed / "python", "-c", "import kairos; print(kairos.__version__)").stdout.strip()
+    )
+
+
+def test_without_a_compiler_the_pure_twin_runs_and_says_so(sdist: Path, tmp_path: Path) -> None:
+    binaries = environment_of(tmp_path / "venv")
+    nothing = {"CC": "/nonexistent/cc", "KAIROS_REQUIRE_C": "0"}
+    run(binaries / "pip", "install", "-q", f"kairos-red[agent] @ file://{sdist}", environment=nothing)
+    program = "import logging; logging.basicConfig(); import kairos_dataplane; print(kairos_dataplane.load().name)"
+    done = run(binaries / "python", "-c", program)
+    assert done.stdout.strip() == "pure"
+    assert "slow" in done.stderr
+
+
+def test_the_wheel_carries_units_and_examples(sdist: Path, installed: Path) -> None:
+    (wheel,) = installed.parents[1].glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        names = set(archive.namelist())
+    units = {"kairos_agent/kairos-agent.service", "kairos_gateway/kairos-gateway.service"}
+    assert units | {"kairos_agent/agent.toml", "kairos_gateway/gateway.toml"} <= names
