@@ -6,9 +6,9 @@ from collections import defaultdict
 from dataclasses import replace
 
 import pytest
-from toy_provider import ToyProvider
 from hypothesis import given
 from hypothesis import strategies as st
+from toy_provider import ToyProvider
 
 from kairos.crypto.suites import KR1
 from kairos.errors import BadMessage, IllegalMove
