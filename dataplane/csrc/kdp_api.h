@@ -80,7 +80,7 @@ int kdp_session_lease(kdp_engine *e, uint32_t index, uint8_t family, const uint8
 int kdp_session_rx(kdp_engine *e, uint32_t index, uint32_t epoch, const uint8_t *key, const uint8_t *iv);
 int kdp_session_tx(kdp_engine *e, uint32_t index, uint32_t epoch, const uint8_t *key, const uint8_t *iv);
 int kdp_session_retire(kdp_engine *e, uint32_t index, uint32_t epoch);
-/* follow: the path moves to where the newest authenticated datagram came from. */
+/* follow: the path moves to where the newest authenticated datagram came from, PROBEs apart. */
 int kdp_session_path(kdp_engine *e, uint32_t index, uint8_t kind, const kdp_addr *addr, uint32_t relay, int follow);
 int kdp_session_stats(kdp_engine *e, uint32_t index, uint64_t *sent, uint64_t *received); /* datagrams */
 

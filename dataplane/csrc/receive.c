@@ -127,7 +127,8 @@ bad:
   count(l, C_drop_bad_segment);
 }
 
-/* Only the newest datagram of the newest epoch moves a path: an old one that was kept and re-sent cannot. */
+/* Only the newest datagram of the newest epoch moves a path: an old one that was kept and re-sent cannot. A PROBE moves
+ * none: its sender does not know yet that the way back is open too. */
 static void follow_path(kdp_engine *e, lane *l, session *s, const rx_epoch *k, uint64_t counter,
                         const struct sockaddr_storage *from, socklen_t from_len, uint32_t relay) {
   if ((int32_t)(k->epoch - s->newest_epoch) < 0 || (k->epoch == s->newest_epoch && counter < s->newest)) return;
@@ -201,7 +202,7 @@ void receive(kdp_engine *e, lane *l, const uint8_t *datagram, size_t len, const 
   }
   atomic_fetch_add_explicit(&s->rx_datagrams, 1, memory_order_relaxed);
   count(l, from == NULL ? C_rx_relay_datagrams : C_rx_datagrams);
-  follow_path(e, l, s, k, counter, from, from_len, relay);
+  if (type != DG_PROBE) follow_path(e, l, s, k, counter, from, from_len, relay);
   if (likely(type == DG_DATA))
     gather(e, l, s, k->epoch, counter, plain, plain_len);
   else

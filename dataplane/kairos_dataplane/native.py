@@ -177,7 +177,10 @@ class NativeEngine:
         size = _check(lib.kdp_relay_take(self._engine, relay, self._frame, FRAME_MAX))
         return bytes(ffi.buffer(self._frame, size))
 
-    def put_relay(self, relay: int, datagrams: bytes) -> None:
+    def take_relay_into(self, relay: int, into: memoryview) -> int:
+        return _check(lib.kdp_relay_take(self._engine, relay, ffi.from_buffer("uint8_t[]", into, True), len(into)))
+
+    def put_relay(self, relay: int, datagrams: bytes | memoryview) -> None:
         _check(lib.kdp_relay_put(self._engine, relay, ffi.from_buffer(datagrams), len(datagrams)))
 
     def events(self) -> list[Event]:
