@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import NoReturn, cast
 
 from kairos.errors import KairosError
-from kairos_cli.registry import GROUPS, VERBS, Verb, in_group
+from kairos_cli.registry import GROUPS, VERBS, Verb
 
 Handler = Callable[[argparse.Namespace], int | None]
 
