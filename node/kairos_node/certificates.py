@@ -1,0 +1,98 @@
+"""Whom a certificate names, and whether to believe it (docs/protocol.md §2, T3, E6)."""
+
+from __future__ import annotations
+
+from collections.abc import Container
+from dataclasses import dataclass
+
+from kairos.crypto.provider import Provider
+from kairos.crypto.suites import Suite
+from kairos.errors import Refused
+from kairos.identity.certificate import Certificate, parse_certificate_untrusted
+from kairos.identity.transcript import fingerprint
+
+_NO_CONTEXT = b""
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """A node whose certificate was believed. not_after: Unix seconds."""
+
+    node: str
+    role: str
+    public_key: bytes
+    serial: str
+    not_after: int
+
+
+@dataclass(frozen=True, slots=True)
+class Trust:
+    """What a node pins, and the issuer it was shown. Made by `trust_untrusted`, so the issuer is certified by the root."""
+
+    suite: Suite
+    trust_domain: str
+    root: Certificate
+    issuer: Certificate
+
+
+def trust_untrusted(
+    provider: Provider, suite: Suite, trust_domain: str, root_der: bytes, issuer_der: bytes, pinned_root: bytes, now: float
+) -> Trust:
+    """Believes the root for its pinned fingerprint (SHA-256 of the DER), and the issuer for the root's signature.
+
+    Raises Refused (wrong-root, bad-certificate, certificate-expired) or BadMessage.
+    """
+    if fingerprint(root_der) != pinned_root:
+        raise Refused("wrong-root", "the fabric's root certificate is not the one that the join token pinned")
+    root, issuer = parse_certificate_untrusted(root_der), parse_certificate_untrusted(issuer_der)
+    for certificate in (root, issuer):
+        if certificate.suite is not suite or not certificate.is_ca:
+            raise Refused("bad-certificate", f"{certificate.subject} is not a CA of suite {suite.name}")
+    _check_signature(provider, root, root)
+    _check_signature(provider, root, issuer)
+    _check_time(issuer, now)
+    return Trust(suite, trust_domain, root, issuer)
+
+
+def verify_peer_untrusted(
+    provider: Provider,
+    trust: Trust,
+    der: bytes,
+    *,
+    tenant: str,
+    role: str,
+    now: float,
+    node: str = "",
+    revoked: Container[str] = (),
+) -> Peer:
+    """The peer that `der` names, if everything about it is right; `node`: the very one expected, or any.
+
+    Raises Refused (bad-certificate, certificate-expired, wrong-peer, revoked) or BadMessage.
+    """
+    certificate = parse_certificate_untrusted(der)
+    if certificate.suite is not trust.suite or certificate.is_ca or certificate.spiffe is None:
+        raise Refused("bad-certificate", f"the peer's certificate is not a node's of suite {trust.suite.name}")
+    _check_signature(provider, trust.issuer, certificate)
+    _check_time(certificate, now)
+    name = certificate.spiffe
+    if (name.trust_domain, name.tenant, name.role) != (trust.trust_domain, tenant, role):
+        raise Refused("wrong-peer", f"the peer is {name}, not a {role} of tenant {tenant}")
+    if node and name.node != node:
+        raise Refused("wrong-peer", f"the peer is {name.node}, not {node}")
+    if name.node in revoked:
+        raise Refused("revoked", f"{name.node} is revoked")
+    return Peer(name.node, role, certificate.public_key, certificate.serial, certificate.not_after)
+
+
+def _check_signature(provider: Provider, issuer: Certificate, certificate: Certificate) -> None:
+    if certificate.issuer != issuer.subject:
+        raise Refused("bad-certificate", f"{certificate.subject} was not issued by {issuer.subject}")
+    if not provider.verify(issuer.suite, issuer.public_key, certificate.tbs, certificate.signature, _NO_CONTEXT):
+        raise Refused("bad-certificate", f"the signature of {issuer.subject} on {certificate.subject} is wrong")
+
+
+def _check_time(certificate: Certificate, now: float) -> None:
+    if not certificate.valid_at(now):
+        raise Refused("certificate-expired", f"the certificate of {certificate.subject} is not valid now")
+
+
