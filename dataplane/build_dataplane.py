@@ -9,8 +9,20 @@ from cffi import FFI
 
 HERE = Path(__file__).parent
 SOURCES = HERE / "csrc"
-MODULES = ("aead", "replay", "fib", "packet", "event", "relay", "flow", "transmit", "receive", "forward", "config",
-           "engine")
+MODULES = (
+    "aead",
+    "replay",
+    "fib",
+    "packet",
+    "event",
+    "relay",
+    "flow",
+    "transmit",
+    "receive",
+    "forward",
+    "config",
+    "engine",
+)
 
 
 def declarations() -> str:

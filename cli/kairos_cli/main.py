@@ -27,7 +27,9 @@ class _Parser(argparse.ArgumentParser):
 
 def build_parser() -> argparse.ArgumentParser:
     """The whole command line, from the registry."""
-    parser = _Parser(prog="kairos", description="Post-quantum private networks over your own fabric.", allow_abbrev=False)
+    parser = _Parser(
+        prog="kairos", description="Post-quantum private networks over your own fabric.", allow_abbrev=False
+    )
     top = parser.add_subparsers(metavar="VERB", required=True, parser_class=_Parser)
     groups: dict[str, argparse._SubParsersAction[_Parser]] = {}
     for verb in VERBS:

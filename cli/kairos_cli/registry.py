@@ -65,7 +65,9 @@ _FABRIC = (
         (
             OPERATOR,
             _arg("--suite", help="KR1 (default) or KR5 (CNSA 2.0 level); fixed for the fabric's life", default="KR1"),
-            _arg("--trust-domain", help="name in every certificate (default: kairos.internal)", default="kairos.internal"),
+            _arg(
+                "--trust-domain", help="name in every certificate (default: kairos.internal)", default="kairos.internal"
+            ),
             _arg("--url", help="where nodes reach the fabric (default: http://127.0.0.1:8787)", default=None),
             _arg("--relay-url", help="where nodes reach the relay (default: the fabric's port + 1)", default=None),
         ),
@@ -97,32 +99,52 @@ _FABRIC = (
 )
 
 _RECORDS = (
-    Verb("tenant create", "tenant:create", "create a tenant and push the shipped policy to it",
-         (_arg("tenant", help="its name, a DNS label"), *ADMIN)),
+    Verb(
+        "tenant create",
+        "tenant:create",
+        "create a tenant and push the shipped policy to it",
+        (_arg("tenant", help="its name, a DNS label"), *ADMIN),
+    ),
     Verb("tenant list", "tenant:listing", "list tenants", ADMIN),
     Verb("tenant show", "tenant:show", "one tenant", (_arg("tenant", help="its name"), *ADMIN)),
-    Verb("tenant delete", "tenant:delete", "delete a tenant and all its records",
-         (_arg("tenant", help="its name"), *ADMIN)),
+    Verb(
+        "tenant delete",
+        "tenant:delete",
+        "delete a tenant and all its records",
+        (_arg("tenant", help="its name"), *ADMIN),
+    ),
     Verb(
         "vni create",
         "vni:create",
         "create a network segment",
         (
             _arg("name", help="its name, a DNS label"),
-            _arg("--prefix", help="IPv4 or IPv6 network of its addresses; repeat for more", action="append",
-                 required=True),
+            _arg(
+                "--prefix",
+                help="IPv4 or IPv6 network of its addresses; repeat for more",
+                action="append",
+                required=True,
+            ),
             _arg("--id", help="VNI number, 1 to 16777215 (default: the next free)", type=int, default=0),
             _arg("--mtu", help="inner MTU in bytes (default 1380)", type=int, default=1380),
             _arg("--dns-suffix", help="DNS suffix of its hosts", default=""),
-            _arg("--route", help="PREFIX=GATEWAY: a network behind a gateway; repeat for more", action="append",
-                 default=[]),
+            _arg(
+                "--route",
+                help="PREFIX=GATEWAY: a network behind a gateway; repeat for more",
+                action="append",
+                default=[],
+            ),
             *IN_TENANT,
         ),
     ),
     Verb("vni list", "vni:listing", "list network segments", IN_TENANT),
     Verb("vni show", "vni:show", "one network segment", (_arg("name", help="its name or number"), *IN_TENANT)),
-    Verb("vni delete", "vni:delete", "delete a network segment; its members lose it",
-         (_arg("name", help="its name or number"), *IN_TENANT)),
+    Verb(
+        "vni delete",
+        "vni:delete",
+        "delete a network segment; its members lose it",
+        (_arg("name", help="its name or number"), *IN_TENANT),
+    ),
     Verb(
         "token create",
         "token:create",
@@ -140,25 +162,43 @@ _RECORDS = (
         ),
     ),
     Verb("token list", "token:listing", "list join tokens", IN_TENANT),
-    Verb("token show", "token:show", "one join token, without its secret", (_arg("token", help="token id"), *IN_TENANT)),
-    Verb("token delete", "token:delete", "delete a join token: nobody joins with it any more",
-         (_arg("token", help="token id"), *IN_TENANT)),
+    Verb(
+        "token show", "token:show", "one join token, without its secret", (_arg("token", help="token id"), *IN_TENANT)
+    ),
+    Verb(
+        "token delete",
+        "token:delete",
+        "delete a join token: nobody joins with it any more",
+        (_arg("token", help="token id"), *IN_TENANT),
+    ),
     Verb("device list", "device:listing", "list devices and gateways", IN_TENANT),
     Verb("device show", "device:show", "one device or gateway", (DEVICE, *IN_TENANT)),
     Verb("device approve", "device:approve", "let a held device in", (DEVICE, *IN_TENANT)),
-    Verb("device deny", "device:deny", "turn a held device away",
-         (DEVICE, _arg("--reason", help="what it is told", default="denied by the operator"), *IN_TENANT)),
-    Verb("device delete", "device:delete", "revoke a device: its certificates and sessions die now",
-         (DEVICE, *IN_TENANT)),
+    Verb(
+        "device deny",
+        "device:deny",
+        "turn a held device away",
+        (DEVICE, _arg("--reason", help="what it is told", default="denied by the operator"), *IN_TENANT),
+    ),
+    Verb(
+        "device delete", "device:delete", "revoke a device: its certificates and sessions die now", (DEVICE, *IN_TENANT)
+    ),
 )
 
 _POLICY_SOURCE = _arg("--source", help="folder with Rego and data (default: the shipped policy)", default=None)
 _POLICY = (
     Verb("policy check", "policy:check", "compile the policy strictly, without running it", (_POLICY_SOURCE,)),
     Verb("policy test", "policy:test", "run the policy's own tests", (_POLICY_SOURCE,)),
-    Verb("policy push", "policy:push", "compile, sign and push the policy to a tenant",
-         (_POLICY_SOURCE, _arg("--data", help="grants file that replaces the one in the source", default=None),
-          *IN_TENANT)),
+    Verb(
+        "policy push",
+        "policy:push",
+        "compile, sign and push the policy to a tenant",
+        (
+            _POLICY_SOURCE,
+            _arg("--data", help="grants file that replaces the one in the source", default=None),
+            *IN_TENANT,
+        ),
+    ),
     Verb("policy show", "policy:show", "the policy in force at a tenant", IN_TENANT),
 )
 
@@ -167,11 +207,22 @@ _STATE = _arg("--state", help="state directory of this node", default=None)
 
 def _node_verbs(group: str, service: str) -> tuple[Verb, ...]:
     return (
-        Verb(f"{group} enroll", f"node:{group}_enroll", f"join a fabric as {service} with a join token",
-             (_arg("token", help="join token, or - to read it from standard input"), _STATE,
-              _arg("--hostname", help="name to show for this machine (default: its host name)", default=None))),
-        Verb(f"{group} run", f"node:{group}_run", "run the daemon in the foreground",
-             (_STATE, _arg("--config", help="TOML configuration file", default=None))),
+        Verb(
+            f"{group} enroll",
+            f"node:{group}_enroll",
+            f"join a fabric as {service} with a join token",
+            (
+                _arg("token", help="join token, or - to read it from standard input"),
+                _STATE,
+                _arg("--hostname", help="name to show for this machine (default: its host name)", default=None),
+            ),
+        ),
+        Verb(
+            f"{group} run",
+            f"node:{group}_run",
+            "run the daemon in the foreground",
+            (_STATE, _arg("--config", help="TOML configuration file", default=None)),
+        ),
         Verb(f"{group} status", f"node:{group}_status", "peers, paths, suite, epochs and counters", (_STATE, JSON)),
         Verb(f"{group} down", f"node:{group}_down", "stop the daemon and remove what it made", (_STATE,)),
     )
@@ -181,9 +232,16 @@ VERBS: tuple[Verb, ...] = (
     *_FABRIC,
     *_RECORDS,
     *_POLICY,
-    Verb("audit list", "audit:listing", "list audit events, newest first",
-         (_arg("--kind", help="only events of this kind, or kinds that begin with it", default=""),
-          _arg("--limit", help="at most this many (default 100)", type=int, default=100), *IN_TENANT)),
+    Verb(
+        "audit list",
+        "audit:listing",
+        "list audit events, newest first",
+        (
+            _arg("--kind", help="only events of this kind, or kinds that begin with it", default=""),
+            _arg("--limit", help="at most this many (default 100)", type=int, default=100),
+            *IN_TENANT,
+        ),
+    ),
     *_node_verbs("agent", "an endpoint"),
     *_node_verbs("gateway", "a gateway"),
     Verb(

@@ -74,7 +74,11 @@ def ca_to_be_signed(
 ) -> bytes:  # fmt: skip
     """A CA certificate to sign: path_length 1 for the root, 0 for an issuer. Names are common names."""
     extensions = [
-        {"extn_id": "basic_constraints", "critical": True, "extn_value": {"ca": True, "path_len_constraint": path_length}},
+        {
+            "extn_id": "basic_constraints",
+            "critical": True,
+            "extn_value": {"ca": True, "path_len_constraint": path_length},
+        },
         {"extn_id": "key_usage", "critical": True, "extn_value": {"key_cert_sign", "crl_sign"}},
     ]
     return _to_be_signed(suite, subject, public_key, issuer, issuer_key, serial, not_before, not_after, extensions)

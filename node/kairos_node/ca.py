@@ -6,7 +6,13 @@ from collections.abc import Callable
 
 from kairos.crypto.provider import Provider, SigningKey
 from kairos.crypto.suites import Suite
-from kairos.identity.certificate import SERIAL_BYTES, Certificate, ca_to_be_signed, certificate, parse_certificate_untrusted
+from kairos.identity.certificate import (
+    SERIAL_BYTES,
+    Certificate,
+    ca_to_be_signed,
+    certificate,
+    parse_certificate_untrusted,
+)
 
 ROOT_LIFE_S = 10 * 365 * 86_400
 ISSUER_LIFE_S = 90 * 86_400
@@ -21,13 +27,27 @@ def make_root(provider: Provider, suite: Suite, trust_domain: str, seed: bytes, 
     key = provider.signing_key(suite, seed)
     name = f"{trust_domain} root"
     tbs = ca_to_be_signed(
-        suite, name, key.public_key, name, key.public_key, entropy(SERIAL_BYTES), now - _BACKDATE_S, now + ROOT_LIFE_S, 1
+        suite,
+        name,
+        key.public_key,
+        name,
+        key.public_key,
+        entropy(SERIAL_BYTES),
+        now - _BACKDATE_S,
+        now + ROOT_LIFE_S,
+        1,
     )
     return _signed(suite, tbs, key)
 
 
 def make_issuer(
-    provider: Provider, root: Certificate, root_seed: bytes, issuer_seed: bytes, trust_domain: str, now: int, entropy: Entropy
+    provider: Provider,
+    root: Certificate,
+    root_seed: bytes,
+    issuer_seed: bytes,
+    trust_domain: str,
+    now: int,
+    entropy: Entropy,
 ) -> bytes:
     """The issuing CA's certificate in DER, signed by the root."""
     suite = root.suite

@@ -36,7 +36,13 @@ class Trust:
 
 
 def trust_untrusted(
-    provider: Provider, suite: Suite, trust_domain: str, root_der: bytes, issuer_der: bytes, pinned_root: bytes, now: float
+    provider: Provider,
+    suite: Suite,
+    trust_domain: str,
+    root_der: bytes,
+    issuer_der: bytes,
+    pinned_root: bytes,
+    now: float,
 ) -> Trust:
     """Believes the root for its pinned fingerprint (SHA-256 of the DER), and the issuer for the root's signature.
 
@@ -94,5 +100,3 @@ def _check_signature(provider: Provider, issuer: Certificate, certificate: Certi
 def _check_time(certificate: Certificate, now: float) -> None:
     if not certificate.valid_at(now):
         raise Refused("certificate-expired", f"the certificate of {certificate.subject} is not valid now")
-
-

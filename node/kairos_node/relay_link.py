@@ -18,7 +18,6 @@ from collections.abc import Callable
 from typing import Protocol
 
 import msgspec
-from kairos_dataplane import Dataplane
 from picows import WSError, WSFrame, WSListener, WSMsgType, WSTransport, ws_connect
 
 from kairos.api.relay import Close, encode, parse_close_untrusted, parse_open_untrusted, parse_opened_untrusted
@@ -26,6 +25,7 @@ from kairos.errors import BadMessage, KairosError, Refused
 from kairos.protocol.channel import Channel
 from kairos.wire import frame as wire
 from kairos.wire.frame import FLAG_DATAGRAMS, FRAME_PAYLOAD_MAX, FrameHeader, FrameType
+from kairos_dataplane import Dataplane
 
 _log = logging.getLogger(__name__)
 _PING_AFTER_S = 10.0  # of silence from the relay
@@ -71,7 +71,7 @@ class RelayChannel:
 Accept = Callable[[RelayChannel], ChannelUser]
 
 
-class RelayLink(WSListener):  # type: ignore[misc]  # picows is compiled
+class RelayLink(WSListener):
     """One connected socket. `accept` is called for every channel; `lost` is done when the socket is gone."""
 
     def __init__(self, dataplane: Dataplane, accept: Accept) -> None:

@@ -13,9 +13,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from ipaddress import ip_network
 
+from pyroute2 import netns
+
 from kairos_dataplane import Dataplane, Flow, FlowOpened, Verdict
 from kairos_dataplane.tun import open_tun
-from pyroute2 import netns
 
 KEYS = {side: (bytes([side]) * 32, bytes([side + 10]) * 12) for side in (0, 1)}
 Judge = Callable[[Flow], Verdict]

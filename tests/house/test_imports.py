@@ -32,9 +32,27 @@ MAY_IMPORT = {
 }
 # The pure core: nothing with a clock, entropy, a socket, a file or a thread in it.
 PURE = {
-    "__future__", "abc", "base64", "binascii", "bisect", "collections", "dataclasses", "datetime", "enum", "functools", "hashlib",
-    "hmac", "ipaddress", "itertools", "json", "math", "re", "struct", "typing", "urllib",
-}  # fmt: skip
+    "__future__",
+    "abc",
+    "base64",
+    "binascii",
+    "bisect",
+    "collections",
+    "dataclasses",
+    "datetime",
+    "enum",
+    "functools",
+    "hashlib",
+    "hmac",
+    "ipaddress",
+    "itertools",
+    "json",
+    "math",
+    "re",
+    "struct",
+    "typing",
+    "urllib",
+}
 PURE_LIBRARIES = {"msgspec", "asn1crypto"}
 RUNTIME = {"js", "pyodide", "workers"}
 

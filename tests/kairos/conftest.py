@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from toy_provider import ToyProvider
 
 from kairos.crypto.suites import KR1, Suite
+from toy_provider import ToyProvider
 
 
 @pytest.fixture

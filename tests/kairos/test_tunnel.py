@@ -8,12 +8,12 @@ from dataclasses import replace
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from toy_provider import ToyProvider
 
 from kairos.crypto.suites import KR1
 from kairos.errors import BadMessage, IllegalMove
 from kairos.protocol import tunnel as t
 from kairos.wire.control import Config, Message, VniConfig, encode, parse_message_untrusted
+from toy_provider import ToyProvider
 
 EXPORTER = b"x" * 48
 

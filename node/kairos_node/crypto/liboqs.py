@@ -26,7 +26,8 @@ def _load() -> ModuleType:
     home = Path(os.environ.get("OQS_INSTALL_PATH", "/usr/local"))
     if not any((home / folder / "liboqs.so").exists() for folder in ("lib", "lib64")):
         raise Refused(
-            "unknown-provider", f"provider oqs needs liboqs.so below {home}; set OQS_INSTALL_PATH to where it is installed"
+            "unknown-provider",
+            f"provider oqs needs liboqs.so below {home}; set OQS_INSTALL_PATH to where it is installed",
         )
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "liboqs version")  # 0.13 and its later layouts agree for KEM and signature
@@ -34,7 +35,8 @@ def _load() -> ModuleType:
             import oqs
         except ImportError:
             raise Refused("unknown-provider", "provider oqs needs liboqs-python: pip install kairos-red[oqs]") from None
-    return oqs
+    loaded: ModuleType = oqs
+    return loaded
 
 
 class LiboqsSigningKey:
@@ -110,5 +112,7 @@ def _from_seed(oqs: ModuleType, signature: Any, seed: bytes) -> bytes:
         finally:
             native.OQS_randombytes_switch_algorithm(ctypes.create_string_buffer(b"system"))
     if asked != [SEED_BYTES]:
-        raise Refused("unknown-provider", f"this liboqs asks for {asked} random bytes to make a key; use provider cryptography")
+        raise Refused(
+            "unknown-provider", f"this liboqs asks for {asked} random bytes to make a key; use provider cryptography"
+        )
     return public_key

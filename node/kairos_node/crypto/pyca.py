@@ -2,19 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Protocol
-
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric import mldsa, mlkem
 
 from kairos.crypto.suites import SEED_BYTES, Suite
 from kairos.errors import Refused
-
-
-class _PublicSignature(Protocol):
-    def public_bytes_raw(self) -> bytes: ...
-    def verify(self, signature: bytes, data: bytes, context: bytes | None = None) -> None: ...
-
 
 MlDsaPrivateKey = mldsa.MLDSA65PrivateKey | mldsa.MLDSA87PrivateKey
 MlKemPrivateKey = mlkem.MLKEM768PrivateKey | mlkem.MLKEM1024PrivateKey
@@ -23,12 +15,18 @@ _SIGN_PRIVATE: dict[str, type[MlDsaPrivateKey]] = {
     "ML-DSA-65": mldsa.MLDSA65PrivateKey,
     "ML-DSA-87": mldsa.MLDSA87PrivateKey,
 }
-_SIGN_PUBLIC = {"ML-DSA-65": mldsa.MLDSA65PublicKey, "ML-DSA-87": mldsa.MLDSA87PublicKey}
+_SIGN_PUBLIC: dict[str, type[mldsa.MLDSA65PublicKey | mldsa.MLDSA87PublicKey]] = {
+    "ML-DSA-65": mldsa.MLDSA65PublicKey,
+    "ML-DSA-87": mldsa.MLDSA87PublicKey,
+}
 _KEM_PRIVATE: dict[str, type[MlKemPrivateKey]] = {
     "ML-KEM-768": mlkem.MLKEM768PrivateKey,
     "ML-KEM-1024": mlkem.MLKEM1024PrivateKey,
 }
-_KEM_PUBLIC = {"ML-KEM-768": mlkem.MLKEM768PublicKey, "ML-KEM-1024": mlkem.MLKEM1024PublicKey}
+_KEM_PUBLIC: dict[str, type[mlkem.MLKEM768PublicKey | mlkem.MLKEM1024PublicKey]] = {
+    "ML-KEM-768": mlkem.MLKEM768PublicKey,
+    "ML-KEM-1024": mlkem.MLKEM1024PublicKey,
+}
 
 
 def private_key(suite: Suite, seed: bytes) -> MlDsaPrivateKey:
@@ -67,7 +65,7 @@ class PycaProvider:
 
     def verify(self, suite: Suite, public_key: bytes, message: bytes, signature: bytes, context: bytes) -> bool:
         try:
-            key: _PublicSignature = _SIGN_PUBLIC[suite.signature].from_public_bytes(public_key)
+            key = _SIGN_PUBLIC[suite.signature].from_public_bytes(public_key)
         except ValueError as error:
             raise Refused("bad-key", f"{suite.signature} public key: {error}") from None
         try:

@@ -1,0 +1,118 @@
+"""T3 without a network: two channels, bytes carried by hand."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from issued import Authority
+from kairos.crypto.provider import Provider
+from kairos.crypto.suites import KR1
+from kairos.errors import KairosError, Refused
+from kairos_node.certificates import verify_peer_untrusted
+from kairos_node.tls import Check, Credentials, TlsChannel
+
+ROUNDS = 4
+
+
+def expects(authority: Authority, role: str, node: str = "", revoked: frozenset[str] = frozenset()) -> Check:
+    return lambda der: verify_peer_untrusted(
+        authority.provider,
+        authority.trust,
+        der,
+        tenant="acme",
+        role=role,
+        now=authority.now,
+        node=node,
+        revoked=revoked,
+    )
+
+
+def pair(
+    authority: Authority,
+    endpoint: Credentials,
+    gateway: Credentials,
+    *,
+    at_endpoint: Check | None = None,
+    at_gateway: Check | None = None,
+) -> tuple[TlsChannel, TlsChannel]:
+    client = TlsChannel("client", endpoint, at_endpoint or expects(authority, "gateway"))
+    server = TlsChannel("server", gateway, at_gateway or expects(authority, "endpoint"))
+    client.start()
+    for _ in range(ROUNDS):
+        server.receive(client.outgoing())
+        client.receive(server.outgoing())
+    return client, server
+
+
+def test_both_ends_know_each_other_and_share_an_exporter(authority: Authority) -> None:
+    client, server = pair(authority, authority.issue("ep-a"), authority.issue("gw-a", "gateway"))
+    assert client.peer is not None
+    assert server.peer is not None
+    assert (client.peer.node, server.peer.node) == ("gw-a", "ep-a")
+    assert client.exporter() == server.exporter()
+    client.send(b"hello")
+    assert server.receive(client.outgoing()) == b"hello"
+
+
+@pytest.mark.parametrize(
+    ("node", "role", "tenant", "life_s", "code"),
+    [
+        ("gw-a", "gateway", "rival", 3600, "wrong-peer"),
+        ("ep-b", "endpoint", "acme", 3600, "wrong-peer"),
+        ("gw-a", "gateway", "acme", -60, "tls-failed"),
+    ],
+)
+def test_the_wrong_gateway_is_refused(
+    authority: Authority, node: str, role: str, tenant: str, life_s: int, code: str
+) -> None:
+    with pytest.raises(Refused) as refused:
+        pair(authority, authority.issue("ep-a"), authority.issue(node, role, tenant, life_s))
+    assert refused.value.code == code
+
+
+def test_the_endpoint_wants_the_very_gateway_it_asked_for(authority: Authority) -> None:
+    with pytest.raises(Refused, match="not gw-b"):
+        pair(
+            authority,
+            authority.issue("ep-a"),
+            authority.issue("gw-a", "gateway"),
+            at_endpoint=expects(authority, "gateway", node="gw-b"),
+        )
+
+
+def test_a_revoked_endpoint_is_refused(authority: Authority) -> None:
+    with pytest.raises(Refused, match="revoked"):
+        pair(
+            authority,
+            authority.issue("ep-a"),
+            authority.issue("gw-a", "gateway"),
+            at_gateway=expects(authority, "endpoint", revoked=frozenset({"ep-a"})),
+        )
+
+
+def test_another_fabrics_certificates_are_refused(authority: Authority, provider: Provider) -> None:
+    stranger = Authority(provider, KR1)
+    with pytest.raises(Refused):
+        pair(authority, authority.issue("ep-a"), stranger.issue("gw-a", "gateway"))
+
+
+@settings(max_examples=40, deadline=None)
+@given(flight=st.integers(0, 2), place=st.integers(0, 1 << 20))
+def test_a_flipped_bit_in_the_handshake_ends_in_a_typed_error(authority: Authority, flight: int, place: int) -> None:
+    """Every flight, any bit: never established at both ends, never another exception."""
+    client = TlsChannel("client", authority.issue("ep-a"), expects(authority, "gateway"))
+    server = TlsChannel("server", authority.issue("gw-a", "gateway"), expects(authority, "endpoint"))
+    client.start()
+    turns = [(client, server), (server, client), (client, server)]
+    try:
+        for number, (sender, receiver) in enumerate(turns):
+            sent = bytearray(sender.outgoing())
+            if number == flight:
+                bit = place % (len(sent) * 8)
+                sent[bit // 8] ^= 1 << bit % 8
+            receiver.receive(bytes(sent))
+    except KairosError:
+        return
+    assert not (client.established and server.established)
