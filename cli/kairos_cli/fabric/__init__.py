@@ -1,0 +1,1 @@
+"""`kairos fabric ...`: the operator's verbs that make, run and deploy a fabric."""

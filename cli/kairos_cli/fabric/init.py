@@ -1,0 +1,100 @@
+"""`kairos fabric init` and `renew`: the keys of a fabric."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import secrets
+import time
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from kairos.crypto.suites import SEED_BYTES, suite_named
+from kairos.errors import KairosError
+from kairos.identity.certificate import parse_certificate_untrusted
+from kairos.identity.transcript import fingerprint
+from kairos_cli.fabric.operator import Operator, base64_line, directory, seed, write_files
+from kairos_cli.output import as_fields, hex_groups, moment
+
+_DEFAULT_URL = "http://127.0.0.1:8787"
+
+
+def run(options: argparse.Namespace) -> None:
+    folder = directory(options.dir)
+    if (folder / "fabric.toml").exists():
+        raise KairosError(f"{folder} holds a fabric already; name another directory with --dir")
+    url = (options.url or _DEFAULT_URL).rstrip("/")
+    operator = create(folder, options.suite, options.trust_domain, url, options.relay_url or _beside(url))
+    _show(operator)
+    print(f"\nKeep {folder} safe: root.seed and policy.seed are the fabric. Next: kairos fabric dev, or kairos fabric deploy")
+
+
+def renew(options: argparse.Namespace) -> None:
+    from kairos_node.ca import make_issuer
+    from kairos_node.crypto import provider_named
+
+    operator = Operator.load(directory(options.dir))
+    root = parse_certificate_untrusted(operator.root_certificate)
+    issuer_seed = os.urandom(SEED_BYTES)
+    issuer = make_issuer(
+        provider_named("cryptography"), root, seed(operator.folder, "root"), issuer_seed, operator.trust_domain,
+        int(time.time()), os.urandom,
+    )  # fmt: skip
+    write_files(operator.folder, [("issuer.seed", base64_line(issuer_seed)), ("issuer.der", issuer)])
+    _show(Operator.load(operator.folder))
+    print("\nNext: kairos fabric deploy, or start kairos fabric dev again. Nodes take the new issuer with their next renewal.")
+
+
+def create(folder: Path, suite_name: str, trust_domain: str, url: str, relay_url: str) -> Operator:
+    """Makes all keys and writes them; fabric.toml last, so that half a directory is no fabric."""
+    from kairos_node.ca import make_issuer, make_root
+    from kairos_node.crypto import provider_named
+
+    suite = suite_named(suite_name)
+    provider, now = provider_named("cryptography"), int(time.time())
+    root_seed, issuer_seed, policy_seed = (os.urandom(SEED_BYTES) for _ in range(3))
+    root = make_root(provider, suite, trust_domain, root_seed, now, os.urandom)
+    issuer = make_issuer(
+        provider, parse_certificate_untrusted(root), root_seed, issuer_seed, trust_domain, now, os.urandom
+    )
+    facts = {"suite": suite.name, "trust_domain": trust_domain, "url": url, "relay_url": relay_url}
+    write_files(
+        folder,
+        [
+            ("root.seed", base64_line(root_seed)),
+            ("issuer.seed", base64_line(issuer_seed)),
+            ("policy.seed", base64_line(policy_seed)),
+            ("policy.pub", base64_line(provider.signing_key(suite, policy_seed).public_key)),
+            ("root.der", root),
+            ("issuer.der", issuer),
+            ("admin.token", f"kairos-admin-{secrets.token_urlsafe(32)}\n".encode()),
+            ("internal.key", f"{secrets.token_urlsafe(32)}\n".encode()),
+            ("fabric.toml", "".join(f"{name} = {json.dumps(value)}\n" for name, value in facts.items()).encode()),
+        ],
+    )
+    return Operator.load(folder)
+
+
+def _beside(url: str) -> str:
+    """The relay's URL where none was given: the next port, or the host's sibling `relay.`."""
+    parts = urlsplit(url)
+    if parts.port is not None:
+        return f"{parts.scheme}://{parts.hostname}:{parts.port + 1}"
+    return f"{parts.scheme}://relay.{parts.hostname}"
+
+
+def _show(operator: Operator) -> None:
+    issuer = parse_certificate_untrusted(operator.issuer_certificate)
+    as_fields(
+        [
+            ("suite", operator.suite.name),
+            ("trust domain", operator.trust_domain),
+            ("fabric", operator.url),
+            ("relay", operator.relay_url),
+            ("root CA", hex_groups(fingerprint(operator.root_certificate))),
+            ("policy key", hex_groups(fingerprint(operator.policy_key))),
+            ("issuer until", moment(issuer.not_after)),
+            ("directory", operator.folder),
+        ]
+    )

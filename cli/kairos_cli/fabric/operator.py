@@ -1,0 +1,141 @@
+"""The operator directory: the fabric's keys on the operator's own machine.
+
+    fabric.toml     suite, trust_domain, url, relay_url
+    root.seed       root CA key, offline          root.der      its certificate
+    issuer.seed     issuing CA key, for the Worker  issuer.der  its certificate, 90 days
+    policy.seed     policy key, offline           policy.pub    its public key
+    admin.token     admin credential              internal.key  what the two Workers know each other by
+
+Seeds and public keys are base64 on one line. Mode 0700, files 0600.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import os
+import tomllib
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from kairos.crypto.suites import SEED_BYTES, Suite, suite_named
+from kairos.errors import KairosError
+
+_DEFAULT = "~/.config/kairos/fabric"
+
+
+class OperatorError(KairosError):
+    """The operator directory is not there, or not whole."""
+
+
+@dataclass(frozen=True, slots=True)
+class Operator:
+    """The directory, loaded. Certificates are DER, policy_key is the raw ML-DSA public key."""
+
+    folder: Path
+    suite: Suite
+    trust_domain: str
+    url: str
+    relay_url: str
+    root_certificate: bytes
+    issuer_certificate: bytes
+    policy_key: bytes
+    issuer_seed: bytes = field(repr=False)
+    policy_seed: bytes = field(repr=False)
+    admin_token: str = field(repr=False)
+    internal_key: str = field(repr=False)
+
+    @classmethod
+    def load(cls, folder: Path) -> Operator:
+        """Raises OperatorError."""
+        try:
+            facts = tomllib.loads((folder / "fabric.toml").read_text())
+            return cls(
+                folder=folder,
+                suite=suite_named(facts["suite"]),
+                trust_domain=facts["trust_domain"],
+                url=facts["url"],
+                relay_url=facts["relay_url"],
+                root_certificate=(folder / "root.der").read_bytes(),
+                issuer_certificate=(folder / "issuer.der").read_bytes(),
+                policy_key=_unb64(folder / "policy.pub"),
+                issuer_seed=seed(folder, "issuer"),
+                policy_seed=seed(folder, "policy"),
+                admin_token=(folder / "admin.token").read_text().strip(),
+                internal_key=(folder / "internal.key").read_text().strip(),
+            )
+        except FileNotFoundError as error:
+            raise OperatorError(
+                f"no fabric in {folder} ({Path(error.filename).name} is missing); make one with `kairos fabric init`, "
+                "or name its directory with --dir or $KAIROS_FABRIC"
+            ) from None
+        except (KeyError, ValueError) as error:
+            raise OperatorError(f"the operator directory {folder} is damaged: {error}") from None
+
+    @property
+    def state(self) -> Path:
+        """Where the local fabric keeps its state."""
+        return self.folder / "state"
+
+    def worker_vars(self) -> dict[str, str]:
+        """The plain variables of both Workers."""
+        return {
+            "SUITE": self.suite.name,
+            "TRUST_DOMAIN": self.trust_domain,
+            "FABRIC_URL": self.url,
+            "RELAY_URL": self.relay_url,
+            "ROOT_CERTIFICATE": _b64(self.root_certificate),
+            "ISSUER_CERTIFICATE": _b64(self.issuer_certificate),
+            "POLICY_KEY": _b64(self.policy_key),
+        }
+
+    def worker_secrets(self) -> dict[str, str]:
+        """The secrets of the Workers. Root and policy seed are not among them, and must never be."""
+        return {
+            "ISSUER_SEED": _b64(self.issuer_seed),
+            "ADMIN_TOKEN_SHA256": hashlib.sha256(self.admin_token.encode()).hexdigest(),
+            "INTERNAL_KEY": self.internal_key,
+        }
+
+
+def directory(option: str | None) -> Path:
+    """--dir, else $KAIROS_FABRIC, else the default."""
+    return Path(option or os.environ.get("KAIROS_FABRIC") or _DEFAULT).expanduser()
+
+
+def seed(folder: Path, name: str) -> bytes:
+    """A 32-byte seed of the directory. Raises ValueError."""
+    value = _unb64(folder / f"{name}.seed")
+    if len(value) != SEED_BYTES:
+        raise ValueError(f"{name}.seed is not {SEED_BYTES} bytes")
+    return value
+
+
+def write_files(folder: Path, files: Iterable[tuple[str, bytes]]) -> None:
+    """Each file whole or not at all, readable by its owner only."""
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    for name, data in files:
+        partial = folder / f".{name}.partial"
+        handle = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.rename(folder / name)
+
+
+def base64_line(data: bytes) -> bytes:
+    return _b64(data).encode() + b"\n"
+
+
+def _b64(data: bytes) -> str:
+    return base64.b64encode(data).decode()
+
+
+def _unb64(path: Path) -> bytes:
+    try:
+        return base64.b64decode(path.read_text().strip(), validate=True)
+    except binascii.Error:
+        raise ValueError(f"{path.name} is not base64") from None
