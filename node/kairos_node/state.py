@@ -1,0 +1,221 @@
+"""What a node keeps on disk: directory 0700, files 0600, every write atomic. A process may be killed at any moment.
+
+join.json       what the join token pinned; written before E1
+identity.json   seed, certificate, and the seed of a rotation in flight: one file, so that they change together
+fabric.json     what the fabric said of itself, after it was checked against the pins
+network.json, policy.json, bundle.tar.gz, revoked.json    the last of each, for when the fabric is out of reach
+spool/          audit events not yet delivered
+lock, socket    of the running daemon
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import secrets
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+
+from kairos.api.enrollment import FabricInfo, Role
+from kairos.api.session import Network, PolicyRecord
+from kairos.crypto.provider import Provider, SigningKey
+from kairos.crypto.suites import SEED_BYTES, Suite, suite_named
+from kairos.errors import BadMessage, Refused
+from kairos.identity.certificate import Certificate, parse_certificate_untrusted
+from kairos_node.certificates import Trust, trust_untrusted
+
+_T = TypeVar("_T")
+
+
+class Join(msgspec.Struct, frozen=True):
+    """What the join token said, without its secret. Fingerprints are SHA-256."""
+
+    fabric_url: str
+    trust_domain: str
+    suite: str
+    tenant: str
+    role: Role
+    token_id: str
+    root_fingerprint: bytes
+    policy_fingerprint: bytes
+    hostname: str
+
+
+class Keys(msgspec.Struct, frozen=True, omit_defaults=True):
+    """seed: of the device key; certificate: DER, empty before E6; next_seed: of the key we are rotating to."""
+
+    seed: bytes
+    certificate: bytes = b""
+    next_seed: bytes = b""
+
+    def __repr__(self) -> str:
+        return f"Keys(certificate={len(self.certificate)} bytes)"
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """An enrolled node as its daemon uses it."""
+
+    node: str
+    join: Join
+    suite: Suite
+    trust: Trust
+    certificate: Certificate
+    key: SigningKey
+    seed: bytes = field(repr=False)
+    policy_key: bytes
+
+
+class NodeState:
+    """The state directory of one node."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.spool = directory / "spool"
+        self.socket = directory / "socket"
+
+    def create(self) -> None:
+        """Makes the directory and closes it to others. Raises OSError."""
+        self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self.directory.chmod(0o700)
+        self.spool.mkdir(mode=0o700, exist_ok=True)
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """One process at a time. Raises Refused (state-busy); the kernel frees the lock of a killed process."""
+        self.create()
+        handle = os.open(self.directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise Refused("state-busy", f"another process uses {self.directory}; stop it first") from None
+        else:
+            yield
+        finally:
+            os.close(handle)
+
+    # -- identity ----------------------------------------------------------------------------------------------------
+
+    @property
+    def join(self) -> Join | None:
+        return self._load("join.json", Join)
+
+    @property
+    def keys(self) -> Keys | None:
+        return self._load("identity.json", Keys)
+
+    @property
+    def fabric(self) -> FabricInfo | None:
+        return self._load("fabric.json", FabricInfo)
+
+    def begin(self, join: Join, seed: bytes) -> None:
+        """Before E1: the key must outlive us, or a counted token would be lost with it."""
+        self.create()
+        self._save("identity.json", Keys(seed))
+        self._save("join.json", join)
+
+    def keep_keys(self, keys: Keys) -> None:
+        self._save("identity.json", keys)
+
+    def keep_fabric(self, info: FabricInfo) -> None:
+        self._save("fabric.json", info)
+
+    def identity(self, provider: Provider, now: float) -> Identity:
+        """Raises Refused: not-enrolled, or a stored certificate or issuer that no longer holds."""
+        join, keys, info = self.join, self.keys, self.fabric
+        if join is None or keys is None or info is None or not keys.certificate:
+            verb = "gateway" if join is not None and join.role == "gateway" else "agent"
+            raise Refused(
+                "not-enrolled", f"this node has not enrolled ({self.directory}); run: kairos {verb} enroll TOKEN"
+            )
+        suite = suite_named(join.suite)
+        trust = trust_untrusted(
+            provider,
+            suite,
+            join.trust_domain,
+            info.root_certificate,
+            info.issuer_certificate,
+            join.root_fingerprint,
+            now,
+        )
+        certificate = parse_certificate_untrusted(keys.certificate)
+        if certificate.spiffe is None:
+            raise Refused("bad-certificate", f"{self.directory}/identity.json holds no node's certificate")
+        key = provider.signing_key(suite, keys.seed)
+        return Identity(certificate.spiffe.node, join, suite, trust, certificate, key, keys.seed, info.policy_key)
+
+    # -- the last that the fabric said -------------------------------------------------------------------------------
+
+    @property
+    def network(self) -> Network | None:
+        return self._load("network.json", Network)
+
+    def keep_network(self, network: Network) -> None:
+        """A revocation is never forgotten, also when a later answer does not name it."""
+        self.revoke(network.revoked)
+        self._save("network.json", network)
+
+    @property
+    def policy(self) -> tuple[PolicyRecord, bytes] | None:
+        """The last bundle that was believed. Whoever loads it verifies it again."""
+        record = self._load("policy.json", PolicyRecord)
+        bundle = self.directory / "bundle.tar.gz"
+        return (record, bundle.read_bytes()) if record is not None and bundle.exists() else None
+
+    def keep_policy(self, record: PolicyRecord, bundle: bytes) -> None:
+        self._write("bundle.tar.gz", bundle)
+        self._save("policy.json", record)
+
+    @property
+    def revoked(self) -> frozenset[str]:
+        return frozenset(self._load("revoked.json", list[str]) or ())
+
+    def revoke(self, nodes: Iterable[str]) -> None:
+        known = self.revoked
+        grown = known.union(nodes)
+        if grown != known:
+            self._save("revoked.json", sorted(grown))
+
+    # -- files -------------------------------------------------------------------------------------------------------
+
+    def _load(self, name: str, kind: type[_T]) -> _T | None:
+        try:
+            text = (self.directory / name).read_bytes()
+        except FileNotFoundError:
+            return None
+        try:
+            return msgspec.json.decode(text, type=kind)
+        except msgspec.MsgspecError as error:
+            raise BadMessage(f"{self.directory / name} is damaged ({error}); restore it or enroll anew") from None
+
+    def _save(self, name: str, value: object) -> None:
+        self._write(name, msgspec.json.encode(value))
+
+    def _write(self, name: str, data: bytes) -> None:
+        """All of it or nothing, on disk when this returns."""
+        temporary = self.directory / f".{name}.{secrets.token_hex(4)}"
+        handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(self.directory / name)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+        folder = os.open(self.directory, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+
+def new_seed() -> bytes:
+    """The seed of a new device key, from the kernel."""
+    return secrets.token_bytes(SEED_BYTES)
