@@ -98,3 +98,9 @@ class Page(msgspec.Struct):
 
     items: list[Any]
     next: str = ""
+
+
+class Reason(msgspec.Struct, omit_defaults=True):
+    """Why a device was denied: it is told."""
+
+    reason: str = "denied by the operator"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import re
 from dataclasses import dataclass
 
@@ -15,6 +17,12 @@ _DOMAIN = re.compile(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?")
 def is_name(text: str) -> bool:
     """Tenants, VNIs and nodes are DNS labels: lower case, digits, inner hyphens, at most 63."""
     return _NAME.fullmatch(text) is not None
+
+
+def node_id(role: str, public_key: bytes) -> str:
+    """The id of a node from the raw public key it enrolls with: it stays when the key rotates."""
+    digest = base64.b32encode(hashlib.sha256(public_key).digest()).decode().lower()
+    return f"{'gw' if role == 'gateway' else 'ep'}-{digest[:16]}"
 
 
 @dataclass(frozen=True, slots=True)

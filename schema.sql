@@ -1,0 +1,107 @@
+-- Durable records of the fabric. Every write of a tenant goes through that tenant's Durable Object, which serializes
+-- them; the constraints below hold even so. Binary columns are base64 text: D1 hands BLOBs to Python as number arrays.
+
+CREATE TABLE tenants (
+  tenant     TEXT PRIMARY KEY,
+  created_at INTEGER NOT NULL,
+  revision   INTEGER NOT NULL DEFAULT 0          -- grows with every change nodes must fetch
+);
+
+CREATE TABLE vnis (
+  vni        INTEGER PRIMARY KEY CHECK (vni BETWEEN 1 AND 16777215),   -- unique in the whole fabric
+  tenant     TEXT NOT NULL REFERENCES tenants (tenant),
+  name       TEXT NOT NULL,
+  prefixes   TEXT NOT NULL,                      -- JSON list
+  mtu        INTEGER NOT NULL,
+  dns_suffix TEXT NOT NULL,
+  routes     TEXT NOT NULL,                      -- JSON list of {prefix, via}
+  created_at INTEGER NOT NULL,
+  UNIQUE (tenant, name)
+);
+
+CREATE TABLE lease_cursors (
+  vni    INTEGER NOT NULL REFERENCES vnis (vni) ON DELETE CASCADE,
+  prefix TEXT NOT NULL,
+  next   TEXT NOT NULL,                          -- host number; only ever grows. Text: an IPv6 host number exceeds 64 bits
+  PRIMARY KEY (vni, prefix)
+);
+
+CREATE TABLE tokens (
+  token_id    TEXT PRIMARY KEY,
+  tenant      TEXT NOT NULL REFERENCES tenants (tenant),
+  role        TEXT NOT NULL CHECK (role IN ('endpoint', 'gateway')),
+  secret_hash TEXT NOT NULL,                     -- SHA-256, base64
+  uses        INTEGER NOT NULL CHECK (uses >= 1),
+  used        INTEGER NOT NULL DEFAULT 0 CHECK (used <= uses),   -- a use too many aborts the whole batch
+  expires_at  INTEGER NOT NULL,
+  vnis        TEXT NOT NULL,                     -- JSON list of names
+  tags        TEXT NOT NULL,
+  groups      TEXT NOT NULL,
+  owner       TEXT NOT NULL,
+  label       TEXT NOT NULL,
+  created_at  INTEGER NOT NULL
+);
+CREATE INDEX tokens_by_tenant ON tokens (tenant, token_id);
+
+CREATE TABLE devices (
+  tenant          TEXT NOT NULL REFERENCES tenants (tenant),
+  node            TEXT NOT NULL,
+  role            TEXT NOT NULL CHECK (role IN ('endpoint', 'gateway')),
+  name            TEXT NOT NULL,
+  status          TEXT NOT NULL CHECK (status IN ('active', 'revoked')),
+  public_key      TEXT NOT NULL,                 -- raw ML-DSA, base64
+  key_fingerprint TEXT NOT NULL,                 -- SHA-256, hex
+  token_id        TEXT NOT NULL,                 -- the join token that was counted for it
+  tags            TEXT NOT NULL,
+  groups          TEXT NOT NULL,
+  owner           TEXT NOT NULL,
+  serial          TEXT NOT NULL,
+  not_after       INTEGER NOT NULL,
+  enrolled_at     INTEGER NOT NULL,
+  reason          TEXT NOT NULL DEFAULT '',
+  PRIMARY KEY (tenant, node),
+  UNIQUE (tenant, key_fingerprint)               -- a revoked key never enrolls again
+);
+
+CREATE TABLE certificates (
+  serial     TEXT PRIMARY KEY,                   -- hex
+  tenant     TEXT NOT NULL,
+  node       TEXT NOT NULL,
+  der        TEXT NOT NULL,
+  not_before INTEGER NOT NULL,
+  not_after  INTEGER NOT NULL
+);
+CREATE INDEX certificates_by_node ON certificates (tenant, node);
+CREATE INDEX certificates_by_end ON certificates (not_after);
+
+CREATE TABLE leases (
+  vni     INTEGER NOT NULL REFERENCES vnis (vni) ON DELETE CASCADE,
+  tenant  TEXT NOT NULL,
+  node    TEXT NOT NULL,
+  prefix  TEXT NOT NULL,
+  address TEXT NOT NULL,                         -- interface address, 10.7.0.5/24
+  PRIMARY KEY (vni, address),
+  UNIQUE (vni, node, prefix)
+);
+CREATE INDEX leases_by_node ON leases (tenant, node);
+
+CREATE TABLE policies (
+  tenant     TEXT NOT NULL REFERENCES tenants (tenant),
+  version    INTEGER NOT NULL CHECK (version >= 1),
+  sha384     TEXT NOT NULL,
+  signature  TEXT NOT NULL,
+  created_at INTEGER NOT NULL,
+  PRIMARY KEY (tenant, version)
+);
+
+CREATE TABLE audit (
+  seq     INTEGER PRIMARY KEY AUTOINCREMENT,
+  id      TEXT NOT NULL UNIQUE,                  -- the key of idempotence
+  tenant  TEXT NOT NULL,
+  at      REAL NOT NULL,
+  source  TEXT NOT NULL,
+  kind    TEXT NOT NULL,
+  body    TEXT NOT NULL                          -- the event, JSON
+);
+CREATE INDEX audit_by_tenant ON audit (tenant, seq);
+CREATE INDEX audit_by_kind ON audit (tenant, kind, seq);

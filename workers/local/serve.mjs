@@ -1,0 +1,118 @@
+// One Worker in one workerd process: `node serve.mjs PLAN`. PLAN is JSON made by kairos_cli/fabric/local.py. Says {"ready": URL} on
+// standard output when it answers, and stops cleanly on SIGTERM or when standard input closes. `node serve.mjs PLAN snapshot` makes
+// the memory snapshot instead.
+import { mkdir, readFile, readdir, rename, writeFile } from "node:fs/promises";
+import { createRequire } from "node:module";
+import path from "node:path";
+import { Miniflare, convertV4MiniflareOptions } from "miniflare";
+
+const here = import.meta.dirname;
+const pyodide = path.dirname(createRequire(import.meta.url).resolve("pyodide/package.json"));
+const plan = JSON.parse(await readFile(process.argv[2], "utf8"));
+const makeSnapshot = process.argv[3] === "snapshot";
+
+function text(type, name, contents) {
+  return { type, path: path.join(here, name), contents };
+}
+
+async function file(type, source, name = path.basename(source)) {
+  const contents = await readFile(source, type === "ESModule" || type === "Text" ? "utf8" : null);
+  return text(type, name, contents);
+}
+
+function entry() {
+  if (makeSnapshot)
+    return 'import { takeSnapshot } from "./host.mjs";\nexport default { fetch: () => new Response(takeSnapshot()) };';
+  return [
+    'import { durableObject, entrypoint } from "./host.mjs";',
+    'export default class extends entrypoint("Default") {}',
+    ...plan.classes.map((name) => `export class ${name} extends durableObject("${name}") {}`),
+  ].join("\n");
+}
+
+async function modules() {
+  const imports = plan.extensions.map((_, i) => `import m${i} from "./extension${i}.wasm";\n`).join("");
+  const table = plan.extensions.map(({ path: at }, i) => `[${JSON.stringify(at)}, m${i}]`);
+  const settings = { main: plan.main, makeSnapshot, warm: plan.warm };
+  return [
+    text("ESModule", "worker.mjs", entry()),
+    await file("ESModule", path.join(here, "prelude.mjs")),
+    await file("ESModule", path.join(here, "host.mjs")),
+    text("Text", "settings.json", JSON.stringify(settings)),
+    text("ESModule", "extensions.mjs", `${imports}export default [${table}];`),
+    text("Data", "snapshot.bin", makeSnapshot ? Buffer.alloc(0) : await readFile(plan.snapshot)),
+    await file("Data", plan.bundle, "bundle.zip"),
+    await file("ESModule", path.join(pyodide, "pyodide.mjs")),
+    await file("ESModule", path.join(pyodide, "pyodide.asm.mjs")),
+    await file("CompiledWasm", path.join(pyodide, "pyodide.asm.wasm")),
+    await file("Data", path.join(pyodide, "python_stdlib.zip")),
+    await file("Text", path.join(pyodide, "pyodide-lock.json")),
+    ...(await Promise.all(plan.extensions.map(({ file: at }, i) => file("CompiledWasm", at, `extension${i}.wasm`)))),
+  ];
+}
+
+async function start() {
+  const bound = makeSnapshot ? {} : { ...plan.bindings, resourcePersistencePath: plan.state, host: plan.host, port: plan.port };
+  const common = {
+    name: plan.name,
+    compatibilityDate: plan.compatibilityDate,
+    compatibilityFlags: plan.compatibilityFlags,
+    cf: false,
+    modulesRoot: here,
+    modules: await modules(),
+    handleStructuredLogs: ({ level, message }) => console.error(`${level}: ${message}`), // standard error is the log
+  };
+  return new Miniflare(convertV4MiniflareOptions({ ...common, ...bound }));
+}
+
+async function migrate(miniflare) {
+  const database = await miniflare.getD1Database(plan.migrations.binding);
+  await database.prepare("CREATE TABLE IF NOT EXISTS d1_migrations (name TEXT PRIMARY KEY)").run();
+  const { results } = await database.prepare("SELECT name FROM d1_migrations").all();
+  const applied = new Set(results.map((row) => row.name));
+  for (const name of (await readdir(plan.migrations.folder)).sort()) {
+    if (applied.has(name)) continue;
+    const source = await readFile(path.join(plan.migrations.folder, name), "utf8");
+    const statements = source.replace(/--.*$/gm, "").split(";").filter((each) => each.trim());
+    const record = database.prepare("INSERT INTO d1_migrations (name) VALUES (?)").bind(name);
+    await database.batch([...statements.map((each) => database.prepare(each)), record]); // all of it or nothing
+  }
+}
+
+async function runCrons(miniflare) {
+  const worker = await miniflare.getWorker();
+  setInterval(() => {
+    const minute = new Date().getMinutes();
+    for (const cron of plan.crons) {
+      const every = Number(/^\*\/(\d+) \* \* \* \*$/.exec(cron)?.[1] ?? 60); // others: once an hour
+      if (minute % every === 0) worker.scheduled({ cron }).catch((error) => console.error(`cron ${cron}: ${error}`));
+    }
+  }, 60_000).unref();
+}
+
+async function writeSnapshot(miniflare) {
+  const answer = await miniflare.dispatchFetch("http://local/");
+  const bytes = Buffer.from(await answer.arrayBuffer());
+  if (answer.status !== 200) throw new Error(bytes.toString());
+  await mkdir(path.dirname(plan.snapshot), { recursive: true });
+  await writeFile(`${plan.snapshot}.partial`, bytes);
+  await rename(`${plan.snapshot}.partial`, plan.snapshot);
+}
+
+const miniflare = await start();
+if (makeSnapshot) {
+  await writeSnapshot(miniflare);
+  await miniflare.dispose();
+} else {
+  const stop = async () => {
+    await miniflare.dispose();
+    process.exit(0);
+  };
+  process.on("SIGTERM", stop);
+  process.on("SIGINT", stop);
+  process.stdin.on("end", stop).resume(); // whoever started us is gone
+  await miniflare.ready;
+  if (plan.migrations) await migrate(miniflare);
+  if (plan.crons.length) await runCrons(miniflare);
+  process.stdout.write(`${JSON.stringify({ ready: String(await miniflare.ready) })}\n`);
+}

@@ -1,0 +1,80 @@
+"""The platform out of the Worker's environment."""
+
+from __future__ import annotations
+
+import base64
+import os
+import time
+from typing import Any
+
+import msgspec
+
+from kairos.api.session import Cut
+from kairos.crypto.suites import suite_named
+from kairos.identity.certificate import parse_certificate_untrusted
+
+from ..ports import Platform, Settings
+from .signatures import WebCryptoSignatures
+from .storage import D1Store, KvCache, Queue, R2Blobs
+
+
+def settings_of(env: Any) -> Settings:
+    def octets(name: str) -> bytes:
+        return base64.b64decode(getattr(env, name))
+
+    return Settings(
+        suite=suite_named(env.SUITE),
+        trust_domain=env.TRUST_DOMAIN,
+        relay_url=env.RELAY_URL,
+        root=parse_certificate_untrusted(octets("ROOT_CERTIFICATE")),
+        issuer=parse_certificate_untrusted(octets("ISSUER_CERTIFICATE")),
+        issuer_seed=octets("ISSUER_SEED"),
+        policy_key=octets("POLICY_KEY"),
+        admin_token_hash=env.ADMIN_TOKEN_SHA256,
+        internal_key=env.INTERNAL_KEY,
+    )
+
+
+def platform_of(env: Any) -> Platform:
+    settings = _settings(env)
+    return Platform(
+        settings=settings,
+        store=D1Store(env.DB),
+        cache=KvCache(env.CACHE),
+        blobs=R2Blobs(env.BLOBS),
+        queue=Queue(env.EVENTS),
+        signatures=WebCryptoSignatures(settings.suite),
+        clock=time.time,
+        entropy=os.urandom,
+    )
+
+
+class BoundRelay:
+    """The relay Worker through its service binding."""
+
+    def __init__(self, binding: Any, internal_key: str) -> None:
+        self._binding = binding
+        self._key = internal_key
+
+    async def cut(self, cut: Cut) -> bool:
+        try:
+            answer = await self._binding.fetch(
+                "http://relay/internal/cut",
+                method="POST",
+                body=msgspec.json.encode(cut).decode(),
+                headers={"authorization": f"Bearer {self._key}", "content-type": "application/json"},
+            )
+        except Exception as error:  # the other Worker is down: whatever the bridge makes of that
+            print(f"relay cut: {error}")
+            return False
+        return bool(answer.status == 204)
+
+
+_cached: list[Settings] = []
+
+
+def _settings(env: Any) -> Settings:
+    """Parsed once an isolate: variables do not change while it lives."""
+    if not _cached:
+        _cached.append(settings_of(env))
+    return _cached[0]

@@ -1,0 +1,77 @@
+"""E2: a gateway of the tenant judges who may enroll. What it says is signed; no answer in time is no."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from kairos.api.push import AdmissionRequest, AdmissionVerdict, encode
+from kairos.constants import ADMISSION_WAIT_S
+from kairos.crypto import labels
+from kairos.identity import transcript
+
+from .ports import TenantPlatform
+from .problems import problem
+from .records import gateways_of, unb64
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """outcome: allow or hold. A deny is raised."""
+
+    outcome: str
+    rule: str
+    reason: str
+
+
+class Admission:
+    def __init__(self, platform: TenantPlatform) -> None:
+        self._platform = platform
+        self._waiting: dict[str, tuple[str, asyncio.Future[AdmissionVerdict]]] = {}
+
+    async def judge(self, role: str, subject: dict[str, Any]) -> Judgement:
+        """Asks a connected gateway. A tenant's first gateway has nobody to ask and is held for the operator.
+
+        Raises a ProblemError: no-gateway, gateway-unavailable, admission-denied.
+        """
+        gateways = await gateways_of(self._platform.store, self._platform.tenant)
+        if not gateways:
+            if role == "gateway":
+                return Judgement(
+                    "hold", "admission:first-gateway", "the first gateway of a tenant waits for the operator"
+                )
+            raise problem("no-gateway", "enroll a gateway first: it decides who may join")
+        online = self._platform.sockets.online()
+        for gateway in gateways:
+            if gateway["node"] in online:
+                return await self._ask(gateway["node"], unb64(gateway["public_key"]), subject)
+        raise problem("gateway-unavailable", "no gateway of this tenant is connected; start one and try again", 5)
+
+    def answered(self, node: str, verdict: AdmissionVerdict) -> None:
+        """A gateway's answer came in; one that nobody waits for is dropped."""
+        asked, future = self._waiting.get(verdict.id, ("", None))
+        if future is not None and asked == node and not future.done():
+            future.set_result(verdict)
+
+    async def _ask(self, gateway: str, public_key: bytes, subject: dict[str, Any]) -> Judgement:
+        request = AdmissionRequest(self._platform.entropy(16).hex(), json.dumps(subject, separators=(",", ":")))
+        future: asyncio.Future[AdmissionVerdict] = asyncio.get_running_loop().create_future()
+        self._waiting[request.id] = (gateway, future)
+        try:
+            if not self._platform.sockets.send(gateway, encode(request)):
+                raise problem("gateway-unavailable", f"{gateway} is not connected; try again", 5)
+            verdict = await asyncio.wait_for(future, ADMISSION_WAIT_S)
+        except TimeoutError:
+            raise problem("gateway-unavailable", f"{gateway} did not answer; try again", 5) from None
+        finally:
+            del self._waiting[request.id]
+        signed = transcript.admission_verdict(
+            request.id, request.input.encode(), verdict.outcome, verdict.rule, verdict.reason
+        )
+        if not await self._platform.signatures.verify(public_key, signed, verdict.signature, labels.ADMISSION_VERDICT):
+            raise problem("gateway-unavailable", f"the verdict of {gateway} is not signed by it")
+        if verdict.outcome == "deny":
+            raise problem("admission-denied", f"{verdict.reason} ({verdict.rule})")
+        return Judgement(verdict.outcome, verdict.rule, verdict.reason)

@@ -1,0 +1,66 @@
+"""Audit events: from nodes into the queue, from the queue into D1 and R2, and out again for the operator."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+
+import msgspec
+
+from kairos.api.admin import Page
+from kairos.audit.event import Accepted, Event, EventBatch
+
+from .http import Call, Reply, reply
+from .ports import Platform, Statement
+from .problems import problem
+
+BATCH_MAX = 500
+PAGE_MAX = 1000
+
+
+async def accept(platform: Platform, call: Call) -> Reply:
+    """A node's events. It speaks for itself only: tenant and source are what it proved to be."""
+    assert call.device is not None
+    batch = call.decode(EventBatch)
+    if len(batch.events) > BATCH_MAX:
+        raise problem("invalid", f"at most {BATCH_MAX} events at once")
+    tenant, node = call.device["tenant"], call.device["node"]
+    events = [msgspec.structs.replace(event, tenant=tenant, source=node) for event in batch.events]
+    if events:
+        await platform.queue.send([msgspec.to_builtins(event) for event in events])
+    return reply(Accepted(len(events)), 202)
+
+
+async def consume(platform: Platform, messages: Sequence[object]) -> None:
+    """One batch of the queue. Delivered twice, it changes nothing the second time: rows by event id, the object by content."""
+    by_tenant: dict[str, list[Event]] = {}
+    for message in messages:
+        event = msgspec.convert(message, Event)
+        by_tenant.setdefault(event.tenant, []).append(event)
+    for tenant, events in by_tenant.items():
+        lines = b"".join(msgspec.json.encode(event) + b"\n" for event in events)
+        await platform.blobs.put(f"audit/{tenant}/{hashlib.sha256(lines).hexdigest()}.jsonl", lines)
+        await platform.store.write([_row(event) for event in events])
+
+
+async def listing(platform: Platform, call: Call) -> Reply:
+    """Newest first; `after` is the cursor of the page before."""
+    query = call.query
+    try:
+        limit, before = min(int(query.get("limit", "100")), PAGE_MAX), int(query.get("after", str((1 << 53) - 1)))
+    except ValueError:
+        raise problem("invalid", "limit and after are numbers") from None
+    kind = query.get("kind", "")
+    rows = await platform.store.rows(
+        "SELECT seq, body FROM audit WHERE tenant = ? AND seq < ? AND substr(kind, 1, ?) = ? ORDER BY seq DESC LIMIT ?",
+        call.parameters["tenant"], before, len(kind), kind, limit,
+    )  # fmt: skip
+    items = [msgspec.json.decode(row["body"], type=Event) for row in rows]
+    return reply(Page(items, str(rows[-1]["seq"]) if len(rows) == limit else ""))
+
+
+def _row(event: Event) -> Statement:
+    return (
+        "INSERT INTO audit (id, tenant, at, source, kind, body) VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO NOTHING",
+        (event.id, event.tenant, event.at, event.source, event.kind, msgspec.json.encode(event).decode()),
+    )

@@ -1,0 +1,81 @@
+"""Who is calling (docs/protocol.md §3). A refusal is always the same shape and never says which half was wrong."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+
+from kairos.constants import CLOCK_SKEW_S
+from kairos.crypto import labels
+from kairos.errors import BadMessage
+from kairos.identity import transcript
+from kairos.identity.signed_request import DEVICE_HEADER, SIGNATURE_HEADER, Proof, parse_proof_untrusted
+
+from .http import Call
+from .ports import Platform, Settings, TenantPlatform
+from .problems import problem
+from .records import device_of, unb64
+
+NONCE_LIFE_S = 2 * CLOCK_SKEW_S
+
+
+def is_admin(settings: Settings, call: Call) -> bool:
+    token = call.headers.get("authorization", "").removeprefix("Bearer ")
+    return hmac.compare_digest(hashlib.sha256(token.encode()).hexdigest(), settings.admin_token_hash)
+
+
+def require_admin(settings: Settings, call: Call) -> None:
+    if not is_admin(settings, call):
+        raise problem("unauthorized", "this needs the fabric's admin credential: Authorization: Bearer <admin token>")
+
+
+def require_internal(settings: Settings, call: Call) -> None:
+    token = call.headers.get("authorization", "").removeprefix("Bearer ")
+    if not hmac.compare_digest(token.encode(), settings.internal_key.encode()):
+        raise problem("unauthorized", "only the fabric's own Workers may call this")
+
+
+async def require_node(platform: TenantPlatform, call: Call) -> None:
+    """Sets call.device to the row of an active node of this tenant whose signature verifies."""
+    node = call.headers.get(DEVICE_HEADER.lower(), "")
+    device = await device_of(platform.store, platform.tenant, node)
+    if device is None:
+        raise problem(
+            "unknown-device", f"tenant {platform.tenant} has no node {node or '(none was named)'}; enroll first"
+        )
+    if device["status"] != "active":
+        raise problem("revoked", device["reason"] or "ask your operator")
+    if device["not_after"] + CLOCK_SKEW_S < platform.clock():
+        raise problem("certificate-expired", "enroll again with a new join token")
+    await require_signature(platform, call, unb64(device["public_key"]))
+    call.device = device
+
+
+async def require_signature(platform: TenantPlatform, call: Call, public_key: bytes) -> None:
+    """The request was signed by `public_key`, now, and has not been seen before."""
+    proof = _proof(call)
+    now = platform.clock()
+    if abs(now - proof.timestamp) > CLOCK_SKEW_S:
+        raise problem(
+            "stale-timestamp", f"the fabric's clock is {int(now)}, yours said {proof.timestamp}; set your clock"
+        )
+    if not await _verifies(platform, call, proof, public_key):
+        raise problem("bad-signature", "the request was altered on its way, or signed by another key")
+    key = f"{transcript.fingerprint(public_key).hex()}:{proof.nonce.hex()}"
+    platform.local.write("DELETE FROM nonces WHERE expires_at < ?", int(now))
+    if not platform.local.write(
+        "INSERT INTO nonces (nonce, expires_at) VALUES (?, ?) ON CONFLICT DO NOTHING", key, int(now + NONCE_LIFE_S)
+    ):
+        raise problem("replayed", "sign every request anew")
+
+
+def _proof(call: Call) -> Proof:
+    try:
+        return parse_proof_untrusted(call.headers.get(SIGNATURE_HEADER.lower(), ""))
+    except BadMessage as error:
+        raise problem("unauthorized", str(error)) from None
+
+
+async def _verifies(platform: Platform, call: Call, proof: Proof, public_key: bytes) -> bool:
+    signed = transcript.signed_request(call.method, call.target, proof.timestamp, proof.nonce, call.body)
+    return await platform.signatures.verify(public_key, signed, proof.signature, labels.REQUEST)

@@ -1,0 +1,295 @@
+"""E1-E7, the fabric's side (docs/protocol.md §4).
+
+What is in flight lives in the Tenant object's own SQLite; a device exists from the one D1 batch that counts the token's use, makes
+the device and keeps its certificate. So a crash between any two steps leaves either nothing or all of it, and E1 again by the same
+key goes on.
+"""
+
+from __future__ import annotations
+
+import hmac
+import json
+from typing import Any
+
+import msgspec
+
+from kairos.api.enrollment import Certificate, Challenge, ChallengeResponse, Enrollment, EnrollRequest, RenewRequest
+from kairos.api.push import CertificateNotice
+from kairos.constants import CHALLENGE_BYTES, CHALLENGE_LIFE_S
+from kairos.crypto import labels
+from kairos.identity import transcript
+from kairos.identity.spiffe import node_id
+
+from .admission import Admission
+from .authentication import require_signature
+from .certificates import issue, record_of
+from .http import Call, Reply, reply
+from .journal import Journal
+from .leases import lease_statements
+from .ports import ConstraintError, Row, TenantPlatform
+from .problems import problem
+from .pushes import Pushes
+from .records import b64, device_of, strings, unb64
+
+NAME_MAX = 64
+
+
+class Enrollments:
+    def __init__(self, platform: TenantPlatform, journal: Journal, pushes: Pushes, admission: Admission) -> None:
+        self._platform = platform
+        self._journal = journal
+        self._pushes = pushes
+        self._admission = admission
+
+    async def request(self, call: Call) -> Reply:
+        """E1, E2, E3: who asks, may it, and can it prove its key?"""
+        wanted = call.decode(EnrollRequest)
+        self._check_form(wanted)
+        await require_signature(self._platform, call, wanted.public_key)
+        fingerprint = transcript.fingerprint(wanted.public_key)
+        node = node_id(wanted.role, wanted.public_key)
+        token = await self._token(wanted, fingerprint)
+        flight = self._in_flight(node)
+        if flight is not None:
+            enrollment, outcome, rule, reason = (flight[key] for key in ("enrollment", "outcome", "rule", "reason"))
+        else:
+            outcome, rule, reason = await self._judge(wanted, token, node)
+            enrollment = self._platform.entropy(16).hex()
+            self._platform.local.write("DELETE FROM enrollments WHERE node = ?", node)  # one that was denied before
+        challenge = Challenge(
+            enrollment, self._platform.entropy(CHALLENGE_BYTES), int(self._platform.clock()) + CHALLENGE_LIFE_S
+        )
+        body = msgspec.json.encode(challenge)
+        self._platform.local.write(
+            "INSERT INTO enrollments (enrollment, node, role, token_id, public_key, name, posture, request, challenge,"
+            " challenge_expires, answered, status, outcome, rule, reason, certificate, created_at)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 0, 'challenged', ?, ?, ?, '', ?)"
+            " ON CONFLICT (node) DO UPDATE SET request = excluded.request, challenge = excluded.challenge,"
+            " challenge_expires = excluded.challenge_expires, answered = 0, name = excluded.name, posture = excluded.posture",
+            enrollment, node, wanted.role, wanted.token_id, b64(wanted.public_key), wanted.hostname,
+            json.dumps(wanted.posture), b64(call.body), b64(body), challenge.expires_at, outcome, rule, reason,
+            int(self._platform.clock()),
+        )  # fmt: skip
+        self._journal.record("enrollment.challenged", actor=node, subject=wanted.hostname, outcome=outcome, rule=rule)
+        return Reply(201, body)
+
+    async def respond(self, call: Call) -> Reply:
+        """E4: the signature over both messages. Then E5 or E6."""
+        flight = self._flight(call.parameters["enrollment"])
+        answer = call.decode(ChallengeResponse)
+        if flight["answered"]:
+            raise problem("challenge-used", "ask for a new challenge: enroll again with the same key")
+        if flight["challenge_expires"] < self._platform.clock():
+            raise problem("challenge-expired", "ask for a new challenge: enroll again with the same key")
+        signed = transcript.enrollment(unb64(flight["request"]), unb64(flight["challenge"]))
+        key = unb64(flight["public_key"])
+        if not await self._platform.signatures.verify(key, signed, answer.signature, labels.ENROLL_RESPONSE):
+            self._journal.record("enrollment.refused", actor=flight["node"], outcome="deny", reason="bad signature")
+            raise problem("bad-signature", "the response does not verify over the request and the challenge")
+        self._platform.local.write("UPDATE enrollments SET answered = 1 WHERE enrollment = ?", flight["enrollment"])
+        if flight["status"] == "challenged" and flight["outcome"] == "hold":
+            self._set_status(flight, "held")
+            self._journal.record("enrollment.held", actor=flight["node"], subject=flight["name"], rule=flight["rule"])
+        elif flight["status"] != "held":
+            await self._issue(flight, actor=flight["node"])
+        return reply(self._view(self._flight(flight["enrollment"])))
+
+    async def show(self, call: Call) -> Reply:
+        """E5, polled; E6 again for whom it did not reach."""
+        return reply(self._view(self._flight(call.parameters["enrollment"])))
+
+    def held(self) -> list[Row]:
+        return self._platform.local.rows(
+            "SELECT * FROM enrollments WHERE status IN ('held', 'denied') ORDER BY created_at"
+        )
+
+    async def approve(self, node: str) -> None:
+        """E5: the operator lets it in. Raises not-found when nothing of that name is held."""
+        await self._issue(self._held(node), actor="operator")
+
+    def deny(self, node: str, reason: str) -> None:
+        flight = self._held(node)
+        self._platform.local.write(
+            "UPDATE enrollments SET status = 'denied', rule = 'operator', reason = ? WHERE enrollment = ?",
+            reason,
+            flight["enrollment"],
+        )
+        self._journal.record("enrollment.denied", actor="operator", subject=node, outcome="deny", reason=reason)
+
+    async def renew(self, call: Call) -> Reply:
+        """Renewal by the current key, and with it rotation to a new one."""
+        assert call.device is not None
+        wanted = call.decode(RenewRequest)
+        node, key = call.device["node"], unb64(call.device["public_key"])
+        if wanted.new_public_key:
+            signed = transcript.rotation(node, key, wanted.new_public_key)
+            if len(wanted.new_public_key) != self._platform.settings.suite.signature_public_key or not (
+                await self._platform.signatures.verify(
+                    wanted.new_public_key, signed, wanted.new_key_signature, labels.ROTATE_KEY
+                )
+            ):
+                raise problem("bad-signature", "the new key did not sign its rotation")
+            key = wanted.new_public_key
+        issued = await issue(self._platform, self._platform.tenant, call.device["role"], node, key)
+        await self._platform.store.write(
+            [
+                record_of(self._platform.tenant, node, issued),
+                (
+                    "UPDATE devices SET public_key = ?, key_fingerprint = ?, serial = ?, not_after = ? WHERE tenant = ? AND node = ?",
+                    (
+                        b64(key),
+                        transcript.fingerprint(key).hex(),
+                        issued.serial,
+                        issued.not_after,
+                        self._platform.tenant,
+                        node,
+                    ),
+                ),
+            ]
+        )
+        kind = "certificate.rotated" if wanted.new_public_key else "certificate.renewed"
+        self._journal.record(kind, actor=node, subject=issued.serial)
+        self._pushes.to_gateways(CertificateNotice(node, issued.serial, issued.der))
+        await self._pushes.network_changed()
+        return reply(Certificate(node, issued.serial, issued.der, issued.not_after))
+
+    def _check_form(self, wanted: EnrollRequest) -> None:
+        suite = self._platform.settings.suite
+        if wanted.suite != suite.name:
+            raise problem("wrong-suite", f"this fabric is {suite.name}")
+        if len(wanted.public_key) != suite.signature_public_key:
+            raise problem("invalid", f"a {suite.signature} public key has {suite.signature_public_key} bytes")
+        if not 1 <= len(wanted.hostname) <= NAME_MAX or not wanted.hostname.isprintable():
+            raise problem("invalid", f"hostname: 1 to {NAME_MAX} printable characters")
+
+    async def _token(self, wanted: EnrollRequest, fingerprint: bytes) -> Row:
+        """The token's row, if it lets this key in."""
+        token = await self._platform.store.first("SELECT * FROM tokens WHERE token_id = ?", wanted.token_id)
+        secret = transcript.fingerprint(wanted.token_secret)
+        if token is None or not hmac.compare_digest(unb64(token["secret_hash"]), secret):
+            raise problem("token-unknown", "ask your operator for a new join token")
+        if token["tenant"] != self._platform.tenant:
+            raise problem("wrong-tenant", "the join token belongs to another tenant")
+        if token["role"] != wanted.role:
+            raise problem("token-wrong-role", f"the join token is for a {token['role']}")
+        device = await self._platform.store.first(
+            "SELECT * FROM devices WHERE tenant = ? AND key_fingerprint = ?", self._platform.tenant, fingerprint.hex()
+        )
+        if device is not None and device["status"] == "revoked":
+            raise problem("revoked", device["reason"] or "ask your operator")
+        if device is not None and device["token_id"] == wanted.token_id:
+            return token  # its use is counted: it may come back
+        if token["expires_at"] < self._platform.clock():
+            raise problem("token-expired", "ask your operator for a new join token")
+        others = self._platform.local.rows(
+            "SELECT node FROM enrollments WHERE token_id = ? AND node <> ? AND (status = 'held' OR"
+            " (status = 'challenged' AND challenge_expires >= ?))",
+            wanted.token_id, node_id(wanted.role, wanted.public_key), int(self._platform.clock()),
+        )  # fmt: skip
+        if token["used"] + len(others) >= token["uses"]:
+            raise problem("token-used", "each device needs a token of its own, or one with more uses")
+        return token
+
+    async def _judge(self, wanted: EnrollRequest, token: Row, node: str) -> tuple[str, str, str]:
+        if await device_of(self._platform.store, self._platform.tenant, node) is not None:
+            return "allow", "admission:known", "it is enrolled already"
+        judgement = await self._admission.judge(wanted.role, self._subject(wanted, token, node))
+        return judgement.outcome, judgement.rule, judgement.reason
+
+    def _subject(self, wanted: EnrollRequest, token: Row, node: str) -> dict[str, Any]:
+        """The policy input of the admission point (policies/input.schema.json)."""
+        tags, groups = strings(token["tags"]), strings(token["groups"])
+        return {
+            "point": "admission",
+            "tenant": self._platform.tenant,
+            "device": {
+                "node": node, "name": wanted.hostname, "role": wanted.role, "tags": tags, "groups": groups, "owner": token["owner"],
+            },
+            "posture": wanted.posture,
+            "token": {"id": token["token_id"], "vnis": strings(token["vnis"]), "uses": token["uses"], "used": token["used"]},
+        }  # fmt: skip
+
+    async def _issue(self, flight: Row, actor: str) -> None:
+        """E6 and E7: all of the device in one batch, then the news."""
+        platform, node = self._platform, flight["node"]
+        key = unb64(flight["public_key"])
+        device = await device_of(platform.store, platform.tenant, node)
+        issued = await issue(platform, platform.tenant, flight["role"], node, key)
+        statements = [record_of(platform.tenant, node, issued)]
+        if device is None:
+            statements = await self._creation(flight, issued.serial, issued.not_after) + statements
+        else:
+            statements.append(
+                (
+                    "UPDATE devices SET serial = ?, not_after = ?, name = ? WHERE tenant = ? AND node = ?",
+                    (issued.serial, issued.not_after, flight["name"], platform.tenant, node),
+                )
+            )
+        try:
+            await platform.store.write(statements)
+        except ConstraintError:
+            raise problem("token-used", "another device was faster; ask your operator for a new join token") from None
+        platform.local.write(
+            "UPDATE enrollments SET status = 'issued', certificate = ?, reason = '' WHERE enrollment = ?",
+            b64(issued.der),
+            flight["enrollment"],
+        )
+        self._journal.record(
+            "certificate.issued", actor=actor, subject=node, outcome="allow", rule=flight["rule"], serial=issued.serial
+        )
+        self._pushes.to_gateways(CertificateNotice(node, issued.serial, issued.der))
+        await self._pushes.network_changed()
+
+    async def _creation(self, flight: Row, serial: str, not_after: int) -> list[tuple[str, tuple[Any, ...]]]:
+        platform, node = self._platform, flight["node"]
+        token = await platform.store.first("SELECT * FROM tokens WHERE token_id = ?", flight["token_id"])
+        if token is None:
+            raise problem("token-unknown", "the join token was deleted meanwhile; ask your operator for a new one")
+        key = unb64(flight["public_key"])
+        names = set(strings(token["vnis"]))
+        vnis = await platform.store.rows("SELECT * FROM vnis WHERE tenant = ?", platform.tenant)
+        member_of = [vni for vni in vnis if flight["role"] == "gateway" or vni["name"] in names]
+        return [
+            ("UPDATE tokens SET used = used + 1 WHERE token_id = ?", (token["token_id"],)),
+            (
+                "INSERT INTO devices (tenant, node, role, name, status, public_key, key_fingerprint, token_id, tags, groups,"
+                " owner, serial, not_after, enrolled_at) VALUES (?, ?, ?, ?, 'active', ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                (
+                    platform.tenant, node, flight["role"], flight["name"], b64(key), transcript.fingerprint(key).hex(),
+                    token["token_id"], token["tags"], token["groups"], token["owner"], serial, not_after, int(platform.clock()),
+                ),
+            ),
+            *await lease_statements(platform, platform.tenant, node, member_of),
+        ]  # fmt: skip
+
+    def _in_flight(self, node: str) -> Row | None:
+        rows = self._platform.local.rows("SELECT * FROM enrollments WHERE node = ? AND status <> 'denied'", node)
+        return rows[0] if rows else None
+
+    def _flight(self, enrollment: str) -> Row:
+        rows = self._platform.local.rows("SELECT * FROM enrollments WHERE enrollment = ?", enrollment)
+        if not rows:
+            raise problem("not-found", "no such enrollment; start again")
+        return rows[0]
+
+    def _held(self, node: str) -> Row:
+        for row in self.held():
+            if row["node"] == node and row["status"] == "held":
+                return row
+        raise problem("not-found", f"{node} is not held; `kairos device list` shows what is")
+
+    def _set_status(self, flight: Row, status: str) -> None:
+        self._platform.local.write(
+            "UPDATE enrollments SET status = ? WHERE enrollment = ?", status, flight["enrollment"]
+        )
+
+    def _view(self, flight: Row) -> Enrollment:
+        issued = flight["status"] == "issued"
+        return Enrollment(
+            flight["enrollment"],
+            flight["status"],
+            flight["reason"],
+            flight["rule"],
+            flight["node"] if issued else "",
+            unb64(flight["certificate"]) if issued else b"",
+        )

@@ -1,0 +1,50 @@
+"""What belongs to no tenant: the fabric's own facts, and the list of tenants."""
+
+from __future__ import annotations
+
+from kairos import __version__
+from kairos.api.admin import Page, TenantCreate
+from kairos.api.enrollment import FabricInfo
+from kairos.identity.spiffe import is_name
+
+from .http import Call, Reply, reply
+from .journal import Journal
+from .ports import ConstraintError, Platform
+from .problems import problem
+from .records import tenant_record
+
+
+async def info(platform: Platform, call: Call) -> Reply:
+    settings = platform.settings
+    return reply(
+        FabricInfo(
+            __version__, settings.suite.name, settings.trust_domain, settings.relay_url, settings.root.der,
+            settings.issuer.der, settings.policy_key,
+        )
+    )  # fmt: skip
+
+
+async def health(platform: Platform, call: Call) -> Reply:
+    """It answers, and its database does."""
+    await platform.store.first("SELECT count(*) FROM tenants")
+    return reply({"status": "ok"})
+
+
+async def create_tenant(platform: Platform, call: Call) -> Reply:
+    wanted = call.decode(TenantCreate)
+    if not is_name(wanted.tenant):
+        raise problem("invalid", "a tenant is a DNS label: lower case letters, digits, inner hyphens, at most 63")
+    row = {"tenant": wanted.tenant, "created_at": int(platform.clock())}
+    try:
+        await platform.store.write([("INSERT INTO tenants (tenant, created_at) VALUES (?, ?)", tuple(row.values()))])
+    except ConstraintError:
+        raise problem("exists", f"there is a tenant {wanted.tenant}") from None
+    journal = Journal(platform, wanted.tenant)
+    journal.record("tenant.created", actor="operator", subject=wanted.tenant)
+    await journal.flush()
+    return reply(tenant_record(row), 201)
+
+
+async def list_tenants(platform: Platform, call: Call) -> Reply:
+    rows = await platform.store.rows("SELECT * FROM tenants ORDER BY tenant")
+    return reply(Page([tenant_record(row) for row in rows]))

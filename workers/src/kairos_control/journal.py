@@ -1,0 +1,51 @@
+"""What the fabric did, for the audit: collected while a call is served, sent to the queue when it is answered."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from kairos.audit.event import Event
+
+from .ports import Platform
+
+
+class Journal:
+    def __init__(self, platform: Platform, tenant: str) -> None:
+        self._platform = platform
+        self._tenant = tenant
+        self._events: list[Event] = []
+
+    def record(
+        self,
+        kind: str,
+        *,
+        actor: str,
+        subject: str = "",
+        outcome: str = "",
+        rule: str = "",
+        reason: str = "",
+        **detail: Any,
+    ) -> None:
+        self._events.append(
+            Event(
+                id=self._platform.entropy(16).hex(),
+                at=self._platform.clock(),
+                tenant=self._tenant,
+                source="fabric",
+                kind=kind,
+                actor=actor,
+                subject=subject,
+                outcome=outcome,
+                rule=rule,
+                reason=reason,
+                suite=self._platform.settings.suite.name,
+                detail=detail,
+            )
+        )
+
+    async def flush(self) -> None:
+        events, self._events = self._events, []
+        if events:
+            await self._platform.queue.send([msgspec.to_builtins(event) for event in events])

@@ -1,0 +1,43 @@
+"""The network as the asking node may see it: an endpoint its own VNIs, a gateway all of its tenant."""
+
+from __future__ import annotations
+
+from kairos.api.session import Lease, Member, Network
+
+from .http import Call, Reply, reply
+from .ports import TenantPlatform
+from .records import strings, vni_view
+
+
+async def show(platform: TenantPlatform, call: Call) -> Reply:
+    assert call.device is not None
+    tenant, node = platform.tenant, call.device["node"]
+    vnis = await platform.store.rows("SELECT * FROM vnis WHERE tenant = ? ORDER BY vni", tenant)
+    leases = await platform.store.rows("SELECT * FROM leases WHERE tenant = ? ORDER BY vni, node, prefix", tenant)
+    if call.device["role"] == "endpoint":
+        own = {lease["vni"] for lease in leases if lease["node"] == node}
+        vnis = [vni for vni in vnis if vni["vni"] in own]
+        leases = [lease for lease in leases if lease["vni"] in own]
+    devices = await platform.store.rows("SELECT * FROM devices WHERE tenant = ?", tenant)
+    seen = {lease["node"] for lease in leases} | {node}
+    by_member: dict[tuple[int, str], list[str]] = {}
+    for lease in leases:
+        by_member.setdefault((lease["vni"], lease["node"]), []).append(lease["address"])
+    members = [
+        Member(
+            row["node"], row["role"], row["name"], row["serial"], bytes.fromhex(row["key_fingerprint"]), strings(row["tags"]),
+            strings(row["groups"]), row["owner"],
+        )
+        for row in devices
+        if row["status"] == "active" and (row["node"] in seen or call.device["role"] == "gateway")
+    ]  # fmt: skip
+    record = await platform.store.first("SELECT revision FROM tenants WHERE tenant = ?", tenant)
+    return reply(
+        Network(
+            record["revision"] if record else 0,
+            [vni_view(vni) for vni in vnis],
+            [Lease(vni, member, addresses) for (vni, member), addresses in by_member.items()],
+            members,
+            [row["node"] for row in devices if row["status"] == "revoked"],
+        )
+    )

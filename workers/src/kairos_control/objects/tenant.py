@@ -1,0 +1,120 @@
+"""The Tenant Durable Object: one tenant's sessions, nonces and enrollments in its SQLite, its nodes' events sockets, and the one
+place where the tenant's records change."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import js
+from pyodide.ffi import to_js
+
+from kairos.api.problem import ProblemError
+from workers import DurableObject, Response
+
+from .. import app, tenant
+from ..adapters.messages import call_of, response_of
+from ..adapters.platform import BoundRelay, platform_of
+from ..adapters.storage import ObjectStore
+from ..authentication import require_node
+from ..http import Call, problem_reply
+from ..ports import TenantPlatform
+from ..problems import problem
+from ..tenant import TenantService
+
+_REPLACED = 4001
+_BAD_MESSAGE = 4002
+_EVENT_MAX = 64 * 1024
+
+
+class HibernatingSockets:
+    """ctx.getWebSockets by tag: it survives the object's eviction, our memory does not."""
+
+    def __init__(self, ctx: Any) -> None:
+        self._ctx = ctx
+
+    def online(self) -> set[str]:
+        return {str(self._ctx.getTags(socket)[0]) for socket in self._ctx.getWebSockets()}
+
+    def send(self, node: str, text: str) -> bool:
+        sockets = list(self._ctx.getWebSockets(node))
+        for socket in sockets:
+            socket.send(text)
+        return bool(sockets)
+
+    def close(self, node: str, code: int, reason: str) -> None:
+        for socket in self._ctx.getWebSockets(node):
+            socket.close(code, reason)
+
+
+class Tenant(DurableObject):  # type: ignore[misc]
+    def __init__(self, ctx: Any, env: Any) -> None:
+        super().__init__(ctx, env)
+        self._local = ObjectStore(ctx.storage.sql)
+        for statement in tenant.SCHEMA:
+            self._local.write(statement)
+        self._sockets = HibernatingSockets(ctx)
+        self._service: TenantService | None = None
+        self._turn = asyncio.Lock()  # calls that change records take turns: D1 is awaited between reading and writing
+
+    async def fetch(self, request: Any) -> Any:
+        call = await call_of(request)
+        service = self._service_for(app.tenant_of(call.path))
+        try:
+            if call.path.endswith("/events"):
+                return await self._open_events(service, call)
+            if call.method == "GET" or _waits(call):
+                return response_of(await app.answer_tenant(service, call))
+            async with self._turn:
+                return response_of(await app.answer_tenant(service, call))
+        except Exception as error:
+            return response_of(app.failure(call, error))
+
+    def webSocketMessage(self, socket: Any, message: Any) -> None:
+        node = str(self.ctx.getTags(socket)[0])
+        if message == "ping":
+            socket.send("pong")
+        elif not isinstance(message, str) or len(message) > _EVENT_MAX or not self._known().received(node, message):
+            socket.close(_BAD_MESSAGE, "bad-message")
+
+    def webSocketClose(self, socket: Any, code: int, reason: str, was_clean: bool) -> None:
+        socket.close(1000 if code == 1005 else code, reason)
+
+    async def _open_events(self, service: TenantService, call: Call) -> Any:
+        try:
+            if call.headers.get("upgrade", "").lower() != "websocket":
+                raise problem("upgrade-required", "open this as a WebSocket")
+            await require_node(service.platform, call)
+        except ProblemError as error:
+            return response_of(problem_reply(error, call.path))
+        assert call.device is not None
+        node = call.device["node"]
+        self._sockets.close(node, _REPLACED, "replaced")  # one a node: the newest
+        client, server = js.WebSocketPair.new().object_values()
+        self.ctx.acceptWebSocket(server, to_js([node]))
+        server.send(await service.welcome(node))
+        return Response(None, status=101, web_socket=client)
+
+    def _service_for(self, name: str) -> TenantService:
+        if self._service is None:
+            base = platform_of(self.env)
+            self.ctx.storage.kv.put("tenant", name)
+            self._service = TenantService(
+                TenantPlatform(
+                    **{field: getattr(base, field) for field in base.__slots__},
+                    tenant=name,
+                    local=self._local,
+                    sockets=self._sockets,
+                    relay=BoundRelay(self.env.RELAY, base.settings.internal_key),
+                )
+            )
+        return self._service
+
+    def _known(self) -> TenantService:
+        """After an eviction a socket may speak before any call has named the tenant: it was written down."""
+        return self._service or self._service_for(str(self.ctx.storage.kv.get("tenant")))
+
+
+def _waits(call: Call) -> bool:
+    """E1 may wait seconds for a gateway's verdict, and introspection must not wait for anyone."""
+    return call.path.endswith("/enrollments") or call.path.startswith("/internal/introspect/")

@@ -1,0 +1,30 @@
+"""News to the nodes that hold an events socket open. A push never carries truth: nodes fetch it."""
+
+from __future__ import annotations
+
+from kairos.api.push import NetworkChanged, ToNode, encode
+
+from .ports import TenantPlatform
+
+
+class Pushes:
+    def __init__(self, platform: TenantPlatform) -> None:
+        self._platform = platform
+
+    def to_all(self, message: ToNode) -> None:
+        self._send(self._platform.sockets.online(), message)
+
+    def to_gateways(self, message: ToNode) -> None:
+        self._send({node for node in self._platform.sockets.online() if node.startswith("gw-")}, message)
+
+    async def network_changed(self) -> None:
+        """The tenant's revision grows, and everyone is told."""
+        tenant = self._platform.tenant
+        await self._platform.store.write([("UPDATE tenants SET revision = revision + 1 WHERE tenant = ?", (tenant,))])
+        row = await self._platform.store.first("SELECT revision FROM tenants WHERE tenant = ?", tenant)
+        self.to_all(NetworkChanged(row["revision"] if row else 0))
+
+    def _send(self, nodes: set[str], message: ToNode) -> None:
+        text = encode(message)
+        for node in nodes:
+            self._platform.sockets.send(node, text)

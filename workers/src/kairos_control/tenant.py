@@ -1,0 +1,193 @@
+"""One tenant's control plane: its services, put together, and its routes. Runs inside the tenant's Durable Object, which serializes it."""
+
+from __future__ import annotations
+
+from kairos.api.admin import Device, Page, Reason, Tenant, TokenCreate, TokenRecord, VniCreate, VniRecord
+from kairos.api.enrollment import Certificate, Challenge, ChallengeResponse, Enrollment, EnrollRequest, RenewRequest
+from kairos.api.push import Welcome, encode, parse_to_fabric_untrusted
+from kairos.api.session import (
+    Introspected,
+    Introspection,
+    Network,
+    PolicyRecord,
+    PolicyUpload,
+    SessionGrant,
+    SessionRequest,
+)
+from kairos.audit.event import Accepted, EventBatch
+from kairos.constants import BUNDLE_MAX
+from kairos.errors import BadMessage
+
+from . import audit, network
+from .admission import Admission
+from .authentication import is_admin, require_admin, require_internal, require_node
+from .enrollment import Enrollments
+from .http import Call, Reply, reply
+from .journal import Journal
+from .policy import Policies
+from .ports import TenantPlatform
+from .problems import problem
+from .pushes import Pushes
+from .records import tenant_record
+from .registry import Registry
+from .routing import Caller, Route
+from .sessions import Sessions
+
+SCHEMA = (
+    "CREATE TABLE IF NOT EXISTS nonces (nonce TEXT PRIMARY KEY, expires_at INTEGER NOT NULL)",
+    "CREATE INDEX IF NOT EXISTS nonces_by_end ON nonces (expires_at)",
+    "CREATE TABLE IF NOT EXISTS enrollments (enrollment TEXT PRIMARY KEY, node TEXT NOT NULL UNIQUE, role TEXT NOT NULL,"
+    " token_id TEXT NOT NULL, public_key TEXT NOT NULL, name TEXT NOT NULL, posture TEXT NOT NULL, request TEXT NOT NULL,"
+    " challenge TEXT NOT NULL, challenge_expires INTEGER NOT NULL, answered INTEGER NOT NULL, status TEXT NOT NULL,"
+    " outcome TEXT NOT NULL, rule TEXT NOT NULL, reason TEXT NOT NULL, certificate TEXT NOT NULL, created_at INTEGER NOT NULL)",
+    "CREATE TABLE IF NOT EXISTS sessions (session TEXT PRIMARY KEY, token_hash TEXT NOT NULL UNIQUE, node TEXT NOT NULL,"
+    " role TEXT NOT NULL, gateways TEXT NOT NULL, vnis TEXT NOT NULL, posture TEXT NOT NULL, expires_at INTEGER NOT NULL)",
+)
+_ENROLLMENT_KEPT_S = 86_400
+
+
+class TenantService:
+    """Everything a tenant's object does, over its platform."""
+
+    def __init__(self, platform: TenantPlatform) -> None:
+        self.platform = platform
+        self.journal = Journal(platform, platform.tenant)
+        self.pushes = Pushes(platform)
+        self.admission = Admission(platform)
+        self.sessions = Sessions(platform, self.journal, self.pushes)
+        self.enrollments = Enrollments(platform, self.journal, self.pushes, self.admission)
+        self.policies = Policies(platform, self.journal, self.pushes)
+        self.registry = Registry(platform, self.journal, self.pushes, self.enrollments, self.sessions)
+
+    async def authenticate(self, route: Route, call: Call) -> None:
+        """Raises a ProblemError unless the caller is one that the route is for."""
+        settings = self.platform.settings
+        if route.caller is Caller.ADMIN or (route.caller is Caller.NODE_OR_ADMIN and is_admin(settings, call)):
+            require_admin(settings, call)
+        elif route.caller in (Caller.NODE, Caller.NODE_OR_ADMIN):
+            await require_node(self.platform, call)
+        elif route.caller is Caller.INTERNAL:
+            require_internal(settings, call)
+        if await self.platform.store.first("SELECT 1 FROM tenants WHERE tenant = ?", self.platform.tenant) is None:
+            raise problem("not-found", f"there is no tenant {self.platform.tenant}")
+
+    async def welcome(self, node: str) -> str:
+        """The first message on a node's events socket."""
+        platform = self.platform
+        row = await platform.store.first("SELECT revision FROM tenants WHERE tenant = ?", platform.tenant)
+        record = await self.policies.current()
+        sessions = self.sessions.current() if node.startswith("gw-") else []
+        return encode(
+            Welcome(row["revision"] if row else 0, record.version if record else 0, int(platform.clock()), sessions)
+        )
+
+    def received(self, node: str, text: str) -> bool:
+        """A message on a node's events socket. False: it was none that a node sends."""
+        try:
+            self.admission.answered(node, parse_to_fabric_untrusted(text))
+        except BadMessage:
+            return False
+        return True
+
+    async def show(self, call: Call) -> Reply:
+        row = await self.platform.store.first("SELECT * FROM tenants WHERE tenant = ?", self.platform.tenant)
+        assert row is not None  # authenticate has seen it
+        return reply(tenant_record(row))
+
+    async def delete(self, call: Call) -> Reply:
+        """Its records go, children first, and its nodes with them; the audit stays."""
+        tenant = self.platform.tenant
+        nodes = await self.platform.store.rows("SELECT node FROM devices WHERE tenant = ?", tenant)
+        for row in nodes:
+            await self.sessions.revoke(row["node"], "the tenant was deleted")
+        vnis = "SELECT vni FROM vnis WHERE tenant = ?"
+        await self.platform.store.write(
+            [
+                (f"DELETE FROM leases WHERE vni IN ({vnis})", (tenant,)),
+                (f"DELETE FROM lease_cursors WHERE vni IN ({vnis})", (tenant,)),
+                *((f"DELETE FROM {table} WHERE tenant = ?", (tenant,)) for table in _TABLES),
+            ]
+        )
+        for table in ("enrollments", "sessions", "nonces"):
+            self.platform.local.write(f"DELETE FROM {table}")
+        self.journal.record("tenant.deleted", actor="operator", subject=tenant, devices=len(nodes))
+        return reply(None)
+
+    async def introspect(self, call: Call) -> Reply:
+        return reply(self.sessions.introspect(call.decode(Introspection)))
+
+    async def network(self, call: Call) -> Reply:
+        return await network.show(self.platform, call)
+
+    async def accept_events(self, call: Call) -> Reply:
+        return await audit.accept(self.platform, call)
+
+    async def list_events(self, call: Call) -> Reply:
+        return await audit.listing(self.platform, call)
+
+    async def sweep(self, call: Call) -> Reply:
+        """Housekeeping, asked for by the cron: what has ended is forgotten."""
+        now = int(self.platform.clock())
+        self.sessions.forget_ended()
+        self.platform.local.write("DELETE FROM nonces WHERE expires_at < ?", now)
+        self.platform.local.write(
+            "DELETE FROM enrollments WHERE status <> 'held' AND created_at < ?", now - _ENROLLMENT_KEPT_S
+        )
+        return reply(None)
+
+    async def events_socket(self, call: Call) -> Reply:
+        """Only reached without an upgrade: the object takes upgrades before it asks for a reply."""
+        raise problem("upgrade-required", "open this as a WebSocket")
+
+
+_TABLES = ("certificates", "devices", "tokens", "policies", "vnis", "tenants")
+_T = TenantService
+_AT = "/v1/tenants/{tenant}"
+_ENROLLMENTS = _AT + "/enrollments"
+
+ROUTES: tuple[Route, ...] = (
+    Route("GET", _AT, Caller.ADMIN, _T.show, "One tenant", answer=Tenant),
+    Route("DELETE", _AT, Caller.ADMIN, _T.delete, "Delete a tenant and all its records", status=204),
+    Route("POST", _ENROLLMENTS, Caller.JOINING, lambda s, c: s.enrollments.request(c), "E1-E3: ask to join, get a challenge",
+          EnrollRequest, Challenge, 201),
+    Route("POST", _ENROLLMENTS + "/{enrollment}/response", Caller.ANYONE, lambda s, c: s.enrollments.respond(c),
+          "E4: answer the challenge", ChallengeResponse, Enrollment),
+    Route("GET", _ENROLLMENTS + "/{enrollment}", Caller.ANYONE, lambda s, c: s.enrollments.show(c),
+          "E5, E6: what became of it", answer=Enrollment),
+    Route("POST", _AT + "/certificates", Caller.NODE, lambda s, c: s.enrollments.renew(c),
+          "Renew the certificate, or rotate the key", RenewRequest, Certificate),
+    Route("POST", _AT + "/sessions", Caller.NODE, lambda s, c: s.sessions.open(c), "T1: open or renew a session",
+          SessionRequest, SessionGrant, 201),
+    Route("DELETE", _AT + "/sessions/{session}", Caller.NODE, lambda s, c: s.sessions.end(c), "T7: end a session", status=204),
+    Route("GET", _AT + "/network", Caller.NODE, _T.network, "The network as this node may see it", answer=Network),
+    Route("GET", _AT + "/policy", Caller.NODE_OR_ADMIN, lambda s, c: s.policies.show(c), "The policy in force",
+          answer=PolicyRecord),
+    Route("PUT", _AT + "/policy", Caller.ADMIN, lambda s, c: s.policies.push(c), "Push a signed bundle", PolicyUpload,
+          PolicyRecord, body_max=2 * BUNDLE_MAX),
+    Route("GET", _AT + "/policy/bundle", Caller.NODE_OR_ADMIN, lambda s, c: s.policies.bundle(c),
+          "The bundle of ?version=N", answer=bytes),
+    Route("POST", _AT + "/audit", Caller.NODE, _T.accept_events, "A node's audit events", EventBatch, Accepted, 202),
+    Route("GET", _AT + "/audit", Caller.ADMIN, _T.list_events, "Audit events, newest first", answer=Page),
+    Route("GET", _AT + "/events", Caller.NODE, _T.events_socket, "WebSocket of pushes", status=101),
+    Route("POST", _AT + "/vnis", Caller.ADMIN, lambda s, c: s.registry.create_vni(c), "Create a VNI", VniCreate, VniRecord, 201),
+    Route("GET", _AT + "/vnis", Caller.ADMIN, lambda s, c: s.registry.list_vnis(c), "List VNIs", answer=Page),
+    Route("GET", _AT + "/vnis/{name}", Caller.ADMIN, lambda s, c: s.registry.show_vni(c), "One VNI", answer=VniRecord),
+    Route("DELETE", _AT + "/vnis/{name}", Caller.ADMIN, lambda s, c: s.registry.delete_vni(c), "Delete a VNI", status=204),
+    Route("POST", _AT + "/tokens", Caller.ADMIN, lambda s, c: s.registry.create_token(c), "Create a join token",
+          TokenCreate, TokenRecord, 201),
+    Route("GET", _AT + "/tokens", Caller.ADMIN, lambda s, c: s.registry.list_tokens(c), "List join tokens", answer=Page),
+    Route("GET", _AT + "/tokens/{token}", Caller.ADMIN, lambda s, c: s.registry.show_token(c), "One join token",
+          answer=TokenRecord),
+    Route("DELETE", _AT + "/tokens/{token}", Caller.ADMIN, lambda s, c: s.registry.delete_token(c), "Delete a join token",
+          status=204),
+    Route("GET", _AT + "/devices", Caller.ADMIN, lambda s, c: s.registry.list_devices(c), "List devices", answer=Page),
+    Route("GET", _AT + "/devices/{node}", Caller.ADMIN, lambda s, c: s.registry.show_device(c), "One device", answer=Device),
+    Route("DELETE", _AT + "/devices/{node}", Caller.ADMIN, lambda s, c: s.registry.revoke(c), "Revoke a device", status=204),
+    Route("POST", _AT + "/devices/{node}/approve", Caller.ADMIN, lambda s, c: s.registry.approve(c), "Let a held device in",
+          answer=Device),
+    Route("POST", _AT + "/devices/{node}/deny", Caller.ADMIN, lambda s, c: s.registry.deny(c), "Turn a held device away",
+          Reason, Device),
+    Route("POST", "/internal/introspect/{tenant}", Caller.INTERNAL, _T.introspect, "T2: whose session token is this?",
+          Introspection, Introspected),
+    Route("POST", "/internal/sweep/{tenant}", Caller.INTERNAL, _T.sweep, "Forget what has ended", status=204),
+)  # fmt: skip
