@@ -131,7 +131,15 @@ class Enrollee:
         self.node = node_id(token.role, key.public_key)
         self._key = key
         self._request = msgspec.json.encode(
-            EnrollRequest(token.suite, _role(token), token.token_id, token.secret, key.public_key, hostname, posture)
+            EnrollRequest(
+                token.suite,
+                "gateway" if token.role == "gateway" else "endpoint",
+                token.token_id,
+                token.secret,
+                key.public_key,
+                hostname,
+                posture,
+            )
         )
         self._enrollment = ""
         self._stale = 0
@@ -231,8 +239,3 @@ def parse_challenge_untrusted(body: bytes) -> Challenge:
     if len(challenge.challenge) != CHALLENGE_BYTES or not _ENROLLMENT_ID.fullmatch(challenge.enrollment):
         raise BadMessage("the challenge: a field has the wrong size")
     return challenge
-
-
-def _role(token: JoinToken) -> Any:
-    """One of kairos.identity.spiffe.ROLES: the token's parser saw to it."""
-    return token.role

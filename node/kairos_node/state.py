@@ -114,8 +114,11 @@ class NodeState:
         return self._load("fabric.json", FabricInfo)
 
     def begin(self, join: Join, seed: bytes) -> None:
-        """Before E1: the key must outlive us, or a counted token would be lost with it."""
+        """Before E1: the key must outlive us, or a counted token would be lost with it. What another fabric said is
+        forgotten."""
         self.create()
+        for name in ("fabric.json", "network.json", "policy.json", "bundle.tar.gz", "revoked.json"):
+            (self.directory / name).unlink(missing_ok=True)
         self._save("identity.json", Keys(seed))
         self._save("join.json", join)
 
@@ -214,6 +217,13 @@ class NodeState:
             os.fsync(folder)
         finally:
             os.close(folder)
+
+
+def default_directory(service: str) -> Path:
+    """Where the state of `agent` or `gateway` lives when nobody says: the system's place for root, else the user's."""
+    if os.geteuid() == 0:
+        return Path("/var/lib/kairos") / service
+    return Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local/state") / "kairos" / service
 
 
 def new_seed() -> bytes:
