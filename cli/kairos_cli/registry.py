@@ -215,6 +215,8 @@ def _node_verbs(group: str, service: str) -> tuple[Verb, ...]:
                 _arg("token", help="join token, or - to read it from standard input"),
                 _STATE,
                 _arg("--hostname", help="name to show for this machine (default: its host name)", default=None),
+                _arg("--provider", help="crypto library: cryptography (default) or oqs", default="cryptography"),
+                JSON,
             ),
         ),
         Verb(
@@ -224,6 +226,7 @@ def _node_verbs(group: str, service: str) -> tuple[Verb, ...]:
             (_STATE, _arg("--config", help="TOML configuration file", default=None)),
         ),
         Verb(f"{group} status", f"node:{group}_status", "peers, paths, suite, epochs and counters", (_STATE, JSON)),
+        Verb(f"{group} rotate", f"node:{group}_rotate", "replace the device key with a new one, now", (_STATE,)),
         Verb(f"{group} down", f"node:{group}_down", "stop the daemon and remove what it made", (_STATE,)),
     )
 
@@ -243,6 +246,13 @@ VERBS: tuple[Verb, ...] = (
         ),
     ),
     *_node_verbs("agent", "an endpoint"),
+    Verb("agent reconnect", "node:agent_reconnect", "drop session and tunnel and set them up anew", (_STATE,)),
+    Verb(
+        "agent path",
+        "node:agent_path",
+        "choose the way of the datagrams until the daemon restarts",
+        (_arg("mode", help="auto, relay or direct", choices=("auto", "relay", "direct")), _STATE),
+    ),
     *_node_verbs("gateway", "a gateway"),
     Verb(
         "demo",
