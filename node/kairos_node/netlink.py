@@ -1,0 +1,214 @@
+"""A VNI as the host's kernel sees it: a TUN, its addresses, a routing table of its own and the rules that lead there.
+
+The interface and its routes die with the TUN's descriptor, so a killed daemon leaves only rules. They carry our protocol
+number, by which the next start finds and removes them.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from ipaddress import IPv4Interface, IPv4Network, IPv6Interface, IPv6Network, ip_network
+
+from pyroute2 import AsyncIPRoute
+from pyroute2.netlink.exceptions import NetlinkError
+
+from kairos.errors import Refused
+from kairos_dataplane.tun import open_tun
+
+Interface = IPv4Interface | IPv6Interface
+Network = IPv4Network | IPv6Network
+
+_GSO_MAX = 62_000  # a super-packet and all that sealing adds must fit one UDP_SEGMENT send
+_RULE_PRIORITY = 5200  # before the main table, so that a VNI's prefix wins over a default route
+_NO_PREFIX_ROUTE, _NO_DAD = 0x200, 0x002
+_FAMILIES = (socket.AF_INET, socket.AF_INET6)
+
+
+@dataclass(frozen=True, slots=True)
+class Realm:
+    """What keeps the traces of an agent and a gateway on one host apart. protocol: marks rules and routes as ours."""
+
+    prefix: str
+    protocol: int
+    table_base: int
+
+    def interface(self, vni: int) -> str:
+        return f"{self.prefix}{vni}"
+
+    def table(self, vni: int) -> int:
+        return self.table_base + vni
+
+
+AGENT = Realm("kairos", 75, 1_000_000_000)
+GATEWAY = Realm("kairosg", 76, 1_100_000_000)
+
+
+@dataclass(frozen=True, slots=True)
+class VniPlan:
+    """How a VNI should look on this host. routes: what lies behind the TUN; mtu: of inner packets, in bytes."""
+
+    vni: int
+    name: str
+    mtu: int
+    addresses: tuple[Interface, ...]
+    routes: tuple[Network, ...]
+
+
+@dataclass(slots=True)
+class _Link:
+    plan: VniPlan
+    fd: int
+    index: int
+    rules: set[tuple[str, Network]] = field(default_factory=set)
+
+
+class Interfaces:
+    """The TUNs of one daemon. Made by `open_interfaces`, which removes everything at the end."""
+
+    def __init__(self, netlink: AsyncIPRoute, realm: Realm) -> None:
+        self._netlink = netlink
+        self._realm = realm
+        self._links: dict[int, _Link] = {}
+
+    async def apply(self, plan: VniPlan) -> int:
+        """Makes the VNI look like its plan; returns the TUN's descriptor, which stays ours. Raises Refused."""
+        link = self._links.get(plan.vni)
+        try:
+            if link is None:
+                link = await self._add(plan)
+            await self._configure(link, plan)
+        except (NetlinkError, OSError) as error:
+            raise Refused("interface-failed", f"{self._realm.interface(plan.vni)}: {_said(error)}") from None
+        return link.fd
+
+    async def remove(self, vni: int) -> None:
+        link = self._links.pop(vni, None)
+        if link is not None:
+            for rule in link.rules:
+                await self._rule("del", vni, rule)
+            os.close(link.fd)
+
+    async def clear(self) -> None:
+        """Removes every VNI, and rules that a killed daemon left."""
+        for vni in list(self._links):
+            await self.remove(vni)
+        for family in _FAMILIES:
+            ours = [rule async for rule in await self._netlink.get_rules(family=family)]
+            for rule in ours:
+                if rule.get("protocol") == self._realm.protocol:
+                    await self._netlink.rule(
+                        "del",
+                        family=family,
+                        priority=rule.get("priority"),
+                        table=rule.get("table"),
+                        protocol=self._realm.protocol,
+                    )
+
+    def name(self, vni: int) -> str:
+        return self._realm.interface(vni)
+
+    async def _add(self, plan: VniPlan) -> _Link:
+        name = self._realm.interface(plan.vni)
+        fd = open_tun(name)
+        try:
+            index = socket.if_nametoindex(name)
+        except OSError:
+            os.close(fd)
+            raise
+        empty = VniPlan(plan.vni, plan.name, 0, (), ())
+        link = self._links[plan.vni] = _Link(empty, fd, index)
+        return link
+
+    async def _configure(self, link: _Link, plan: VniPlan) -> None:
+        if link.plan.mtu != plan.mtu:
+            await self._netlink.link("set", index=link.index, mtu=plan.mtu, gso_max_size=_GSO_MAX, state="up")
+        for route in set(link.plan.routes) - set(plan.routes):
+            await self._route("del", link, route, plan)
+        for address in set(link.plan.addresses) - set(plan.addresses):  # takes the routes that prefer it as source along
+            await self._address("del", link, address)
+        for address in plan.addresses:
+            if address not in link.plan.addresses:
+                await self._address("add", link, address)
+        if (link.plan.addresses, link.plan.routes) != (plan.addresses, plan.routes):
+            for route in plan.routes:
+                await self._route("replace", link, route, plan)
+        await self._set_rules(link, plan)
+        link.plan = plan
+
+    async def _set_rules(self, link: _Link, plan: VniPlan) -> None:
+        wanted = {("dst", route) for route in plan.routes} | {("src", ip_network(a.ip)) for a in plan.addresses}
+        for rule in link.rules - wanted:
+            await self._rule("del", plan.vni, rule)
+        for rule in wanted - link.rules:
+            await self._rule("add", plan.vni, rule)
+        link.rules = wanted
+
+    async def _address(self, verb: str, link: _Link, address: Interface) -> None:
+        """No prefix route: the VNI's own table holds its routes, the main table none of them."""
+        flags = _NO_PREFIX_ROUTE | (_NO_DAD if address.version == 6 else 0)
+        await self._netlink.addr(
+            verb, index=link.index, address=str(address.ip), prefixlen=address.network.prefixlen, flags=flags
+        )
+
+    async def _route(self, verb: str, link: _Link, route: Network, plan: VniPlan) -> None:
+        source = next((str(a.ip) for a in plan.addresses if a.version == route.version), None)
+        await self._netlink.route(
+            verb,
+            family=_family(route),
+            dst=str(route),
+            oif=link.index,
+            table=self._realm.table(plan.vni),
+            proto=self._realm.protocol,
+            **({"prefsrc": source} if source and verb != "del" else {}),
+        )
+
+    async def _rule(self, verb: str, vni: int, rule: tuple[str, Network]) -> None:
+        selector, network = rule
+        await self._netlink.rule(
+            verb,
+            family=_family(network),
+            priority=_RULE_PRIORITY,
+            table=self._realm.table(vni),
+            protocol=self._realm.protocol,
+            **{selector: str(network)},
+        )
+
+
+@asynccontextmanager
+async def open_interfaces(realm: Realm) -> AsyncIterator[Interfaces]:
+    """A clean start and a clean end, whatever happens in between."""
+    async with AsyncIPRoute() as netlink:
+        interfaces = Interfaces(netlink, realm)
+        await interfaces.clear()
+        try:
+            yield interfaces
+        finally:
+            await interfaces.clear()
+
+
+async def host_addresses(skip: str) -> list[str]:
+    """Global unicast addresses of this host, IPv4 first, apart from interfaces whose name begins with `skip`."""
+    found: list[tuple[int, str]] = []
+    async with AsyncIPRoute() as netlink:
+        async for message in await netlink.get_addr():
+            name = socket.if_indextoname(message["index"])
+            address = message.get("local") or message.get("address")
+            if message["scope"] == 0 and not name.startswith(skip) and address:
+                found.append((message["family"], address))
+    return [address for _, address in sorted(found)]
+
+
+def _family(network: Network) -> int:
+    return socket.AF_INET if network.version == 4 else socket.AF_INET6
+
+
+def _said(error: NetlinkError | OSError) -> str:
+    if error.args and error.args[0] == 1:
+        return "not permitted; run as root, or with CAP_NET_ADMIN"
+    if error.args and error.args[0] == 16:
+        return "the interface is in use; is another daemon running?"
+    return str(error.args[1]) if len(error.args) > 1 else str(error)
