@@ -80,7 +80,7 @@ class FabricClient:
         self._http: aiohttp.ClientSession | None = None
 
     async def __aenter__(self) -> Self:
-        self._http = aiohttp.ClientSession(timeout=_TIMEOUT, auto_decompress=False)
+        self._http = aiohttp.ClientSession(timeout=_TIMEOUT, auto_decompress=False, headers={"Accept-Encoding": "identity"})
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -219,4 +219,7 @@ def _parse(body: bytes, kind: type[_T]) -> _T:
 
 
 def _said(error: Any) -> str:
+    """Why the fabric can't be reached, for a person."""
+    if isinstance(error, aiohttp.ClientConnectorError):
+        return error.os_error.strerror or str(error.os_error)
     return "no answer in time" if isinstance(error, asyncio.TimeoutError) else str(error) or type(error).__name__

@@ -47,7 +47,7 @@ async def listing(platform: Platform, call: Call) -> Reply:
     """Newest first; `after` is the cursor of the page before."""
     query = call.query
     try:
-        limit, before = min(int(query.get("limit", "100")), PAGE_MAX), int(query.get("after", str((1 << 53) - 1)))
+        limit, before = min(int(query.get("limit", "100")), PAGE_MAX), int(query.get("after", str(1 << 50)))
     except ValueError:
         raise problem("invalid", "limit and after are numbers") from None
     kind = query.get("kind", "")
