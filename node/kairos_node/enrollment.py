@@ -39,6 +39,7 @@ from kairos_node.state import Identity, Join, Keys, NodeState, new_seed
 
 Progress = Callable[[str, str], None]
 PATIENCE_S = 60.0  # how long a fabric may be out of reach before the command gives up
+_WORTH_A_WORD_S = 1.0
 _STALE = frozenset({"challenge-expired", "challenge-used", "not-found"})
 _T = TypeVar("_T")
 
@@ -197,6 +198,8 @@ class _Enrolling:
                 wait = backoff.next()
                 if not passing or time.monotonic() + wait > give_up_at:
                     raise
+                if wait > _WORTH_A_WORD_S:
+                    self._progress("wait", f"{error}; trying again in {wait:.0f} s")
                 await asyncio.sleep(wait)
 
 

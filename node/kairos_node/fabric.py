@@ -80,7 +80,9 @@ class FabricClient:
         self._http: aiohttp.ClientSession | None = None
 
     async def __aenter__(self) -> Self:
-        self._http = aiohttp.ClientSession(timeout=_TIMEOUT, auto_decompress=False, headers={"Accept-Encoding": "identity"})
+        self._http = aiohttp.ClientSession(
+            timeout=_TIMEOUT, auto_decompress=False, headers={"Accept-Encoding": "identity"}
+        )
         return self
 
     async def __aexit__(self, *_: object) -> None:

@@ -1,0 +1,181 @@
+"""A real fabric for tests: its own keys, both Workers in workerd, and the operator's API at hand."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import os
+import socket
+import subprocess
+import sys
+import threading
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from kairos.api.admin import TokenCreate
+from kairos.api.problem import ProblemError
+from kairos.api.push import AdmissionRequest, AdmissionVerdict, ToNode
+from kairos.crypto import labels
+from kairos.crypto.provider import Provider
+from kairos.identity import transcript
+from kairos.identity.join_token import JoinToken
+from kairos_cli.fabric.init import create
+from kairos_cli.fabric.local import LocalFabric, source_tree
+from kairos_cli.fabric.operator import Operator
+from kairos_node.crypto import provider_named
+from kairos_node.enrollment import enroll
+from kairos_node.events import EventFeed
+from kairos_node.fabric import FabricClient, Signer
+from kairos_node.state import Identity, NodeState
+
+Judge = Callable[[dict[str, Any]], tuple[str, str]]
+
+
+class FabricHost:
+    """operator: its keys; fabric: its two processes."""
+
+    def __init__(self, operator: Operator, fabric: LocalFabric) -> None:
+        self.operator, self.fabric = operator, fabric
+
+    def admin(self, method: str, path: str, body: Any = None) -> Any:
+        """One call of the operator's API. Raises ProblemError."""
+        request = urllib.request.Request(
+            f"{self.operator.url}/v1/tenants{path}",
+            method=method,
+            data=None if body is None else msgspec.json.encode(body),
+            headers={"Authorization": f"Bearer {self.operator.admin_token}", "Content-Type": "application/json"},
+        )
+        try:
+            with urllib.request.urlopen(request, timeout=20) as answer:
+                return json.loads(answer.read() or b"null")
+        except urllib.error.HTTPError as error:
+            with error:
+                problem = json.loads(error.read())
+            code = problem["type"].removeprefix("urn:kairos:problem:")
+            raise ProblemError(code, error.code, problem["title"], problem.get("detail", "")) from None
+
+    def tenant(self, name: str) -> None:
+        """A tenant with one VNI, `office`."""
+        self.admin("POST", "", {"tenant": name})
+        self.admin("POST", f"/{name}/vnis", {"name": "office", "prefixes": ["10.7.0.0/24", "fd07::/64"]})
+
+    def token(self, tenant: str, role: str, uses: int = 1, **fields: Any) -> JoinToken:
+        """A join token; str() of it is what a person pastes."""
+        secret = os.urandom(32)
+        wanted = msgspec.convert(
+            {"role": role, "secret_hash": hashlib.sha256(secret).digest(), "uses": uses, "vnis": ["office"], **fields},
+            TokenCreate,
+        )
+        record = self.admin("POST", f"/{tenant}/tokens", wanted)
+        operator = self.operator
+        return JoinToken(
+            fabric_url=operator.url,
+            trust_domain=operator.trust_domain,
+            suite=operator.suite.name,
+            tenant=tenant,
+            role=role,
+            token_id=record["token_id"],
+            secret=secret,
+            root_fingerprint=transcript.fingerprint(operator.root_certificate),
+            policy_fingerprint=transcript.fingerprint(operator.policy_key),
+        )
+
+    async def first_gateway(self, tenant: str, state: NodeState, provider: Provider) -> Identity:
+        """Enrolls the tenant's first gateway and approves it as the operator."""
+
+        def approve(step: str, what: str) -> None:
+            if step == "E5":
+                node = what.split("approve ")[1].rstrip("`")
+                self.admin("POST", f"/{tenant}/devices/{node}/approve", {})
+
+        return await enroll(str(self.token(tenant, "gateway")), state, provider, "gateway", approve)
+
+
+@contextmanager
+def running_fabric(folder: Path, suite: str = "KR1") -> Iterator[FabricHost]:
+    """Starts both Workers with new keys in `folder`, stops them at the end."""
+    subprocess.run((sys.executable, str(source_tree() / "workers/vendor.py")), check=True)
+    port = _free_ports()
+    url, relay_url = f"http://127.0.0.1:{port}", f"http://127.0.0.1:{port + 1}"
+    operator = create(folder, suite, "kairos.test", url, relay_url)
+    fabric = LocalFabric(operator, folder / "state", "127.0.0.1", port)
+    fabric.start()
+    try:
+        yield FabricHost(operator, fabric)
+    finally:
+        fabric.stop()
+
+
+def _free_ports() -> int:
+    """The first of two neighbouring ports that nobody listens on."""
+    while True:
+        with socket.socket() as first, socket.socket() as second:
+            first.bind(("127.0.0.1", 0))
+            port: int = first.getsockname()[1]
+            try:
+                second.bind(("127.0.0.1", port + 1))
+            except OSError:
+                continue
+            return port
+
+
+class Gatekeeper:
+    """E2 without a policy engine: an enrolled gateway's events socket, in a thread, that signs what `judge` says of an
+    admission input: (outcome, reason)."""
+
+    def __init__(self, identity: Identity, judge: Judge) -> None:
+        self.asked: list[dict[str, Any]] = []
+        self.pushes: list[ToNode] = []
+        self._identity = identity
+        self._judge = judge
+        self._ready = threading.Event()
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_until_complete, args=(self._serve(),))
+        self._stop = asyncio.Event()
+        self._feed: EventFeed | None = None
+
+    def __enter__(self) -> Gatekeeper:
+        self._thread.start()
+        assert self._ready.wait(20), "the gateway's events socket did not open"
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._loop.call_soon_threadsafe(self._stop.set)
+        self._thread.join()
+        self._loop.close()
+
+    async def _serve(self) -> None:
+        join = self._identity.join
+        async with FabricClient(
+            join.fabric_url, join.tenant, Signer(self._identity.node, self._identity.key)
+        ) as client:
+            self._feed = EventFeed(client, self._pushed)
+            running = asyncio.create_task(self._feed.run())
+            await self._stop.wait()
+            running.cancel()
+            await asyncio.gather(running, return_exceptions=True)
+
+    async def _pushed(self, push: ToNode) -> None:
+        self.pushes.append(push)
+        self._ready.set()
+        if isinstance(push, AdmissionRequest) and self._feed is not None:
+            subject = json.loads(push.input)
+            self.asked.append(subject)
+            outcome, reason = self._judge(subject)
+            signed = transcript.admission_verdict(push.id, push.input.encode(), outcome, "test:judge", reason)
+            signature = self._identity.key.sign(signed, labels.ADMISSION_VERDICT)
+            verdict = {"kind": "admission-verdict", "id": push.id, "outcome": outcome, "rule": "test:judge"}
+            await self._feed.send(
+                msgspec.convert(verdict | {"reason": reason, "signature": signature}, AdmissionVerdict)
+            )
+
+
+def default_provider() -> Provider:
+    return provider_named("cryptography")
