@@ -1,0 +1,63 @@
+"""The policy input: what every decision point is asked about (policies/input.schema.json).
+
+The same document at both ends, so a decision can be replayed anywhere. Every field is there; what is unknown is null or empty,
+for a rule must never be skipped because a name was missing.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from kairos.api.session import Member
+
+PROTOCOLS = {1: "icmp", 58: "icmp", 6: "tcp", 17: "udp", 132: "sctp"}
+NOBODY = Member("", "client", "", "", b"")
+
+
+def party(member: Member | None) -> dict[str, Any] | None:
+    """A node as policy sees it; None for an address that no node holds."""
+    if member is None:
+        return None
+    return {
+        "node": member.node,
+        "name": member.name,
+        "role": member.role,
+        "tags": member.tags,
+        "groups": member.groups,
+        "owner": member.owner,
+    }
+
+
+def flow_input(
+    point: str,
+    *,
+    now: str,
+    tenant: str,
+    vni: int,
+    vni_name: str,
+    device: Member | None,
+    peer: Member | None,
+    source: tuple[str, int],
+    destination: tuple[str, int],
+    protocol: int,
+    gateway: str,
+    posture: dict[str, Any] | None = None,
+) -> dict[str, Any]:
+    """One connection attempt. point: egress or ingress; now: RFC 3339, UTC, whole seconds; device: who begins it; peer: who is
+    asked; for ICMP the destination's port is the message type."""
+    name = PROTOCOLS.get(protocol, str(protocol))
+    return {
+        "point": point,
+        "now": now,
+        "tenant": tenant,
+        "vni": {"id": vni, "name": vni_name},
+        "device": party(device) or party(NOBODY),
+        "peer": party(peer),
+        "posture": posture or {},
+        "src": {"ip": source[0], "port": source[1]},
+        "dst": {"ip": destination[0], "port": destination[1]},
+        "proto": name,
+        "icmp_type": destination[1] if name == "icmp" else None,
+        "direction": "out" if point == "egress" else "in",
+        "gateway": gateway,
+    }

@@ -1,0 +1,82 @@
+"""The decision points of a node (design 0005). Whatever goes wrong in here, the answer is deny."""
+
+from __future__ import annotations
+
+import json
+import logging
+from typing import Any, Self
+
+from kairos.api.session import PolicyRecord
+from kairos.crypto.provider import Provider
+from kairos.crypto.suites import Suite
+from kairos.policy.decision import Decision, deny
+from kairos_node.policy.bundle import Bundle, unpack_untrusted, verify_untrusted
+from kairos_node.policy.wasm import Instance, Module, PolicyError
+
+_log = logging.getLogger(__name__)
+_PREFIX = "kairos"
+
+
+class Engine:
+    """One bundle in force. `version` and `sha384` go into every event that a decision causes."""
+
+    def __init__(self, bundle: Bundle, version: int, sha384: bytes) -> None:
+        self.version = version
+        self.sha384 = sha384
+        self._data = bundle.data
+        self._module = Module(bundle.wasm)
+        self._instance: Instance | None = Instance(self._module, bundle.data)
+
+    @classmethod
+    def load_untrusted(
+        cls,
+        bundle: bytes,
+        record: PolicyRecord,
+        *,
+        provider: Provider,
+        suite: Suite,
+        policy_key: bytes,
+        tenant: str,
+        current_version: int = 0,
+    ) -> Self:
+        """Raises Refused (signature, tenant, version, digest) or BadMessage (not a policy this host can run)."""
+        verify_untrusted(
+            bundle,
+            record,
+            provider=provider,
+            suite=suite,
+            policy_key=policy_key,
+            tenant=tenant,
+            current_version=current_version,
+        )
+        return cls(unpack_untrusted(bundle), record.version, record.sha384)
+
+    def decide(self, point: str, document: dict[str, Any]) -> Decision:
+        """point: admission, egress or ingress. Never raises."""
+        try:
+            if self._instance is None:  # the last evaluation trapped: its memory is not to be trusted
+                self._instance = Instance(self._module, self._data)
+            answer = self._instance.evaluate(f"{_PREFIX}/{point}/decision", json.dumps(document).encode())
+        except PolicyError as error:
+            self._instance = None
+            _log.warning("policy at %s: %s", point, error)
+            return deny(f"the policy failed: {error}", "deny:policy-failed")
+        except Exception as error:  # a defect here must not let anything through
+            self._instance = None
+            _log.exception("policy at %s", point)
+            return deny(f"the policy engine failed: {type(error).__name__}")
+        return _decision(answer)
+
+
+def _decision(answer: object) -> Decision:
+    """Only a well-formed answer that says allow allows."""
+    if answer is None:
+        return deny("the policy does not say", "deny:undefined")
+    if not isinstance(answer, dict) or not isinstance(answer.get("allow"), bool):
+        return deny("the policy's answer is malformed", "deny:malformed")
+    return Decision(
+        allow=answer["allow"],
+        rule=str(answer.get("rule", "")) or "unnamed",
+        reason=str(answer.get("reason", "")),
+        hold=answer.get("hold") is True,
+    )

@@ -1,0 +1,80 @@
+package kairos.flow_test
+
+import data.kairos.flow
+
+staff := {"node": "ep-a", "name": "a", "role": "endpoint", "tags": ["staff"], "groups": ["dev"], "owner": "ann"}
+
+server := {"node": "ep-b", "name": "b", "role": "endpoint", "tags": ["web"], "groups": [], "owner": "bob"}
+
+attempt := {
+	"point": "egress", "now": "2026-11-25T12:00:00Z", "vni": {"id": 1, "name": "office"},
+	"device": staff, "peer": server,
+	"src": {"ip": "10.7.0.2", "port": 40000}, "dst": {"ip": "10.7.0.3", "port": 443}, "proto": "tcp",
+}
+
+grant := {
+	"id": "g", "reason": "", "vnis": [], "expires_at": "",
+	"from": [{"kind": "tag", "value": "staff"}], "to": [{"kind": "tag", "value": "web"}],
+	"ports": [{"proto": "tcp", "first": 443, "last": 443}],
+}
+
+verdict(allow, deny, given) := decision if {
+	decision := flow.decision with data.grants as {"allow": allow, "deny": deny} with input as given
+}
+
+test_nothing_is_deny if verdict([], [], attempt) == {"allow": false, "rule": "deny:default", "reason": "no grant allows this"}
+
+test_a_grant_allows if verdict([grant], [], attempt).rule == "grant:g"
+
+test_deny_wins if verdict([grant], [object.union(grant, {"id": "no"})], attempt).rule == "deny:no"
+
+test_another_port_is_denied if not verdict([grant], [], object.union(attempt, {"dst": {"ip": "10.7.0.3", "port": 22}})).allow
+
+test_another_protocol_is_denied if not verdict([grant], [], object.union(attempt, {"proto": "udp"})).allow
+
+test_a_port_range if {
+	ranged := object.union(grant, {"ports": [{"proto": "tcp", "first": 400, "last": 500}]})
+	verdict([ranged], [], attempt).allow
+}
+
+test_any_protocol if verdict([object.union(grant, {"ports": [{"proto": "*", "first": 0, "last": 0}]})], [], attempt).allow
+
+test_icmp_has_no_port if {
+	ping := object.union(grant, {"ports": [{"proto": "icmp", "first": 0, "last": 0}]})
+	verdict([ping], [], object.union(attempt, {"proto": "icmp", "dst": {"ip": "10.7.0.3", "port": 8}})).allow
+}
+
+test_expired_grant if {
+	not verdict([object.union(grant, {"expires_at": "2026-11-25T12:00:00Z"})], [], attempt).allow
+	verdict([object.union(grant, {"expires_at": "2026-11-25T12:00:01Z"})], [], attempt).allow
+}
+
+test_vni if {
+	verdict([object.union(grant, {"vnis": ["office"]})], [], attempt).allow
+	not verdict([object.union(grant, {"vnis": ["lab"]})], [], attempt).allow
+}
+
+test_selectors if {
+	every selector in [
+		{"kind": "any", "value": ""}, {"kind": "group", "value": "dev"}, {"kind": "owner", "value": "ann"},
+		{"kind": "node", "value": "ep-a"}, {"kind": "cidr", "value": "10.7.0.0/24"},
+	] {
+		verdict([object.union(grant, {"from": [selector]})], [], attempt).allow
+	}
+	every selector in [
+		{"kind": "group", "value": "ops"}, {"kind": "owner", "value": "bob"},
+		{"kind": "node", "value": "ep-b"}, {"kind": "cidr", "value": "10.8.0.0/24"},
+	] {
+		not verdict([object.union(grant, {"from": [selector]})], [], attempt).allow
+	}
+}
+
+test_a_host_without_an_agent_has_no_tags if {
+	not verdict([grant], [], object.union(attempt, {"peer": null})).allow
+	verdict([object.union(grant, {"to": [{"kind": "cidr", "value": "10.7.0.3/32"}]})], [], object.union(attempt, {"peer": null})).allow
+}
+
+test_a_deny_by_tag_skips_nobody_for_lack_of_a_field if {
+	silent := object.remove(attempt, ["peer"])
+	verdict([object.union(grant, {"to": [{"kind": "any", "value": ""}]})], [], silent).allow == false
+}
