@@ -21,7 +21,7 @@ import msgspec
 
 from kairos.api.admin import TokenCreate
 from kairos.api.problem import ProblemError
-from kairos.api.push import AdmissionRequest, AdmissionVerdict, ToNode
+from kairos.api.push import AdmissionRequest, AdmissionVerdict, ToNode, Welcome
 from kairos.crypto import labels
 from kairos.crypto.provider import Provider
 from kairos.identity import transcript
@@ -135,7 +135,7 @@ class Gatekeeper:
         self.pushes: list[ToNode] = []
         self._identity = identity
         self._judge = judge
-        self._ready = threading.Event()
+        self._changed = threading.Condition()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_until_complete, args=(self._serve(),))
         self._stop = asyncio.Event()
@@ -143,13 +143,18 @@ class Gatekeeper:
 
     def __enter__(self) -> Gatekeeper:
         self._thread.start()
-        assert self._ready.wait(20), "the gateway's events socket did not open"
+        self.await_push(lambda push: isinstance(push, Welcome))
         return self
 
     def __exit__(self, *_: object) -> None:
         self._loop.call_soon_threadsafe(self._stop.set)
         self._thread.join()
         self._loop.close()
+
+    def await_push(self, wanted: Callable[[ToNode], bool]) -> None:
+        """Returns when such a push has come; fails after 20 s."""
+        with self._changed:
+            assert self._changed.wait_for(lambda: any(map(wanted, self.pushes)), 20), "no such push in 20 s"
 
     async def _serve(self) -> None:
         join = self._identity.join
@@ -163,8 +168,9 @@ class Gatekeeper:
             await asyncio.gather(running, return_exceptions=True)
 
     async def _pushed(self, push: ToNode) -> None:
-        self.pushes.append(push)
-        self._ready.set()
+        with self._changed:
+            self.pushes.append(push)
+            self._changed.notify_all()
         if isinstance(push, AdmissionRequest) and self._feed is not None:
             subject = json.loads(push.input)
             self.asked.append(subject)
