@@ -261,6 +261,7 @@ VERBS: tuple[Verb, ...] = (
         (
             _arg("--json", help="write the figures to this file", dest="figures", metavar="FILE", default=None),
             _arg("--keep", help="leave it running at the end and say how to play with it", action="store_true"),
+            _arg("--remove", help="remove what a kept demo left, and do nothing else", action="store_true"),
             _arg("--quick", help="fewer repetitions: a check that all holds, not a measurement", action="store_true"),
             _arg("--suite", help="KR1 (default) or KR5", choices=("KR1", "KR5"), default="KR1"),
         ),

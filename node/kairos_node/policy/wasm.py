@@ -28,9 +28,10 @@ class Module:
         self.engine = wasmtime.Engine(config)
         try:
             self.module = wasmtime.Module(self.engine, wasm)
-            minimum = [each.type.limits.min for each in self.module.imports if each.name == "memory"]
-        except (wasmtime.WasmtimeError, AttributeError) as error:
+        except wasmtime.WasmtimeError as error:
             raise BadMessage(f"policy.wasm: {str(error).splitlines()[0]}") from None
+        kinds = [each.type for each in self.module.imports if each.name == "memory"]
+        minimum = [kind.limits.min for kind in kinds if isinstance(kind, wasmtime.MemoryType)]
         if len(minimum) != 1:
             raise BadMessage("policy.wasm imports no memory: it was not built by OPA")
         self.memory_pages: int = minimum[0]

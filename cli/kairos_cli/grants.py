@@ -1,0 +1,122 @@
+"""The grants file: policy for people who do not write Rego. Read strictly, written as the data that the shipped rules ask for.
+
+    {"admission": [{"id": "staff", "roles": ["endpoint"], "tags": ["staff"], "outcome": "allow"}],
+     "deny":  [{"id": "no-ssh", "from": ["*"], "to": ["tag:web"], "ports": ["tcp/22"], "reason": "use the bastion"}],
+     "allow": [{"id": "web", "from": ["group:dev"], "to": ["192.168.50.0/24"], "ports": ["tcp/80", "tcp/8000-8100"]}]}
+
+A party is `*`, `tag:`, `group:`, `owner:` or `node:` and a name, or a network. A port is `*`, `icmp`, or `tcp/` or `udp/` and a number, a
+range or `*`. `vnis` narrows a grant, `expires_at` (RFC 3339, UTC) ends it.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+
+from kairos.errors import KairosError
+
+_PORT = re.compile(r"(tcp|udp|sctp)/(?:(\*)|(\d{1,5})(?:-(\d{1,5}))?)")
+_PORT_MAX = 65_535
+
+
+class AdmissionRule(msgspec.Struct, forbid_unknown_fields=True):
+    id: str
+    roles: list[Literal["endpoint", "gateway"]]
+    outcome: Literal["allow", "hold", "deny"]
+    tags: list[str] = []
+    reason: str = ""
+
+
+class Grant(msgspec.Struct, forbid_unknown_fields=True, rename={"source": "from", "destination": "to"}):
+    id: str
+    source: list[str]
+    destination: list[str]
+    ports: list[str]
+    vnis: list[str] = []
+    expires_at: str = ""
+    reason: str = ""
+
+
+class Grants(msgspec.Struct, forbid_unknown_fields=True):
+    admission: list[AdmissionRule] = []
+    deny: list[Grant] = []
+    allow: list[Grant] = []
+
+
+def load_grants(path: Path) -> bytes:
+    """data.json of the bundle. Raises KairosError that names the file and the place in it."""
+    try:
+        grants = msgspec.json.decode(path.read_bytes(), type=Grants)
+        data = {
+            "admission": [msgspec.to_builtins(rule) for rule in grants.admission],
+            "deny": [_normal(grant) for grant in grants.deny],
+            "allow": [_normal(grant) for grant in grants.allow],
+        }
+        _unique([*data["admission"], *data["deny"], *data["allow"]])
+    except FileNotFoundError:
+        raise KairosError(f"there is no grants file {path}") from None
+    except (msgspec.MsgspecError, ValueError) as error:
+        raise KairosError(f"{path}: {error}") from None
+    return msgspec.json.encode({"grants": data})
+
+
+def _normal(grant: Grant) -> dict[str, Any]:
+    try:
+        return {
+            "id": grant.id,
+            "from": [_party(text) for text in grant.source],
+            "to": [_party(text) for text in grant.destination],
+            "ports": [_port(text) for text in grant.ports],
+            "vnis": grant.vnis,
+            "expires_at": _moment(grant.expires_at),
+            "reason": grant.reason,
+        }
+    except ValueError as error:
+        raise ValueError(f"grant {grant.id}: {error}") from None
+
+
+def _party(text: str) -> dict[str, str]:
+    if text == "*":
+        return {"kind": "any", "value": ""}
+    kind, found, value = text.partition(":")
+    if found and kind in ("tag", "group", "owner", "node") and value:
+        return {"kind": kind, "value": value}
+    try:
+        return {"kind": "cidr", "value": str(ipaddress.ip_network(text))}
+    except ValueError:
+        raise ValueError(f"{text!r} is no party: *, tag:x, group:x, owner:x, node:x or a network") from None
+
+
+def _port(text: str) -> dict[str, Any]:
+    if text in ("*", "icmp"):
+        return {"proto": text, "first": 0, "last": _PORT_MAX}
+    match = _PORT.fullmatch(text)
+    if match is None:
+        raise ValueError(f"{text!r} is no port: *, icmp, tcp/443, udp/5000-5010 or tcp/*")
+    first, last = (0, _PORT_MAX) if match[2] else (int(match[3]), int(match[4] or match[3]))
+    if not 0 <= first <= last <= _PORT_MAX:
+        raise ValueError(f"{text!r} is no port range")
+    return {"proto": match[1], "first": first, "last": last}
+
+
+def _moment(text: str) -> str:
+    """As the rules compare it: UTC, whole seconds, or empty for never."""
+    if not text:
+        return ""
+    moment = datetime.fromisoformat(text)
+    if moment.tzinfo is None:
+        raise ValueError(f"expires_at {text!r} needs a time zone, as in 2027-01-01T00:00:00Z")
+    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def _unique(items: list[dict[str, Any]]) -> None:
+    seen: set[str] = set()
+    for item in items:
+        if item["id"] in seen:
+            raise ValueError(f"the id {item['id']!r} is there twice")
+        seen.add(item["id"])

@@ -1,0 +1,131 @@
+"""`kairos policy ...`: check, test, compile, sign and push. The policy key is used here and nowhere else."""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+
+from kairos.api.problem import ProblemError
+from kairos.api.session import PolicyRecord, PolicyUpload
+from kairos.crypto import labels
+from kairos.errors import KairosError
+from kairos.identity import transcript
+from kairos_cli.admin import AdminClient, at, client, tenant_of
+from kairos_cli.grants import load_grants
+from kairos_cli.output import as_fields, as_json
+
+ENTRYPOINTS = ("kairos/admission/decision", "kairos/egress/decision", "kairos/ingress/decision")
+_TIMEOUT_S = 60
+
+
+def check(options: argparse.Namespace) -> None:
+    source = _source(options.source)
+    load_grants(source / "grants.json")
+    _opa("check", "--strict", *_rules(source, tests=True))
+    print(f"{source}: the policy is well-formed")
+
+
+def test(options: argparse.Namespace) -> None:
+    print(_opa("test", "--verbose", *_rules(_source(options.source), tests=True)), end="")
+
+
+def push(options: argparse.Namespace) -> None:
+    source = _source(options.source)
+    grants = Path(options.data) if options.data else source / "grants.json"
+    record = push_policy(client(options), tenant_of(options), source, grants)
+    if options.json:
+        as_json(record)
+    else:
+        print(f"policy version {record.version} is in force at tenant {record.tenant}")
+
+
+def show(options: argparse.Namespace) -> None:
+    record = client(options).get(at(tenant_of(options), "policy"), PolicyRecord)
+    if options.json:
+        as_json(record)
+    else:
+        as_fields([("tenant", record.tenant), ("version", record.version), ("sha384", record.sha384.hex())])
+
+
+def push_shipped(admin: AdminClient, tenant: str) -> int:
+    """The policy that comes with this program; its version."""
+    source = _source(None)
+    return push_policy(admin, tenant, source, source / "grants.json").version
+
+
+def push_policy(admin: AdminClient, tenant: str, source: Path, grants: Path) -> PolicyRecord:
+    """Compiles, signs under the next version, pushes."""
+    bundle = compile_bundle(source, grants)
+    record = sign(admin, tenant, _current(admin, tenant) + 1, bundle)
+    return admin.send("PUT", at(tenant, "policy"), PolicyUpload(record, bundle), PolicyRecord)
+
+
+def compile_bundle(source: Path, grants: Path) -> bytes:
+    """An OPA bundle with policy.wasm and the grants as its data. Raises KairosError with OPA's own words."""
+    data = load_grants(grants)
+    rules = _rules(source, tests=False)
+    _opa("check", "--strict", *rules)
+    with tempfile.TemporaryDirectory() as folder:
+        stage = Path(folder) / "policy"
+        stage.mkdir()
+        for rule in rules:
+            shutil.copy(rule, stage)
+        (stage / "data.json").write_bytes(data)
+        bundle = Path(folder) / "bundle.tar.gz"
+        entrypoints = [word for each in ENTRYPOINTS for word in ("-e", each)]
+        _opa("build", "--target", "wasm", *entrypoints, "--bundle", str(stage), "--output", str(bundle))
+        return bundle.read_bytes()
+
+
+def sign(admin: AdminClient, tenant: str, version: int, bundle: bytes) -> PolicyRecord:
+    """The record whose signature every node checks against the key that its join token pinned."""
+    import hashlib
+
+    from kairos_node.crypto import provider_named
+
+    operator = admin.operator
+    key = provider_named("cryptography").signing_key(operator.suite, operator.policy_seed)
+    signature = key.sign(transcript.policy_bundle(tenant, version, bundle), labels.POLICY_BUNDLE)
+    return PolicyRecord(tenant, version, hashlib.sha384(bundle).digest(), signature)
+
+
+def _current(admin: AdminClient, tenant: str) -> int:
+    try:
+        return admin.get(at(tenant, "policy"), PolicyRecord).version
+    except ProblemError as error:
+        if error.code == "not-found" and "no policy" in str(error):
+            return 0
+        raise
+
+
+def _source(option: str | None) -> Path:
+    """The named folder, or the shipped policy."""
+    if option:
+        return Path(option)
+    for shipped in (Path(__file__).parent / "policies", Path(__file__).parents[2] / "policies"):
+        if (shipped / "flow.rego").exists():
+            return shipped
+    raise KairosError("the shipped policy is not installed; name a folder with --source")
+
+
+def _rules(source: Path, tests: bool) -> list[str]:
+    rules = sorted(str(path) for path in source.glob("*.rego") if tests or not path.stem.endswith("_test"))
+    if not rules:
+        raise KairosError(f"{source} has no .rego files")
+    return rules
+
+
+def _opa(*arguments: str) -> str:
+    opa = shutil.which("opa") or str(Path(__file__).parents[2] / ".tools/bin/opa")
+    try:
+        done = subprocess.run((opa, *arguments), capture_output=True, text=True, timeout=_TIMEOUT_S, check=False)
+    except FileNotFoundError:
+        raise KairosError(
+            "this verb needs Open Policy Agent: put opa 1.x on the PATH, or run ./dev setup in the source tree"
+        ) from None
+    if done.returncode:
+        raise KairosError(f"opa {arguments[0]}: {(done.stderr or done.stdout).strip()}")
+    return done.stdout
