@@ -1,18 +1,17 @@
 """The policy input: what every decision point is asked about (policies/input.schema.json).
 
-The same document at both ends, so a decision can be replayed anywhere. Every field is always there; what is unknown is null or
-empty, for a rule must never be skipped because a name was missing.
+The same document at both ends, so a decision can be replayed anywhere. Every field is there; what is unknown is null or empty,
+for a rule must never be skipped because a name was missing.
 """
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from typing import Any
 
-from kairos.api.session import Member, Vni
+from kairos.api.session import Member
 
-_PROTOCOLS = {1: "icmp", 58: "icmp", 6: "tcp", 17: "udp", 132: "sctp"}
-_NOBODY = {"node": "", "name": "", "role": "client", "tags": [], "groups": [], "owner": ""}
+PROTOCOLS = {1: "icmp", 58: "icmp", 6: "tcp", 17: "udp", 132: "sctp"}
+NOBODY = Member("", "client", "", "", b"")
 
 
 def party(member: Member | None) -> dict[str, Any] | None:
@@ -29,44 +28,36 @@ def party(member: Member | None) -> dict[str, Any] | None:
     }
 
 
-def moment(unix: float) -> str:
-    """RFC 3339 in UTC, whole seconds: texts of this form compare as the times do."""
-    return datetime.fromtimestamp(int(unix), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
 def flow_input(
     point: str,
     *,
-    now: float,
+    now: str,
     tenant: str,
-    vni: Vni | None,
+    vni: int,
+    vni_name: str,
     device: Member | None,
     peer: Member | None,
-    posture: dict[str, Any],
-    posture_age_s: float,
-    src: tuple[str, int],
-    dst: tuple[str, int],
-    proto: int,
-    icmp_type: int | None,
-    direction: str,
+    source: tuple[str, int],
+    destination: tuple[str, int],
+    protocol: int,
     gateway: str,
+    posture: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """One connection attempt. point: egress or ingress; now: Unix seconds; device: who begins it, peer: who is asked, None where
-    no node holds the address; src, dst: (address, port); proto: IP protocol number; direction: out of this host, or in."""
-    name = _PROTOCOLS.get(proto, str(proto))
+    """One connection attempt. point: egress or ingress; now: RFC 3339, UTC, whole seconds; device: who begins it; peer: who is
+    asked; for ICMP the destination's port is the message type."""
+    name = PROTOCOLS.get(protocol, str(protocol))
     return {
         "point": point,
-        "now": moment(now),
+        "now": now,
         "tenant": tenant,
-        "vni": {"id": vni.vni, "name": vni.name} if vni else {"id": 0, "name": ""},
-        "device": party(device) or _NOBODY,
+        "vni": {"id": vni, "name": vni_name},
+        "device": party(device) or party(NOBODY),
         "peer": party(peer),
-        "posture": posture,
-        "posture_age_s": int(posture_age_s),
-        "src": {"ip": src[0], "port": src[1]},
-        "dst": {"ip": dst[0], "port": dst[1]},
+        "posture": posture or {},
+        "src": {"ip": source[0], "port": source[1]},
+        "dst": {"ip": destination[0], "port": destination[1]},
         "proto": name,
-        "icmp_type": icmp_type if name == "icmp" else None,
-        "direction": direction,
+        "icmp_type": destination[1] if name == "icmp" else None,
+        "direction": "out" if point == "egress" else "in",
         "gateway": gateway,
     }
