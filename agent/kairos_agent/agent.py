@@ -1,0 +1,161 @@
+"""The endpoint: its VNIs on this host, one tunnel to a gateway, and its own verdict on every flow."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Collection, Coroutine, Mapping
+from ipaddress import ip_interface, ip_network
+from typing import Any
+
+import kairos
+from kairos.api.push import ToNode
+from kairos.crypto.provider import Provider
+from kairos.errors import Refused
+from kairos.wire.control import Config as TunnelConfig
+from kairos_agent.config import Config
+from kairos_agent.connector import Connector
+from kairos_agent.posture import collect
+from kairos_dataplane import ControlReceived, Dataplane, PathMoved, load
+from kairos_dataplane.engine import Network
+from kairos_node.crypto import provider_named
+from kairos_node.daemon import Daemon, open_udp
+from kairos_node.fabric import FabricClient, Signer
+from kairos_node.local_api import Handler, LocalServer
+from kairos_node.netlink import AGENT, VniPlan, open_interfaces
+from kairos_node.start import stop_on_signals
+from kairos_node.state import Identity, NodeState
+from kairos_node.tunnel import EndpointDriver
+from kairos_node.vnis import Vnis
+
+_log = logging.getLogger(__name__)
+
+
+class Agent(Daemon):
+    def __init__(
+        self,
+        state: NodeState,
+        identity: Identity,
+        provider: Provider,
+        dataplane: Dataplane,
+        client: FabricClient,
+        vnis: Vnis,
+        config: Config,
+    ) -> None:
+        super().__init__(state, identity, provider, dataplane, client, vnis)
+        self._posture = collect()
+        self.connector = Connector(self, config.path, config.gateway)
+
+    # -- for the connector -------------------------------------------------------------------------------------------
+
+    def fresh_posture(self) -> dict[str, Any]:
+        """What goes with T1 and every renewal."""
+        self._posture = collect()
+        return self._posture
+
+    async def set_up(self, tunnel: EndpointDriver, config: TunnelConfig) -> Mapping[int, Collection[Network]]:
+        """T5: this host's VNIs are those of the Config. Raises Refused."""
+        plans = [_plan(vni) for vni in _checked(config).vnis]
+        for gone in {plan.vni for plan in self.vnis.plans} - {plan.vni for plan in plans}:
+            await self.vnis.remove(gone)
+        for plan in plans:
+            await self.vnis.apply(plan)
+        return {plan.vni: plan.routes for plan in plans}
+
+    def use(self, tunnel: EndpointDriver) -> None:
+        """Traffic goes through this tunnel from now on."""
+        for plan in self.vnis.plans:
+            if plan.vni in tunnel.sessions:
+                self.vnis.lead(plan.vni, tunnel.sessions[plan.vni], plan.routes)
+
+    # -- the daemon's hooks ------------------------------------------------------------------------------------------
+
+    def _works(self) -> list[Coroutine[Any, Any, None]]:
+        return [self.connector.run()]
+
+    def _close_tunnels(self, code: str, reason: str) -> None:
+        self.connector.close(code, reason)
+
+    async def _network_changed(self) -> None:
+        """The gateway brings what concerns the tunnel in a Config; here the view serves policy."""
+
+    def _node_revoked(self, node: str) -> None:
+        self.connector.gateway_revoked(node)
+
+    async def _pushed_own(self, push: ToNode) -> None:
+        _log.debug("%s", type(push).__name__)
+
+    def _acknowledged(self, event: ControlReceived) -> None:
+        self.connector.acknowledged(event)
+
+    def _moved(self, event: PathMoved) -> None:
+        """Our sessions never follow: the connector moves them."""
+
+    def posture_of(self, node: str) -> dict[str, Any]:
+        return self._posture if node == self.identity.node else {}
+
+    # -- local API ---------------------------------------------------------------------------------------------------
+
+    def handlers(self) -> dict[str, Handler]:
+        return super().handlers() | {"reconnect": self._reconnect, "path": self._path}
+
+    async def _reconnect(self, request: dict[str, Any]) -> bool:
+        self.connector.reconnect()
+        return True
+
+    async def _path(self, request: dict[str, Any]) -> str:
+        mode = request.get("mode")
+        if mode not in ("auto", "relay", "direct"):
+            raise Refused("bad-request", "path is auto, relay or direct")
+        self.connector.set_mode(mode)
+        return str(mode)
+
+    def _tunnels(self) -> list[dict[str, Any]]:
+        return self.connector.status()
+
+
+def _plan(vni: Any) -> VniPlan:
+    return VniPlan(
+        vni.vni,
+        vni.name,
+        vni.mtu,
+        tuple(ip_interface(text) for text in vni.addresses),
+        tuple(ip_network(text) for text in vni.routes),
+    )
+
+
+def _checked(config: TunnelConfig) -> TunnelConfig:
+    """The gateway is our peer, but a Config that makes no sense must not half-configure this host. Raises Refused."""
+    try:
+        for vni in config.vnis:
+            if not 576 <= vni.mtu <= 9000:
+                raise ValueError(f"MTU {vni.mtu}")
+            _plan(vni)
+    except ValueError as error:
+        raise Refused("bad-config", f"the gateway's configuration makes no sense: {error}") from None
+    return config
+
+
+def serve(state: NodeState, config: Config) -> None:
+    """Runs the agent to its end. Raises KairosError, or OSError where the host does not allow what it needs."""
+    asyncio.run(_serve(state, config))
+
+
+async def _serve(state: NodeState, config: Config) -> None:
+    provider = provider_named(config.provider)
+    identity = state.identity(provider, time.time())
+    dataplane = load(config.dataplane, config.aead)
+    _log.info("kairos %s, %s, data plane %s", kairos.__version__, identity.node, dataplane.description)
+    async with contextlib.AsyncExitStack() as stack:
+        stack.callback(dataplane.close)
+        udp = stack.enter_context(open_udp(config.listen))
+        dataplane.set_udp(udp.fileno())
+        interfaces = await stack.enter_async_context(open_interfaces(AGENT))
+        signer = Signer(identity.node, identity.key)
+        client = await stack.enter_async_context(FabricClient(identity.join.fabric_url, identity.join.tenant, signer))
+        agent = Agent(state, identity, provider, dataplane, client, Vnis(dataplane, interfaces), config)
+        stop_on_signals(agent.stopping)
+        await stack.enter_async_context(LocalServer(state.socket, agent.handlers()))
+        await agent.run()

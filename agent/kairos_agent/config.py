@@ -1,0 +1,21 @@
+"""The agent's configuration file (docs/config.md)."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from kairos.protocol.path import Mode
+
+
+class Config(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+    """Every key is optional."""
+
+    path: Mode = "auto"
+    gateway: str = ""
+    listen: str = "[::]:0"
+    provider: Literal["cryptography", "oqs"] = "cryptography"
+    dataplane: Literal["auto", "c", "pure"] = "auto"
+    aead: Literal["auto", "ipsec-mb", "openssl"] = "auto"
+    log: Literal["debug", "info", "warning", "error"] = "info"

@@ -1,0 +1,339 @@
+"""T1 to T7 on the endpoint: opens a session, keeps one tunnel up, and comes back by itself when it breaks.
+
+A new tunnel is made before the old one is given up: one whose relay channel broke still carries the direct path.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Collection, Mapping
+from typing import Any, Protocol
+
+import kairos
+from kairos.api.problem import ProblemError
+from kairos.api.session import GatewayAddress, SessionGrant, SessionRequest
+from kairos.constants import HANDSHAKE_WAIT_S, SESSION_LIFE_S, SESSION_RENEW_AT_S
+from kairos.errors import KairosError, Refused
+from kairos.protocol.path import Address, Mode
+from kairos.wire.control import Config
+from kairos_dataplane import ControlReceived, Dataplane
+from kairos_dataplane.engine import Network
+from kairos_node.backoff import Backoff
+from kairos_node.certificates import Peer
+from kairos_node.fabric import FabricClient
+from kairos_node.path_prober import PathProber, format_address, parse_candidates
+from kairos_node.relay_link import RelayChannel, RelayLink
+from kairos_node.steps import Steps
+from kairos_node.tls import Check, Credentials, TlsChannel
+from kairos_node.tunnel import EndpointDriver, Own, TunnelDriver
+
+_log = logging.getLogger(__name__)
+_FIRST_RETRY_S, _MOST_RETRY_S = 0.25, 3.0  # a gateway that comes back should not wait long for its endpoints
+_BRIEF_S = 5.0  # a tunnel that lived no longer counts as a failure
+_SET_UP_WAIT_S = 3 * HANDSHAKE_WAIT_S  # T2 to T6 together
+
+
+class Home(Protocol):
+    """The agent, as its connector needs it."""
+
+    dataplane: Dataplane
+    client: FabricClient
+    links: list[RelayLink]
+
+    @property
+    def own(self) -> Own: ...
+    @property
+    def credentials(self) -> Credentials: ...
+    def check_peer(self, role: str, node: str = "") -> Check: ...
+    def fresh_posture(self) -> dict[str, Any]: ...
+    def set_up(self, tunnel: EndpointDriver, config: Config) -> Awaitable[Mapping[int, Collection[Network]]]: ...
+    def use(self, tunnel: EndpointDriver) -> None: ...
+
+
+class Connection:
+    """One relay socket, the tunnel on it, and the paths of that tunnel."""
+
+    def __init__(self, steps: Steps) -> None:
+        loop = asyncio.get_running_loop()
+        self.steps = steps
+        self.link: RelayLink | None = None
+        self.tunnel: EndpointDriver | None = None
+        self.prober: PathProber | None = None
+        self.up: asyncio.Future[None] = loop.create_future()
+        self.over: asyncio.Future[str] = loop.create_future()
+
+    def owns(self, session: int) -> bool:
+        return self.tunnel is not None and session in self.tunnel.sessions.values()
+
+    def end(self, why: str, error: Exception | None = None) -> None:
+        """Nothing more is to be expected of it. A tunnel that never came up fails its set-up with `error`."""
+        if not self.up.done():
+            self.up.set_exception(error or ConnectionError(why))
+            self.up.exception()  # whoever waits still gets it; nobody has to
+        if not self.over.done():
+            self.over.set_result(why)
+
+
+class Connector:
+    """Owns the tunnels of an agent: the one in use, and while that is being replaced its successor."""
+
+    def __init__(self, home: Home, mode: Mode, gateway: str) -> None:
+        self._home = home
+        self._mode: Mode = mode
+        self._gateway = gateway
+        self._loop = asyncio.get_running_loop()
+        self._backoff = Backoff(_FIRST_RETRY_S, _MOST_RETRY_S)
+        self._again = asyncio.Event()
+        self._current: Connection | None = None
+        self._coming: Connection | None = None
+
+    async def run(self) -> None:
+        while True:
+            self._again.clear()
+            try:
+                _log.warning("the tunnel is to be replaced: %s", await self._connect())
+            except (ConnectionError, ProblemError, KairosError, TimeoutError) as error:
+                _log.warning("no tunnel: %s", str(error) or "no answer in time")
+            await self._pause(self._backoff.next())
+
+    async def _pause(self, seconds: float) -> None:
+        try:
+            async with asyncio.timeout(seconds):
+                await self._again.wait()
+        except TimeoutError:
+            return
+
+    # -- one tunnel --------------------------------------------------------------------------------------------------
+
+    async def _connect(self) -> str:
+        """T1 to T6, then until something ends it; returns what did."""
+        steps = Steps(self._gateway or "gateway")
+        asked_at = self._loop.time()
+        grant = await self._home.client.open_session(SessionRequest(self._home.fresh_posture(), gateway=self._gateway))
+        steps.note("T1", f"session {grant.session[:8]} for VNIs {', '.join(map(str, grant.vnis)) or 'none'}")
+        failure: Exception = ConnectionError("the fabric names no gateway")
+        for address in grant.gateways:
+            try:
+                connection = await self._set_up(address, grant, asked_at, steps)
+            except (ConnectionError, KairosError, TimeoutError) as error:
+                _log.warning("%s: %s", address.gateway, str(error) or "no answer in time")
+                failure = error
+            else:
+                return await self._keep(connection, grant)
+        raise failure
+
+    async def _set_up(self, address: GatewayAddress, grant: SessionGrant, asked_at: float, steps: Steps) -> Connection:
+        """T2 to T6. Raises ConnectionError, Refused or TimeoutError, and leaves nothing behind then."""
+        connection = self._coming = Connection(steps)
+        steps.peer = address.gateway
+
+        def accept(channel: RelayChannel) -> TunnelDriver:
+            steps.note("T2", f"channel {channel.machine.number} through the relay")
+            tls = TlsChannel("client", self._home.credentials, self._home.check_peer("gateway", address.gateway))
+            owner = _TunnelOwner(self, connection)
+            tunnel = EndpointDriver(self._home.own, tls, channel, owner, steps, grant.session, kairos.__version__)
+            tunnel.session_expires(asked_at + SESSION_LIFE_S)
+            connection.tunnel = tunnel
+            return tunnel
+
+        try:
+            async with asyncio.timeout(_SET_UP_WAIT_S):
+                connection.link = await RelayLink.open(
+                    address.relay_url, grant.token, self._home.dataplane, _once(accept)
+                )
+                self._home.links.append(connection.link)
+                connection.link.lost.add_done_callback(lambda lost: self._link_lost(connection, lost.result()))
+                await connection.up
+        except BaseException:
+            self._drop(connection, "set-up-failed", "the tunnel did not come up")
+            raise
+        finally:
+            self._coming = None
+        return connection
+
+    async def _keep(self, connection: Connection, grant: SessionGrant) -> str:
+        """Renews the session until the tunnel is over or someone wants another."""
+        came_up = self._loop.time()
+        renewal = self._loop.create_task(self._renew(connection, grant))
+        wanted = self._loop.create_task(self._again.wait())
+        try:
+            await asyncio.wait((connection.over, renewal, wanted), return_when=asyncio.FIRST_COMPLETED)
+            if renewal.done() and not connection.over.done():
+                return str(renewal.exception() or "the session was not renewed")
+            return connection.over.result() if connection.over.done() else "reconnect was asked for"
+        finally:
+            if self._loop.time() - came_up > _BRIEF_S:
+                self._backoff.reset()
+            for task in (renewal, wanted):
+                task.cancel()
+            await asyncio.gather(renewal, wanted, return_exceptions=True)
+
+    async def _renew(self, connection: Connection, grant: SessionGrant) -> None:
+        """Raises ProblemError when the fabric will not: the tunnel then lives to the end of its session."""
+        wait, backoff = float(SESSION_RENEW_AT_S), Backoff(1.0, 15.0)
+        while True:
+            await asyncio.sleep(wait)
+            asked_at = self._loop.time()
+            try:
+                renewed = await self._home.client.open_session(
+                    SessionRequest(self._home.fresh_posture(), renews=grant.session, gateway=self._gateway)
+                )
+            except ConnectionError as error:
+                wait = backoff.next()
+                _log.warning("the session was not renewed: %s; again in %.1f s", error, wait)
+                continue
+            backoff.reset()
+            wait = SESSION_RENEW_AT_S
+            if connection.link is not None:
+                connection.link.renew(renewed.token)
+            if connection.tunnel is not None:
+                connection.tunnel.session_expires(asked_at + SESSION_LIFE_S)
+
+    def _link_lost(self, connection: Connection, reason: str) -> None:
+        if connection.link in self._home.links:
+            self._home.links.remove(connection.link)
+        connection.end(reason or "the connection to the relay ended")
+
+    def _drop(self, connection: Connection | None, code: str, reason: str) -> None:
+        if connection is None:
+            return
+        if connection.prober is not None:
+            connection.prober.close()
+        if connection.tunnel is not None:
+            connection.tunnel.fail(code, reason)
+        if connection.link is not None:
+            connection.link.close()
+        connection.end(reason)
+
+    # -- what happens to tunnels -------------------------------------------------------------------------------------
+
+    async def set_up(self, tunnel: EndpointDriver, config: Config) -> Mapping[int, Collection[Network]]:
+        return await self._home.set_up(tunnel, config)
+
+    def established(self, connection: Connection) -> None:
+        """T6, and again after every new Config."""
+        tunnel = connection.tunnel
+        assert tunnel is not None
+        self._home.use(tunnel)
+        previous, self._current = self._current, connection
+        if previous is not connection:
+            self._drop(previous, "replaced", "a new tunnel took its place")
+        if connection.prober is None:
+            connection.prober = self._prober(connection, tunnel)
+        else:
+            connection.prober.renew()
+        if not connection.up.done():
+            connection.up.set_result(None)
+
+    def ended(self, connection: Connection, code: str, reason: str) -> None:
+        if connection.prober is not None:
+            connection.prober.close()
+        if connection is self._current:
+            self._current = None
+        connection.end(f"{reason} ({code})", Refused(code, reason))
+        if connection.link is not None:
+            connection.link.close()
+
+    def acknowledged(self, event: ControlReceived) -> None:
+        for connection in (self._current, self._coming):
+            if connection is not None and connection.prober is not None and connection.owns(event.session):
+                connection.prober.acknowledged_untrusted(event.payload)
+
+    def gateway_revoked(self, node: str) -> None:
+        for connection in (self._current, self._coming):
+            if connection is not None and connection.steps.peer == node:
+                self._drop(connection, "revoked", f"{node} is revoked")
+
+    # -- local API ---------------------------------------------------------------------------------------------------
+
+    def reconnect(self) -> None:
+        """Session and tunnel anew, at once."""
+        self._backoff.reset()
+        self._drop(self._current, "reconnect", "the user asked for a new tunnel")
+        self._again.set()
+
+    def set_mode(self, mode: Mode) -> None:
+        self._mode = mode
+        if self._current is not None and self._current.prober is not None:
+            self._current.prober.set_mode(mode)
+
+    def close(self, code: str, reason: str) -> None:
+        for connection in (self._coming, self._current):
+            self._drop(connection, code, reason)
+
+    def status(self) -> list[dict[str, Any]]:
+        return [
+            _status(connection, self._home.own, self._mode, self._loop.time())
+            for connection in (self._current, self._coming)
+            if connection is not None
+        ]
+
+    def _prober(self, connection: Connection, tunnel: EndpointDriver) -> PathProber:
+        def moved(to: Address | None) -> None:
+            tunnel.steps.note("T6", f"direct path to {format_address(to)}" if to else "path through the relay")
+
+        candidates = parse_candidates(tunnel.config.direct) if tunnel.config is not None else []
+        sessions = tunnel.sessions.values
+        return PathProber(self._home.dataplane, sessions, tunnel.relay, candidates, self._mode, moved)
+
+
+class _TunnelOwner:
+    """What one tunnel tells the connector, with the connection it belongs to."""
+
+    def __init__(self, connector: Connector, connection: Connection) -> None:
+        self._connector = connector
+        self._connection = connection
+
+    async def set_up(self, tunnel: EndpointDriver, config: Config) -> Mapping[int, Collection[Network]]:
+        return await self._connector.set_up(tunnel, config)
+
+    def established(self, tunnel: TunnelDriver) -> None:
+        self._connector.established(self._connection)
+
+    def ended(self, tunnel: TunnelDriver, code: str, reason: str) -> None:
+        self._connector.ended(self._connection, code, reason)
+
+    def orphaned(self, tunnel: TunnelDriver, reason: str) -> None:
+        self._connection.end(f"its relay channel is lost: {reason}")
+
+
+def _once(accept: Any) -> Any:
+    """An endpoint's socket carries one channel; a relay that opens another is ended by the link."""
+    opened: list[RelayChannel] = []
+
+    def first(channel: RelayChannel) -> Any:
+        if opened:
+            raise Refused("bad-message", "the relay opened a second channel")
+        opened.append(channel)
+        return accept(channel)
+
+    return first
+
+
+def _status(connection: Connection, own: Own, mode: Mode, now: float) -> dict[str, Any]:
+    tunnel, prober = connection.tunnel, connection.prober
+    peer: Peer | None = tunnel.peer if tunnel is not None else None
+    machine = tunnel.machine if tunnel is not None else None
+    secret = machine.epoch_secret if machine is not None else None
+    direct = prober.current if prober is not None else None
+    return {
+        "peer": peer.node if peer is not None else connection.steps.peer,
+        "state": machine.state.name.lower() if machine is not None else "connecting",
+        "path": "direct" if direct else "relay",
+        "address": format_address(direct) if direct else "",
+        "mode": mode,
+        "round_trip_ms": round(prober.round_trip_s * 1000, 2) if prober is not None else 0.0,
+        "suite": own.suite.name,
+        "tls_group": own.suite.tls_group,
+        "kem": own.suite.kem,
+        "signature": own.suite.signature,
+        "provider": own.provider.name,
+        "epoch": secret.epoch if secret is not None else None,
+        "epoch_age_s": round(now - machine.epoch_began, 1) if machine is not None and secret is not None else None,
+        "session": tunnel.session if tunnel is not None else "",
+        "orphan": tunnel.orphan if tunnel is not None else False,
+        "vnis": sorted(tunnel.sessions) if tunnel is not None else [],
+        "t1_at": connection.steps.began,
+        "steps": connection.steps.taken,
+    }

@@ -1,0 +1,289 @@
+"""What an agent and a gateway have in common while they run."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from kairos.api.problem import ProblemError
+from kairos.api.push import NetworkChanged, PolicyAnnouncement, Revocation, ToNode, Welcome
+from kairos.crypto.provider import Provider
+from kairos.errors import BadMessage, Refused
+from kairos.policy.decision import Decision
+from kairos_dataplane import ControlReceived, Dataplane, Flow, PathMoved, Verdict
+from kairos_node.certificates import Peer, verify_peer_untrusted
+from kairos_node.dataplane_events import DataplaneEvents, Listeners
+from kairos_node.events import EventFeed
+from kairos_node.fabric import FabricClient
+from kairos_node.flow_judge import FlowJudge, describe
+from kairos_node.local_api import Handler
+from kairos_node.network_view import EMPTY, NetworkView
+from kairos_node.policy_keeper import PolicyKeeper
+from kairos_node.relay_link import RelayLink
+from kairos_node.renewal import Renewal
+from kairos_node.spool import Spool
+from kairos_node.state import Identity, NodeState
+from kairos_node.tls import Credentials
+from kairos_node.tunnel import Own
+from kairos_node.vnis import Vnis
+
+_log = logging.getLogger(__name__)
+_DRAIN_EVERY_S = 1.0
+
+
+class Daemon(ABC):
+    """Tasks that live until the first of them fails or `down` is asked for."""
+
+    def __init__(
+        self,
+        state: NodeState,
+        identity: Identity,
+        provider: Provider,
+        dataplane: Dataplane,
+        client: FabricClient,
+        vnis: Vnis,
+    ) -> None:
+        self.state, self.identity, self.provider = state, identity, provider
+        self.dataplane, self.client, self.vnis = dataplane, client, vnis
+        self.links: list[RelayLink] = []
+        self.view = NetworkView(state.network) if state.network is not None else EMPTY
+        self.stopping = asyncio.Event()
+        self.spool = Spool(state.spool)
+        self.policy = PolicyKeeper(state, identity, provider, client, self._policy_changed)
+        self.renewal = Renewal(client, state, provider, identity, self._renewed)
+        self.feed = EventFeed(client, self._pushed)
+        join = identity.join
+        self.judge = FlowJudge(dataplane, self, join.tenant, identity.node, join.role, join.suite, self.spool.record)
+        self._events = DataplaneEvents(
+            dataplane, Listeners(self.links, self.judge.opened, self._acknowledged, self._moved)
+        )
+        self._network_turn = asyncio.Lock()
+
+    # -- life --------------------------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Until `stopping` is set. An error that no task can handle ends the daemon and is raised."""
+        await self.policy.restore()
+        await self._network_changed()
+        works = [self.feed.run(), self.renewal.run(), self._drain(), self.stopping.wait(), *self._works()]
+        tasks = [asyncio.ensure_future(work) for work in works]
+        try:
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            self._close_tunnels("going-down", f"{self.identity.node} stops")
+            await self._close_links()
+            self._events.close()
+
+    async def _close_links(self) -> None:
+        """A moment for the last words of the tunnels to reach the relay."""
+        links = list(self.links)
+        for link in links:
+            link.close()
+        if links:
+            await asyncio.wait([link.lost for link in links], timeout=1.0)
+
+    @abstractmethod
+    def _works(self) -> list[Coroutine[Any, Any, None]]:
+        """What this daemon does beside what all do."""
+
+    @abstractmethod
+    def _close_tunnels(self, code: str, reason: str) -> None: ...
+
+    @abstractmethod
+    async def _network_changed(self) -> None:
+        """`view` is another one: make the host and the tunnels look like it."""
+
+    @abstractmethod
+    def _node_revoked(self, node: str) -> None: ...
+
+    @abstractmethod
+    async def _pushed_own(self, push: ToNode) -> None:
+        """A push that not all daemons get."""
+
+    @abstractmethod
+    def _acknowledged(self, event: ControlReceived) -> None:
+        """A PROBE_ACK for one of our sessions."""
+
+    @abstractmethod
+    def _moved(self, event: PathMoved) -> None:
+        """A peer is reached on another path."""
+
+    async def _drain(self) -> None:
+        """Audit events, in bursts; what the fabric does not take now waits on disk."""
+        while True:
+            await asyncio.sleep(_DRAIN_EVERY_S)
+            try:
+                await self.spool.drain(self.client)
+            except (ConnectionError, ProblemError, BadMessage) as error:
+                _log.debug("audit events wait: %s", error)
+
+    # -- what tunnels need -------------------------------------------------------------------------------------------
+
+    @property
+    def own(self) -> Own:
+        return Own(self.identity.suite, self.provider, self.identity.key, self.dataplane, self.vnis.cut)
+
+    @property
+    def credentials(self) -> Credentials:
+        identity = self.identity
+        return Credentials(identity.certificate.der, identity.seed, identity.trust)
+
+    def check_peer(self, role: str, node: str = "") -> Callable[[bytes], Peer]:
+        """T3: is this certificate that of a peer of our tenant with this role, or that very node, and not revoked?"""
+
+        def check(der: bytes) -> Peer:
+            return verify_peer_untrusted(
+                self.provider,
+                self.identity.trust,
+                der,
+                tenant=self.identity.join.tenant,
+                role=role,
+                now=time.time(),
+                node=node,
+                revoked=self.state.revoked,
+            )
+
+        return check
+
+    # -- what verdicts depend on -------------------------------------------------------------------------------------
+
+    @property
+    def policy_version(self) -> int:
+        return self.policy.version
+
+    def decide(self, point: str, document: dict[str, Any]) -> Decision:
+        return self.policy.decide(point, document)
+
+    @abstractmethod
+    def posture_of(self, node: str) -> dict[str, Any]: ...
+
+    # -- pushes ------------------------------------------------------------------------------------------------------
+
+    async def _pushed(self, push: ToNode) -> None:
+        match push:
+            case Welcome():
+                await self._pushed_own(push)
+                if push.revision != self.view.record.revision:
+                    await self.fetch_network()
+                if push.policy_version > self.policy.version:
+                    await self.policy.refresh()
+            case NetworkChanged():
+                await self.fetch_network()
+            case PolicyAnnouncement():
+                await self.policy.refresh()
+            case Revocation(node):
+                self.state.revoke([node])
+                _log.warning("%s is revoked: %s", node, push.reason)
+                if node == self.identity.node:
+                    raise Refused("revoked", f"this node is revoked: {push.reason}; enroll it again with a new token")
+                self._node_revoked(node)
+            case _:
+                await self._pushed_own(push)
+
+    async def fetch_network(self) -> None:
+        """The network as it is now. Raises ConnectionError: the feed connects again, and hears of it in the Welcome."""
+        async with self._network_turn:
+            try:
+                record = await self.client.network()
+            except (ProblemError, BadMessage) as error:
+                _log.warning("the network was not fetched: %s", error)
+                return
+            self.state.keep_network(record)
+            self.view = NetworkView(record)
+            await self._network_changed()
+        self.judge.judge_again()
+
+    def _policy_changed(self) -> None:
+        self.judge.judge_again()
+
+    def _renewed(self, identity: Identity) -> None:
+        self.identity = identity
+
+    # -- local API ---------------------------------------------------------------------------------------------------
+
+    def handlers(self) -> dict[str, Handler]:
+        return {"status": self._status, "flows": self._flows, "down": self._down, "rotate": self._rotate}
+
+    async def _status(self, request: dict[str, Any]) -> dict[str, Any]:
+        identity, suite = self.identity, self.identity.suite
+        return {
+            "node": identity.node,
+            "role": identity.join.role,
+            "tenant": identity.join.tenant,
+            "fabric": identity.join.fabric_url,
+            "connected": self.feed.connected,
+            "suite": suite.name,
+            "tls_group": suite.tls_group,
+            "kem": suite.kem,
+            "signature": suite.signature,
+            "aead": suite.aead,
+            "provider": self.provider.name,
+            "dataplane": self.dataplane.description,
+            "policy_version": self.policy.version,
+            "network_revision": self.view.record.revision,
+            "certificate_ends": identity.certificate.not_after,
+            "tunnels": self._tunnels(),
+            "vnis": [
+                {
+                    "vni": plan.vni,
+                    "name": plan.name,
+                    "interface": self.vnis.interface(plan.vni),
+                    "mtu": plan.mtu,
+                    "addresses": [str(address) for address in plan.addresses],
+                    "routes": [str(route) for route in plan.routes],
+                }
+                for plan in self.vnis.plans
+            ],
+            "counters": self.dataplane.counters(),
+        }
+
+    @abstractmethod
+    def _tunnels(self) -> list[dict[str, Any]]: ...
+
+    async def _flows(self, request: dict[str, Any]) -> list[dict[str, Any]]:
+        return [self._flow(flow) for flow in self.dataplane.flows()]
+
+    def _flow(self, flow: Flow) -> dict[str, Any]:
+        return {
+            "flow": describe(flow),
+            "verdict": Verdict(flow.verdict).name.lower(),
+            "rule": self.judge.rule_named(flow.rule),
+            "packets": list(flow.packets),
+            "bytes": list(flow.bytes),
+            "age_s": round(flow.age_s, 1),
+            "idle_s": round(flow.idle_s, 1),
+        }
+
+    async def _down(self, request: dict[str, Any]) -> bool:
+        asyncio.get_running_loop().call_soon(self.stopping.set)
+        return True
+
+    async def _rotate(self, request: dict[str, Any]) -> bool:
+        await self.renewal.rotate()
+        return True
+
+
+def open_udp(listen: str) -> socket.socket:
+    """The socket of direct paths. listen: `[::]:7843` (IPv6 and IPv4), `0.0.0.0:7843`; port 0: any. Raises Refused."""
+    host, _, port = listen.rpartition(":")
+    host = host.strip("[]")
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        udp = socket.socket(family, socket.SOCK_DGRAM)
+        if family == socket.AF_INET6:
+            udp.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        udp.bind((host, int(port)))
+    except (OSError, ValueError) as error:
+        raise Refused("bad-config", f"listen = {listen!r}: {error}") from None
+    udp.setblocking(False)
+    return udp

@@ -1,0 +1,150 @@
+"""Every new flow is decided here, once, by policy; the data plane keeps the verdict."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+import time
+from collections.abc import Callable, Iterable
+from datetime import UTC, datetime
+from typing import Any, Literal, Protocol
+
+from kairos.audit.event import Event
+from kairos.policy.decision import Decision
+from kairos.policy.input import PROTOCOLS, flow_input
+from kairos_dataplane import Dataplane, Flow, Verdict
+from kairos_node.network_view import NetworkView
+
+_log = logging.getLogger(__name__)
+_ICMP = (1, 58)
+Point = Literal["egress", "ingress"]
+
+
+class Surroundings(Protocol):
+    """What a verdict depends on beside the flow itself."""
+
+    @property
+    def view(self) -> NetworkView: ...
+    @property
+    def policy_version(self) -> int: ...
+
+    def decide(self, point: str, document: dict[str, Any]) -> Decision: ...
+    def posture_of(self, node: str) -> dict[str, Any]:
+        """The newest report of that device, empty when there is none."""
+        ...
+
+
+class FlowJudge:
+    """role: an endpoint judges what leaves it as egress; all that arrives anywhere is ingress."""
+
+    def __init__(
+        self,
+        dataplane: Dataplane,
+        surroundings: Surroundings,
+        tenant: str,
+        node: str,
+        role: str,
+        suite: str,
+        record: Callable[[Event], None],
+    ) -> None:
+        self._dataplane = dataplane
+        self._around = surroundings
+        self._tenant, self._node, self._role, self._suite = tenant, node, role, suite
+        self._record = record
+        self._loop = asyncio.get_running_loop()
+        self._rules: list[str] = [""]  # the data plane keeps a number
+
+    def opened(self, flow: Flow) -> None:
+        """A flow waits for its verdict."""
+        decision = self._judge(flow)
+        self._tell(flow, decision)
+        if not decision.allow or decision.log:
+            self._report(flow, decision)
+
+    def judge_again(self, flows: Iterable[Flow] | None = None) -> None:
+        """Policy, network or posture changed: flows that lose their allow are cut, in both directions."""
+        for flow in self._dataplane.flows() if flows is None else flows:
+            if flow.verdict is not Verdict.PENDING:
+                decision = self._judge(flow)
+                self._tell(flow, decision)
+                if decision.allow != (flow.verdict is Verdict.ALLOW):
+                    self._report(flow, decision)
+
+    def rule_named(self, number: int) -> str:
+        return self._rules[number] if number < len(self._rules) else ""
+
+    def _judge(self, flow: Flow) -> Decision:
+        view = self._around.view
+        device = view.holder(flow.vni, flow.src)
+        vni = view.vni(flow.vni)
+        document = flow_input(
+            self._point(flow),
+            now=datetime.fromtimestamp(int(time.time()), UTC).isoformat().replace("+00:00", "Z"),
+            tenant=self._tenant,
+            vni=flow.vni,
+            vni_name=vni.name if vni is not None else "",
+            device=device,
+            peer=view.holder(flow.vni, flow.dst),
+            source=(str(flow.src), flow.src_port),
+            destination=(str(flow.dst), flow.icmp_type if flow.protocol in _ICMP else flow.dst_port),
+            protocol=flow.protocol,
+            gateway=self._node if self._role == "gateway" else "",
+            posture=self._around.posture_of(device.node if device else ""),
+        )
+        return self._around.decide(self._point(flow), document)
+
+    def _point(self, flow: Flow) -> Point:
+        return "egress" if self._role == "endpoint" and flow.session == 0 else "ingress"
+
+    def _tell(self, flow: Flow, decision: Decision) -> None:
+        verdict = Verdict.ALLOW if decision.allow else Verdict.DENY
+        alive = self._dataplane.verdict(flow.id, verdict, self._number(decision.rule), self._around.policy_version)
+        if alive and decision.allow and decision.expires_at is not None:
+            left = datetime.fromisoformat(decision.expires_at).timestamp() - time.time()
+            self._loop.call_later(max(0.0, left), self._expired, flow.id)
+
+    def _expired(self, flow_id: int) -> None:
+        self.judge_again(flow for flow in self._dataplane.flows() if flow.id == flow_id)
+
+    def _number(self, rule: str) -> int:
+        if rule not in self._rules:
+            self._rules.append(rule)
+        return self._rules.index(rule)
+
+    def _report(self, flow: Flow, decision: Decision) -> None:
+        subject = describe(flow)
+        device = self._around.view.holder(flow.vni, flow.src)
+        if decision.allow:
+            _log.info("allowed %s: %s", subject, decision.rule)
+        else:
+            _log.warning("denied %s: %s (%s)", subject, decision.reason, decision.rule)
+        self._record(
+            Event(
+                id=secrets.token_hex(16),
+                at=time.time(),
+                tenant=self._tenant,
+                source=self._node,
+                kind="flow.allowed" if decision.allow else "flow.denied",
+                actor=device.node if device is not None else str(flow.src),
+                subject=subject,
+                outcome="allow" if decision.allow else "deny",
+                rule=decision.rule,
+                reason=decision.reason,
+                suite=self._suite,
+                policy_version=self._around.policy_version,
+                detail={"vni": flow.vni, "point": self._point(flow)},
+            )
+        )
+
+
+def describe(flow: Flow) -> str:
+    """`tcp 10.7.0.5:40112 > 10.7.0.9:443 in vni 7`."""
+    name = PROTOCOLS.get(flow.protocol, str(flow.protocol))
+    if flow.protocol in _ICMP:
+        return f"{name} type {flow.icmp_type} {flow.src} > {flow.dst} in vni {flow.vni}"
+    return f"{name} {_end(str(flow.src), flow.src_port)} > {_end(str(flow.dst), flow.dst_port)} in vni {flow.vni}"
+
+
+def _end(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

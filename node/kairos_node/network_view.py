@@ -1,0 +1,71 @@
+"""The tenant's network with the questions that a daemon asks of it."""
+
+from __future__ import annotations
+
+from ipaddress import IPv4Address, IPv6Address, ip_interface, ip_network
+
+from kairos.api.session import Member, Vni
+from kairos.api.session import Network as NetworkRecord
+from kairos_dataplane.engine import Network
+
+Address = IPv4Address | IPv6Address
+
+
+class NetworkView:
+    """One revision, indexed. Entries that make no sense are left out: the fabric is not trusted to be careful."""
+
+    def __init__(self, record: NetworkRecord) -> None:
+        self.record = record
+        self.vnis = {vni.vni: vni for vni in record.vnis}
+        self.members = {member.node: member for member in record.members}
+        self._by_address: dict[tuple[int, Address], str] = {}
+        self._addresses: dict[tuple[int, str], tuple[str, ...]] = {}
+        for lease in record.leases:
+            good = tuple(text for text in lease.addresses if _is_interface(text))
+            self._addresses[lease.vni, lease.node] = good
+            for text in good:
+                self._by_address[lease.vni, ip_interface(text).ip] = lease.node
+
+    def addresses(self, vni: int, node: str) -> tuple[str, ...]:
+        """A node's addresses in a VNI, as interface addresses: `10.7.0.5/24`."""
+        return self._addresses.get((vni, node), ())
+
+    def holder(self, vni: int, address: Address) -> Member | None:
+        """The member that has this address."""
+        return self.members.get(self._by_address.get((vni, address), ""))
+
+    def leases(self, vni: int, node: str) -> set[Network]:
+        """What a node may send from: its addresses and the routes that lead to it."""
+        own: set[Network] = {ip_network(ip_interface(text).ip) for text in self.addresses(vni, node)}
+        return own | self.routes_via(vni, node)
+
+    def routes_via(self, vni: int, node: str) -> set[Network]:
+        return {ip_network(r.prefix) for r in self.vnis[vni].routes if r.via == node and _is_network(r.prefix)}
+
+    def reachable(self, vni: int, node: str) -> set[Network]:
+        """What lies beyond this node: the VNI's prefixes and every route that does not lead to it."""
+        record = self.vnis[vni]
+        prefixes = {ip_network(prefix) for prefix in record.prefixes if _is_network(prefix)}
+        return prefixes | {ip_network(r.prefix) for r in record.routes if r.via != node and _is_network(r.prefix)}
+
+    def vni(self, number: int) -> Vni | None:
+        return self.vnis.get(number)
+
+
+EMPTY = NetworkView(NetworkRecord(0, [], [], [], []))
+
+
+def _is_interface(text: str) -> bool:
+    try:
+        ip_interface(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _is_network(text: str) -> bool:
+    try:
+        ip_network(text)
+    except ValueError:
+        return False
+    return True

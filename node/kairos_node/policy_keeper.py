@@ -1,0 +1,87 @@
+"""Keeps the newest signed policy in force: from disk at the start, from the fabric when it says there is another."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import Any
+
+from kairos.api.problem import ProblemError
+from kairos.api.session import PolicyRecord
+from kairos.crypto.provider import Provider
+from kairos.errors import BadMessage, Refused
+from kairos.policy.decision import Decision, deny
+from kairos_node.fabric import FabricClient
+from kairos_node.policy import Engine
+from kairos_node.state import Identity, NodeState
+
+_log = logging.getLogger(__name__)
+
+
+class PolicyKeeper:
+    """changed: called after another version came into force."""
+
+    def __init__(
+        self,
+        state: NodeState,
+        identity: Identity,
+        provider: Provider,
+        client: FabricClient,
+        changed: Callable[[], None],
+    ) -> None:
+        self._state, self._identity, self._provider, self._client = state, identity, provider, client
+        self._changed = changed
+        self._engine: Engine | None = None
+        self._turn = asyncio.Lock()
+
+    @property
+    def version(self) -> int:
+        """0: none is in force, and everything is denied."""
+        return 0 if self._engine is None else self._engine.version
+
+    def decide(self, point: str, document: dict[str, Any]) -> Decision:
+        if self._engine is None:
+            return deny("no policy is in force yet", "deny:no-policy")
+        return self._engine.decide(point, document)
+
+    async def restore(self) -> None:
+        """The last bundle that was believed, believed again."""
+        kept = self._state.policy
+        if kept is not None:
+            try:
+                await self._load_untrusted(*kept)
+            except (Refused, BadMessage) as error:
+                _log.warning("the stored policy is not used: %s", error)
+
+    async def refresh(self) -> None:
+        """Fetches a newer version. Raises ConnectionError; a bundle that does not hold is refused and the old one stays."""
+        async with self._turn:
+            try:
+                record = await self._client.policy()
+                if record.version <= self.version:
+                    return
+                bundle = await self._client.policy_bundle(record.version)
+                await self._load_untrusted(record, bundle)
+            except ProblemError as problem:
+                _log.warning("no policy from the fabric: %s", problem)
+            except (Refused, BadMessage) as error:
+                _log.error("the fabric's policy is refused: %s", error)
+            else:
+                self._state.keep_policy(record, bundle)
+                _log.info("policy version %d is in force", self.version)
+                self._changed()
+
+    async def _load_untrusted(self, record: PolicyRecord, bundle: bytes) -> None:
+        """In a thread: compiling takes a quarter of a second."""
+        identity = self._identity
+        self._engine = await asyncio.to_thread(
+            Engine.load_untrusted,
+            bundle,
+            record,
+            policy_key=identity.policy_key,
+            suite=identity.suite,
+            provider=self._provider,
+            tenant=identity.join.tenant,
+            current_version=self.version,
+        )

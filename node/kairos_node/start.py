@@ -1,0 +1,66 @@
+"""From a state directory to a running daemon, and every failure to one clear line."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import sys
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+
+from kairos.api.enrollment import Role
+from kairos.crypto.suites import suite_named
+from kairos.errors import Refused
+from kairos_node.openssl_groups import fix_group
+from kairos_node.state import NodeState
+
+_C = TypeVar("_C")
+_FORMAT = "%(asctime)s %(levelname)-7s %(name)s: %(message)s"
+_NAMES: dict[Role, str] = {"endpoint": "agent", "gateway": "gateway"}
+
+
+def load_config(path: Path | None, kind: type[_C]) -> _C:
+    """The TOML file as a typed record, or all defaults. Raises Refused."""
+    if path is None:
+        return kind()
+    try:
+        return msgspec.toml.decode(path.read_bytes(), type=kind)
+    except OSError as error:
+        raise Refused("bad-config", f"{path}: {error.strerror}") from None
+    except msgspec.MsgspecError as error:
+        raise Refused("bad-config", f"{path}: {error}; docs/config.md lists the keys") from None
+
+
+def prepare(directory: Path, role: Role) -> NodeState:
+    """Checks that this node has enrolled in that role, and fixes the TLS group of its suite before OpenSSL loads."""
+    state = NodeState(directory)
+    join, keys = state.join, state.keys
+    name = _NAMES[role]
+    if join is None or keys is None or not keys.certificate:
+        raise Refused("not-enrolled", f"this node has not enrolled ({directory}); run: kairos {name} enroll TOKEN")
+    if join.role != role:
+        other = _NAMES[join.role]
+        raise Refused("wrong-role", f"{directory} is the state of a {other}; run: kairos {other} run")
+    fix_group(suite_named(join.suite))
+    return state
+
+
+def log_to_stderr(level: str) -> None:
+    logging.basicConfig(stream=sys.stderr, level=level.upper(), format=_FORMAT)
+    logging.getLogger("picows").setLevel(logging.WARNING)
+
+
+def say(error: Exception) -> int:
+    """One line for a person; the exit status of a daemon that could not go on."""
+    print(f"kairos: {' '.join(str(error).split())}", file=sys.stderr)
+    return 1
+
+
+def stop_on_signals(stop: asyncio.Event) -> None:
+    """SIGTERM and SIGINT end the daemon the clean way."""
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)

@@ -1,0 +1,394 @@
+"""T3-T7 in life: a tunnel machine between a relay channel, a TLS connection, the clock and the data plane.
+
+The machines of `kairos.protocol.tunnel` decide; a driver carries their effects out. It lives on the event loop and
+never blocks. When its channel breaks, an established tunnel goes on without one until its session ends: the direct path
+needs no relay, and whoever comes back with a new tunnel replaces this one then.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from kairos.constants import HANDSHAKE_WAIT_S
+from kairos.crypto.provider import Provider, SigningKey
+from kairos.crypto.suites import Suite
+from kairos.errors import BadMessage, Refused
+from kairos.protocol import tunnel as protocol
+from kairos.protocol.tunnel import EndpointTunnel, GatewayTunnel, Identities, State
+from kairos.wire.control import Config, MessageStream, VniConfig, encode
+from kairos_dataplane import Dataplane
+from kairos_dataplane.engine import Network
+from kairos_node.certificates import Peer
+from kairos_node.relay_link import RelayChannel
+from kairos_node.steps import Steps
+from kairos_node.tls import TlsChannel
+
+
+@dataclass(frozen=True, slots=True)
+class Own:
+    """Who we are, and what moves our packets. cut: ends a session of the data plane, and is happy when it is gone."""
+
+    suite: Suite
+    provider: Provider
+    key: SigningKey
+    dataplane: Dataplane
+    cut: Callable[[int], None]
+
+
+class Owner(Protocol):
+    """The daemon behind a tunnel, as both sides need it."""
+
+    def established(self, tunnel: TunnelDriver) -> None: ...
+
+    def ended(self, tunnel: TunnelDriver, code: str, reason: str) -> None:
+        """Its keys are wiped and its flows cut."""
+        ...
+
+    def orphaned(self, tunnel: TunnelDriver, reason: str) -> None:
+        """Its channel is lost; the keys still hold."""
+        ...
+
+
+class TunnelDriver:
+    """What both sides share. Use `EndpointDriver` or `GatewayDriver`."""
+
+    machine: EndpointTunnel | GatewayTunnel | None
+
+    def __init__(self, own: Own, tls: TlsChannel, channel: RelayChannel, owner: Owner, steps: Steps) -> None:
+        self._own = own
+        self._tls = tls
+        self._channel = channel
+        self._owner = owner
+        self._loop = asyncio.get_running_loop()
+        self._messages = MessageStream()
+        self._timer: asyncio.TimerHandle | None = self._loop.call_later(HANDSHAKE_WAIT_S, self._tls_is_late)
+        self._session_ends_at = self._loop.time() + HANDSHAKE_WAIT_S
+        self.machine = None
+        self.peer: Peer | None = None
+        self.steps = steps
+        self.sessions: dict[int, int] = {}  # the data plane's, by VNI
+        self._leases: dict[int, frozenset[Network]] = {}
+        self.orphan = False
+        self.over = False
+
+    @property
+    def relay(self) -> int:
+        """The data plane's queue towards the relay."""
+        return self._channel.relay
+
+    @property
+    def live(self) -> bool:
+        return self.machine is not None and self.machine.state is State.ESTABLISHED
+
+    # -- from the relay link -----------------------------------------------------------------------------------------
+
+    def stream_received(self, data: bytes) -> None:
+        """STREAM bytes. Whatever is wrong with them ends the tunnel; it raises nothing."""
+        if self.over:
+            return
+        try:
+            plain = self._tls.receive(data)
+            if self.machine is None and self._tls.peer is not None:
+                self._secured(self._tls.peer)
+            self._flush()
+            for message in self._messages.feed_untrusted(plain):
+                if self.machine is not None:
+                    self.apply(self.machine.receive(message, self._loop.time()))
+        except Refused as refusal:
+            self.fail(refusal.code, str(refusal))
+        except BadMessage as error:
+            self.fail("bad-message", str(error))
+
+    def channel_lost(self, code: str, reason: str) -> None:
+        if self.over:
+            return
+        if not self.live:
+            self._finish(code, reason)
+            return
+        self.orphan = True
+        self._set_timer(self._session_ends_at)
+        self._owner.orphaned(self, reason)
+
+    # -- from the owner ----------------------------------------------------------------------------------------------
+
+    def fail(self, code: str, reason: str) -> None:
+        """T7: ends the tunnel and tells the peer why."""
+        if self.over:
+            return
+        if self.machine is not None:
+            self.apply(self.machine.close(code, reason))
+        if not self.over:
+            self._flush()
+            self._finish(code, reason)
+
+    def session_expires(self, at: float) -> None:
+        """at: the event loop's time."""
+        self._session_ends_at = at
+        if self.machine is not None:
+            self.machine.session_expires(at)
+            self._arm()
+
+    def apply(self, effects: protocol.Effects) -> None:
+        """Carries out what the machine decided."""
+        for effect in effects:
+            if not self.over:
+                self._carry_out(effect)
+        if not self.over:
+            self._arm()
+
+    # -- effects -----------------------------------------------------------------------------------------------------
+
+    def _carry_out(self, effect: protocol.Effect) -> None:
+        dataplane = self._own.dataplane
+        match effect:
+            case protocol.Send(message):
+                self._tls.send(encode(message))
+                self._flush()
+            case protocol.InstallReceive(epoch, keys):
+                for vni, key in keys.items():
+                    dataplane.install_receive(self.sessions[vni], epoch, key.key, key.iv)
+            case protocol.InstallTransmit(epoch, keys):
+                for vni, key in keys.items():
+                    dataplane.install_transmit(self.sessions[vni], epoch, key.key, key.iv)
+                self.steps.note("T6", f"sending under epoch {epoch}")
+            case protocol.RetireReceive(epoch):
+                for session in self.sessions.values():
+                    with contextlib.suppress(OSError):  # it was made after that epoch
+                        dataplane.retire_receive(session, epoch)
+            case protocol.PeerIndexes(indexes):
+                for vni, index in indexes.items():
+                    dataplane.set_remote(self.sessions[vni], index)
+            case protocol.Established():
+                self._established()
+            case protocol.Closed(code, reason):
+                self._finish(code, reason)
+            case _:
+                self._carry_out_own(effect)
+
+    def _carry_out_own(self, effect: protocol.Effect) -> None:
+        """Effects that only one side has."""
+        raise NotImplementedError
+
+    def _secured(self, peer: Peer) -> None:
+        """T3 is done: TLS is established with this peer."""
+        raise NotImplementedError
+
+    def _identities(self, peer: Peer) -> Identities:
+        self.peer = peer
+        self.steps.note("T3", f"mutual TLS with {peer.node}, {self._own.suite.tls_group}")
+        return Identities(self._own.suite, self._own.provider, self._own.key, peer.public_key, self._tls.exporter())
+
+    def _established(self) -> None:
+        self._owner.established(self)
+
+    def _finish(self, code: str, reason: str) -> None:
+        self.over = True
+        if self._timer is not None:
+            self._timer.cancel()
+        for session in self.sessions.values():
+            self._own.cut(session)
+        self.sessions.clear()
+        self._channel.close(code, reason)
+        self._owner.ended(self, code, reason)
+
+    # -- data plane sessions -----------------------------------------------------------------------------------------
+
+    def _ensure_session(self, vni: int, leases: Collection[Network], follow: bool) -> int:
+        """The data plane's session of this VNI. A lease can grow but not shrink, so a smaller one is a new session, which
+        gets its keys with the epoch that every Config brings."""
+        wanted = frozenset(leases)
+        known = self._leases.get(vni, frozenset())
+        if vni in self.sessions and known <= wanted:
+            session = self.sessions[vni]
+        else:
+            self._drop_session(vni)
+            known = frozenset()
+            session = self.sessions[vni] = self._own.dataplane.add_session(vni)
+            self._own.dataplane.use_relay(session, self.relay, follow)
+        for prefix in wanted - known:
+            self._own.dataplane.add_lease(session, prefix)
+        self._leases[vni] = wanted
+        return session
+
+    def _drop_session(self, vni: int) -> None:
+        session = self.sessions.pop(vni, None)
+        if session is not None:
+            self._own.cut(session)
+
+    # -- time and bytes ----------------------------------------------------------------------------------------------
+
+    def _flush(self) -> None:
+        data = self._tls.outgoing()
+        if data and not self.orphan:
+            self._channel.send_stream(data)
+
+    def _arm(self) -> None:
+        due = None if self.machine is None or self.orphan else self.machine.next_deadline()
+        if due is not None:
+            self._set_timer(due[0])
+
+    def _set_timer(self, at: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = self._loop.call_at(at, self._tick)
+
+    def _tick(self) -> None:
+        now = self._loop.time()
+        if self.orphan:
+            self._finish("session-expired", "the session ended before the relay came back")
+        elif self.machine is not None:
+            self.apply(self.machine.tick(now))
+
+    def _tls_is_late(self) -> None:
+        self.fail("handshake-timeout", "the peer did not finish the TLS handshake")
+
+
+class EndpointOwner(Owner, Protocol):
+    async def set_up(self, tunnel: EndpointDriver, config: Config) -> Mapping[int, Collection[Network]]:
+        """T5: makes this host's VNIs look like `config`; what lies behind the gateway, by VNI. Raises Refused."""
+        ...
+
+
+class EndpointDriver(TunnelDriver):
+    """The agent's end."""
+
+    machine: EndpointTunnel | None
+    _owner: EndpointOwner
+
+    def __init__(
+        self,
+        own: Own,
+        tls: TlsChannel,
+        channel: RelayChannel,
+        owner: EndpointOwner,
+        steps: Steps,
+        session: str,
+        version: str,
+    ) -> None:
+        super().__init__(own, tls, channel, owner, steps)
+        self.session = session
+        self.config: Config | None = None
+        self._version = version
+        self._turn = asyncio.Lock()  # Configs are carried out one after the other
+        self._tasks: set[asyncio.Task[None]] = set()
+        tls.start()
+        self._flush()
+
+    def _secured(self, peer: Peer) -> None:
+        self.machine = EndpointTunnel(self._identities(peer), self.session, self._loop.time())
+        self.machine.session_expires(self._session_ends_at)
+        self.apply(self.machine.start(self._version))
+
+    def _carry_out_own(self, effect: protocol.Effect) -> None:
+        assert isinstance(effect, protocol.Configure)
+        if not self.live:
+            self.steps.note("T4", f"{self._own.suite.kem} encapsulated, epoch secret agreed")
+        task = self._loop.create_task(self._configure(effect.config))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _configure(self, config: Config) -> None:
+        async with self._turn:
+            try:
+                behind = await self._owner.set_up(self, config)
+            except Refused as refusal:
+                self.fail(refusal.code, str(refusal))
+                return
+            if self.over or self.machine is None:
+                return
+            for vni in set(self.sessions) - {each.vni for each in config.vnis}:
+                self._drop_session(vni)
+            for each in config.vnis:
+                session = self._ensure_session(each.vni, behind[each.vni], follow=False)
+                self._own.dataplane.set_remote(session, each.index)
+            self.config = config
+            if not self.live:
+                self.steps.note("T5", f"{len(config.vnis)} VNI(s) configured")
+            self.apply(self.machine.confirm(config.revision, self.sessions, self._loop.time()))
+            if self.live:
+                self._owner.established(self)
+
+
+Verify = Callable[["GatewayDriver", str], None]
+
+
+class GatewayDriver(TunnelDriver):
+    """The gateway's end of one endpoint. verify: asked once for the session that Hello named; it answers, now or later,
+    with `accept` or `fail`."""
+
+    machine: GatewayTunnel | None
+
+    def __init__(
+        self,
+        own: Own,
+        tls: TlsChannel,
+        channel: RelayChannel,
+        owner: Owner,
+        steps: Steps,
+        verify: Verify,
+        rekey_after_s: float,
+    ) -> None:
+        super().__init__(own, tls, channel, owner, steps)
+        self._verify = verify
+        self._rekey_after_s = rekey_after_s
+        self.session = ""
+
+    def accept(
+        self, revision: int, vnis: Collection[VniConfig], leases: Mapping[int, Collection[Network]], direct: tuple[str, ...],
+        expires_at: float,
+    ) -> None:  # fmt: skip
+        """The session is good. vnis: without their index, which the data plane chooses here; leases: what the endpoint may
+        send from, by VNI; expires_at: the event loop's time."""
+        if self.over or self.machine is None:
+            return
+        config = self._config(revision, vnis, leases, direct)
+        self._session_ends_at = expires_at
+        self.apply(self.machine.accept(config, expires_at, self._loop.time()))
+
+    def reconfigure(
+        self,
+        revision: int,
+        vnis: Collection[VniConfig],
+        leases: Mapping[int, Collection[Network]],
+        direct: tuple[str, ...],
+    ) -> None:
+        """T5 again, for a live tunnel."""
+        if self.live and self.machine is not None and not self.orphan:
+            config = self._config(revision, vnis, leases, direct)
+            self.apply(self.machine.reconfigure(config, self._loop.time()))
+
+    def _config(
+        self,
+        revision: int,
+        vnis: Collection[VniConfig],
+        leases: Mapping[int, Collection[Network]],
+        direct: tuple[str, ...],
+    ) -> Config:
+        for vni in set(self.sessions) - {each.vni for each in vnis}:
+            self._drop_session(vni)
+        indexed = tuple(
+            VniConfig(
+                each.vni,
+                each.name,
+                self._ensure_session(each.vni, leases[each.vni], follow=True),
+                each.mtu,
+                each.addresses,
+                each.routes,
+                each.dns_suffix,
+            )
+            for each in vnis
+        )
+        return Config(revision, indexed, direct)
+
+    def _secured(self, peer: Peer) -> None:
+        self.machine = GatewayTunnel(self._identities(peer), self._loop.time(), self._rekey_after_s)
+        self._arm()
+
+    def _carry_out_own(self, effect: protocol.Effect) -> None:
+        assert isinstance(effect, protocol.VerifySession)
+        self.session = effect.session
+        self._verify(self, effect.session)

@@ -1,0 +1,62 @@
+"""A node's VNIs: kernel and data plane kept in step."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Collection
+from ipaddress import ip_network
+
+from kairos_dataplane import Dataplane
+from kairos_dataplane.engine import LOCAL, Network
+from kairos_node.netlink import Interfaces, VniPlan
+
+
+class Vnis:
+    """Each VNI with its TUN in the kernel and its FIB in the data plane. A next hop is a data plane session, or LOCAL."""
+
+    def __init__(self, dataplane: Dataplane, interfaces: Interfaces) -> None:
+        self._dataplane = dataplane
+        self._interfaces = interfaces
+        self._plans: dict[int, VniPlan] = {}
+        self._hops: dict[int, dict[Network, int]] = {}
+
+    @property
+    def plans(self) -> Collection[VniPlan]:
+        return self._plans.values()
+
+    def interface(self, vni: int) -> str:
+        return self._interfaces.name(vni)
+
+    async def apply(self, plan: VniPlan, local: Collection[Network] = ()) -> None:
+        """local: what this host takes in beside its own addresses. Raises Refused."""
+        fd = await self._interfaces.apply(plan)
+        if plan.vni not in self._plans:
+            self._dataplane.add_vni(plan.vni, fd)
+            self._hops[plan.vni] = {}
+        self._plans[plan.vni] = plan
+        self.lead(plan.vni, LOCAL, {ip_network(address.ip) for address in plan.addresses} | set(local))
+
+    async def remove(self, vni: int) -> None:
+        if self._plans.pop(vni, None) is not None:
+            del self._hops[vni]
+            self._dataplane.remove_vni(vni)
+            await self._interfaces.remove(vni)
+
+    def lead(self, vni: int, hop: int, prefixes: Collection[Network]) -> None:
+        """Exactly these prefixes lead to `hop`; one that led elsewhere moves."""
+        hops = self._hops[vni]
+        for prefix in [known for known, led in hops.items() if led == hop and known not in prefixes]:
+            self._dataplane.remove_route(vni, prefix)
+            del hops[prefix]
+        for prefix in prefixes:
+            if hops.get(prefix) != hop:
+                self._dataplane.add_route(vni, prefix, hop)
+                hops[prefix] = hop
+
+    def cut(self, session: int) -> None:
+        """Wipes the session's keys and removes its flows and routes; nothing happens to one that is gone."""
+        with contextlib.suppress(OSError):  # it went with its VNI
+            self._dataplane.cut_session(session)
+        for hops in self._hops.values():
+            for prefix in [known for known, led in hops.items() if led == session]:
+                del hops[prefix]
