@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import time
 
@@ -23,12 +24,22 @@ class Authority:
     def __init__(self, provider: Provider, suite: Suite) -> None:
         self.provider, self.suite = provider, suite
         self.now = int(time.time())
-        root_seed, self.issuer_seed = os.urandom(32), os.urandom(32)
-        root = make_root(provider, suite, DOMAIN, root_seed, self.now, os.urandom)
-        issuer = make_issuer(
-            provider, parse_certificate_untrusted(root), root_seed, self.issuer_seed, DOMAIN, self.now, os.urandom
-        )
-        self.trust: Trust = trust_untrusted(provider, suite, DOMAIN, root, issuer, fingerprint(root), self.now)
+        self.root_seed = os.urandom(32)
+        self.root = make_root(provider, suite, DOMAIN, self.root_seed, self.now, os.urandom)
+        self._certify_issuer()
+
+    def _certify_issuer(self) -> None:
+        root = parse_certificate_untrusted(self.root)
+        self.issuer_seed = os.urandom(32)
+        issuer = make_issuer(self.provider, root, self.root_seed, self.issuer_seed, DOMAIN, self.now, os.urandom)
+        pin = fingerprint(self.root)
+        self.trust: Trust = trust_untrusted(self.provider, self.suite, DOMAIN, self.root, issuer, pin, self.now)
+
+    def renewed(self) -> Authority:
+        """The same root with a new issuing CA."""
+        authority = copy.copy(self)
+        authority._certify_issuer()
+        return authority
 
     def issue(self, node: str, role: str = "endpoint", tenant: str = "acme", life_s: int = 3600) -> Credentials:
         """Credentials of a node; a negative life has ended already."""

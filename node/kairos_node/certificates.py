@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 
 from kairos.crypto.provider import Provider
@@ -52,18 +52,14 @@ def trust_untrusted(
         raise Refused("wrong-root", "the fabric's root certificate is not the one that the join token pinned")
     root, issuer = parse_certificate_untrusted(root_der), parse_certificate_untrusted(issuer_der)
     for certificate in (root, issuer):
-        if certificate.suite is not suite or not certificate.is_ca:
-            raise Refused("bad-certificate", f"{certificate.subject} is not a CA of suite {suite.name}")
-    _check_signature(provider, root, root)
-    _check_signature(provider, root, issuer)
-    _check_time(issuer, now)
+        _check_issuer(provider, suite, root, certificate, now)
     return Trust(suite, trust_domain, root, issuer)
 
 
 def verify_peer_untrusted(
     provider: Provider,
     trust: Trust,
-    der: bytes,
+    chain: Sequence[bytes],
     *,
     tenant: str,
     role: str,
@@ -71,14 +67,16 @@ def verify_peer_untrusted(
     node: str = "",
     revoked: Container[str] = (),
 ) -> Peer:
-    """The peer that `der` names, if everything about it is right; `node`: the very one expected, or any.
+    """The peer that `chain` names, if everything about it is right; `node`: the very one expected, or any.
+
+    chain: DER, the peer's own first, then the issuer it shows: that may be a newer or older one than ours.
 
     Raises Refused (bad-certificate, certificate-expired, wrong-peer, revoked) or BadMessage.
     """
-    certificate = parse_certificate_untrusted(der)
+    certificate = parse_certificate_untrusted(chain[0])
     if certificate.suite is not trust.suite or certificate.is_ca or certificate.spiffe is None:
         raise Refused("bad-certificate", f"the peer's certificate is not a node's of suite {trust.suite.name}")
-    _check_signature(provider, trust.issuer, certificate)
+    _check_signature(provider, _issuer_untrusted(provider, trust, chain[1:], now), certificate)
     _check_time(certificate, now)
     name = certificate.spiffe
     if (name.trust_domain, name.tenant, name.role) != (trust.trust_domain, tenant, role):
@@ -88,6 +86,23 @@ def verify_peer_untrusted(
     if name.node in revoked:
         raise Refused("revoked", f"{name.node} is revoked")
     return Peer(name.node, role, certificate.public_key, certificate.serial, certificate.not_after)
+
+
+def _issuer_untrusted(provider: Provider, trust: Trust, shown: Sequence[bytes], now: float) -> Certificate:
+    """Our own issuer, or the one that the peer shows if the root certified that too: an operator's `kairos fabric
+    renew` reaches each node with its next certificate only."""
+    if not shown or shown[0] == trust.issuer.der:
+        return trust.issuer
+    issuer = parse_certificate_untrusted(shown[0])
+    _check_issuer(provider, trust.suite, trust.root, issuer, now)
+    return issuer
+
+
+def _check_issuer(provider: Provider, suite: Suite, root: Certificate, issuer: Certificate, now: float) -> None:
+    if issuer.suite is not suite or not issuer.is_ca:
+        raise Refused("bad-certificate", f"{issuer.subject} is not a CA of suite {suite.name}")
+    _check_signature(provider, root, issuer)
+    _check_time(issuer, now)
 
 
 def _check_signature(provider: Provider, issuer: Certificate, certificate: Certificate) -> None:

@@ -7,7 +7,7 @@ import logging
 import socket
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Coroutine
+from collections.abc import Coroutine, Sequence
 from typing import Any
 
 from kairos.api.problem import ProblemError
@@ -28,7 +28,7 @@ from kairos_node.relay_link import RelayLink
 from kairos_node.renewal import Renewal
 from kairos_node.spool import Spool
 from kairos_node.state import Identity, NodeState
-from kairos_node.tls import Credentials
+from kairos_node.tls import Check, Credentials
 from kairos_node.tunnel import Own
 from kairos_node.vnis import Vnis
 
@@ -138,14 +138,14 @@ class Daemon(ABC):
         identity = self.identity
         return Credentials(identity.certificate.der, identity.seed, identity.trust)
 
-    def check_peer(self, role: str, node: str = "") -> Callable[[bytes], Peer]:
+    def check_peer(self, role: str, node: str = "") -> Check:
         """T3: is this certificate that of a peer of our tenant with this role, or that very node, and not revoked?"""
 
-        def check(der: bytes) -> Peer:
+        def check(chain: Sequence[bytes]) -> Peer:
             return verify_peer_untrusted(
                 self.provider,
                 self.identity.trust,
-                der,
+                chain,
                 tenant=self.identity.join.tenant,
                 role=role,
                 now=time.time(),

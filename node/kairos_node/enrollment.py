@@ -93,7 +93,7 @@ def check_own_certificate_untrusted(
     provider: Provider, trust: Trust, join: Join, node: str, public_key: bytes, der: bytes, now: float
 ) -> None:
     """E6: chain, name, validity and key. Raises Refused or BadMessage."""
-    own = verify_peer_untrusted(provider, trust, der, tenant=join.tenant, role=join.role, now=now, node=node)
+    own = verify_peer_untrusted(provider, trust, [der], tenant=join.tenant, role=join.role, now=now, node=node)
     if own.public_key != public_key:
         raise Refused("bad-certificate", "the fabric certified a key that is not ours")
 

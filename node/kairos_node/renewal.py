@@ -7,7 +7,7 @@ import logging
 import time
 from collections.abc import Callable
 
-from kairos.api.enrollment import Certificate, RenewRequest
+from kairos.api.enrollment import Certificate, FabricInfo, RenewRequest
 from kairos.api.problem import ProblemError
 from kairos.constants import CERTIFICATE_RENEW_AT
 from kairos.crypto import labels
@@ -66,21 +66,21 @@ class Renewal:
     async def renew(self) -> None:
         """A new certificate for the same key. Raises as FabricClient does, or Refused."""
         async with self._one_at_a_time:
-            await self._refresh_issuer()
+            info = await self._client.info()
             answer = await self._client.renew(RenewRequest())
-            self._take(answer, self.identity.key, self.identity.seed)
+            self._take(info, answer, self.identity.key, self.identity.seed)
             _log.info("certificate renewed: serial %s", answer.serial)
 
     async def rotate(self) -> None:
         """A new key and its certificate. The new seed is on disk before the fabric hears of the key, so a crash at
         any moment leaves a key that the fabric knows."""
         async with self._one_at_a_time:
-            await self._refresh_issuer()
+            info = await self._client.info()
             seed = self._rotating() or new_seed()
             old, key = self.identity.key, self._provider.signing_key(self.identity.suite, seed)
             self._state.keep_keys(Keys(self.identity.seed, self.identity.certificate.der, seed))
             answer = await self._certificate_for_new_key(old, key)
-            self._take(answer, key, seed)
+            self._take(info, answer, key, seed)
             _log.info("device key rotated: serial %s", answer.serial)
 
     async def _certificate_for_new_key(self, old: SigningKey, key: SigningKey) -> Certificate:
@@ -99,19 +99,14 @@ class Renewal:
             self._client.signer = Signer(node, old)
             raise
 
-    async def _refresh_issuer(self) -> None:
-        """The operator may have certified a new issuing CA meanwhile."""
-        info = await self._client.info()
-        check_fabric_untrusted(self._provider, self.identity.join, info, time.time())
-        if info != self._state.fabric:
-            self._state.keep_fabric(info)
-
-    def _take(self, answer: Certificate, key: SigningKey, seed: bytes) -> None:
+    def _take(self, info: FabricInfo, answer: Certificate, key: SigningKey, seed: bytes) -> None:
+        """Believes the answer under the issuer that the fabric has now: the operator may have certified a new one."""
         now, join = time.time(), self.identity.join
-        trust = self._state.identity(self._provider, now).trust
+        trust = check_fabric_untrusted(self._provider, join, info, now)
         check_own_certificate_untrusted(
             self._provider, trust, join, self.identity.node, key.public_key, answer.certificate, now
         )
+        self._state.keep_fabric(info)
         self._state.keep_keys(Keys(seed, answer.certificate))
         self.identity = self._state.identity(self._provider, now)
         self._client.signer = Signer(self.identity.node, self.identity.key)

@@ -6,7 +6,7 @@ one; the group that was negotiated is compared with the suite's. Only then is th
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -22,7 +22,7 @@ from kairos_node.crypto.pyca import private_key
 EXPORTER_BYTES = 48
 _READ = 65_536
 
-Check = Callable[[bytes], Peer]
+Check = Callable[[Sequence[bytes]], Peer]
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +37,7 @@ class Credentials:
 class TlsChannel:
     """One connection. Feed what arrives to `receive`, send what `outgoing` gives.
 
-    check: called once with the peer's certificate (DER); raises Refused or BadMessage when it is not the right one.
+    check: called once with the peer's chain (DER, its own certificate first); raises Refused or BadMessage when it is not the right one.
     """
 
     def __init__(self, side: Literal["client", "server"], credentials: Credentials, check: Check) -> None:
@@ -102,11 +102,16 @@ class TlsChannel:
         group = self._connection.get_group_name()
         if group is None or group.lower() != self._suite.tls_group.lower():
             raise Refused("wrong-group", f"the peer negotiated {group}, not {self._suite.tls_group}")
-        shown = self._connection.get_peer_certificate(as_cryptography=True)
-        if shown is None:
-            raise Refused("bad-certificate", "the peer showed no certificate")
-        self.peer = self._check(shown.public_bytes(Encoding.DER))
+        self.peer = self._check(self._shown())
         return True
+
+    def _shown(self) -> list[bytes]:
+        """The peer's certificate, then what it sent beside it. OpenSSL's chain has the first at a client only."""
+        own = self._connection.get_peer_certificate(as_cryptography=True)
+        if own is None:
+            raise Refused("bad-certificate", "the peer showed no certificate")
+        beside = self._connection.get_peer_cert_chain(as_cryptography=True) or []
+        return [each.public_bytes(Encoding.DER) for each in (own, *(each for each in beside if each != own))]
 
 
 def _context(credentials: Credentials) -> SSL.Context:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -28,8 +29,8 @@ from kairos_node.crypto import provider_named
 from kairos_node.tls import TlsChannel
 authority = Authority(provider_named("cryptography"), SUITES[suite_name])
 def check(role):
-    return lambda der: verify_peer_untrusted(
-        authority.provider, authority.trust, der, tenant="acme", role=role, now=authority.now)
+    return lambda chain: verify_peer_untrusted(
+        authority.provider, authority.trust, chain, tenant="acme", role=role, now=authority.now)
 client = TlsChannel("client", authority.issue("ep-a"), check("gateway"))
 server = TlsChannel("server", authority.issue("gw-a", "gateway"), check("endpoint"))
 client.start()
@@ -102,7 +103,7 @@ def test_a_classical_group_is_refused(tmp_path: Path, group: str) -> None:
 
 
 def test_a_peer_that_offers_another_group_only_gets_no_handshake(authority: Authority) -> None:
-    def nobody(_: bytes) -> Peer:
+    def nobody(_: Sequence[bytes]) -> Peer:
         raise AssertionError("no handshake, no certificate")
 
     client = TlsChannel("client", authority.issue("ep-a"), nobody)

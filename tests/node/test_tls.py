@@ -17,10 +17,10 @@ ROUNDS = 4
 
 
 def expects(authority: Authority, role: str, node: str = "", revoked: frozenset[str] = frozenset()) -> Check:
-    return lambda der: verify_peer_untrusted(
+    return lambda chain: verify_peer_untrusted(
         authority.provider,
         authority.trust,
-        der,
+        chain,
         tenant="acme",
         role=role,
         now=authority.now,
@@ -90,6 +90,14 @@ def test_a_revoked_endpoint_is_refused(authority: Authority) -> None:
             authority.issue("gw-a", "gateway"),
             at_gateway=expects(authority, "endpoint", revoked=frozenset({"ep-a"})),
         )
+
+
+def test_a_peer_of_a_newer_issuer_is_believed(authority: Authority) -> None:
+    """After `kairos fabric renew`, before both ends have new certificates."""
+    newer = authority.renewed()
+    client, server = pair(authority, authority.issue("ep-a"), newer.issue("gw-a", "gateway"))
+    assert client.established
+    assert server.established
 
 
 def test_another_fabrics_certificates_are_refused(authority: Authority, provider: Provider) -> None:
