@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from kairos.constants import HANDSHAKE_WAIT_S
@@ -335,6 +335,7 @@ class GatewayDriver(TunnelDriver):
         super().__init__(own, tls, channel, owner, steps)
         self._verify = verify
         self._rekey_after_s = rekey_after_s
+        self._vnis: tuple[VniConfig, ...] = ()
         self.session = ""
 
     def accept(
@@ -361,6 +362,10 @@ class GatewayDriver(TunnelDriver):
             config = self._config(revision, vnis, leases, direct)
             self.apply(self.machine.reconfigure(config, self._loop.time()))
 
+    def differs(self, vnis: Collection[VniConfig]) -> bool:
+        """Is this another configuration than the one in force?"""
+        return {replace(each, index=0) for each in self._vnis} != {replace(each, index=0) for each in vnis}
+
     def _config(
         self,
         revision: int,
@@ -382,6 +387,7 @@ class GatewayDriver(TunnelDriver):
             )
             for each in vnis
         )
+        self._vnis = indexed
         return Config(revision, indexed, direct)
 
     def _secured(self, peer: Peer) -> None:

@@ -1,0 +1,23 @@
+"""The gateway's configuration file (docs/config.md)."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import msgspec
+
+from kairos.constants import REKEY_AFTER_S
+
+
+class Config(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+    """Every key is optional."""
+
+    listen: str = "[::]:7843"
+    advertise: list[str] = []
+    masquerade: bool = True
+    routed: list[str] = []
+    rekey_after_s: Annotated[float, msgspec.Meta(gt=0, le=REKEY_AFTER_S)] = float(REKEY_AFTER_S)
+    provider: Literal["cryptography", "oqs"] = "cryptography"
+    dataplane: Literal["auto", "c", "pure"] = "auto"
+    aead: Literal["auto", "ipsec-mb", "openssl"] = "auto"
+    log: Literal["debug", "info", "warning", "error"] = "info"

@@ -1,0 +1,235 @@
+"""The gateway: terminates every endpoint's tunnel, judges every connection attempt, and leads VNIs to the host's networks."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import time
+from collections.abc import Coroutine, Mapping
+from ipaddress import ip_interface
+from typing import Any, Literal
+
+import kairos
+from kairos.api.push import AdmissionRequest, AdmissionVerdict, CertificateNotice, SessionNotice, ToNode, Welcome
+from kairos.crypto import labels
+from kairos.crypto.provider import Provider
+from kairos.identity import transcript
+from kairos.policy.decision import Decision, deny
+from kairos.wire.control import VniConfig
+from kairos_dataplane import ControlReceived, Dataplane, PathMoved, load
+from kairos_dataplane.engine import Network
+from kairos_gateway.config import Config
+from kairos_gateway.mux import Mux
+from kairos_gateway.peers import Peers
+from kairos_gateway.sessions import Session, Sessions
+from kairos_gateway.uplink import Uplink
+from kairos_node.crypto import provider_named
+from kairos_node.daemon import Daemon, open_udp
+from kairos_node.fabric import FabricClient, Signer
+from kairos_node.local_api import LocalServer
+from kairos_node.netlink import GATEWAY, VniPlan, host_addresses, open_interfaces
+from kairos_node.path_prober import format_address
+from kairos_node.relay_link import ChannelUser, RelayChannel
+from kairos_node.start import stop_on_signals
+from kairos_node.state import Identity, NodeState
+from kairos_node.steps import Steps
+from kairos_node.tls import TlsChannel
+from kairos_node.tunnel import GatewayDriver
+from kairos_node.vnis import Vnis
+
+_log = logging.getLogger(__name__)
+Outcome = Literal["allow", "hold", "deny"]
+
+
+class Gateway(Daemon):
+    """direct: our UDP candidates, `host:port`."""
+
+    def __init__(
+        self,
+        state: NodeState,
+        identity: Identity,
+        provider: Provider,
+        dataplane: Dataplane,
+        client: FabricClient,
+        vnis: Vnis,
+        config: Config,
+        uplink: Uplink,
+        direct: tuple[str, ...],
+    ) -> None:
+        super().__init__(state, identity, provider, dataplane, client, vnis)
+        self._config = config
+        self._uplink = uplink
+        self._direct = direct
+        self.sessions = Sessions(time.time)
+        self.peers = Peers(self)
+        self.mux = Mux(client, dataplane, self.links, self._accept)
+        self._verifying: set[asyncio.Task[None]] = set()
+
+    # -- tunnels -----------------------------------------------------------------------------------------------------
+
+    def _accept(self, channel: RelayChannel) -> ChannelUser:
+        """T2: an endpoint stands behind a new channel. Who it is, T3 proves."""
+        tls = TlsChannel("server", self.credentials, self.check_peer("endpoint"))
+        steps = Steps(channel.facts.peer)
+        steps.note("T2", f"channel {channel.machine.number} opened")
+        return GatewayDriver(self.own, tls, channel, self.peers, steps, self._verify, self._config.rekey_after_s)
+
+    def _verify(self, tunnel: GatewayDriver, session: str) -> None:
+        task = asyncio.get_running_loop().create_task(self._verify_session(tunnel, session))
+        self._verifying.add(task)
+        task.add_done_callback(self._verifying.discard)
+
+    async def _verify_session(self, tunnel: GatewayDriver, name: str) -> None:
+        assert tunnel.peer is not None  # T3 is done
+        session = await self.sessions.find(name, tunnel.peer.node)
+        if session is None:
+            tunnel.fail("session-unknown", "the fabric knows no such session of this node")
+            return
+        vnis, leases = self._config_for(session)
+        tunnel.accept(self.view.record.revision, vnis, leases, self._direct, session.expires_at)
+
+    def _config_for(self, session: Session) -> tuple[list[VniConfig], Mapping[int, set[Network]]]:
+        """T5: what this endpoint gets. Its leases say what it may send from."""
+        view, node = self.view, session.node
+        shared = [vni for vni in sorted(session.vnis) if vni in view.vnis and view.addresses(vni, node)]
+        configs = [
+            VniConfig(
+                vni,
+                view.vnis[vni].name,
+                0,
+                view.vnis[vni].mtu,
+                view.addresses(vni, node),
+                tuple(sorted(map(str, view.reachable(vni, node)))),
+                view.vnis[vni].dns_suffix,
+            )
+            for vni in shared
+        ]
+        return configs, {vni: view.leases(vni, node) for vni in shared}
+
+    def routes_of(self, tunnel: GatewayDriver) -> Mapping[int, set[Network]]:
+        """What leads into this tunnel, by VNI."""
+        assert tunnel.peer is not None
+        return {vni: self.view.leases(vni, tunnel.peer.node) for vni in tunnel.sessions}
+
+    # -- the daemon's hooks ------------------------------------------------------------------------------------------
+
+    def _works(self) -> list[Coroutine[Any, Any, None]]:
+        return [self.mux.run()]
+
+    def _close_tunnels(self, code: str, reason: str) -> None:
+        self.peers.close(code, reason)
+
+    async def _network_changed(self) -> None:
+        view, node = self.view, self.identity.node
+        for gone in {plan.vni for plan in self.vnis.plans} - set(view.vnis):
+            await self.vnis.remove(gone)
+        for vni, record in view.vnis.items():
+            addresses = tuple(ip_interface(text) for text in view.addresses(vni, node))
+            behind = view.reachable(vni, node)
+            await self.vnis.apply(
+                VniPlan(vni, record.name, record.mtu, addresses, tuple(sorted(behind, key=str))),
+                view.routes_via(vni, node),
+            )
+        await self._uplink.masquerade(
+            [
+                self.vnis.interface(vni)
+                for vni, record in view.vnis.items()
+                if self._config.masquerade and record.name not in self._config.routed
+            ]
+        )
+        for tunnel in self.peers.live():
+            session = self.sessions.of_node(tunnel.peer.node) if tunnel.peer is not None else None
+            if session is not None:
+                self._reconfigure(tunnel, session)
+
+    def _reconfigure(self, tunnel: GatewayDriver, session: Session) -> None:
+        """T5 again where this endpoint's part of the network is another."""
+        vnis, leases = self._config_for(session)
+        if tunnel.differs(vnis):
+            tunnel.reconfigure(self.view.record.revision, vnis, leases, self._direct)
+            self.peers.lead(tunnel)
+
+    def _node_revoked(self, node: str) -> None:
+        self.peers.cut(node, "revoked", f"{node} is revoked")
+
+    def _acknowledged(self, event: ControlReceived) -> None:
+        _log.debug("a PROBE_ACK that answers nothing of ours, session %d", event.session)
+
+    def _moved(self, event: PathMoved) -> None:
+        self.peers.moved(event)
+
+    def posture_of(self, node: str) -> dict[str, Any]:
+        session = self.sessions.of_node(node)
+        return session.posture if session is not None else {}
+
+    # -- pushes ------------------------------------------------------------------------------------------------------
+
+    async def _pushed_own(self, push: ToNode) -> None:
+        match push:
+            case Welcome():
+                self.sessions.set_time(push.now)
+                for over in self.sessions.only(push.sessions):
+                    self.peers.end_session(over)
+            case SessionNotice():
+                session = self.sessions.learn(push)
+                self.peers.renewed(session)
+            case AdmissionRequest():
+                await self._admit(push)
+            case CertificateNotice():  # E7: the revision that follows brings the member itself
+                _log.info("%s has certificate %s", push.node, push.serial)
+
+    async def _admit(self, request: AdmissionRequest) -> None:
+        """E2: our policy's word, signed over the very text it judged."""
+        decision = self._admission(request.input)
+        outcome: Outcome = "hold" if decision.hold else "allow" if decision.allow else "deny"
+        signed = transcript.admission_verdict(
+            request.id, request.input.encode(), outcome, decision.rule, decision.reason
+        )
+        signature = self.identity.key.sign(signed, labels.ADMISSION_VERDICT)
+        _log.info("admission: %s, %s (%s)", outcome, decision.reason, decision.rule)
+        await self.feed.send(AdmissionVerdict(request.id, outcome, decision.rule, decision.reason, signature))
+
+    def _admission(self, text: str) -> Decision:
+        try:
+            document = json.loads(text)
+        except ValueError:
+            return deny("the admission request is no JSON")
+        return self.policy.decide("admission", document) if isinstance(document, dict) else deny("no object")
+
+    # -- local API ---------------------------------------------------------------------------------------------------
+
+    async def _status(self, request: dict[str, Any]) -> dict[str, Any]:
+        return await super()._status(request) | {"relay": self.mux.connected, "direct": list(self._direct)}
+
+    def _tunnels(self) -> list[dict[str, Any]]:
+        return self.peers.status()
+
+
+def serve(state: NodeState, config: Config) -> None:
+    """Runs the gateway to its end. Raises KairosError, or OSError where the host does not allow what it needs."""
+    asyncio.run(_serve(state, config))
+
+
+async def _serve(state: NodeState, config: Config) -> None:
+    provider = provider_named(config.provider)
+    identity = state.identity(provider, time.time())
+    dataplane = load(config.dataplane, config.aead)
+    _log.info("kairos %s, %s, data plane %s", kairos.__version__, identity.node, dataplane.description)
+    async with contextlib.AsyncExitStack() as stack:
+        stack.callback(dataplane.close)
+        udp = stack.enter_context(open_udp(config.listen))
+        dataplane.set_udp(udp.fileno())
+        port = udp.getsockname()[1]
+        interfaces = await stack.enter_async_context(open_interfaces(GATEWAY))
+        uplink = await stack.enter_async_context(Uplink(GATEWAY.prefix))
+        signer = Signer(identity.node, identity.key)
+        client = await stack.enter_async_context(FabricClient(identity.join.fabric_url, identity.join.tenant, signer))
+        direct = config.advertise or [format_address((host, port)) for host in await host_addresses(GATEWAY.prefix)]
+        gateway = Gateway(
+            state, identity, provider, dataplane, client, Vnis(dataplane, interfaces), config, uplink, tuple(direct)
+        )
+        stop_on_signals(gateway.stopping)
+        await stack.enter_async_context(LocalServer(state.socket, gateway.handlers()))
+        await gateway.run()

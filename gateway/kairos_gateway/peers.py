@@ -1,0 +1,122 @@
+"""The endpoints that are here: their tunnels, their routes, their paths."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Mapping
+from typing import Any, Protocol, cast
+
+from kairos_dataplane import Dataplane, PathKind, PathMoved
+from kairos_dataplane.engine import Network
+from kairos_gateway.sessions import Session
+from kairos_node.path_prober import format_address
+from kairos_node.tunnel import GatewayDriver, Own, TunnelDriver
+from kairos_node.vnis import Vnis
+
+_log = logging.getLogger(__name__)
+
+
+class Home(Protocol):
+    """The gateway, as its peers need it."""
+
+    dataplane: Dataplane
+    vnis: Vnis
+
+    @property
+    def own(self) -> Own: ...
+    def routes_of(self, tunnel: GatewayDriver) -> Mapping[int, set[Network]]: ...
+
+
+class Peers:
+    """One tunnel a node: a newer one replaces the older once its keys are in place."""
+
+    def __init__(self, home: Home) -> None:
+        self._home = home
+        self._loop = asyncio.get_running_loop()
+        self._tunnels: dict[str, GatewayDriver] = {}
+        self._paths: dict[int, str] = {}  # of data plane sessions that moved
+
+    # -- what tunnels tell -------------------------------------------------------------------------------------------
+
+    def established(self, tunnel: TunnelDriver) -> None:
+        tunnel = cast(GatewayDriver, tunnel)
+        assert tunnel.peer is not None
+        node = tunnel.peer.node
+        older = self._tunnels.get(node)
+        self._tunnels[node] = tunnel
+        self.lead(tunnel)
+        if older is not None and older is not tunnel:
+            older.fail("replaced", "a newer tunnel of the same node took its place")
+        _log.info("%s is here, session %s", node, tunnel.session[:8])
+
+    def ended(self, tunnel: TunnelDriver, code: str, reason: str) -> None:
+        node = tunnel.peer.node if tunnel.peer is not None else tunnel.steps.peer
+        if self._tunnels.get(node) is tunnel:
+            del self._tunnels[node]
+        if code != "replaced":
+            _log.warning("the tunnel of %s ended: %s (%s)", node, reason, code)
+
+    def orphaned(self, tunnel: TunnelDriver, reason: str) -> None:
+        assert tunnel.peer is not None
+        _log.warning("%s lost its relay channel: %s", tunnel.peer.node, reason)
+
+    # -- what the gateway tells --------------------------------------------------------------------------------------
+
+    def live(self) -> list[GatewayDriver]:
+        return [tunnel for tunnel in self._tunnels.values() if tunnel.live]
+
+    def lead(self, tunnel: GatewayDriver) -> None:
+        """What is the endpoint's leads into its tunnel."""
+        for vni, prefixes in self._home.routes_of(tunnel).items():
+            self._home.vnis.lead(vni, tunnel.sessions[vni], prefixes)
+
+    def renewed(self, session: Session) -> None:
+        tunnel = self._tunnels.get(session.node)
+        if tunnel is not None and tunnel.session == session.session:
+            tunnel.session_expires(session.expires_at)
+
+    def end_session(self, session: str) -> None:
+        for tunnel in list(self._tunnels.values()):
+            if tunnel.session == session:
+                tunnel.fail("session-ended", "the fabric ended this session")
+
+    def cut(self, node: str, code: str, reason: str) -> None:
+        tunnel = self._tunnels.get(node)
+        if tunnel is not None:
+            tunnel.fail(code, reason)
+
+    def close(self, code: str, reason: str) -> None:
+        for tunnel in list(self._tunnels.values()):
+            tunnel.fail(code, reason)
+
+    def moved(self, event: PathMoved) -> None:
+        direct = event.kind is PathKind.DIRECT and event.address is not None
+        self._paths[event.session] = format_address(event.address) if direct and event.address is not None else ""
+        live = {session for tunnel in self._tunnels.values() for session in tunnel.sessions.values()}
+        self._paths = {session: path for session, path in self._paths.items() if session in live}
+
+    def status(self) -> list[dict[str, Any]]:
+        return [self._status(node, tunnel) for node, tunnel in sorted(self._tunnels.items())]
+
+    def _status(self, node: str, tunnel: GatewayDriver) -> dict[str, Any]:
+        own, machine = self._home.own, tunnel.machine
+        secret = machine.epoch_secret if machine is not None else None
+        address = next((path for each in tunnel.sessions.values() if (path := self._paths.get(each, ""))), "")
+        return {
+            "peer": node,
+            "state": machine.state.name.lower() if machine is not None else "connecting",
+            "path": "direct" if address else "relay",
+            "address": address,
+            "suite": own.suite.name,
+            "tls_group": own.suite.tls_group,
+            "kem": own.suite.kem,
+            "signature": own.suite.signature,
+            "provider": machine.hello.provider if machine is not None and machine.hello is not None else "",
+            "epoch": secret.epoch if secret is not None else None,
+            "epoch_age_s": round(self._loop.time() - machine.epoch_began, 1) if machine is not None else None,
+            "session": tunnel.session,
+            "orphan": tunnel.orphan,
+            "vnis": sorted(tunnel.sessions),
+            "steps": tunnel.steps.taken,
+        }
