@@ -63,6 +63,15 @@ def _status(service: str, options: Namespace) -> None:
         _show(status)
 
 
+def _flows(service: str, options: Namespace) -> None:
+    flows = _ask(service, options, "flows")
+    if options.json:
+        output.as_json(flows)
+    else:
+        header = ("flow", "verdict", "rule", "packets", "bytes", "age_s", "idle_s")
+        output.as_table(header, ([_cell(flow.get(name, "")) for name in header] for flow in flows), "no flows")
+
+
 def _tell(service: str, verb: str, said: str, options: Namespace) -> None:
     _ask(service, options, verb)
     print(said)
@@ -87,13 +96,21 @@ def _show(status: dict[str, Any]) -> None:
     for name, value in status.items():
         if isinstance(value, dict) and value:
             print(f"\n{name}")
-            output.as_fields(value.items())
+            output.as_fields((key, cell) for key, cell in value.items() if cell)
         elif isinstance(value, list) and value and isinstance(value[0], dict):
             print(f"\n{name}")
-            columns = [key for key, cell in value[0].items() if not isinstance(cell, dict | list)]
-            output.as_table(columns, ([row.get(column, "") for column in columns] for row in value), "")
+            columns = [key for key, cell in value[0].items() if not _is_record(cell)]
+            output.as_table(columns, ([_cell(row.get(column, "")) for column in columns] for row in value), "")
         elif isinstance(value, list) and value:
             print(f"\n{name}\n{output.listed(value)}")
+
+
+def _is_record(cell: Any) -> bool:
+    return isinstance(cell, dict) or (isinstance(cell, list) and any(isinstance(each, dict) for each in cell))
+
+
+def _cell(value: Any) -> Any:
+    return output.listed(value) if isinstance(value, list) else value
 
 
 def agent_run(options: Namespace) -> int:
@@ -122,6 +139,8 @@ agent_enroll: _Verb = partial(_enroll, "agent")
 gateway_enroll: _Verb = partial(_enroll, "gateway")
 agent_status: _Verb = partial(_status, "agent")
 gateway_status: _Verb = partial(_status, "gateway")
+agent_flows: _Verb = partial(_flows, "agent")
+gateway_flows: _Verb = partial(_flows, "gateway")
 agent_rotate: _Verb = partial(_tell, "agent", "rotate", "the device key is a new one")
 gateway_rotate: _Verb = partial(_tell, "gateway", "rotate", "the device key is a new one")
 agent_down: _Verb = partial(_tell, "agent", "down", "the agent stops")

@@ -226,6 +226,7 @@ def _node_verbs(group: str, service: str) -> tuple[Verb, ...]:
             (_STATE, _arg("--config", help="TOML configuration file", default=None)),
         ),
         Verb(f"{group} status", f"node:{group}_status", "peers, paths, suite, epochs and counters", (_STATE, JSON)),
+        Verb(f"{group} flows", f"node:{group}_flows", "connections, their verdicts and rules", (_STATE, JSON)),
         Verb(f"{group} rotate", f"node:{group}_rotate", "replace the device key with a new one, now", (_STATE,)),
         Verb(f"{group} down", f"node:{group}_down", "stop the daemon and remove what it made", (_STATE,)),
     )

@@ -1,0 +1,65 @@
+"""The grants file is read strictly: what it cannot mean, it refuses, with the place."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kairos.errors import KairosError
+from kairos_cli.grants import load_grants
+
+GRANT = {"id": "g", "from": ["*"], "to": ["tag:web"], "ports": ["tcp/443"]}
+
+
+def loaded(tmp_path: Path, document: object) -> Any:
+    path = tmp_path / "grants.json"
+    path.write_text(json.dumps(document))
+    return json.loads(load_grants(path))["grants"]
+
+
+def test_parties_and_ports_become_what_the_rules_ask_for(tmp_path: Path) -> None:
+    grant = {**GRANT, "from": ["*", "group:dev", "10.0.0.0/8"], "ports": ["tcp/80-90", "udp/*", "icmp", "*"]}
+    (got,) = loaded(tmp_path, {"allow": [grant]})["allow"]
+    assert [each["kind"] for each in got["from"]] == ["any", "group", "cidr"]
+    assert [(each["proto"], each["first"], each["last"]) for each in got["ports"]] == [
+        ("tcp", 80, 90),
+        ("udp", 0, 65535),
+        ("icmp", 0, 65535),
+        ("*", 0, 65535),
+    ]
+
+
+def test_an_end_is_kept_in_utc(tmp_path: Path) -> None:
+    (got,) = loaded(tmp_path, {"allow": [{**GRANT, "expires_at": "2027-01-01T02:00:00+02:00"}]})["allow"]
+    assert got["expires_at"] == "2027-01-01T00:00:00Z"
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"from": ["everyone"]}, "no party"),
+        ({"to": ["10.0.0.1/8"]}, "no party"),
+        ({"ports": ["443"]}, "no port"),
+        ({"ports": ["tcp/90-80"]}, "no port range"),
+        ({"ports": ["tcp/70000"]}, "no port range"),
+        ({"expires_at": "2027-01-01T00:00:00"}, "time zone"),
+        ({"expires_at": "soon"}, "soon"),
+        ({"form": ["*"]}, "form"),
+    ],
+)
+def test_what_a_grant_cannot_mean_is_refused(tmp_path: Path, change: dict[str, object], says: str) -> None:
+    with pytest.raises(KairosError, match=says):
+        loaded(tmp_path, {"allow": [{**GRANT, **change}]})
+
+
+def test_an_id_names_one_rule(tmp_path: Path) -> None:
+    with pytest.raises(KairosError, match="twice"):
+        loaded(tmp_path, {"allow": [GRANT], "deny": [GRANT]})
+
+
+def test_no_file_is_said_so(tmp_path: Path) -> None:
+    with pytest.raises(KairosError, match="no grants file"):
+        load_grants(tmp_path / "nothing.json")
