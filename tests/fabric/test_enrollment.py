@@ -28,6 +28,8 @@ from kairos.errors import BadMessage, Refused
 from kairos.identity import transcript
 from kairos.identity.join_token import JoinToken
 from kairos.identity.spiffe import node_id
+from kairos_cli.fabric.operator import Operator
+from kairos_cli.main import main
 from kairos_node.enrollment import enroll
 from kairos_node.fabric import FabricClient, Signer
 from kairos_node.renewal import Renewal
@@ -178,6 +180,20 @@ def test_provider_oqs_enrolls_too(host: FabricHost, tmp_path: Path) -> None:
     output, errors = device(tmp_path, token, provider="oqs").communicate()
     assert not errors, errors
     ended_well(host, token, tmp_path, output.split()[-1])
+
+
+def test_the_command_enrolls_and_shows_its_steps(host: FabricHost, tmp_path: Path) -> None:
+    command = (sys.executable, "-m", "kairos_cli.main", "agent", "enroll", "-", "--state", str(tmp_path), "--json")
+    token = host.token(TENANT, "endpoint")
+    done = subprocess.run(command, input=f"{token}\n", capture_output=True, text=True, check=True)
+    said = json.loads(done.stdout)
+    assert [step["step"] for step in said["steps"]] == ["E1", "E3", "E4", "E6"]
+    assert all(step["ms"] < 5000 for step in said["steps"])
+    ended_well(host, token, tmp_path, said["node"])
+    for_a_gateway = f"{host.token(TENANT, 'gateway')}\n"
+    done = subprocess.run(command, input=for_a_gateway, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+    assert "kairos gateway enroll" in done.stderr
 
 
 def test_the_gateway_hears_of_the_new_device(host: FabricHost, gatekeeper: Gatekeeper, tmp_path: Path) -> None:
@@ -353,3 +369,26 @@ class Tampering(FabricClient):
             return ProblemError(problem["type"].rpartition(":")[2], status, problem["title"])
         except (ValueError, KeyError):
             return BadMessage(f"{status} {answer[:200]!r}")
+
+
+def test_nodes_take_a_new_issuer_with_their_next_certificate(tmp_path: Path) -> None:
+    """`kairos fabric renew`, a restart of the fabric, renewal: and the node was in all the time."""
+    with running_fabric(tmp_path / "fabric") as host:
+        host.tenant(TENANT)
+        state = NodeState(tmp_path / "gateway")
+        old = asyncio.run(host.first_gateway(TENANT, state, PROVIDER))
+        assert main(["fabric", "renew", "--dir", str(host.operator.folder)]) == 0
+        host.fabric.kill("control")
+        host.fabric.operator = Operator.load(host.operator.folder)
+        host.fabric.restart("control")
+
+        async def renew() -> Identity:
+            async with FabricClient(host.operator.url, TENANT, Signer(old.node, old.key)) as client:
+                await client.network()
+                renewal = Renewal(client, state, PROVIDER, old, lambda _: None)
+                await renewal.renew()
+                return renewal.identity
+
+        new = asyncio.run(renew())
+        assert new.trust.issuer.serial != old.trust.issuer.serial
+        assert new == replace(state.identity(PROVIDER, time.time()), key=new.key)
