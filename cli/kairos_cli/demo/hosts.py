@@ -152,8 +152,8 @@ class Lab:
         """A bridge in a namespace of its own, and one cable to each host."""
         length = ipaddress.ip_network(prefix).prefixlen
         switch = self._host(network)
-        ip("-n", switch.namespace, "link", "add", "br", "type", "bridge")
-        ip("-n", switch.namespace, "link", "set", "br", "up")
+        ip("-n", switch.namespace, "link", "add", "name", "switch", "type", "bridge")
+        ip("-n", switch.namespace, "link", "set", "switch", "up")
         for name, address in addresses.items():
             host = self._host(name)
             ip(
@@ -170,7 +170,7 @@ class Lab:
                 "netns",
                 switch.namespace,
             )
-            ip("-n", switch.namespace, "link", "set", name, "master", "br", "up")
+            ip("-n", switch.namespace, "link", "set", name, "master", "switch", "up")
             ip("-n", host.namespace, "addr", "add", f"{address}/{length}", "dev", network)
             ip("-n", host.namespace, "link", "set", network, "up")
 

@@ -28,6 +28,7 @@ class Report:
 
     steps: list[Step] = field(default_factory=list)
     figures: dict[str, float] = field(default_factory=dict)
+    _protocol: list[str] = field(default_factory=list)
 
     @property
     def failed(self) -> int:
@@ -37,8 +38,8 @@ class Report:
         print(f"\n{text}", flush=True)
 
     def protocol_step(self, number: str, ms: float, what: str) -> None:
-        """One step of docs/protocol.md as it happened."""
-        print(_dim(f"      {number:<3} {ms:8.1f} ms  {what}"), flush=True)
+        """One step of docs/protocol.md as it happened; shown below the step of the story that it is part of."""
+        self._protocol.append(f"      {number:<3} {ms:8.1f} ms  {what}")
 
     def step(self, title: str, action: Callable[[], str]) -> bool:
         """Runs one step; its detail is what `action` returns. False: it failed, and said why."""
@@ -52,6 +53,9 @@ class Report:
         self.steps.append(Step(title, state, ms, detail))
         dots = "." * max(3, 46 - len(title))
         print(f"{dots} {_colour(state, state)} {_dim(f'{ms:7.0f} ms')}  {detail}", flush=True)
+        for line in self._protocol:
+            print(_dim(line), flush=True)
+        self._protocol.clear()
         return state == "ok"
 
     def not_run(self, titles: Iterable[str]) -> None:
