@@ -7,7 +7,7 @@ import contextlib
 import logging
 import time
 from collections.abc import Collection, Coroutine, Mapping
-from ipaddress import ip_interface, ip_network
+from ipaddress import ip_address, ip_interface, ip_network
 from typing import Any
 
 import kairos
@@ -31,6 +31,7 @@ from kairos_node.tunnel import EndpointDriver
 from kairos_node.vnis import Vnis
 
 _log = logging.getLogger(__name__)
+_PATIENCE_S = 15.0
 
 
 class Agent(Daemon):
@@ -44,7 +45,7 @@ class Agent(Daemon):
         vnis: Vnis,
         config: Config,
     ) -> None:
-        super().__init__(state, identity, provider, dataplane, client, vnis)
+        super().__init__(state, identity, provider, dataplane, client, vnis, _PATIENCE_S)
         self._posture = collect()
         self.connector = Connector(self, config.path, config.gateway)
 
@@ -69,6 +70,11 @@ class Agent(Daemon):
         for plan in self.vnis.plans:
             if plan.vni in tunnel.sessions:
                 self.vnis.lead(plan.vni, tunnel.sessions[plan.vni], plan.routes)
+
+    def leads_into_tunnel(self, host: str) -> bool:
+        """Packets to this address would go through a TUN: it is no way to the gateway itself."""
+        address = ip_address(host)
+        return any(address in route for plan in self.vnis.plans for route in plan.routes)
 
     # -- the daemon's hooks ------------------------------------------------------------------------------------------
 

@@ -49,6 +49,7 @@ class Home(Protocol):
     def fresh_posture(self) -> dict[str, Any]: ...
     def set_up(self, tunnel: EndpointDriver, config: Config) -> Awaitable[Mapping[int, Collection[Network]]]: ...
     def use(self, tunnel: EndpointDriver) -> None: ...
+    def leads_into_tunnel(self, host: str) -> bool: ...
 
 
 class Connection:
@@ -273,7 +274,8 @@ class Connector:
         def moved(to: Address | None) -> None:
             tunnel.steps.note("T6", f"direct path to {format_address(to)}" if to else "path through the relay")
 
-        candidates = parse_candidates(tunnel.config.direct) if tunnel.config is not None else []
+        listed = parse_candidates(tunnel.config.direct) if tunnel.config is not None else []
+        candidates = [each for each in listed if not self._home.leads_into_tunnel(each[0])]
         sessions = tunnel.sessions.values
         return PathProber(self._home.dataplane, sessions, tunnel.relay, candidates, self._mode, moved)
 

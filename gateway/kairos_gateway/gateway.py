@@ -40,6 +40,7 @@ from kairos_node.tunnel import GatewayDriver
 from kairos_node.vnis import Vnis
 
 _log = logging.getLogger(__name__)
+_PATIENCE_S = 3.0  # shorter than an endpoint waits: without pushes the gateway knows no session
 Outcome = Literal["allow", "hold", "deny"]
 
 
@@ -58,7 +59,7 @@ class Gateway(Daemon):
         uplink: Uplink,
         direct: tuple[str, ...],
     ) -> None:
-        super().__init__(state, identity, provider, dataplane, client, vnis)
+        super().__init__(state, identity, provider, dataplane, client, vnis, _PATIENCE_S)
         self._config = config
         self._uplink = uplink
         self._direct = direct

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import socket
 import time
@@ -16,6 +17,7 @@ from kairos.crypto.provider import Provider
 from kairos.errors import BadMessage, Refused
 from kairos.policy.decision import Decision
 from kairos_dataplane import ControlReceived, Dataplane, Flow, PathMoved, Verdict
+from kairos_node.backoff import Backoff
 from kairos_node.certificates import Peer, verify_peer_untrusted
 from kairos_node.dataplane_events import DataplaneEvents, Listeners
 from kairos_node.events import EventFeed
@@ -47,7 +49,9 @@ class Daemon(ABC):
         dataplane: Dataplane,
         client: FabricClient,
         vnis: Vnis,
+        patience_s: float,
     ) -> None:
+        """patience_s: the longest pause between two attempts to reach the fabric's events."""
         self.state, self.identity, self.provider = state, identity, provider
         self.dataplane, self.client, self.vnis = dataplane, client, vnis
         self.links: list[RelayLink] = []
@@ -56,7 +60,7 @@ class Daemon(ABC):
         self.spool = Spool(state.spool)
         self.policy = PolicyKeeper(state, identity, provider, client, self._policy_changed)
         self.renewal = Renewal(client, state, provider, identity, self._renewed)
-        self.feed = EventFeed(client, self._pushed)
+        self.feed = EventFeed(client, self._pushed, Backoff(most=patience_s))
         join = identity.join
         self.judge = FlowJudge(dataplane, self, join.tenant, identity.node, join.role, join.suite, self.spool.record)
         self._events = DataplaneEvents(
@@ -69,7 +73,7 @@ class Daemon(ABC):
     async def run(self) -> None:
         """Until `stopping` is set. An error that no task can handle ends the daemon and is raised."""
         await self.policy.restore()
-        await self._network_changed()
+        await self._first_look()
         works = [self.feed.run(), self.renewal.run(), self._drain(), self.stopping.wait(), *self._works()]
         tasks = [asyncio.ensure_future(work) for work in works]
         try:
@@ -83,6 +87,12 @@ class Daemon(ABC):
             self._close_tunnels("going-down", f"{self.identity.node} stops")
             await self._close_links()
             self._events.close()
+
+    async def _first_look(self) -> None:
+        """Truth before traffic, where the fabric can be reached; else what is on disk serves until it can."""
+        await self._network_changed()
+        with contextlib.suppress(ConnectionError):
+            await asyncio.gather(self.policy.refresh(), self.fetch_network())
 
     async def _close_links(self) -> None:
         """A moment for the last words of the tunnels to reach the relay."""

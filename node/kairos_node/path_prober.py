@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Callable, Collection, Sequence
+from ipaddress import ip_address
 
 from kairos.errors import BadMessage
 from kairos.protocol.path import Address, Mode, Move, PathFinder, Probe
@@ -113,8 +115,10 @@ def parse_candidates(texts: Sequence[str]) -> list[Address]:
     found: list[Address] = []
     for text in texts:
         host, _, port = text.rpartition(":")
-        if host and port.isdecimal() and 0 < int(port) < 65536:
-            found.append((host.strip("[]"), int(port)))
+        with contextlib.suppress(ValueError):
+            address = (str(ip_address(host.strip("[]"))), int(port))
+            if 0 < address[1] < 65536:
+                found.append(address)
     return found
 
 
