@@ -48,11 +48,19 @@ def _enroll(service: str, options: Namespace) -> None:
         raise Refused("wrong-role", f"this join token is for a {other}; use `kairos {other} enroll`")
     state, steps = _state(service, options), _Steps(quiet=options.json)
     hostname = options.hostname or socket.gethostname()
-    identity = asyncio.run(enroll(text, state, provider_named(options.provider), hostname, steps))
+    posture = _posture() if service == "agent" else {}
+    provider = provider_named(options.provider)
+    identity = asyncio.run(enroll(text, state, provider, hostname, steps, posture=posture))
     if options.json:
         output.as_json({"node": identity.node, "steps": steps.seen})
     else:
         print(f"enrolled as {identity.node} of tenant {identity.join.tenant}; next: kairos {service} run")
+
+
+def _posture() -> dict[str, Any]:
+    from kairos_agent.posture import collect
+
+    return collect()
 
 
 def _status(service: str, options: Namespace) -> None:

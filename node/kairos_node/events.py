@@ -6,12 +6,16 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 
+from kairos.api.problem import ProblemError
 from kairos.api.push import ToFabric, ToNode
-from kairos.errors import BadMessage
+from kairos.errors import BadMessage, Refused
 from kairos_node.backoff import Backoff
 from kairos_node.fabric import Events, FabricClient
 
 _log = logging.getLogger(__name__)
+_STEADY_S = 5.0  # a socket that lived this long was no failure
+# With these the fabric says that no patience helps: the daemon ends, and its last line tells why.
+_FINAL = frozenset({"revoked", "unknown-device", "certificate-expired"})
 
 Handle = Callable[[ToNode], Awaitable[None]]
 
@@ -37,10 +41,17 @@ class EventFeed:
         await self._open.send(message)
 
     async def run(self) -> None:
+        """Raises Refused when the fabric will not have this node any more."""
+        loop = asyncio.get_running_loop()
         while True:
+            began = loop.time()
             try:
                 await self._follow()
-            except ConnectionError as error:
+            except (ConnectionError, ProblemError) as error:
+                if isinstance(error, ProblemError) and error.code in _FINAL:
+                    raise Refused(error.code, str(error)) from None
+                if loop.time() - began > _STEADY_S:
+                    self._backoff.reset()
                 wait = self._backoff.next()
                 _log.warning("%s; again in %.1f s", error, wait)
                 await asyncio.sleep(wait)
@@ -52,7 +63,6 @@ class EventFeed:
                 while True:
                     push = await self._next(events)
                     if push is not None:
-                        self._backoff.reset()
                         await self._handle(push)
             finally:
                 self._open = None

@@ -27,7 +27,7 @@ from kairos.identity import transcript
 from kairos.identity.signed_request import DEVICE_HEADER, NONCE_BYTES, SIGNATURE_HEADER, Proof
 
 _T = TypeVar("_T")
-_TIMEOUT = aiohttp.ClientTimeout(total=15, connect=5)
+_TIMEOUT = aiohttp.ClientTimeout(total=10, connect=5)  # the fabric waits up to 5 s for a gateway's verdict
 _HEARTBEAT_S = 20.0
 
 
@@ -138,7 +138,7 @@ class FabricClient:
 
     @asynccontextmanager
     async def events(self) -> AsyncIterator[Events]:
-        """The socket that pushes arrive on (§8)."""
+        """The socket that pushes arrive on (§8). Raises ProblemError or ConnectionError when it does not open."""
         target = self._path("events")
         try:
             socket = await self._session.ws_connect(
@@ -148,11 +148,19 @@ class FabricClient:
                 max_msg_size=BODY_MAX,
             )
         except aiohttp.WSServerHandshakeError as error:
-            raise ConnectionError(f"events: the fabric answered {error.status}") from None
+            raise await self._why_refused(error.status) from None
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise ConnectionError(f"events: {_said(error)}") from None
         async with socket:
             yield Events(socket)
+
+    async def _why_refused(self, status: int) -> Exception:
+        """A refused upgrade carries no body: an ordinary request is refused for the same reason, with words."""
+        try:
+            await self.network()
+        except (ProblemError, ConnectionError) as error:
+            return error
+        return ConnectionError(f"events: the fabric answered {status}")
 
     # -- one request -------------------------------------------------------------------------------------------------
 

@@ -21,9 +21,9 @@ import pytest
 from fabric_host import FabricHost, Gatekeeper, default_provider, running_fabric
 from kairos.api.enrollment import ChallengeResponse, EnrollRequest, RenewRequest
 from kairos.api.problem import ProblemError
-from kairos.api.push import CertificateNotice, NetworkChanged
+from kairos.api.push import CertificateNotice, NetworkChanged, ToNode
 from kairos.crypto import labels
-from kairos.crypto.suites import KR1
+from kairos.crypto.suites import KR1, KR5
 from kairos.errors import BadMessage, Refused
 from kairos.identity import transcript
 from kairos.identity.join_token import JoinToken
@@ -31,6 +31,7 @@ from kairos.identity.spiffe import node_id
 from kairos_cli.fabric.operator import Operator
 from kairos_cli.main import main
 from kairos_node.enrollment import enroll
+from kairos_node.events import EventFeed
 from kairos_node.fabric import FabricClient, Signer
 from kairos_node.renewal import Renewal
 from kairos_node.state import Identity, Keys, NodeState, new_seed
@@ -369,6 +370,30 @@ class Tampering(FabricClient):
             return ProblemError(problem["type"].rpartition(":")[2], status, problem["title"])
         except (ValueError, KeyError):
             return BadMessage(f"{status} {answer[:200]!r}")
+
+
+def test_suite_kr5_enrolls(tmp_path: Path) -> None:
+    with running_fabric(tmp_path / "fabric", "KR5") as host:
+        host.tenant(TENANT)
+        identity = asyncio.run(host.first_gateway(TENANT, NodeState(tmp_path / "gateway"), PROVIDER))
+        assert identity.suite is KR5
+        assert len(identity.certificate.signature) == KR5.signature_bytes
+
+
+def test_a_revoked_node_ends_with_the_reason(host: FabricHost, tmp_path: Path) -> None:
+    async def follow(identity: Identity) -> None:
+        async with FabricClient(host.operator.url, TENANT, Signer(identity.node, identity.key)) as client:
+            await EventFeed(client, ignored).run()
+
+    async def ignored(_push: ToNode) -> None:
+        return
+
+    identity = enrolled(host.token(TENANT, "endpoint"), tmp_path)
+    host.admin("DELETE", f"/{TENANT}/devices/{identity.node}")
+    with pytest.raises(Refused) as refusal:
+        asyncio.run(asyncio.wait_for(follow(identity), 10))
+    assert refusal.value.code == "revoked"
+    assert refused_code(host.token(TENANT, "endpoint"), tmp_path) == "already-enrolled"
 
 
 def test_nodes_take_a_new_issuer_with_their_next_certificate(tmp_path: Path) -> None:
