@@ -1,18 +1,26 @@
-# E2: may this device enroll? The first admission rule that fits decides; none is deny.
+# E2: may this device enroll? Of the admission rules that fit, deny wins over hold and hold over allow; none is deny.
 package kairos.admission
 
 default decision := {"allow": false, "hold": false, "rule": "deny:default", "reason": "no admission rule fits"}
 
-decision := {
-	"allow": first.outcome in {"allow", "hold"},
-	"hold": first.outcome == "hold",
-	"rule": concat(":", ["admission", first.id]),
-	"reason": first.reason,
-} if {
-	first := fitting[0]
+decision := answer("deny") if {
+	count(fitting("deny")) > 0
+} else := answer("hold") if {
+	count(fitting("hold")) > 0
+} else := answer("allow") if {
+	count(fitting("allow")) > 0
 }
 
-fitting := [rule | some rule in data.grants.admission; fits(rule)]
+answer(outcome) := {
+	"allow": outcome != "deny",
+	"hold": outcome == "hold",
+	"rule": concat(":", ["admission", rules[0].id]),
+	"reason": rules[0].reason,
+} if {
+	rules := fitting(outcome)
+}
+
+fitting(outcome) := [rule | some rule in data.grants.admission; rule.outcome == outcome; fits(rule)]
 
 fits(rule) if {
 	input.device.role in rule.roles

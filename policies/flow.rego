@@ -4,11 +4,46 @@ package kairos.flow
 
 default decision := {"allow": false, "rule": "deny:default", "reason": "no grant allows this"}
 
-decision := {"allow": false, "rule": concat(":", ["deny", denials[0].id]), "reason": denials[0].reason} if {
+decision := {"allow": false, "rule": "deny:malformed", "reason": "the input is not whole"} if {
+	not whole
+} else := {"allow": false, "rule": concat(":", ["deny", denials[0].id]), "reason": denials[0].reason} if {
 	count(denials) > 0
-} else := {"allow": true, "rule": concat(":", ["grant", permits[0].id]), "reason": permits[0].reason} if {
+} else := {
+	"allow": true,
+	"rule": concat(":", ["grant", permits[0].id]),
+	"reason": permits[0].reason,
+	"expires_at": permits[0].expires_at,
+	"log": permits[0].log,
+} if {
 	count(permits) > 0
 }
+
+# What is missing makes a rule undefined, and a deny rule that is undefined denies nothing: so a hole is deny by itself.
+whole if {
+	is_string(input.now)
+	is_string(input.vni.name)
+	is_party(input.device)
+	peer_is_whole
+	is_address(input.src.ip)
+	is_address(input.dst.ip)
+	is_number(input.dst.port)
+	is_string(input.proto)
+}
+
+peer_is_whole if input.peer == null
+
+peer_is_whole if is_party(input.peer)
+
+is_party(party) if {
+	is_string(party.node)
+	is_array(party.tags)
+	is_array(party.groups)
+	is_string(party.owner)
+}
+
+is_address(text) if net.cidr_contains("0.0.0.0/0", text)
+
+is_address(text) if net.cidr_contains("::/0", text)
 
 denials := [grant | some grant in data.grants.deny; applies(grant)]
 

@@ -13,7 +13,7 @@ attempt := {
 }
 
 grant := {
-	"id": "g", "reason": "", "vnis": [], "expires_at": "",
+	"id": "g", "reason": "", "vnis": [], "expires_at": "", "log": true,
 	"from": [{"kind": "tag", "value": "staff"}], "to": [{"kind": "tag", "value": "web"}],
 	"ports": [{"proto": "tcp", "first": 443, "last": 443}],
 }
@@ -74,7 +74,24 @@ test_a_host_without_an_agent_has_no_tags if {
 	verdict([object.union(grant, {"to": [{"kind": "cidr", "value": "10.7.0.3/32"}]})], [], object.union(attempt, {"peer": null})).allow
 }
 
-test_a_deny_by_tag_skips_nobody_for_lack_of_a_field if {
-	silent := object.remove(attempt, ["peer"])
-	verdict([object.union(grant, {"to": [{"kind": "any", "value": ""}]})], [], silent).allow == false
+test_a_grant_says_until_when_and_whether_to_log if {
+	ending := object.union(grant, {"expires_at": "2026-11-25T13:00:00Z", "log": false})
+	decision := verdict([ending], [], attempt)
+	decision.expires_at == "2026-11-25T13:00:00Z"
+	decision.log == false
+}
+
+test_a_hole_in_the_input_is_deny_whatever_the_grants_say if {
+	anything := object.union(grant, {
+		"from": [{"kind": "any", "value": ""}],
+		"to": [{"kind": "any", "value": ""}],
+		"ports": [{"proto": "*", "first": 0, "last": 0}],
+	})
+	verdict([anything], [], attempt).allow
+	every field in ["now", "vni", "device", "peer", "src", "dst", "proto"] {
+		verdict([anything], [], object.remove(attempt, [field])).rule == "deny:malformed"
+	}
+	verdict([anything], [], object.union(attempt, {"dst": {"ip": "10.7.0.300", "port": 443}})).rule == "deny:malformed"
+	verdict([anything], [], object.union(attempt, {"peer": {"tags": null}})).rule == "deny:malformed"
+	verdict([anything], [], object.union(attempt, {"src": {"ip": "fd07::2", "port": 1}})).allow
 }

@@ -21,6 +21,21 @@ test_admission if {
 	judged({"role": "endpoint", "tags": []}).rule == "deny:default"
 }
 
+test_of_admission_rules_that_fit_deny_wins_over_hold_and_hold_over_allow if {
+	everyone := {"id": "all", "roles": ["endpoint"], "tags": [], "outcome": "hold", "reason": ""}
+	mixed := array.concat([everyone], rules)
+	decided := admission.decision with data.grants as {"admission": mixed} with input as {"device": {
+		"role": "endpoint",
+		"tags": ["staff"],
+	}}
+	decided.hold
+	refused := admission.decision with data.grants as {"admission": mixed} with input as {"device": {
+		"role": "endpoint",
+		"tags": ["staff", "guest"],
+	}}
+	refused == {"allow": false, "hold": false, "rule": "admission:guests", "reason": "no guests"}
+}
+
 test_both_ends_ask_the_same if {
 	nothing := {"allow": [], "deny": []}
 	at_endpoint := egress.decision with data.grants as nothing with input as {}

@@ -5,7 +5,8 @@
      "allow": [{"id": "web", "from": ["group:dev"], "to": ["192.168.50.0/24"], "ports": ["tcp/80", "tcp/8000-8100"]}]}
 
 A party is `*`, `tag:`, `group:`, `owner:` or `node:` and a name, or a network. A port is `*`, `icmp`, or `tcp/` or `udp/` and a number, a
-range or `*`. `vnis` narrows a grant, `expires_at` (RFC 3339, UTC) ends it.
+range or `*`. `vnis` narrows a grant, `expires_at` (RFC 3339) ends it and the connections it allowed, `log: false` leaves what it allows out of
+the audit.
 """
 
 from __future__ import annotations
@@ -40,6 +41,7 @@ class Grant(msgspec.Struct, forbid_unknown_fields=True, rename={"source": "from"
     vnis: list[str] = []
     expires_at: str = ""
     reason: str = ""
+    log: bool = True
 
 
 class Grants(msgspec.Struct, forbid_unknown_fields=True):
@@ -75,6 +77,7 @@ def _normal(grant: Grant) -> dict[str, Any]:
             "vnis": grant.vnis,
             "expires_at": _moment(grant.expires_at),
             "reason": grant.reason,
+            "log": grant.log,
         }
     except ValueError as error:
         raise ValueError(f"grant {grant.id}: {error}") from None

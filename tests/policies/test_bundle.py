@@ -60,6 +60,7 @@ def test_a_signed_bundle_is_in_force(bundle: bytes) -> None:
     [
         ({"tenant": "rival"}, "wrong-tenant"),
         ({"version": 1}, "policy-stale"),
+        ({"version": 2}, "policy-stale"),
         ({"seed": bytes(range(32))}, "policy-unsigned"),
     ],
 )

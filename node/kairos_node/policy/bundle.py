@@ -23,7 +23,7 @@ _UNPACKED_MAX = 4 * BUNDLE_MAX
 
 @dataclass(frozen=True, slots=True)
 class Bundle:
-    """wasm: OPA's compilation of the rules; data: JSON text of `data`; entrypoints: path of each decision, `egress/decision`."""
+    """wasm: OPA's compilation of the rules; data: JSON text of `data`."""
 
     wasm: bytes
     data: bytes
@@ -42,9 +42,9 @@ def verify_untrusted(
     """Signature by the pinned key, for this tenant, and newer than what is in force. Raises Refused."""
     if record.tenant != tenant:
         raise Refused("wrong-tenant", f"the policy bundle is for tenant {record.tenant}")
-    if record.version < current_version:
+    if record.version <= current_version:
         raise Refused(
-            "policy-stale", f"policy version {record.version} is older than {current_version}, which is in force"
+            "policy-stale", f"policy version {record.version} is not newer than {current_version}, which is in force"
         )
     if hashlib.sha384(bundle).digest() != record.sha384:
         raise Refused("policy-altered", f"the bytes of policy version {record.version} are not those that were signed")

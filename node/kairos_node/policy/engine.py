@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from datetime import datetime
 from typing import Any, Self
 
 from kairos.api.session import PolicyRecord
@@ -74,9 +75,21 @@ def _decision(answer: object) -> Decision:
         return deny("the policy does not say", "deny:undefined")
     if not isinstance(answer, dict) or not isinstance(answer.get("allow"), bool):
         return deny("the policy's answer is malformed", "deny:malformed")
+    ends = answer.get("expires_at") or None
+    if ends is not None and not _is_moment(ends):
+        return deny(f"the policy's answer ends at {ends!r}, which is no time in UTC", "deny:malformed")
     return Decision(
         allow=answer["allow"],
         rule=str(answer.get("rule", "")) or "unnamed",
         reason=str(answer.get("reason", "")),
-        hold=answer.get("hold") is True,
+        log=answer.get("log") is not False,
+        hold=answer["allow"] and answer.get("hold") is True,
+        expires_at=ends,
     )
+
+
+def _is_moment(value: object) -> bool:
+    try:
+        return isinstance(value, str) and datetime.fromisoformat(value).tzinfo is not None
+    except ValueError:
+        return False
