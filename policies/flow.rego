@@ -1,21 +1,68 @@
 # Whether one connection attempt may be: the grants file decides, deny wins, nothing matching is deny.
 # Endpoint (egress) and gateway (ingress) ask the same question, so neither can widen what the other allows.
+#
+# data.grants.deny and .allow are each {"list": [grant, ...], "from": {party: [place in the list, ...]}}: only grants that
+# name the source are looked at, so ten thousand grants cost what those of one device cost. Of several that apply the first counts.
 package kairos.flow
 
 default decision := {"allow": false, "rule": "deny:default", "reason": "no grant allows this"}
 
 decision := {"allow": false, "rule": "deny:malformed", "reason": "the input is not whole"} if {
 	not whole
-} else := {"allow": false, "rule": concat(":", ["deny", denials[0].id]), "reason": denials[0].reason} if {
-	count(denials) > 0
+} else := {"allow": false, "rule": concat(":", ["deny", grant.id]), "reason": grant.reason} if {
+	grant := first(data.grants.deny)
 } else := {
 	"allow": true,
-	"rule": concat(":", ["grant", permits[0].id]),
-	"reason": permits[0].reason,
-	"expires_at": permits[0].expires_at,
-	"log": permits[0].log,
+	"rule": concat(":", ["grant", grant.id]),
+	"reason": grant.reason,
+	"expires_at": grant.expires_at,
+	"log": grant.log,
 } if {
-	count(permits) > 0
+	grant := first(data.grants.allow)
+}
+
+first(grants) := grants.list[min(places)] if {
+	places := {place | some name in sources; some place in grants.from[name]; applies(grants.list[place])}
+}
+
+applies(grant) if {
+	in_vni(grant)
+	in_time(grant)
+	some name in grant.to
+	name in destinations
+	some port in grant.ports
+	covers(port)
+}
+
+sources := names(input.device, input.src.ip)
+
+destinations := names(input.peer, input.dst.ip)
+
+# All that a grants file may call this party. A host without an agent has only its address.
+names(party, address) := union({
+	{"*"},
+	{concat(":", ["tag", tag]) | some tag in party.tags},
+	{concat(":", ["group", group]) | some group in party.groups},
+	{concat(":", ["owner", party.owner]) | party.owner != ""},
+	{concat(":", ["node", party.node]) | party.node != ""},
+	{network | some network in data.grants.networks; net.cidr_contains(network, address)},
+})
+
+in_vni(grant) if count(grant.vnis) == 0
+
+in_vni(grant) if input.vni.name in grant.vnis
+
+# Both are RFC 3339 in UTC without fractions, so their order as text is their order in time.
+in_time(grant) if grant.expires_at == ""
+
+in_time(grant) if input.now < grant.expires_at
+
+covers(port) if port.proto == "*"
+
+covers(port) if {
+	port.proto == input.proto
+	port.first <= input.dst.port
+	input.dst.port <= port.last
 }
 
 # What is missing makes a rule undefined, and a deny rule that is undefined denies nothing: so a hole is deny by itself.
@@ -28,6 +75,8 @@ whole if {
 	is_address(input.dst.ip)
 	is_number(input.dst.port)
 	is_string(input.proto)
+	is_object(data.grants.deny.from)
+	is_array(data.grants.networks)
 }
 
 peer_is_whole if input.peer == null
@@ -44,67 +93,3 @@ is_party(party) if {
 is_address(text) if net.cidr_contains("0.0.0.0/0", text)
 
 is_address(text) if net.cidr_contains("::/0", text)
-
-denials := [grant | some grant in data.grants.deny; applies(grant)]
-
-permits := [grant | some grant in data.grants.allow; applies(grant)]
-
-applies(grant) if {
-	in_vni(grant)
-	in_time(grant)
-	some source in grant.from
-	selects(source, input.device, input.src.ip)
-	some destination in grant.to
-	selects(destination, input.peer, input.dst.ip)
-	some port in grant.ports
-	covers(port)
-}
-
-in_vni(grant) if count(grant.vnis) == 0
-
-in_vni(grant) if input.vni.name in grant.vnis
-
-# Both are RFC 3339 in UTC without fractions, so their order as text is their order in time.
-in_time(grant) if grant.expires_at == ""
-
-in_time(grant) if input.now < grant.expires_at
-
-selects(selector, _, _) if selector.kind == "any"
-
-selects(selector, party, _) if {
-	selector.kind == "tag"
-	selector.value in party.tags
-}
-
-selects(selector, party, _) if {
-	selector.kind == "group"
-	selector.value in party.groups
-}
-
-selects(selector, party, _) if {
-	selector.kind == "owner"
-	selector.value == party.owner
-}
-
-selects(selector, party, _) if {
-	selector.kind == "node"
-	selector.value == party.node
-}
-
-selects(selector, _, address) if {
-	selector.kind == "cidr"
-	net.cidr_contains(selector.value, address)
-}
-
-covers(port) if port.proto == "*"
-
-covers(port) if {
-	port.proto == input.proto
-	port.first <= input.dst.port
-	input.dst.port <= port.last
-}
-
-covers(port) if {
-	port.proto == "icmp"
-	input.proto == "icmp"
-}

@@ -14,12 +14,31 @@ attempt := {
 
 grant := {
 	"id": "g", "reason": "", "vnis": [], "expires_at": "", "log": true,
-	"from": [{"kind": "tag", "value": "staff"}], "to": [{"kind": "tag", "value": "web"}],
+	"from": ["tag:staff"], "to": ["tag:web"],
 	"ports": [{"proto": "tcp", "first": 443, "last": 443}],
 }
 
 verdict(allow, deny, given) := decision if {
-	decision := flow.decision with data.grants as {"allow": allow, "deny": deny} with input as given
+	decision := flow.decision with input as given with data.grants as {
+		"allow": indexed(allow),
+		"deny": indexed(deny),
+		"networks": [name | some grant in array.concat(allow, deny); some name in array.concat(grant.from, grant.to); contains(name, "/")],
+	}
+}
+
+# As kairos_cli/grants.py writes it.
+indexed(grants) := {
+	"list": grants,
+	"from": {name: places |
+		some grant in grants
+		some name in grant.from
+		places := [place | some place, other in grants; name in other.from]
+	},
+}
+
+test_the_first_grant_counts if {
+	verdict([grant, object.union(grant, {"id": "h"})], [], attempt).rule == "grant:g"
+	verdict([object.union(grant, {"id": "h"}), grant], [], attempt).rule == "grant:h"
 }
 
 test_nothing_is_deny if verdict([], [], attempt) == {"allow": false, "rule": "deny:default", "reason": "no grant allows this"}
@@ -40,7 +59,7 @@ test_a_port_range if {
 test_any_protocol if verdict([object.union(grant, {"ports": [{"proto": "*", "first": 0, "last": 0}]})], [], attempt).allow
 
 test_icmp_has_no_port if {
-	ping := object.union(grant, {"ports": [{"proto": "icmp", "first": 0, "last": 0}]})
+	ping := object.union(grant, {"ports": [{"proto": "icmp", "first": 0, "last": 65535}]})
 	verdict([ping], [], object.union(attempt, {"proto": "icmp", "dst": {"ip": "10.7.0.3", "port": 8}})).allow
 }
 
@@ -56,14 +75,14 @@ test_vni if {
 
 test_selectors if {
 	every selector in [
-		{"kind": "any", "value": ""}, {"kind": "group", "value": "dev"}, {"kind": "owner", "value": "ann"},
-		{"kind": "node", "value": "ep-a"}, {"kind": "cidr", "value": "10.7.0.0/24"},
+		"*", "group:dev", "owner:ann",
+		"node:ep-a", "10.7.0.0/24",
 	] {
 		verdict([object.union(grant, {"from": [selector]})], [], attempt).allow
 	}
 	every selector in [
-		{"kind": "group", "value": "ops"}, {"kind": "owner", "value": "bob"},
-		{"kind": "node", "value": "ep-b"}, {"kind": "cidr", "value": "10.8.0.0/24"},
+		"group:ops", "owner:bob",
+		"node:ep-b", "10.8.0.0/24",
 	] {
 		not verdict([object.union(grant, {"from": [selector]})], [], attempt).allow
 	}
@@ -71,7 +90,7 @@ test_selectors if {
 
 test_a_host_without_an_agent_has_no_tags if {
 	not verdict([grant], [], object.union(attempt, {"peer": null})).allow
-	verdict([object.union(grant, {"to": [{"kind": "cidr", "value": "10.7.0.3/32"}]})], [], object.union(attempt, {"peer": null})).allow
+	verdict([object.union(grant, {"to": ["10.7.0.3/32"]})], [], object.union(attempt, {"peer": null})).allow
 }
 
 test_a_grant_says_until_when_and_whether_to_log if {
@@ -83,8 +102,8 @@ test_a_grant_says_until_when_and_whether_to_log if {
 
 test_a_hole_in_the_input_is_deny_whatever_the_grants_say if {
 	anything := object.union(grant, {
-		"from": [{"kind": "any", "value": ""}],
-		"to": [{"kind": "any", "value": ""}],
+		"from": ["*"],
+		"to": ["*"],
 		"ports": [{"proto": "*", "first": 0, "last": 0}],
 	})
 	verdict([anything], [], attempt).allow

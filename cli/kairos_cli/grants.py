@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -23,6 +24,7 @@ from kairos.errors import KairosError
 
 _PORT = re.compile(r"(tcp|udp|sctp)/(?:(\*)|(\d{1,5})(?:-(\d{1,5}))?)")
 _PORT_MAX = 65_535
+_KINDS = ("tag", "group", "owner", "node")
 
 
 class AdmissionRule(msgspec.Struct, forbid_unknown_fields=True):
@@ -54,17 +56,30 @@ def load_grants(path: Path) -> bytes:
     """data.json of the bundle. Raises KairosError that names the file and the place in it."""
     try:
         grants = msgspec.json.decode(path.read_bytes(), type=Grants)
-        data = {
-            "admission": [msgspec.to_builtins(rule) for rule in grants.admission],
-            "deny": [_normal(grant) for grant in grants.deny],
-            "allow": [_normal(grant) for grant in grants.allow],
-        }
-        _unique([*data["admission"], *data["deny"], *data["allow"]])
+        _unique([*grants.admission, *grants.deny, *grants.allow])
+        deny, allow = ([_normal(grant) for grant in kind] for kind in (grants.deny, grants.allow))
     except FileNotFoundError:
         raise KairosError(f"there is no grants file {path}") from None
     except (msgspec.MsgspecError, ValueError) as error:
         raise KairosError(f"{path}: {error}") from None
+    data = {
+        "admission": grants.admission,
+        "deny": _indexed(deny),
+        "allow": _indexed(allow),
+        "networks": sorted(
+            {name for grant in deny + allow for name in grant["from"] + grant["to"] if not _is_name(name)}
+        ),
+    }
     return msgspec.json.encode({"grants": data})
+
+
+def _indexed(grants: list[dict[str, Any]]) -> dict[str, Any]:
+    """The rules look only at grants that name the source."""
+    places: dict[str, list[int]] = {}
+    for place, grant in enumerate(grants):
+        for name in grant["from"]:
+            places.setdefault(name, []).append(place)
+    return {"list": grants, "from": places}
 
 
 def _normal(grant: Grant) -> dict[str, Any]:
@@ -83,16 +98,19 @@ def _normal(grant: Grant) -> dict[str, Any]:
         raise ValueError(f"grant {grant.id}: {error}") from None
 
 
-def _party(text: str) -> dict[str, str]:
-    if text == "*":
-        return {"kind": "any", "value": ""}
-    kind, found, value = text.partition(":")
-    if found and kind in ("tag", "group", "owner", "node") and value:
-        return {"kind": kind, "value": value}
+def _party(text: str) -> str:
+    """As the rules name it: a network in its normal form, all else as written."""
+    if _is_name(text):
+        return text
     try:
-        return {"kind": "cidr", "value": str(ipaddress.ip_network(text))}
+        return str(ipaddress.ip_network(text))
     except ValueError:
         raise ValueError(f"{text!r} is no party: *, tag:x, group:x, owner:x, node:x or a network") from None
+
+
+def _is_name(text: str) -> bool:
+    kind, _, value = text.partition(":")
+    return text == "*" or (kind in _KINDS and value != "")
 
 
 def _port(text: str) -> dict[str, Any]:
@@ -117,9 +135,9 @@ def _moment(text: str) -> str:
     return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-def _unique(items: list[dict[str, Any]]) -> None:
+def _unique(items: Sequence[AdmissionRule | Grant]) -> None:
     seen: set[str] = set()
     for item in items:
-        if item["id"] in seen:
-            raise ValueError(f"the id {item['id']!r} is there twice")
-        seen.add(item["id"])
+        if item.id in seen:
+            raise ValueError(f"the id {item.id!r} is there twice")
+        seen.add(item.id)

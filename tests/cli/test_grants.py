@@ -22,8 +22,8 @@ def loaded(tmp_path: Path, document: object) -> Any:
 
 def test_parties_and_ports_become_what_the_rules_ask_for(tmp_path: Path) -> None:
     grant = {**GRANT, "from": ["*", "group:dev", "10.0.0.0/8"], "ports": ["tcp/80-90", "udp/*", "icmp", "*"]}
-    (got,) = loaded(tmp_path, {"allow": [grant]})["allow"]
-    assert [each["kind"] for each in got["from"]] == ["any", "group", "cidr"]
+    (got,) = loaded(tmp_path, {"allow": [grant]})["allow"]["list"]
+    assert got["from"] == ["*", "group:dev", "10.0.0.0/8"]
     assert [(each["proto"], each["first"], each["last"]) for each in got["ports"]] == [
         ("tcp", 80, 90),
         ("udp", 0, 65535),
@@ -32,8 +32,18 @@ def test_parties_and_ports_become_what_the_rules_ask_for(tmp_path: Path) -> None
     ]
 
 
+def test_grants_are_found_by_their_source_and_networks_are_known(tmp_path: Path) -> None:
+    grants = [
+        {**GRANT, "id": "one", "from": ["tag:a", "10.1.2.3"]},
+        {**GRANT, "id": "two", "from": ["tag:a", "*"], "to": ["fd07::/64", "tag:x/24"]},
+    ]
+    got = loaded(tmp_path, {"allow": grants, "deny": [{**GRANT, "to": ["10.0.0.0/8"]}]})
+    assert got["allow"]["from"] == {"tag:a": [0, 1], "10.1.2.3/32": [0], "*": [1]}
+    assert got["networks"] == ["10.0.0.0/8", "10.1.2.3/32", "fd07::/64"]
+
+
 def test_an_end_is_kept_in_utc(tmp_path: Path) -> None:
-    (got,) = loaded(tmp_path, {"allow": [{**GRANT, "expires_at": "2027-01-01T02:00:00+02:00"}]})["allow"]
+    (got,) = loaded(tmp_path, {"allow": [{**GRANT, "expires_at": "2027-01-01T02:00:00+02:00"}]})["allow"]["list"]
     assert got["expires_at"] == "2027-01-01T00:00:00Z"
 
 

@@ -11,7 +11,9 @@ import wasmtime
 
 from kairos.errors import BadMessage
 
-FUEL = 50_000_000  # about 50 ms of one core: a policy that needs more is cut off, which is deny
+FUEL = 50_000_000  # about 50 ms of one core: a decision that needs more is cut off, which is deny
+LOAD_FUEL = 100 * FUEL  # the data is parsed once a bundle
+MEMORY_MAX = 512 * 1024 * 1024
 _PAGE = 65_536
 
 
@@ -42,7 +44,8 @@ class Instance:
 
     def __init__(self, module: Module, data: bytes) -> None:
         self._store = wasmtime.Store(module.engine)
-        self._store.set_fuel(FUEL)
+        self._store.set_fuel(LOAD_FUEL)
+        self._store.set_limits(memory_size=MEMORY_MAX)
         self._memory = wasmtime.Memory(self._store, wasmtime.MemoryType(wasmtime.Limits(module.memory_pages, None)))
         try:
             self._exports = self._link(module)
