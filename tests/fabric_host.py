@@ -99,13 +99,13 @@ class FabricHost:
 
 
 @contextmanager
-def running_fabric(folder: Path, suite: str = "KR1") -> Iterator[FabricHost]:
-    """Starts both Workers with new keys in `folder`, stops them at the end."""
+def running_fabric(folder: Path, suite: str = "KR1", host: str = "127.0.0.1") -> Iterator[FabricHost]:
+    """Starts both Workers with new keys in `folder`, stops them at the end. host: the address they listen on."""
     subprocess.run((sys.executable, str(source_tree() / "workers/vendor.py")), check=True)
-    port = _free_ports()
-    url, relay_url = f"http://127.0.0.1:{port}", f"http://127.0.0.1:{port + 1}"
+    port = _free_ports(host)
+    url, relay_url = f"http://{host}:{port}", f"http://{host}:{port + 1}"
     operator = create(folder, suite, "kairos.test", url, relay_url)
-    fabric = LocalFabric(operator, folder / "state", "127.0.0.1", port)
+    fabric = LocalFabric(operator, folder / "state", host, port)
     fabric.start()
     try:
         yield FabricHost(operator, fabric)
@@ -113,14 +113,14 @@ def running_fabric(folder: Path, suite: str = "KR1") -> Iterator[FabricHost]:
         fabric.stop()
 
 
-def _free_ports() -> int:
+def _free_ports(host: str) -> int:
     """The first of two neighbouring ports that nobody listens on."""
     while True:
         with socket.socket() as first, socket.socket() as second:
-            first.bind(("127.0.0.1", 0))
+            first.bind((host, 0))
             port: int = first.getsockname()[1]
             try:
-                second.bind(("127.0.0.1", port + 1))
+                second.bind((host, port + 1))
             except OSError:
                 continue
             return port
