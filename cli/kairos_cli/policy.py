@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
 import shutil
 import subprocess
 import tempfile
@@ -14,6 +15,7 @@ from kairos.crypto import labels
 from kairos.errors import KairosError
 from kairos.identity import transcript
 from kairos_cli.admin import AdminClient, at, client, tenant_of
+from kairos_cli.fabric.operator import Operator
 from kairos_cli.grants import load_grants
 from kairos_cli.output import as_fields, as_json
 
@@ -23,9 +25,9 @@ _TIMEOUT_S = 60
 
 def check(options: argparse.Namespace) -> None:
     source = _source(options.source)
-    load_grants(source / "grants.json")
+    compile_bundle(source, _grants(source, options.data))
     _opa("check", "--strict", *_rules(source, tests=True))
-    print(f"{source}: the policy is well-formed")
+    print(f"{source}: nodes can run this policy")
 
 
 def test(options: argparse.Namespace) -> None:
@@ -34,8 +36,7 @@ def test(options: argparse.Namespace) -> None:
 
 def push(options: argparse.Namespace) -> None:
     source = _source(options.source)
-    grants = Path(options.data) if options.data else source / "grants.json"
-    record = push_policy(client(options), tenant_of(options), source, grants)
+    record = push_policy(client(options), tenant_of(options), source, _grants(source, options.data))
     if options.json:
         as_json(record)
     else:
@@ -50,21 +51,29 @@ def show(options: argparse.Namespace) -> None:
         as_fields([("tenant", record.tenant), ("version", record.version), ("sha384", record.sha384.hex())])
 
 
-def push_shipped(admin: AdminClient, tenant: str) -> int:
-    """The policy that comes with this program; its version."""
+def shipped_bundle() -> bytes:
+    """The policy that comes with this program, compiled."""
     source = _source(None)
-    return push_policy(admin, tenant, source, source / "grants.json").version
+    return compile_bundle(source, _grants(source, None))
 
 
 def push_policy(admin: AdminClient, tenant: str, source: Path, grants: Path) -> PolicyRecord:
-    """Compiles, signs under the next version, pushes."""
-    bundle = compile_bundle(source, grants)
-    record = sign(admin, tenant, _current(admin, tenant) + 1, bundle)
+    """Compiles, signs, pushes."""
+    return push_bundle(admin, tenant, compile_bundle(source, grants))
+
+
+def push_bundle(admin: AdminClient, tenant: str, bundle: bytes) -> PolicyRecord:
+    """Signs it as the tenant's next version and pushes it."""
+    record = sign(admin.operator, tenant, _current(admin, tenant) + 1, bundle)
     return admin.send("PUT", at(tenant, "policy"), PolicyUpload(record, bundle), PolicyRecord)
 
 
 def compile_bundle(source: Path, grants: Path) -> bytes:
-    """An OPA bundle with policy.wasm and the grants as its data. Raises KairosError with OPA's own words."""
+    """An OPA bundle with policy.wasm and the grants as its data, loaded once as every node will. Raises KairosError with
+    OPA's own words, or the engine's."""
+    from kairos_node.policy.bundle import unpack_untrusted
+    from kairos_node.policy.wasm import Instance, Module
+
     data = load_grants(grants)
     rules = _rules(source, tests=False)
     _opa("check", "--strict", *rules)
@@ -77,16 +86,16 @@ def compile_bundle(source: Path, grants: Path) -> bytes:
         bundle = Path(folder) / "bundle.tar.gz"
         entrypoints = [word for each in ENTRYPOINTS for word in ("-e", each)]
         _opa("build", "--target", "wasm", *entrypoints, "--bundle", str(stage), "--output", str(bundle))
-        return bundle.read_bytes()
+        compiled = bundle.read_bytes()
+    unpacked = unpack_untrusted(compiled)
+    Instance(Module(unpacked.wasm), unpacked.data)
+    return compiled
 
 
-def sign(admin: AdminClient, tenant: str, version: int, bundle: bytes) -> PolicyRecord:
+def sign(operator: Operator, tenant: str, version: int, bundle: bytes) -> PolicyRecord:
     """The record whose signature every node checks against the key that its join token pinned."""
-    import hashlib
-
     from kairos_node.crypto import provider_named
 
-    operator = admin.operator
     key = provider_named("cryptography").signing_key(operator.suite, operator.policy_seed)
     signature = key.sign(transcript.policy_bundle(tenant, version, bundle), labels.POLICY_BUNDLE)
     return PolicyRecord(tenant, version, hashlib.sha384(bundle).digest(), signature)
@@ -109,6 +118,10 @@ def _source(option: str | None) -> Path:
         if (shipped / "flow.rego").exists():
             return shipped
     raise KairosError("the shipped policy is not installed; name a folder with --source")
+
+
+def _grants(source: Path, option: str | None) -> Path:
+    return Path(option) if option else source / "grants.json"
 
 
 def _rules(source: Path, tests: bool) -> list[str]:

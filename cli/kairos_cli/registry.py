@@ -186,8 +186,14 @@ _RECORDS = (
 )
 
 _POLICY_SOURCE = _arg("--source", help="folder with Rego and data (default: the shipped policy)", default=None)
+_GRANTS = _arg("--data", help="grants file that replaces the one in the source", default=None)
 _POLICY = (
-    Verb("policy check", "policy:check", "compile the policy strictly, without running it", (_POLICY_SOURCE,)),
+    Verb(
+        "policy check",
+        "policy:check",
+        "compile the policy strictly and load it as a node does",
+        (_POLICY_SOURCE, _GRANTS),
+    ),
     Verb("policy test", "policy:test", "run the policy's own tests", (_POLICY_SOURCE,)),
     Verb(
         "policy push",
@@ -195,7 +201,7 @@ _POLICY = (
         "compile, sign and push the policy to a tenant",
         (
             _POLICY_SOURCE,
-            _arg("--data", help="grants file that replaces the one in the source", default=None),
+            _GRANTS,
             *IN_TENANT,
         ),
     ),

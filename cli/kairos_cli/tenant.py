@@ -13,9 +13,9 @@ _ALL = "/v1/tenants"
 
 
 def create(options: argparse.Namespace) -> None:
-    admin = client(options)
+    admin, bundle = client(options), policy.shipped_bundle()
     made = admin.send("POST", _ALL, TenantCreate(options.tenant), Tenant)
-    version = policy.push_shipped(admin, options.tenant)
+    version = policy.push_bundle(admin, options.tenant, bundle).version
     if options.json:
         as_json(made)
     else:

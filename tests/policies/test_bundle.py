@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from kairos.api.session import PolicyRecord
 from kairos.crypto import labels
 from kairos.crypto.suites import KR1
-from kairos.errors import BadMessage, Refused
+from kairos.errors import BadMessage, KairosError, Refused
 from kairos.identity import transcript
 from kairos_cli.policy import compile_bundle
 from kairos_node.crypto import provider_named
@@ -110,6 +110,15 @@ def test_an_undefined_or_unknown_decision_is_deny(bundle: bytes) -> None:
     engine = load(bundle, record(bundle))
     assert engine.decide("nonsense", {}).allow is False
     assert engine.decide("egress", {}).allow is False
+
+
+def test_a_policy_that_nodes_cannot_run_is_not_compiled(tmp_path: Path) -> None:
+    """A decision must follow from its input: the engine has no clock to offer."""
+    for point in ("admission", "egress", "ingress"):
+        rule = f"package kairos.{point}\n\ndecision := {{'allow': time.now_ns() > 0}}\n".replace("'", '"')
+        (tmp_path / f"{point}.rego").write_text(rule)
+    with pytest.raises(KairosError, match=r"time\.now_ns"):
+        compile_bundle(tmp_path, POLICIES / "grants.json")
 
 
 def test_a_policy_over_its_budget_is_deny_and_the_next_decision_works(tmp_path: Path) -> None:
