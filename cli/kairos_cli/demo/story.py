@@ -107,11 +107,14 @@ class Story:
 
         def start() -> str:
             began = time.monotonic()
-            self._start("fabric", "fabric", "fabric", "dev", "--dir", str(self._operator))
-            self._await(
-                "the fabric",
-                lambda: probe(self._lab["fabric"], sys.executable, "http", f"{url}/v1/health")["status"] == 200,
-            )
+            daemon = self._start("fabric", "fabric", "fabric", "dev", "--dir", str(self._operator))
+
+            def answers() -> bool:
+                if not daemon.running:
+                    raise DemoError(f"the fabric ended: {daemon.tail(1)}")
+                return bool(probe(self._lab["fabric"], sys.executable, "http", f"{url}/v1/health")["status"] == 200)
+
+            self._await("the fabric", answers)
             return f"workerd with D1, KV, R2, Queue and Durable Objects answers after {time.monotonic() - began:.1f} s"
 
         def tenant() -> str:

@@ -19,7 +19,7 @@ def run(options: argparse.Namespace) -> None:
     host, port = address_of(operator.url)
     state = Path(options.state) if options.state else operator.state
     fabric = LocalFabric(operator, state.resolve(), options.host or host, options.port or port)
-    subprocess.run((sys.executable, str(source_tree() / "workers/vendor.py")), check=True)
+    vendor()
     signal.signal(signal.SIGTERM, _interrupt)
     started = time.monotonic()
     try:
@@ -35,6 +35,16 @@ def run(options: argparse.Namespace) -> None:
         return
     finally:
         fabric.stop()
+
+
+def vendor() -> None:
+    """What the Workers import, where it is not there yet. Raises FabricError."""
+    command = (sys.executable, str(source_tree() / "workers/vendor.py"))
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise FabricError(
+            f"the Workers' packages cannot be had: {done.stderr.strip().splitlines()[0]}; run: ./dev setup"
+        )
 
 
 def _interrupt(_number: int, _frame: FrameType | None) -> None:
