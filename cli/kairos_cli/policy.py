@@ -26,7 +26,7 @@ _TIMEOUT_S = 60
 def check(options: argparse.Namespace) -> None:
     source = _source(options.source)
     compile_bundle(source, _grants(source, options.data))
-    _opa("check", "--strict", *_rules(source, tests=True))
+    _check(_rules(source, tests=True))
     print(f"{source}: nodes can run this policy")
 
 
@@ -76,7 +76,7 @@ def compile_bundle(source: Path, grants: Path) -> bytes:
 
     data = load_grants(grants)
     rules = _rules(source, tests=False)
-    _opa("check", "--strict", *rules)
+    _check(rules)
     with tempfile.TemporaryDirectory() as folder:
         stage = Path(folder) / "policy"
         stage.mkdir()
@@ -110,14 +110,21 @@ def _current(admin: AdminClient, tenant: str) -> int:
         raise
 
 
+def _check(rules: list[str]) -> None:
+    """With the input's schema: a rule that reads a field which no input has would be undefined, silently."""
+    _opa("check", "--strict", "--schema", str(_shipped() / "input.schema.json"), *rules)
+
+
 def _source(option: str | None) -> Path:
     """The named folder, or the shipped policy."""
-    if option:
-        return Path(option)
+    return Path(option) if option else _shipped()
+
+
+def _shipped() -> Path:
     for shipped in (Path(__file__).parent / "policies", Path(__file__).parents[2] / "policies"):
         if (shipped / "flow.rego").exists():
             return shipped
-    raise KairosError("the shipped policy is not installed; name a folder with --source")
+    raise KairosError("this installation lacks the shipped policy; install kairos-red again")
 
 
 def _grants(source: Path, option: str | None) -> Path:

@@ -26,6 +26,15 @@ PROVIDER = provider_named("cryptography")
 KEY = PROVIDER.signing_key(KR1, bytes(32))
 
 
+SLOW_RULE = """package kairos.egress
+
+decision := {"allow": true, "rule": "slow", "reason": ""} if {
+	input.gateway == "slow"
+	count({x | some a in numbers.range(1, 3000); some b in numbers.range(1, 3000); x := a * b}) > 1
+} else := {"allow": true, "rule": "quick", "reason": ""}
+"""
+
+
 def record(bundle: bytes, tenant: str = "acme", version: int = 3, seed: bytes = bytes(32)) -> PolicyRecord:
     key = PROVIDER.signing_key(KR1, seed)
     signature = key.sign(transcript.policy_bundle(tenant, version, bundle), labels.POLICY_BUNDLE)
@@ -125,13 +134,9 @@ def test_a_policy_over_its_budget_is_deny_and_the_next_decision_works(tmp_path: 
     for path in POLICIES.glob("*.rego"):
         if not path.stem.endswith("_test"):
             (tmp_path / path.name).write_text(path.read_text())
-    (tmp_path / "egress.rego").write_text(
-        "package kairos.egress\n\ndecision := {'allow': true, 'rule': 'slow', 'reason': ''} if {\n".replace("'", '"')
-        + "\tinput.slow\n\tcount({x | some a in numbers.range(1, 3000); some b in numbers.range(1, 3000); x := a * b}) > 1\n"
-        + '} else := {"allow": true, "rule": "quick", "reason": ""}\n'
-    )
+    (tmp_path / "egress.rego").write_text(SLOW_RULE)
     grants = tmp_path / "grants.json"
     grants.write_text(json.dumps({}))
     engine = Engine(unpack_untrusted(compile_bundle(tmp_path, grants)), 1, b"")
-    assert engine.decide("egress", {"slow": True}).rule == "deny:policy-failed"
-    assert engine.decide("egress", {"slow": False}).rule == "quick"
+    assert engine.decide("egress", {"gateway": "slow"}).rule == "deny:policy-failed"
+    assert engine.decide("egress", {"gateway": ""}).rule == "quick"
