@@ -1,0 +1,174 @@
+"""The operator's verbs against a real fabric: what a person types, what it answers, what it refuses."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fabric_host import FabricHost, default_provider, running_fabric
+from kairos.identity.join_token import parse_join_token_untrusted
+from kairos_cli.main import main
+from kairos_node.enrollment import enroll
+from kairos_node.policy import Engine
+from kairos_node.state import Identity, NodeState
+
+TENANT = "acme"
+
+
+@pytest.fixture(scope="module")
+def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FabricHost]:
+    with running_fabric(tmp_path_factory.mktemp("operator") / "fabric") as running:
+        yield running
+
+
+@pytest.fixture
+def kairos(host: FabricHost, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Kairos:
+    monkeypatch.setenv("KAIROS_FABRIC", str(host.operator.folder))
+    monkeypatch.setenv("KAIROS_TENANT", TENANT)
+    command = Kairos(capsys)
+    if TENANT not in [each["tenant"] for each in command.json("tenant", "list")]:
+        command("tenant", "create", TENANT)
+    return command
+
+
+class Kairos:
+    """The command, as typed."""
+
+    def __init__(self, capsys: pytest.CaptureFixture[str]) -> None:
+        self._capsys = capsys
+
+    def __call__(self, *words: str) -> str:
+        status = main(words)
+        said = self._capsys.readouterr()
+        assert status == 0, said.err
+        return said.out
+
+    def json(self, *words: str) -> Any:
+        return json.loads(self(*words, "--json"))
+
+    def refused(self, *words: str) -> str:
+        """What it says when it fails: one line."""
+        assert main(words) == 1
+        said = self._capsys.readouterr().err
+        assert said.startswith("kairos: ")
+        assert said.count("\n") == 1
+        return said
+
+    def node(self, folder: Path, name: str, *options: str) -> Identity:
+        """Enrolls; a node that is held is approved on the way, as the operator would."""
+        token = self.json("token", "create", *options)["token"]
+
+        def approve(step: str, _what: str) -> None:
+            if step == "E5":
+                self("device", "approve", name)
+
+        return asyncio.run(enroll(token, NodeState(folder), default_provider(), name, approve))
+
+
+def test_the_fabric_is_the_one_that_was_pinned(kairos: Kairos, host: FabricHost) -> None:
+    assert host.operator.url in kairos("fabric", "info")
+
+
+def test_a_tenant_comes_with_the_shipped_policy_and_goes(kairos: Kairos) -> None:
+    assert "version 1" in kairos("tenant", "create", "shortlived")
+    assert kairos.json("policy", "show", "--tenant", "shortlived")["version"] == 1
+    assert "shortlived" in kairos("tenant", "list")
+    assert "shortlived" in kairos("tenant", "show", "shortlived")
+    assert "shortlived" in kairos.refused("tenant", "create", "shortlived")
+    kairos("tenant", "delete", "shortlived")
+    assert "shortlived" in kairos.refused("tenant", "show", "shortlived")
+
+
+def test_vnis(kairos: Kairos) -> None:
+    made = kairos.json("vni", "create", "lab", "--prefix", "10.9.0.0/24", "--prefix", "fd09::/64", "--mtu", "1300")
+    assert made["mtu"] == 1300
+    assert "10.9.0.0/24" in kairos("vni", "list")
+    assert "fd09::/64" in kairos("vni", "show", "lab")
+    assert "lab" in kairos.refused("vni", "create", "lab", "--prefix", "10.9.0.0/24")
+    assert "not a network" in kairos.refused("vni", "create", "odd", "--prefix", "10.9.0.0.0/24")
+    assert "PREFIX=GATEWAY" in kairos.refused(
+        "vni", "create", "odd", "--prefix", "10.9.0.0/24", "--route", "10.0.0.0/8"
+    )
+    kairos("vni", "delete", "lab")
+    assert "lab" in kairos.refused("vni", "show", "lab")
+
+
+def test_a_token_is_shown_once_and_pins_root_and_policy_key(kairos: Kairos, host: FabricHost) -> None:
+    made = kairos.json("token", "create", "--tag", "web", "--uses", "3", "--life", "90s", "--label", "for the lab")
+    token = parse_join_token_untrusted(made["token"])
+    assert (token.tenant, token.role, token.fabric_url) == (TENANT, "endpoint", host.operator.url)
+    shown = kairos("token", "show", made["token_id"])
+    assert "web" in shown
+    assert "0 of 3" in shown
+    assert made["token"] not in shown
+    assert "for the lab" in kairos("token", "list")
+    kairos("token", "delete", made["token_id"])
+    assert made["token_id"] not in kairos("token", "list")
+    assert "90s, 30m" in kairos.refused("token", "create", "--life", "soon")
+    assert "nowhere" in kairos.refused("token", "create", "--vni", "nowhere")
+
+
+def test_devices_from_held_to_revoked(kairos: Kairos, tmp_path: Path) -> None:
+    gateway = kairos.node(tmp_path / "gateway", "edge", "--role", "gateway")
+    (listed,) = [each for each in kairos.json("device", "list") if each["node"] == gateway.node]
+    assert (listed["name"], listed["status"]) == ("edge", "active")
+    assert gateway.node in kairos("device", "show", "edge")
+    assert "no device named nobody" in kairos.refused("device", "show", "nobody")
+    assert "revoked" in kairos("device", "delete", "edge")
+    assert kairos.json("device", "show", gateway.node)["status"] == "revoked"
+
+
+def test_a_pushed_policy_is_what_nodes_believe(kairos: Kairos, host: FabricHost, tmp_path: Path) -> None:
+    before = kairos.json("policy", "show")["version"]
+    grants = tmp_path / "grants.json"
+    grants.write_text(json.dumps({"admission": [{"id": "all", "roles": ["endpoint"], "outcome": "hold"}]}))
+    record = kairos.json("policy", "push", "--data", str(grants))
+    assert record["version"] == before + 1
+    gateway = kairos.node(tmp_path / "gateway", "second-edge", "--role", "gateway")
+    engine = asyncio.run(fetched(gateway))
+    assert engine.version == record["version"]
+    assert engine.decide("admission", {"device": {"role": "endpoint", "tags": []}}).hold
+    grants.write_text("{")
+    assert "grants.json" in kairos.refused("policy", "push", "--data", str(grants))
+    assert kairos.json("policy", "show")["version"] == record["version"]
+
+
+async def fetched(node: Identity) -> Engine:
+    from kairos_node.fabric import FabricClient, Signer
+
+    async with FabricClient(node.join.fabric_url, node.join.tenant, Signer(node.node, node.key)) as client:
+        record = await client.policy()
+        return Engine.load_untrusted(
+            await client.policy_bundle(record.version),
+            record,
+            provider=default_provider(),
+            suite=node.suite,
+            policy_key=node.policy_key,
+            tenant=TENANT,
+        )
+
+
+def test_the_audit_tells_what_the_operator_did(kairos: Kairos) -> None:
+    """Events come through a queue, so they are awaited."""
+    made = kairos.json("token", "create", "--label", "audited")["token_id"]
+    deadline = time.monotonic() + 20
+    while made not in (page := kairos("audit", "list", "--kind", "token")):
+        assert time.monotonic() < deadline, page
+    assert "token" in page
+    events = kairos.json("audit", "list", "--limit", "3")
+    assert len(events) == 3
+    assert events[0]["at"] >= events[-1]["at"]
+    assert kairos.json("audit", "list", "--kind", "nonsense") == []
+
+
+def test_another_operators_credential_is_refused(kairos: Kairos, host: FabricHost, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    kairos("fabric", "init", "--dir", str(other), "--url", host.operator.url)
+    assert "not yours" in kairos.refused("fabric", "info", "--dir", str(other))
+    assert "credential" in kairos.refused("tenant", "list", "--dir", str(other))
