@@ -35,6 +35,7 @@ from kairos_node.events import EventFeed
 from kairos_node.fabric import FabricClient, Signer
 from kairos_node.state import Identity, NodeState
 
+TENANT = "acme"
 Judge = Callable[[dict[str, Any]], tuple[str, str]]
 
 
@@ -63,8 +64,11 @@ class FabricHost:
 
     def tenant(self, name: str) -> None:
         """A tenant with one VNI, `office`."""
-        self.admin("POST", "", {"tenant": name})
+        self.tenant_without_vni(name)
         self.admin("POST", f"/{name}/vnis", {"name": "office", "prefixes": ["10.7.0.0/24", "fd07::/64"]})
+
+    def tenant_without_vni(self, name: str) -> None:
+        self.admin("POST", "", {"tenant": name})
 
     def token(self, tenant: str, role: str, uses: int = 1, **fields: Any) -> JoinToken:
         """A join token; str() of it is what a person pastes."""
@@ -185,3 +189,9 @@ class Gatekeeper:
 
 def default_provider() -> Provider:
     return provider_named("cryptography")
+
+
+def client_of(identity: Identity) -> FabricClient:
+    """An enrolled node's way to its fabric."""
+    join = identity.join
+    return FabricClient(join.fabric_url, join.tenant, Signer(identity.node, identity.key))

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 import js
 import msgspec
-from pyodide.ffi import to_js
+from pyodide.ffi import JsException, to_js
 
 from kairos.api.problem import CONTENT_TYPE, Problem
 from kairos.api.relay import Close, Open, Opened, Renewed, encode
@@ -72,18 +72,18 @@ class Relay(DurableObject):  # type: ignore[misc]
             self._own_frame(socket, header.type, message)
         elif tag == GATEWAY:
             for endpoint in self.ctx.getWebSockets(str(header.channel)):
-                endpoint.send(message)
+                _send(endpoint, message)
                 if header.type is FrameType.CLOSE:
                     endpoint.close(_ENDED, "closed by the gateway")
         elif tag != str(header.channel):
             self._expel(socket, "wrong-channel", f"channel {header.channel} is not yours")
         else:
             for gateway in self.ctx.getWebSockets(GATEWAY):
-                gateway.send(message)
+                _send(gateway, message)
 
     def webSocketClose(self, socket: Any, code: int, reason: str, was_clean: bool) -> None:
-        socket.close(_NORMAL if code == 1005 else code, reason)
         self._gone(socket)
+        socket.close(_NORMAL if code == 1005 else code, reason)
 
     def webSocketError(self, socket: Any, error: Any) -> None:
         self._gone(socket)
@@ -121,32 +121,39 @@ class Relay(DurableObject):  # type: ignore[misc]
             self._gateway_socket().send(to_js(frame(FrameType.OPEN, channel, encode(opened))))
 
     def _attach(self, socket: Any, who: Introspected, channel: int) -> None:
-        facts = {"node": who.node, "session": who.session, "expires_at": who.expires_at, "channel": channel}
+        facts = {"node": who.node, "session": who.session, "expires_at": who.expires_at, "channel": channel, "gone": False}
         socket.serializeAttachment(to_js(facts, dict_converter=js.Object.fromEntries))
 
     def _gateway_socket(self) -> Any:
-        sockets = self.ctx.getWebSockets(GATEWAY)
-        return sockets[0] if len(sockets) else None
+        """The one that is not about to end, or None."""
+        alive = (socket for socket in self.ctx.getWebSockets(GATEWAY) if not socket.deserializeAttachment().gone)
+        return next(alive, None)
 
     def _expel(self, socket: Any, code: str, reason: str) -> None:
         """Says why, and closes."""
         channel = int(socket.deserializeAttachment().channel)
-        socket.send(to_js(frame(FrameType.CLOSE, channel, encode(Close(code, reason)))))
-        socket.close(_BAD if code in ("bad-message", "wrong-channel") else _ENDED, code)
+        _send(socket, to_js(frame(FrameType.CLOSE, channel, encode(Close(code, reason)))))
         self._gone(socket)
+        socket.close(_BAD if code in ("bad-message", "wrong-channel") else _ENDED, code)
 
     def _gone(self, socket: Any) -> None:
-        """The other side of a socket that ended is told. A gateway's end is the end of all its channels."""
-        channel = int(socket.deserializeAttachment().channel)
+        """The other side of a socket that ended is told, once: one that we expelled also reports its own close. A gateway's
+        end is the end of all its channels."""
+        facts = socket.deserializeAttachment()
+        if facts.gone:
+            return
+        facts.gone = True
+        socket.serializeAttachment(facts)
+        channel = int(facts.channel)
         if channel:
             for gateway in self.ctx.getWebSockets(GATEWAY):
-                gateway.send(to_js(frame(FrameType.CLOSE, channel, encode(Close("endpoint-gone")))))
+                _send(gateway, to_js(frame(FrameType.CLOSE, channel, encode(Close("endpoint-gone")))))
             return
         if not self._gateway_socket():
             for endpoint in self.ctx.getWebSockets():
                 number = int(endpoint.deserializeAttachment().channel)
                 if number:
-                    endpoint.send(to_js(frame(FrameType.CLOSE, number, encode(Close("gateway-gone")))))
+                    _send(endpoint, to_js(frame(FrameType.CLOSE, number, encode(Close("gateway-gone")))))
                     endpoint.close(_ENDED, "gateway-gone")
 
     def _cut(self, cut: Cut) -> None:
@@ -190,6 +197,14 @@ class Relay(DurableObject):  # type: ignore[misc]
         due = await self.ctx.storage.getAlarm()
         if due is None or due > unix * 1000:
             await self.ctx.storage.setAlarm(unix * 1000)
+
+
+def _send(socket: Any, message: Any) -> None:
+    """A socket that is listed but about to end takes nothing more; that is no reason to stop serving the others."""
+    try:
+        socket.send(message)
+    except JsException:
+        return
 
 
 def problem_response(problem: Problem) -> Response:

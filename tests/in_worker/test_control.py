@@ -1,0 +1,247 @@
+"""The control plane inside workerd: every route's errors, its document, and that each binding is really used."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import re
+from typing import Any
+
+import aiohttp
+import msgspec
+import pytest
+
+from fabric_host import TENANT, FabricHost, client_of, default_provider
+from kairos.api.problem import CONTENT_TYPE, ProblemError
+from kairos.api.session import PolicyRecord, PolicyUpload
+from kairos.audit.event import Event
+from kairos.constants import BODY_MAX
+from kairos.crypto import labels
+from kairos.identity import transcript
+from kairos_control import tenant
+from kairos_control.app import ROUTES
+from kairos_control.problems import PROBLEMS
+from kairos_control.routing import Caller, Route
+from kairos_node.state import Identity
+
+ALL = (*ROUTES, *tenant.ROUTES)
+FILLED = {"tenant": TENANT, "enrollment": "0" * 32, "session": "0" * 32}
+PROTECTED = [route for route in ALL if route.caller is not Caller.ANYONE]
+
+
+def path_of(route: Route) -> str:
+    return re.sub(r"\{(\w+)\}", lambda name: FILLED.get(name[1], "nothing"), route.path)
+
+
+def asked(host: FabricHost, method: str, path: str, **options: Any) -> tuple[int, str, bytes]:
+    """(status, content type, body) of one raw request."""
+
+    async def ask() -> tuple[int, str, bytes]:
+        async with (
+            aiohttp.ClientSession() as http,
+            http.request(method, host.operator.url + path, **options) as answer,
+        ):
+            return answer.status, answer.content_type, await answer.read()
+
+    return asyncio.run(ask())
+
+
+def problem_code(answer: tuple[int, str, bytes], path: str) -> str:
+    """The code of a well-formed problem that matches its own status and the page of all problems."""
+    status, content_type, body = answer
+    assert content_type == CONTENT_TYPE, body
+    problem = json.loads(body)
+    code: str = problem["type"].removeprefix("urn:kairos:problem:")
+    assert (problem["status"], problem["title"]) == PROBLEMS[code] == (status, PROBLEMS[code][1])
+    assert problem["instance"] == path.split("?")[0]
+    assert problem["detail"], f"{code} says nothing of what to do next"
+    return code
+
+
+@pytest.mark.parametrize("route", PROTECTED, ids=lambda route: f"{route.method} {route.path}")
+def test_a_protected_route_without_credentials_is_a_401(host: FabricHost, route: Route) -> None:
+    path = path_of(route)
+    body: dict[str, Any] = {"json": {}} if route.method in ("POST", "PUT") else {}
+    code = problem_code(asked(host, route.method, path, **body), path)
+    allowed = {Caller.JOINING: {"invalid"}, Caller.NODE: {"unknown-device", "upgrade-required"}}
+    assert code in {"unauthorized", "unknown-device", *allowed.get(route.caller, set())}
+
+
+@pytest.mark.parametrize(
+    "route", [each for each in ALL if each.body is not None], ids=lambda route: f"{route.method} {route.path}"
+)
+@pytest.mark.parametrize(("body", "codes"), [(b"{", {"malformed"}), (b"[]", {"invalid"}), (b"\xff\xfe", {"malformed"})])
+def test_a_senseless_body_is_named(host: FabricHost, route: Route, body: bytes, codes: set[str]) -> None:
+    operator, path = host.operator, path_of(route)
+    bearer = operator.internal_key if route.caller is Caller.INTERNAL else operator.admin_token
+    headers = {"Authorization": f"Bearer {bearer}", "Content-Type": "application/json"}
+    code = problem_code(asked(host, route.method, path, data=body, headers=headers), path)
+    unreached = {Caller.NODE: {"unknown-device"}, Caller.JOINING: codes, Caller.ANYONE: {"not-found"}}
+    assert code in unreached.get(route.caller, codes)
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "code"),
+    [
+        ("GET", "/v1/nothing", "not-found"),
+        ("GET", "/v1/tenants/NOT-A-LABEL/network", "not-found"),
+        ("PATCH", "/v1/tenants", "method-not-allowed"),
+        ("GET", f"/v1/tenants/{TENANT}/enrollments", "method-not-allowed"),
+        ("GET", f"/v1/tenants/{TENANT}/events", "upgrade-required"),
+    ],
+)
+def test_where_nothing_is_a_problem_is(host: FabricHost, method: str, path: str, code: str) -> None:
+    status, content_type, body = asked(host, method, path)
+    assert content_type == CONTENT_TYPE
+    assert json.loads(body)["type"].endswith(code), (status, body)
+
+
+def test_a_body_that_is_too_long_is_refused(host: FabricHost) -> None:
+    path = f"/v1/tenants/{TENANT}/enrollments"
+    assert problem_code(asked(host, "POST", path, data=b"x" * (BODY_MAX + 1)), path) == "body-too-large"
+
+
+def test_the_document_names_every_public_route_and_resolves(host: FabricHost) -> None:
+    _, _, body = asked(host, "GET", "/v1/openapi.json")
+    document = json.loads(body)
+    assert document["openapi"] == "3.1.0"
+    public = {(route.path, route.method.lower()) for route in ALL if route.caller is not Caller.INTERNAL}
+    assert {(path, method) for path, methods in document["paths"].items() for method in methods} == public
+    references = set(re.findall(r'"\$ref": ?"#/components/schemas/(\w+)"', json.dumps(document)))
+    assert references == references & set(document["components"]["schemas"])
+    assert "EnrollRequest" in references
+    for path, methods in document["paths"].items():
+        for method, operation in methods.items():
+            assert operation["summary"], (method, path)
+            assert CONTENT_TYPE in operation["responses"]["default"]["content"], (method, path)
+            assert {each["name"] for each in operation.get("parameters", ())} >= set(re.findall(r"\{(\w+)\}", path))
+
+
+def test_only_the_other_worker_may_sweep(host: FabricHost) -> None:
+    path = f"/internal/sweep/{TENANT}"
+    right = {"Authorization": f"Bearer {host.operator.internal_key}"}
+    wrong = {"Authorization": f"Bearer {host.operator.admin_token}"}
+    assert problem_code(asked(host, "POST", path, headers=wrong), path) == "unauthorized"
+    assert asked(host, "POST", path, headers=right)[0] == 204
+
+
+def push_policy(host: FabricHost, version: int, bundle: bytes, tenant_name: str = TENANT) -> PolicyRecord:
+    operator = host.operator
+    key = default_provider().signing_key(operator.suite, operator.policy_seed)
+    signature = key.sign(transcript.policy_bundle(tenant_name, version, bundle), labels.POLICY_BUNDLE)
+    record = PolicyRecord(tenant_name, version, hashlib.sha384(bundle).digest(), signature)
+    host.admin("PUT", f"/{TENANT}/policy", PolicyUpload(record, bundle))
+    return record
+
+
+def test_bundles_live_in_r2_and_kv_and_outlive_the_worker(host: FabricHost, endpoint: Identity) -> None:
+    bundle = bytes(range(256)) * 4096  # 1 MiB: a BLOB that D1 would not carry
+    record = push_policy(host, 1, bundle)
+
+    async def fetched() -> tuple[PolicyRecord, bytes, bytes]:
+        async with client_of(endpoint) as client:
+            return await client.policy(), await client.policy_bundle(1), await client.policy_bundle(1)
+
+    assert asyncio.run(fetched()) == (record, bundle, bundle)
+    kept = host.fabric.state / "control"
+    assert any(path.stat().st_size == len(bundle) for path in (kept / "r2").rglob("*") if path.is_file())
+    assert any(path.stat().st_size == len(bundle) for path in (kept / "kv").rglob("*") if path.is_file())
+    host.fabric.kill("control")
+    host.fabric.restart("control")
+    assert asyncio.run(fetched()) == (record, bundle, bundle)
+
+
+def test_a_bundle_that_the_operator_did_not_sign_is_refused(host: FabricHost) -> None:
+    for version, tenant_name, code in ((1, TENANT, "policy-stale"), (7, "rival", "invalid")):
+        with pytest.raises(ProblemError) as refusal:
+            push_policy(host, version, b"bundle", tenant_name)
+        assert refusal.value.code == code
+    stranger = default_provider().signing_key(host.operator.suite, bytes(32))
+    signature = stranger.sign(transcript.policy_bundle(TENANT, 9, b"bundle"), labels.POLICY_BUNDLE)
+    record = PolicyRecord(TENANT, 9, hashlib.sha384(b"bundle").digest(), signature)
+    with pytest.raises(ProblemError) as refusal:
+        host.admin("PUT", f"/{TENANT}/policy", PolicyUpload(record, b"bundle"))
+    assert refusal.value.code == "policy-unsigned"
+
+
+def test_audit_events_pass_the_queue_once(host: FabricHost, endpoint: Identity) -> None:
+    """Sent three times, listed once; and a node speaks for itself only, whatever it claims."""
+    event = Event("f" * 32, 1_800_000_000.5, "rival", "gw-else", "flow.denied", subject="10.7.0.9", rule="grants:none")
+
+    async def send_until_listed() -> list[dict[str, Any]]:
+        async with client_of(endpoint) as client:
+            for _ in range(3):
+                assert await client.send_events([event]) == 1
+        async with asyncio.timeout(20):
+            while True:
+                page = await asyncio.to_thread(host.admin, "GET", f"/{TENANT}/audit?kind=flow")
+                if page["items"]:
+                    return list(page["items"])
+
+    [listed] = asyncio.run(send_until_listed())
+    assert (listed["id"], listed["tenant"], listed["source"]) == (event.id, TENANT, endpoint.node)
+    kinds = {each["kind"] for each in host.admin("GET", f"/{TENANT}/audit?limit=1000")["items"]}
+    assert {"tenant.created", "certificate.issued", "enrollment.challenged"} <= kinds
+    assert any((host.fabric.state / "control/r2").rglob("*"))
+
+
+def test_pages_of_the_audit_follow_each_other(host: FabricHost) -> None:
+    whole = host.admin("GET", f"/{TENANT}/audit?limit=1000")["items"]
+    seen, after = [], ""
+    while True:
+        page = host.admin("GET", f"/{TENANT}/audit?limit=3{after}")
+        seen += page["items"]
+        if not page["next"]:
+            break
+        after = f"&after={page['next']}"
+    assert [event["id"] for event in seen[-len(whole) :]] == [event["id"] for event in whole]
+
+
+def test_a_request_is_taken_once(host: FabricHost, endpoint: Identity) -> None:
+    """The very same signed request again, and one whose clock is off."""
+
+    async def scenario() -> list[str]:
+        codes = []
+        async with client_of(endpoint) as client:
+            target = client._path("network")
+            headers = client._headers("GET", target, b"")
+            for _ in range(2):
+                async with client._session.get(client._origin + target, headers=headers) as answer:
+                    codes.append(str(answer.status) if answer.status == 200 else (await answer.json())["type"])
+            client._clock = lambda: 1_000_000_000
+            try:
+                await client.network()
+            except ProblemError as error:
+                codes.append(error.code)
+        return codes
+
+    assert asyncio.run(scenario()) == ["200", "urn:kairos:problem:replayed", "stale-timestamp"]
+
+
+def test_one_tenant_sees_nothing_of_another(host: FabricHost, endpoint: Identity) -> None:
+    host.tenant_without_vni("rival")
+
+    async def ask_rival() -> str:
+        client = client_of(endpoint)
+        client.tenant = "rival"
+        async with client:
+            with pytest.raises(ProblemError) as refusal:
+                await client.network()
+        return refusal.value.code
+
+    assert asyncio.run(ask_rival()) == "unknown-device"
+    for listing in ("devices", "tokens", "vnis", "audit?kind=flow"):
+        assert host.admin("GET", f"/rival/{listing}")["items"] == []
+    host.admin("DELETE", "/rival")
+    with pytest.raises(ProblemError) as refusal:
+        host.admin("GET", "/rival")
+    assert refusal.value.code == "not-found"
+
+
+def test_the_schema_that_runs_is_the_one_in_the_types(host: FabricHost) -> None:
+    """An answer of the Worker decodes as the very type its route names."""
+    for route in ALL:
+        if route.method == "GET" and route.caller is Caller.ADMIN and route.path.count("{") <= 1:
+            answer = host.admin("GET", path_of(route).removeprefix("/v1/tenants"))
+            msgspec.convert(answer, route.answer)

@@ -1,0 +1,315 @@
+"""The relay inside workerd: who gets in, what passes, what a hostile end is answered, and that idle sockets live on."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from types import TracebackType
+from typing import Any, Self
+
+import aiohttp
+import pytest
+
+from fabric_host import TENANT, FabricHost, client_of
+from kairos.api.push import NetworkChanged, Welcome
+from kairos.api.relay import parse_close_untrusted, parse_open_untrusted, parse_opened_untrusted
+from kairos.api.session import SessionGrant, SessionRequest
+from kairos.wire.frame import FRAME_PAYLOAD_MAX, HEADER, FrameType, encode, parse_frame_header_untrusted
+from kairos_node.state import Identity
+
+_WAIT_S = 10.0
+_EVICTED_AFTER_S = 13.0  # workerd forgets a hibernating object after about ten seconds of silence
+
+
+class Socket:
+    """A raw end at the relay."""
+
+    def __init__(self, http: aiohttp.ClientSession, grant: SessionGrant) -> None:
+        self.grant = grant
+        self.channel = 0
+        self._http = http
+        self._socket: aiohttp.ClientWebSocketResponse | None = None
+
+    async def open(self) -> Self:
+        address, token = self.grant.gateways[0], self.grant.token
+        self._socket = await self._http.ws_connect(
+            address.relay_url, headers={"Authorization": f"Bearer {token}"}, max_msg_size=0
+        )
+        return self
+
+    async def send(self, kind: FrameType, payload: bytes = b"", channel: int | None = None) -> None:
+        await self.send_raw(encode(kind, self.channel if channel is None else channel, payload))
+
+    async def send_raw(self, message: bytes | str) -> None:
+        assert self._socket is not None
+        await (self._socket.send_str(message) if isinstance(message, str) else self._socket.send_bytes(message))
+
+    async def frame(self) -> tuple[FrameType, int, bytes]:
+        """The next frame: type, channel, payload."""
+        assert self._socket is not None
+        message = await self._socket.receive(_WAIT_S)
+        assert message.type is aiohttp.WSMsgType.BINARY, message
+        header = parse_frame_header_untrusted(message.data, len(message.data))
+        return header.type, header.channel, message.data[HEADER.size :]
+
+    async def closed(self) -> str:
+        """The code of the CLOSE of our own channel, after which the socket ends. A gateway hears of others first."""
+        kind, channel, payload = await self.frame()
+        while channel != self.channel:
+            kind, channel, payload = await self.frame()
+        assert kind is FrameType.CLOSE
+        assert self._socket is not None
+        message = await self._socket.receive(_WAIT_S)
+        assert message.type in (aiohttp.WSMsgType.CLOSE, aiohttp.WSMsgType.CLOSED), message
+        return parse_close_untrusted(payload).code
+
+    async def hang_up(self) -> None:
+        assert self._socket is not None
+        await self._socket.close()
+
+
+class Ends:
+    """A connected gateway, and as many endpoint sockets as are asked for."""
+
+    def __init__(self, gateway: Identity, endpoint: Identity) -> None:
+        self._identities = gateway, endpoint
+        self._http = aiohttp.ClientSession()
+        self._sockets: list[Socket] = []
+
+    async def __aenter__(self) -> Self:
+        self.gateway = await self.connect_gateway()
+        return self
+
+    async def __aexit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
+        for socket in self._sockets:
+            await socket.hang_up()
+        await self._http.close()
+
+    async def grant(self, identity: Identity, **request: Any) -> SessionGrant:
+        async with client_of(identity) as client:
+            return await client.open_session(SessionRequest(**request))
+
+    async def connect_gateway(self) -> Socket:
+        return await self._open(await self.grant(self._identities[0]))
+
+    async def _open(self, grant: SessionGrant) -> Socket:
+        socket = await Socket(self._http, grant).open()
+        self._sockets.append(socket)
+        return socket
+
+    async def endpoint(self) -> Socket:
+        """Connected, with its channel; the gateway has been told."""
+        socket = await self._open(await self.grant(self._identities[1]))
+        kind, socket.channel, payload = await socket.frame()
+        assert kind is FrameType.OPENED
+        assert parse_opened_untrusted(payload).channel == socket.channel
+        kind, channel, payload = await self.gateway.frame()
+        assert (kind, channel) == (FrameType.OPEN, socket.channel)
+        opened = parse_open_untrusted(payload)
+        assert (opened.node, opened.tenant) == (self._identities[1].node, TENANT)
+        assert opened.session == socket.grant.session
+        return socket
+
+    async def refused(self, url: str, token: str) -> int:
+        """The HTTP status that the upgrade was answered with."""
+        with pytest.raises(aiohttp.WSServerHandshakeError) as refusal:
+            await self._http.ws_connect(url, headers={"Authorization": f"Bearer {token}"})
+        return refusal.value.status
+
+
+Scenario = Callable[[Ends], Awaitable[None]]
+
+
+@pytest.fixture
+def play(gateway: Identity, endpoint: Identity) -> Callable[[Scenario], None]:
+    """Runs a scenario with a fresh gateway socket."""
+
+    async def run(scenario: Scenario) -> None:
+        async with Ends(gateway, endpoint) as ends:
+            await scenario(ends)
+
+    return lambda scenario: asyncio.run(run(scenario))
+
+
+def test_frames_pass_both_ways_unchanged_up_to_the_largest(play: Callable[[Scenario], None]) -> None:
+    async def scenario(ends: Ends) -> None:
+        endpoint = await ends.endpoint()
+        for kind in (FrameType.STREAM, FrameType.DATAGRAMS, FrameType.CREDIT):
+            for payload in (b"", b"x", bytes(range(256)) * (FRAME_PAYLOAD_MAX // 256)):
+                await endpoint.send(kind, payload)
+                assert await ends.gateway.frame() == (kind, endpoint.channel, payload)
+                await ends.gateway.send(kind, payload, endpoint.channel)
+                assert await endpoint.frame() == (kind, endpoint.channel, payload)
+
+    play(scenario)
+
+
+def test_two_endpoints_share_the_gateways_socket_and_nothing_else(play: Callable[[Scenario], None]) -> None:
+    async def scenario(ends: Ends) -> None:
+        first, second = await ends.endpoint(), await ends.endpoint()
+        assert first.channel != second.channel
+        await ends.gateway.send(FrameType.STREAM, b"for the second", second.channel)
+        await ends.gateway.send(FrameType.STREAM, b"for the first", first.channel)
+        assert (await first.frame())[2] == b"for the first"
+        assert (await second.frame())[2] == b"for the second"
+
+    play(scenario)
+
+
+@pytest.mark.parametrize(
+    ("message", "code"),
+    [
+        (lambda channel: encode(FrameType.STREAM, channel + 1, b"stolen"), "wrong-channel"),
+        (lambda channel: encode(FrameType.DATAGRAMS, 0, b"stolen"), "wrong-channel"),
+        (lambda channel: "text", "bad-message"),
+        (lambda channel: b"", "bad-message"),
+        (lambda channel: b"\x04\x00\x00", "bad-message"),
+        (lambda channel: HEADER.pack(99, 0, 0, channel), "bad-message"),
+        (lambda channel: HEADER.pack(FrameType.STREAM, 0, 7, channel), "bad-message"),
+        (lambda channel: encode(FrameType.STREAM, channel, bytes(FRAME_PAYLOAD_MAX + 1)), "bad-message"),
+        (lambda channel: encode(FrameType.OPEN, channel, b"{}"), "bad-message"),
+        (lambda channel: encode(FrameType.OPENED, channel, b"{}"), "bad-message"),
+        (lambda channel: encode(FrameType.PING, 0, bytes(65)), "bad-message"),
+        (lambda channel: encode(FrameType.RENEW, 0, b"acme.nonsense"), "unauthorized"),
+        (lambda channel: encode(FrameType.RENEW, 0, b"\xff" * 40), "unauthorized"),
+    ],
+)
+def test_a_hostile_endpoint_loses_its_own_channel_only(
+    play: Callable[[Scenario], None], message: Callable[[int], bytes | str], code: str
+) -> None:
+    async def scenario(ends: Ends) -> None:
+        victim, hostile = await ends.endpoint(), await ends.endpoint()
+        await hostile.send_raw(message(hostile.channel))
+        assert await hostile.closed() == code
+        kind, channel, _ = await ends.gateway.frame()
+        assert (kind, channel) == (FrameType.CLOSE, hostile.channel)
+        await victim.send(FrameType.STREAM, b"still here")
+        assert await ends.gateway.frame() == (FrameType.STREAM, victim.channel, b"still here")
+
+    play(scenario)
+
+
+def test_who_is_let_in(play: Callable[[Scenario], None], endpoint: Identity, gateway: Identity) -> None:
+    async def scenario(ends: Ends) -> None:
+        grant = await ends.grant(endpoint)
+        url = grant.gateways[0].relay_url
+        other = url.replace(gateway.node, "gw-aaaaaaaaaaaaaaaa")
+        assert await ends.refused(url, "") == 401
+        assert await ends.refused(url, "acme." + "A" * 43) == 401
+        assert await ends.refused(url, "nobody." + grant.token.partition(".")[2]) in (401, 404)
+        assert await ends.refused(url, "../" + grant.token) == 401
+        assert await ends.refused(other, grant.token) == 401
+        async with client_of(endpoint) as client:
+            await client.end_session(grant.session)
+        assert await ends.refused(url, grant.token) == 401
+
+    play(scenario)
+
+
+def test_without_a_gateway_there_is_no_channel(play: Callable[[Scenario], None], endpoint: Identity) -> None:
+    async def scenario(ends: Ends) -> None:
+        grant = await ends.grant(endpoint)
+        await ends.gateway.hang_up()
+        async with asyncio.timeout(_WAIT_S):
+            assert await ends.refused(grant.gateways[0].relay_url, grant.token) == 503
+
+    play(scenario)
+
+
+def test_a_gateway_that_goes_or_comes_again_ends_all_channels(play: Callable[[Scenario], None]) -> None:
+    async def scenario(ends: Ends) -> None:
+        first, old = await ends.endpoint(), ends.gateway
+        ends.gateway = await ends.connect_gateway()
+        assert await first.closed() == "replaced"
+        assert await old.closed() == "replaced"
+        second = await ends.endpoint()
+        await ends.gateway.hang_up()
+        assert await second.closed() == "gateway-gone"
+
+    play(scenario)
+
+
+def test_an_endpoint_that_hangs_up_is_reported(play: Callable[[Scenario], None]) -> None:
+    async def scenario(ends: Ends) -> None:
+        endpoint = await ends.endpoint()
+        await endpoint.hang_up()
+        kind, channel, payload = await ends.gateway.frame()
+        assert (kind, channel, parse_close_untrusted(payload).code) == (
+            FrameType.CLOSE,
+            endpoint.channel,
+            "endpoint-gone",
+        )
+
+    play(scenario)
+
+
+def test_a_session_is_renewed_by_its_own_token_only(play: Callable[[Scenario], None], endpoint: Identity) -> None:
+    async def scenario(ends: Ends) -> None:
+        socket = await ends.endpoint()
+        renewed = await ends.grant(endpoint, renews=socket.grant.session)
+        await socket.send(FrameType.RENEW, renewed.token.encode(), 0)
+        assert (await socket.frame())[0] is FrameType.RENEWED
+        stranger = await ends.grant(endpoint)
+        await socket.send(FrameType.RENEW, stranger.token.encode(), 0)
+        assert await socket.closed() == "unauthorized"
+
+    play(scenario)
+
+
+def test_idle_objects_are_evicted_and_their_sockets_live_on(
+    play: Callable[[Scenario], None], host: FabricHost, endpoint: Identity
+) -> None:
+    """Hibernation: both objects are forgotten in the silence, and made anew by the next frame and the next change."""
+
+    async def scenario(ends: Ends) -> None:
+        socket = await ends.endpoint()
+        async with client_of(endpoint) as client, client.events() as events:
+            assert isinstance(await anext(events), Welcome)
+            await asyncio.sleep(_EVICTED_AFTER_S)  # the silence is what is tested
+            await socket.send(FrameType.STREAM, b"after the silence")
+            assert await ends.gateway.frame() == (FrameType.STREAM, socket.channel, b"after the silence")
+            await ends.gateway.send(FrameType.STREAM, b"and back", socket.channel)
+            assert (await socket.frame())[2] == b"and back"
+            vni = {"name": "lab", "prefixes": ["10.9.0.0/24"]}
+            await asyncio.to_thread(host.admin, "POST", f"/{TENANT}/vnis", vni)
+            async with asyncio.timeout(_WAIT_S):
+                assert isinstance(await anext(events), NetworkChanged)
+        third = await ends.endpoint()
+        assert third.channel > socket.channel
+
+    play(scenario)
+
+
+def test_a_revoked_device_is_cut_at_the_relay_within_a_second(
+    play: Callable[[Scenario], None], host: FabricHost, disposable: Identity, gateway: Identity
+) -> None:
+    async def scenario(ends: Ends) -> None:
+        ends._identities = gateway, disposable
+        socket = await ends.endpoint()
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        await asyncio.to_thread(host.admin, "DELETE", f"/{TENANT}/devices/{disposable.node}")
+        assert await socket.closed() == "revoked"
+        assert loop.time() - began < 1.0
+        assert await ends.refused(socket.grant.gateways[0].relay_url, socket.grant.token) == 401
+
+    play(scenario)
+
+
+def test_a_relay_that_was_killed_serves_again(
+    play: Callable[[Scenario], None], host: FabricHost, endpoint: Identity
+) -> None:
+    """Channel numbers are on disk: none is given twice."""
+    last = 0
+
+    async def before(ends: Ends) -> None:
+        nonlocal last
+        last = (await ends.endpoint()).channel
+
+    async def after(ends: Ends) -> None:
+        assert (await ends.endpoint()).channel > last
+
+    play(before)
+    host.fabric.kill("relay")
+    host.fabric.restart("relay")
+    play(after)
