@@ -16,6 +16,8 @@ MODULES = (
     "packet",
     "event",
     "relay",
+    "fragment",
+    "parked",
     "flow",
     "transmit",
     "receive",

@@ -10,7 +10,8 @@
 #if defined(__x86_64__) && __has_include(<intel-ipsec-mb.h>)
 #define HAVE_IPSEC_MB 1
 #include <intel-ipsec-mb.h>
-static IMB_MGR *manager; /* set once before any key exists, read-only after */
+static IMB_MGR *manager; /* loaded once and never given back: keys made with it may live longer than a choice */
+static bool use_manager; /* for keys made from now on */
 #else
 #define HAVE_IPSEC_MB 0
 #endif
@@ -27,7 +28,7 @@ struct aead_key {
 
 const char *aead_library(void) {
 #if HAVE_IPSEC_MB
-  if (manager != NULL) return "ipsec-mb";
+  if (use_manager) return "ipsec-mb";
 #endif
   return "openssl";
 }
@@ -56,9 +57,10 @@ int aead_open_library(const char *wanted, char *error, size_t error_len) {
   bool any = strcmp(wanted, "auto") == 0;
 #if HAVE_IPSEC_MB
   if (any || strcmp(wanted, "ipsec-mb") == 0) {
-    if (manager != NULL || open_ipsec_mb()) return 0;
+    use_manager = manager != NULL || open_ipsec_mb();
+    if (use_manager) return 0;
   }
-  if (strcmp(wanted, "openssl") == 0) manager = NULL;
+  use_manager = false;
 #endif
   if (any || strcmp(wanted, "openssl") == 0) return 0;
   snprintf(error, error_len, "AEAD library %s is not to be had on this machine", wanted);
@@ -72,25 +74,25 @@ static EVP_CIPHER_CTX *openssl_context(const uint8_t *key, int encrypt) {
   return NULL;
 }
 
+static bool schedule(aead_key *k, const uint8_t *key) {
+#if HAVE_IPSEC_MB
+  if (use_manager) {
+    k->schedule = aligned_alloc(64, (sizeof *k->schedule + 63) / 64 * 64);
+    if (k->schedule != NULL) IMB_AES256_GCM_PRE(manager, key, k->schedule);
+    return k->schedule != NULL;
+  }
+#endif
+  k->seal = openssl_context(key, 1);
+  k->open = openssl_context(key, 0);
+  return k->seal != NULL && k->open != NULL;
+}
+
 aead_key *aead_key_new(const uint8_t key[KEY_LEN], const uint8_t iv[IV_LEN]) {
   aead_key *k = calloc(1, sizeof *k);
   if (k == NULL) return NULL;
   memcpy(k->iv, iv, IV_LEN);
   pthread_mutex_init(&k->lock, NULL);
-#if HAVE_IPSEC_MB
-  if (manager != NULL) {
-    k->schedule = aligned_alloc(64, (sizeof *k->schedule + 63) / 64 * 64);
-    if (k->schedule == NULL) goto fail;
-    IMB_AES256_GCM_PRE(manager, key, k->schedule);
-    return k;
-  }
-#endif
-  k->seal = openssl_context(key, 1);
-  k->open = openssl_context(key, 0);
-  if (k->seal != NULL && k->open != NULL) return k;
-#if HAVE_IPSEC_MB
-fail:
-#endif
+  if (schedule(k, key)) return k;
   aead_key_free(k);
   return NULL;
 }
@@ -133,6 +135,19 @@ void aead_seal(aead_key *k, uint64_t counter, const uint8_t *aad, const uint8_t 
   if (unlikely(!ok)) OPENSSL_cleanse(dst, len + TAG_LEN); /* cannot fail; if it does, no plaintext leaves */
 }
 
+static bool openssl_open(aead_key *k, const uint8_t *nonce, const uint8_t *aad, const uint8_t *src, size_t len,
+                         uint8_t *dst) {
+  int n = 0;
+  pthread_mutex_lock(&k->lock);
+  bool authentic = EVP_DecryptInit_ex(k->open, NULL, NULL, NULL, nonce) == 1 &&
+                   EVP_DecryptUpdate(k->open, NULL, &n, aad, HEADER_LEN) == 1 &&
+                   EVP_DecryptUpdate(k->open, dst, &n, src, (int)len) == 1 &&
+                   EVP_CIPHER_CTX_ctrl(k->open, EVP_CTRL_GCM_SET_TAG, TAG_LEN, (void *)(uintptr_t)(src + len)) == 1 &&
+                   EVP_DecryptFinal_ex(k->open, dst + n, &n) == 1;
+  pthread_mutex_unlock(&k->lock);
+  return authentic;
+}
+
 bool aead_open(aead_key *k, uint64_t counter, const uint8_t *aad, const uint8_t *src, size_t len, uint8_t *dst) {
   uint8_t nonce[IV_LEN];
   bool authentic;
@@ -143,20 +158,9 @@ bool aead_open(aead_key *k, uint64_t counter, const uint8_t *aad, const uint8_t 
     uint8_t tag[TAG_LEN];
     IMB_AES256_GCM_DEC(manager, k->schedule, &context, dst, src, len, nonce, aad, HEADER_LEN, tag, TAG_LEN);
     authentic = CRYPTO_memcmp(tag, src + len, TAG_LEN) == 0; /* the library computes the tag, it does not compare */
-    goto out;
-  }
+  } else
 #endif
-  int n = 0;
-  pthread_mutex_lock(&k->lock);
-  authentic = EVP_DecryptInit_ex(k->open, NULL, NULL, NULL, nonce) == 1 &&
-              EVP_DecryptUpdate(k->open, NULL, &n, aad, HEADER_LEN) == 1 &&
-              EVP_DecryptUpdate(k->open, dst, &n, src, (int)len) == 1 &&
-              EVP_CIPHER_CTX_ctrl(k->open, EVP_CTRL_GCM_SET_TAG, TAG_LEN, (void *)(uintptr_t)(src + len)) == 1 &&
-              EVP_DecryptFinal_ex(k->open, dst + n, &n) == 1;
-  pthread_mutex_unlock(&k->lock);
-#if HAVE_IPSEC_MB
-out:
-#endif
+    authentic = openssl_open(k, nonce, aad, src, len, dst);
   if (unlikely(!authentic)) OPENSSL_cleanse(dst, len);
   return authentic;
 }

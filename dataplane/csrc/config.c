@@ -19,7 +19,7 @@ int kdp_vni_add(kdp_engine *e, uint32_t id, int tun_fd) {
   for (uint32_t i = 0; i < VNIS_MAX && e->vnis[at] != NULL && e->vnis[at]->id != id; i++) at = (at + 1) % VNIS_MAX;
   result = e->vnis[at] != NULL ? (e->vnis[at]->id == id ? -EEXIST : -ENOSPC) : 0;
   struct epoll_event watch = {.events = EPOLLIN, .data.u32 = id};
-  if (result == 0 && epoll_ctl(e->epoll, EPOLL_CTL_ADD, v->tun, &watch) != 0) result = -errno;
+  if (result == 0 && epoll_ctl(e->watch_tx, EPOLL_CTL_ADD, v->tun, &watch) != 0) result = -errno;
   if (result == 0) e->vnis[at] = v;
   pthread_rwlock_unlock(&e->config);
   if (result == 0) return 0;
@@ -36,9 +36,15 @@ static void session_unlink(kdp_engine *e, session *s) {
     if (e->lanes[i].run.from == s) e->lanes[i].run.count = 0, e->lanes[i].run.from = NULL;
 }
 
-static void session_wipe(session *s) {
-  for (int i = 0; i < KDP_EPOCHS; i++)
-    if (s->rx[i] != NULL) aead_key_free(s->rx[i]->key), free(s->rx[i]);
+static void rx_epoch_free(rx_epoch *k) {
+  if (k == NULL) return;
+  aead_key_free(k->key);
+  free(k);
+}
+
+void session_free(session *s) {
+  if (s == NULL) return;
+  for (int i = 0; i < KDP_EPOCHS; i++) rx_epoch_free(s->rx[i]);
   aead_key_free(s->tx_key);
   free(s->leases);
   pthread_mutex_destroy(&s->path_lock);
@@ -55,7 +61,7 @@ int kdp_vni_remove(kdp_engine *e, uint32_t id) {
   flows_forget(e, id, 0);
   for (uint32_t i = 0; i < SESSIONS_MAX; i++) {
     session *s = e->sessions[i];
-    if (s != NULL && s->vni == v) session_unlink(e, s), session_wipe(s);
+    if (s != NULL && s->vni == v) session_unlink(e, s), session_free(s);
   }
   uint32_t hole = id % VNIS_MAX;
   while (e->vnis[hole] != v) hole = (hole + 1) % VNIS_MAX;
@@ -66,7 +72,7 @@ int kdp_vni_remove(kdp_engine *e, uint32_t id) {
     if ((at - home) % VNIS_MAX < (at - hole) % VNIS_MAX) continue;
     e->vnis[hole] = moved, e->vnis[at] = NULL, hole = at;
   }
-  epoll_ctl(e->epoll, EPOLL_CTL_DEL, v->tun, NULL);
+  epoll_ctl(e->watch_tx, EPOLL_CTL_DEL, v->tun, NULL);
   pthread_rwlock_unlock(&e->config);
   fib_free(v->fib);
   close(v->tun);
@@ -108,120 +114,119 @@ int kdp_session_add(kdp_engine *e, uint32_t id, uint32_t *index) {
     result = 0;
   }
   pthread_rwlock_unlock(&e->config);
-  if (result != 0) session_wipe(s);
+  if (result != 0) session_free(s);
   return result;
 }
 
-/* Runs `change` on the session with no packet in flight. */
-#define WITH_SESSION(e, index, s)          \
-  int result = 0;                          \
-  pthread_rwlock_wrlock(&(e)->config);     \
-  session *s = session_find((e), (index)); \
-  if (s == NULL) result = -ENOENT
+/* Stops the packets until the matching unlock, found or not. NULL: no such session. */
+static session *session_lock(kdp_engine *e, uint32_t index) {
+  pthread_rwlock_wrlock(&e->config);
+  return session_find(e, index);
+}
 
-int kdp_session_remote(kdp_engine *e, uint32_t index, uint32_t remote_index) {
-  WITH_SESSION(e, index, s);
-  if (s != NULL) s->remote = remote_index;
+static int session_unlock(kdp_engine *e, int result) {
   pthread_rwlock_unlock(&e->config);
   return result;
 }
 
+int kdp_session_remote(kdp_engine *e, uint32_t index, uint32_t remote_index) {
+  session *s = session_lock(e, index);
+  if (s != NULL) s->remote = remote_index;
+  return session_unlock(e, s == NULL ? -ENOENT : 0);
+}
+
 int kdp_session_cut(kdp_engine *e, uint32_t index) {
-  WITH_SESSION(e, index, s);
+  session *s = session_lock(e, index);
   if (s != NULL) {
     flows_forget(e, s->vni->id, index);
     fib_forget(s->vni->fib, index);
     session_unlink(e, s);
-    session_wipe(s);
   }
-  pthread_rwlock_unlock(&e->config);
-  return result;
+  session_unlock(e, 0);
+  session_free(s);
+  return s == NULL ? -ENOENT : 0;
+}
+
+static int lease_add(session *s, uint8_t family, const uint8_t *prefix, uint8_t bits) {
+  lease *grown = realloc(s->leases, (s->lease_count + 1) * sizeof *grown);
+  if (grown == NULL) return -ENOMEM;
+  s->leases = grown;
+  grown[s->lease_count] = (lease){.family = family, .bits = bits};
+  memcpy(grown[s->lease_count++].prefix, prefix, family == 4 ? 4 : 16);
+  return 0;
 }
 
 int kdp_session_lease(kdp_engine *e, uint32_t index, uint8_t family, const uint8_t *prefix, uint8_t bits) {
   if ((family != 4 && family != 6) || bits > (family == 4 ? 32 : 128)) return -EINVAL;
-  WITH_SESSION(e, index, s);
-  if (s != NULL) {
-    lease *grown = realloc(s->leases, (s->lease_count + 1) * sizeof *grown);
-    if (grown == NULL) {
-      result = -ENOMEM;
-    } else {
-      s->leases = grown;
-      grown[s->lease_count] = (lease){.family = family, .bits = bits};
-      memcpy(grown[s->lease_count++].prefix, prefix, family == 4 ? 4 : 16);
-    }
+  session *s = session_lock(e, index);
+  return session_unlock(e, s == NULL ? -ENOENT : lease_add(s, family, prefix, bits));
+}
+
+/* Puts `fresh` into a free slot, or that of the oldest epoch, which is handed back to be freed. */
+static int rx_epoch_add(session *s, rx_epoch *fresh, rx_epoch **replaced) {
+  int slot = 0;
+  for (int i = 0; i < KDP_EPOCHS; i++)
+    if (s->rx[i] != NULL && s->rx[i]->epoch == fresh->epoch) return -EEXIST; /* a window never starts again */
+  for (int i = 0; i < KDP_EPOCHS; i++) {
+    if (s->rx[slot] == NULL) break;
+    if (s->rx[i] == NULL || s->rx[i]->epoch < s->rx[slot]->epoch) slot = i;
   }
-  pthread_rwlock_unlock(&e->config);
-  return result;
+  *replaced = s->rx[slot];
+  s->rx[slot] = fresh;
+  return 0;
 }
 
 int kdp_session_rx(kdp_engine *e, uint32_t index, uint32_t epoch, const uint8_t *key, const uint8_t *iv) {
-  rx_epoch *fresh = calloc(1, sizeof *fresh);
+  rx_epoch *fresh = calloc(1, sizeof *fresh), *replaced = NULL;
   if (fresh == NULL) return -ENOMEM;
   fresh->epoch = epoch;
   fresh->key = aead_key_new(key, iv);
-  if (fresh->key == NULL) {
-    free(fresh);
-    return -ENOMEM;
+  int result = -ENOMEM;
+  if (fresh->key != NULL) {
+    session *s = session_lock(e, index);
+    result = session_unlock(e, s == NULL ? -ENOENT : rx_epoch_add(s, fresh, &replaced));
   }
-  WITH_SESSION(e, index, s);
-  int free_slot = -1, oldest = 0;
-  for (int i = 0; s != NULL && i < KDP_EPOCHS; i++) {
-    if (s->rx[i] == NULL)
-      free_slot = i;
-    else if (s->rx[i]->epoch == epoch)
-      result = -EEXIST; /* a window must not start again under its key */
-    else if (s->rx[oldest] != NULL && s->rx[i]->epoch < s->rx[oldest]->epoch)
-      oldest = i;
-  }
-  rx_epoch *replaced = fresh;
-  if (result == 0) {
-    int slot = free_slot >= 0 ? free_slot : oldest;
-    replaced = s->rx[slot];
-    s->rx[slot] = fresh;
-  }
-  pthread_rwlock_unlock(&e->config);
-  if (replaced != NULL) aead_key_free(replaced->key), free(replaced);
+  rx_epoch_free(result == 0 ? replaced : fresh);
   return result;
 }
 
 int kdp_session_tx(kdp_engine *e, uint32_t index, uint32_t epoch, const uint8_t *key, const uint8_t *iv) {
-  aead_key *fresh = aead_key_new(key, iv);
+  aead_key *fresh = aead_key_new(key, iv), *replaced = fresh;
+  int result = 0;
   if (fresh == NULL) return -ENOMEM;
-  WITH_SESSION(e, index, s);
-  aead_key *replaced = fresh;
-  if (s != NULL && s->tx_key != NULL && s->tx_epoch >= epoch) result = -EEXIST; /* nor a counter */
-  if (result == 0) {
+  session *s = session_lock(e, index);
+  if (s == NULL) {
+    result = -ENOENT;
+  } else if (s->tx_key != NULL && s->tx_epoch >= epoch) {
+    result = -EEXIST; /* a counter never starts again under its key */
+  } else {
     replaced = s->tx_key;
     s->tx_key = fresh, s->tx_epoch = epoch;
     atomic_store_explicit(&s->tx_counter, 0, memory_order_relaxed); /* ordered by the lock */
   }
-  pthread_rwlock_unlock(&e->config);
+  session_unlock(e, result);
   aead_key_free(replaced);
   return result;
 }
 
 int kdp_session_retire(kdp_engine *e, uint32_t index, uint32_t epoch) {
-  WITH_SESSION(e, index, s);
   rx_epoch *retired = NULL;
+  session *s = session_lock(e, index);
   for (int i = 0; s != NULL && i < KDP_EPOCHS; i++)
     if (s->rx[i] != NULL && s->rx[i]->epoch == epoch) retired = s->rx[i], s->rx[i] = NULL;
-  pthread_rwlock_unlock(&e->config);
-  if (retired != NULL) aead_key_free(retired->key), free(retired);
-  return result != 0 ? result : (retired == NULL ? -ENOENT : 0);
+  session_unlock(e, 0);
+  rx_epoch_free(retired);
+  return retired == NULL ? -ENOENT : 0;
 }
 
 int kdp_session_path(kdp_engine *e, uint32_t index, uint8_t kind, const kdp_addr *addr, uint32_t relay, int follow) {
   if (kind > KDP_PATH_DIRECT || (kind == KDP_PATH_DIRECT && (addr == NULL || addr->family == 0))) return -EINVAL;
-  WITH_SESSION(e, index, s);
+  session *s = session_lock(e, index);
   if (s != NULL) {
-    pthread_mutex_lock(&s->path_lock);
-    s->path = kind, s->relay = relay, s->follow = follow != 0;
+    s->path = kind, s->relay = relay, s->follow = follow != 0; /* no packet in flight: path_lock is not needed */
     if (kind == KDP_PATH_DIRECT) addr_to_sockaddr(addr, &s->to, &s->to_len);
-    pthread_mutex_unlock(&s->path_lock);
   }
-  pthread_rwlock_unlock(&e->config);
-  return result;
+  return session_unlock(e, s == NULL ? -ENOENT : 0);
 }
 
 int kdp_session_stats(kdp_engine *e, uint32_t index, uint64_t *sent, uint64_t *received) {

@@ -14,7 +14,7 @@
 #ifndef UDP_GRO
 #define UDP_GRO 104
 #endif
-enum { RUN_BYTES = 1 << 18, READ_BYTES = PACKET_MAX + 64, UDP_BATCH = 16 };
+enum { READ_BYTES = PACKET_MAX + 64, UDP_BATCH = 16 };
 
 uint64_t clock_ms(void) {
   struct timespec t;
@@ -44,10 +44,10 @@ void addr_to_sockaddr(const kdp_addr *a, struct sockaddr_storage *s, socklen_t *
     memcpy(&in->sin_addr, a->ip, 4);
     *len = sizeof *in;
   } else {
-    struct sockaddr_in6 *in = (struct sockaddr_in6 *)s;
-    in->sin6_family = AF_INET6, in->sin6_port = htons(a->port);
-    memcpy(&in->sin6_addr, a->ip, 16);
-    *len = sizeof *in;
+    struct sockaddr_in6 *in6 = (struct sockaddr_in6 *)s;
+    in6->sin6_family = AF_INET6, in6->sin6_port = htons(a->port);
+    memcpy(&in6->sin6_addr, a->ip, 16);
+    *len = sizeof *in6;
   }
 }
 
@@ -58,9 +58,10 @@ void sockaddr_to_addr(const struct sockaddr_storage *s, kdp_addr *a) {
     a->family = 4, a->port = ntohs(in->sin_port);
     memcpy(a->ip, &in->sin_addr, 4);
   } else {
-    const struct sockaddr_in6 *in = (const struct sockaddr_in6 *)s;
-    a->family = 6, a->port = ntohs(in->sin6_port);
-    memcpy(a->ip, &in->sin6_addr, 16);
+    const struct sockaddr_in6 *in6 = (const struct sockaddr_in6 *)s;
+    bool mapped = IN6_IS_ADDR_V4MAPPED(&in6->sin6_addr); /* IPv4 on a dual-stack socket */
+    a->family = mapped ? 4 : 6, a->port = ntohs(in6->sin6_port);
+    memcpy(a->ip, (const uint8_t *)&in6->sin6_addr + (mapped ? 12 : 0), mapped ? 4 : 16);
   }
 }
 
@@ -69,6 +70,8 @@ void sockaddr_to_addr(const struct sockaddr_storage *s, kdp_addr *a) {
 static void read_tun(kdp_engine *e, lane *l, vni *v, uint8_t *buffer) {
   for (int i = 0; i < BATCH; i++) {
     ssize_t n = read(v->tun, buffer, READ_BYTES);
+    if (n < 0 && errno != EAGAIN && errno != EINTR) /* the interface was taken away: it would be ready for ever */
+      epoll_ctl(e->watch_tx, EPOLL_CTL_DEL, v->tun, NULL);
     if (n <= (ssize_t)sizeof(struct virtio_net_hdr)) return;
     struct virtio_net_hdr vnet;
     memcpy(&vnet, buffer, sizeof vnet);
@@ -83,7 +86,7 @@ static void *tx_main(void *argument) {
   struct epoll_event ready[BATCH];
   uint64_t aged_ms = 0;
   while (buffer != NULL && !atomic_load_explicit(&e->stop, memory_order_acquire)) {
-    int n = epoll_wait(e->epoll, ready, BATCH, 100);
+    int n = epoll_wait(e->watch_tx, ready, BATCH, 100);
     l->now_ms = clock_ms();
     pthread_rwlock_rdlock(&e->config);
     for (int i = 0; i < n; i++) {
@@ -150,27 +153,18 @@ static void *rx_main(void *argument) {
   kdp_engine *e = argument;
   lane *l = &e->lanes[LANE_RX];
   udp_batch *batch = malloc(sizeof *batch);
-  int wait = epoll_create1(EPOLL_CLOEXEC), watched = -1;
-  struct epoll_event ready, wake = {.events = EPOLLIN, .data.fd = -1};
-  epoll_ctl(wait, EPOLL_CTL_ADD, e->wake_rx, &wake);
   while (batch != NULL && !atomic_load_explicit(&e->stop, memory_order_acquire)) {
-    int n = epoll_wait(wait, &ready, 1, 1000);
-    if (n == 1 && ready.data.fd == -1) eventfd_read(e->wake_rx, &(eventfd_t){0});
+    struct epoll_event ready;
+    if (epoll_wait(e->watch_rx, &ready, 1, 1000) == 1 && ready.data.fd == e->wake_rx)
+      eventfd_read(e->wake_rx, &(eventfd_t){0});
     l->now_ms = clock_ms();
     pthread_mutex_lock(&e->receive_lock);
     pthread_rwlock_rdlock(&e->config);
-    if (watched != e->udp) { /* the socket was set or taken away since */
-      if (watched >= 0) epoll_ctl(wait, EPOLL_CTL_DEL, watched, NULL);
-      watched = e->udp;
-      if (watched >= 0)
-        epoll_ctl(wait, EPOLL_CTL_ADD, watched, &(struct epoll_event){.events = EPOLLIN, .data.fd = watched});
-    }
-    if (watched >= 0) read_udp(e, l, batch);
+    if (e->udp >= 0) read_udp(e, l, batch);
     outbox_flush(e, l);
     pthread_rwlock_unlock(&e->config);
     pthread_mutex_unlock(&e->receive_lock);
   }
-  close(wait);
   free(batch);
   return NULL;
 }
@@ -188,22 +182,27 @@ kdp_engine *kdp_create(const char *aead, uint32_t max_flows, char *error, size_t
   pthread_rwlock_init(&e->config, &attributes);
   pthread_mutex_init(&e->receive_lock, NULL);
   pthread_mutex_init(&e->host_lock, NULL);
-  e->udp = -1;
+  e->udp = e->wake_tx = e->wake_rx = e->watch_tx = e->watch_rx = -1;
   e->wake_tx = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
   e->wake_rx = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
-  e->epoll = epoll_create1(EPOLL_CLOEXEC);
+  e->watch_tx = epoll_create1(EPOLL_CLOEXEC);
+  e->watch_rx = epoll_create1(EPOLL_CLOEXEC);
   e->flows = flows_new(max_flows);
+  e->fragments = fragments_new();
+  e->parking = parking_new();
   e->events = events_new();
-  bool ok = e->wake_tx >= 0 && e->wake_rx >= 0 && e->epoll >= 0 && e->flows != NULL && e->events != NULL;
+  bool ok = e->flows != NULL && e->fragments != NULL && e->parking != NULL && e->events != NULL;
   for (int i = 0; i < LANES; i++) {
     e->lanes[i].out.bytes = malloc(OUTBOX_BYTES);
     e->lanes[i].run.buffer = malloc(RUN_BYTES + PACKET_MAX);
     e->lanes[i].run.at = HEADROOM;
     ok = ok && e->lanes[i].out.bytes != NULL && e->lanes[i].run.buffer != NULL;
   }
+  struct epoll_event tx_wake = {.events = EPOLLIN, .data.u32 = UINT32_MAX};
+  struct epoll_event rx_wake = {.events = EPOLLIN, .data.fd = e->wake_rx};
+  ok = ok && epoll_ctl(e->watch_tx, EPOLL_CTL_ADD, e->wake_tx, &tx_wake) == 0 &&
+       epoll_ctl(e->watch_rx, EPOLL_CTL_ADD, e->wake_rx, &rx_wake) == 0;
   if (!ok) goto fail;
-  struct epoll_event wake = {.events = EPOLLIN, .data.u32 = UINT32_MAX};
-  epoll_ctl(e->epoll, EPOLL_CTL_ADD, e->wake_tx, &wake);
   if (pthread_create(&e->tx_thread, NULL, tx_main, e) != 0) goto fail;
   if (pthread_create(&e->rx_thread, NULL, rx_main, e) != 0) {
     atomic_store(&e->stop, true);
@@ -218,15 +217,6 @@ fail:
   return NULL;
 }
 
-static void session_free(session *s) {
-  for (int i = 0; i < KDP_EPOCHS; i++)
-    if (s->rx[i] != NULL) aead_key_free(s->rx[i]->key), free(s->rx[i]);
-  aead_key_free(s->tx_key);
-  free(s->leases);
-  pthread_mutex_destroy(&s->path_lock);
-  free(s);
-}
-
 void kdp_destroy(kdp_engine *e) {
   if (e == NULL) return;
   if (e->threads) {
@@ -236,22 +226,25 @@ void kdp_destroy(kdp_engine *e) {
     pthread_join(e->tx_thread, NULL);
     pthread_join(e->rx_thread, NULL);
   }
-  for (uint32_t i = 0; i < SESSIONS_MAX; i++)
-    if (e->sessions[i] != NULL) session_free(e->sessions[i]);
+  for (uint32_t i = 0; i < SESSIONS_MAX; i++) session_free(e->sessions[i]);
   for (uint32_t i = 0; i < VNIS_MAX; i++)
     if (e->vnis[i] != NULL) fib_free(e->vnis[i]->fib), close(e->vnis[i]->tun), free(e->vnis[i]);
   relay_free_all(e);
   flows_free(e->flows);
+  fragments_free(e->fragments);
+  parking_free(e->parking);
   events_free(e->events);
   for (int i = 0; i < LANES; i++) {
-    if (e->lanes[i].run.buffer != NULL) OPENSSL_cleanse(e->lanes[i].run.buffer, RUN_BYTES);
+    if (e->lanes[i].run.buffer != NULL) OPENSSL_cleanse(e->lanes[i].run.buffer, RUN_BYTES + PACKET_MAX);
     free(e->lanes[i].out.bytes);
     free(e->lanes[i].run.buffer);
   }
-  if (e->udp >= 0) close(e->udp);
-  if (e->epoll > 0) close(e->epoll);
-  if (e->wake_tx > 0) close(e->wake_tx);
-  if (e->wake_rx > 0) close(e->wake_rx);
+  const int descriptors[] = {e->udp, e->watch_tx, e->watch_rx, e->wake_tx, e->wake_rx};
+  for (size_t i = 0; i < sizeof descriptors / sizeof *descriptors; i++)
+    if (descriptors[i] >= 0) close(descriptors[i]);
+  pthread_rwlock_destroy(&e->config);
+  pthread_mutex_destroy(&e->receive_lock);
+  pthread_mutex_destroy(&e->host_lock);
   free(e);
 }
 
@@ -279,9 +272,11 @@ int kdp_set_udp(kdp_engine *e, int fd) {
   }
   pthread_rwlock_wrlock(&e->config);
   int old = e->udp;
+  /* Taken out by hand: closing is not enough while the caller's own descriptor keeps the socket open. */
+  if (old >= 0) epoll_ctl(e->watch_rx, EPOLL_CTL_DEL, old, NULL);
+  if (own >= 0) epoll_ctl(e->watch_rx, EPOLL_CTL_ADD, own, &(struct epoll_event){.events = EPOLLIN, .data.fd = own});
   e->udp = own;
   pthread_rwlock_unlock(&e->config);
-  eventfd_write(e->wake_rx, 1);
   if (old >= 0) close(old);
   return 0;
 }

@@ -28,31 +28,14 @@ typedef struct {
   uint64_t packets[2], bytes[2];
 } flow;
 
-typedef struct {
-  uint64_t flow;
-  uint32_t vni, from;
-  uint16_t len;
-  struct virtio_net_hdr vnet;
-  uint8_t data[PARKED_BYTES];
-} parked_packet;
-
-typedef struct {
-  uint32_t vni, id;
-  uint8_t family, protocol, src[16], dst[16];
-  uint64_t until_ms;
-} fragment;
-
 struct flow_table {
-  uint32_t max, mask, shift;
+  uint32_t max, mask;
   uint32_t *buckets; /* index of the first entry, guarded by its stripe */
   flow *entries;
   pthread_mutex_t stripes[FLOW_STRIPES];
   pthread_mutex_t free_lock; /* guards free_head, fresh and local_flows */
   uint32_t free_head, fresh, local_flows;
   uint32_t age_at;
-  pthread_mutex_t side_lock; /* guards parked packets and fragments: both rare */
-  parked_packet *parked[PARKED_MAX];
-  fragment fragments[256];
 };
 
 struct flow_table *flows_new(uint32_t max) {
@@ -64,6 +47,8 @@ struct flow_table *flows_new(uint32_t max) {
   t->entries = mmap(NULL, entries, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   t->buckets = mmap(NULL, buckets, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (t->entries == MAP_FAILED || t->buckets == MAP_FAILED) {
+    if (t->entries != MAP_FAILED) munmap(t->entries, entries);
+    if (t->buckets != MAP_FAILED) munmap(t->buckets, buckets);
     free(t);
     return NULL;
   }
@@ -71,13 +56,13 @@ struct flow_table *flows_new(uint32_t max) {
   t->free_head = NONE;
   for (int i = 0; i < FLOW_STRIPES; i++) pthread_mutex_init(&t->stripes[i], NULL);
   pthread_mutex_init(&t->free_lock, NULL);
-  pthread_mutex_init(&t->side_lock, NULL);
   return t;
 }
 
 void flows_free(struct flow_table *t) {
   if (t == NULL) return;
-  for (int i = 0; i < PARKED_MAX; i++) free(t->parked[i]);
+  for (int i = 0; i < FLOW_STRIPES; i++) pthread_mutex_destroy(&t->stripes[i]);
+  pthread_mutex_destroy(&t->free_lock);
   munmap(t->entries, sizeof(flow) * t->max);
   munmap(t->buckets, sizeof(uint32_t) * (t->mask + 1));
   free(t);
@@ -217,28 +202,6 @@ static flow_answer open_flow(kdp_engine *e, lane *l, const flow_key *k, uint32_t
   return FLOW_ASK;
 }
 
-static void remember_fragment(kdp_engine *e, lane *l, uint32_t vni, const packet *p) {
-  struct flow_table *t = e->flows;
-  fragment *f = &t->fragments[p->fragment_id % 256];
-  size_t width = p->family == 4 ? 4 : 16;
-  pthread_mutex_lock(&t->side_lock);
-  *f = (fragment){
-      .vni = vni, .id = p->fragment_id, .family = p->family, .protocol = p->protocol, .until_ms = l->now_ms + 2000};
-  memcpy(f->src, p->src, width), memcpy(f->dst, p->dst, width);
-  pthread_mutex_unlock(&t->side_lock);
-}
-
-static bool known_fragment(kdp_engine *e, lane *l, uint32_t vni, const packet *p) {
-  struct flow_table *t = e->flows;
-  const fragment *f = &t->fragments[p->fragment_id % 256];
-  size_t width = p->family == 4 ? 4 : 16;
-  pthread_mutex_lock(&t->side_lock);
-  bool known = f->until_ms > l->now_ms && f->vni == vni && f->id == p->fragment_id && f->family == p->family &&
-               f->protocol == p->protocol && memcmp(f->src, p->src, width) == 0 && memcmp(f->dst, p->dst, width) == 0;
-  pthread_mutex_unlock(&t->side_lock);
-  return known;
-}
-
 /* An ICMP error passes when the packet it quotes belongs to an allowed flow. */
 static flow_answer pass_error(kdp_engine *e, lane *l, uint32_t vni, const packet *p) {
   struct flow_table *t = e->flows;
@@ -262,7 +225,7 @@ flow_answer flows_pass(kdp_engine *e, lane *l, uint32_t vni, session *from, cons
   struct flow_table *t = e->flows;
   if (p->icmp_error) return pass_error(e, l, vni, p);
   if (p->fragment && !p->first_fragment) {
-    if (known_fragment(e, l, vni, p)) return FLOW_PASS;
+    if (fragment_known(e, l, vni, p)) return FLOW_PASS;
     count(l, C_drop_unknown_fragment);
     return FLOW_DROP;
   }
@@ -282,7 +245,7 @@ flow_answer flows_pass(kdp_engine *e, lane *l, uint32_t vni, session *from, cons
   } else {
     account(f, source_low, p, len, l->now_ms);
     if (unlikely(f->verdict == KDP_PENDING)) {
-      count(l, C_drop_park_full); /* its first packet waits already */
+      count(l, C_drop_pending); /* its first packet waits already */
       answer = FLOW_DROP;
     } else if (unlikely(f->verdict == KDP_DENY)) {
       count(l, C_drop_denied);
@@ -290,7 +253,7 @@ flow_answer flows_pass(kdp_engine *e, lane *l, uint32_t vni, session *from, cons
     }
   }
   pthread_mutex_unlock(stripe);
-  if (p->fragment && answer == FLOW_PASS) remember_fragment(e, l, vni, p);
+  if (p->fragment && answer == FLOW_PASS) fragment_remember(e, l, vni, p);
   return answer;
 }
 
@@ -298,7 +261,9 @@ flow_answer flows_pass(kdp_engine *e, lane *l, uint32_t vni, session *from, cons
 static uint32_t sweep(kdp_engine *e, uint32_t bucket, bool (*gone)(const flow *, const void *), const void *with) {
   struct flow_table *t = e->flows;
   uint32_t removed = 0;
-  if (t->buckets[bucket] == 0) return 0; /* racy peek: a flow that is just being added is younger than any sweep */
+  /* Peeked at without its stripe: a flow that another thread is just adding may be missed, and is younger than any
+   * sweep. flows_forget runs under the write side of `config`, where nobody adds. */
+  if (t->buckets[bucket] == 0) return 0;
   pthread_mutex_lock(stripe_of(t, bucket));
   for (uint32_t *at = &t->buckets[bucket]; *at != 0;) {
     flow *f = &t->entries[*at - 1];
@@ -333,7 +298,7 @@ static bool is_aged(const flow *f, const void *with) {
   uint64_t idle = *(const uint64_t *)with - f->last_ms, limit = 60000;
   if ((int64_t)idle < 0) return false;
   if (f->verdict == KDP_PENDING)
-    limit = 5000;
+    limit = PENDING_LIFE_MS;
   else if (f->verdict == KDP_DENY)
     limit = 10000;
   else if (f->key.protocol == IPPROTO_TCP)
@@ -349,67 +314,57 @@ void flows_age(kdp_engine *e, lane *l) {
     count_n(l, C_flows_aged, sweep(e, t->age_at, is_aged, &l->now_ms));
 }
 
-bool flows_park(kdp_engine *e, uint64_t id, uint32_t vni, uint32_t from, const struct virtio_net_hdr *vnet,
-                const uint8_t *data, size_t len) {
-  struct flow_table *t = e->flows;
-  if (len > PARKED_BYTES) return false;
-  bool parked = false;
-  pthread_mutex_lock(&t->side_lock);
-  parked_packet **slot = &t->parked[id % PARKED_MAX];  /* one packet a flow: the first is what its sender waits for */
-  if (*slot == NULL) *slot = calloc(1, sizeof **slot); /* once in the slot's life */
-  if (*slot != NULL && ((*slot)->flow == 0 || (*slot)->flow == id)) {
-    **slot = (parked_packet){.flow = id, .vni = vni, .from = from, .len = (uint16_t)len, .vnet = *vnet};
-    memcpy((*slot)->data, data, len);
-    parked = true;
-  }
-  pthread_mutex_unlock(&t->side_lock);
-  return parked;
+/* Sets the verdict of a live flow. false: it is gone.
+ *
+ * The key is read before its stripe is known, so it may be torn by a thread that gives the slot back or takes it. That
+ * does no harm: under the stripe of the key that was read, the same key and the id with its turn must still stand in
+ * the slot, and whoever changes a slot that holds this key holds this stripe. */
+static bool decide(struct flow_table *t, uint64_t id, uint8_t verdict, uint32_t rule, uint32_t generation) {
+  flow *f = &t->entries[(id & UINT32_MAX) - 1];
+  flow_key k = f->key;
+  pthread_mutex_t *stripe = stripe_of(t, bucket_of(t, &k));
+  pthread_mutex_lock(stripe);
+  bool live = id_of(t, f) == id && f->key.family != 0 && memcmp(&f->key, &k, sizeof k) == 0;
+  if (live) f->verdict = verdict, f->rule = rule, f->generation = generation;
+  pthread_mutex_unlock(stripe);
+  return live;
 }
 
-static bool unpark(struct flow_table *t, uint64_t id, parked_packet *out) {
-  pthread_mutex_lock(&t->side_lock);
-  parked_packet *slot = t->parked[id % PARKED_MAX];
-  bool found = slot != NULL && slot->flow == id;
-  if (found) *out = *slot, slot->flow = 0;
-  pthread_mutex_unlock(&t->side_lock);
-  return found;
+/* The first packet of a flow that was just decided. */
+static void release(kdp_engine *e, lane *l, const parked_packet *w, uint8_t verdict) {
+  vni *v = vni_find(e, w->vni);
+  session *from = w->from == 0 ? NULL : session_find(e, w->from);
+  packet p;
+  if (v == NULL || (w->from != 0 && from == NULL) || !packet_parse(w->data, w->len, &p)) {
+    count(l, C_drop_denied); /* its sender was cut meanwhile */
+  } else if (verdict == KDP_ALLOW) {
+    if (p.fragment) fragment_remember(e, l, w->vni, &p);
+    forward_allowed(e, l, v, from, &w->vnet, w->data, w->len, &p);
+  } else {
+    count(l, C_drop_denied);
+    reject(e, l, v, from, w->data, w->len, &p);
+  }
 }
 
 int kdp_flow_verdict(kdp_engine *e, uint64_t id, uint8_t verdict, uint32_t rule, uint32_t generation) {
-  struct flow_table *t = e->flows;
-  uint64_t slot = id & UINT32_MAX;
   lane *l = &e->lanes[LANE_HOST];
-  parked_packet parked;
-  if (slot == 0 || slot > t->max || verdict > KDP_ALLOW) return -EINVAL;
-  flow *f = &t->entries[slot - 1];
-  int result = -ENOENT;
+  parked_packet waiting;
+  if ((id & UINT32_MAX) == 0 || (id & UINT32_MAX) > e->flows->max || verdict > KDP_ALLOW) return -EINVAL;
   pthread_mutex_lock(&e->host_lock);
   pthread_rwlock_rdlock(&e->config);
   l->now_ms = clock_ms();
-  flow_key k = f->key; /* may be torn by a reuse of the slot: then the id check below fails */
-  uint32_t bucket = bucket_of(t, &k);
-  pthread_mutex_lock(stripe_of(t, bucket));
-  if (id_of(t, f) == id && memcmp(&f->key, &k, sizeof k) == 0 && f->opened_ms != 0) {
-    f->verdict = verdict, f->rule = rule, f->generation = generation;
-    result = 0;
-  }
-  pthread_mutex_unlock(stripe_of(t, bucket));
-  if (result == 0 && verdict == KDP_DENY) count(l, C_flows_denied);
-  if (unpark(t, id, &parked) && result == 0) {
-    vni *v = vni_find(e, parked.vni);
-    session *from = parked.from == 0 ? NULL : session_find(e, parked.from);
-    packet p;
-    if (v != NULL && (parked.from == 0 || from != NULL) && packet_parse(parked.data, parked.len, &p)) {
-      if (verdict == KDP_ALLOW)
-        forward_allowed(e, l, v, from, &parked.vnet, parked.data, parked.len, &p);
-      else
-        reject(e, l, v, from, parked.data, parked.len, &p);
-    }
+  bool live = decide(e->flows, id, verdict, rule, generation);
+  if (live && verdict == KDP_DENY) count(l, C_flows_denied);
+  if (unpark(e, id, &waiting)) {
+    if (live)
+      release(e, l, &waiting, verdict);
+    else
+      count(l, C_drop_pending);
   }
   outbox_flush(e, l);
   pthread_rwlock_unlock(&e->config);
   pthread_mutex_unlock(&e->host_lock);
-  return result;
+  return live ? 0 : -ENOENT;
 }
 
 long kdp_flows(kdp_engine *e, kdp_flow *out, size_t max) {

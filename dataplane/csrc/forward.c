@@ -65,7 +65,7 @@ void reject(kdp_engine *e, lane *l, vni *v, session *from, const uint8_t *data, 
 static void ask(kdp_engine *e, lane *l, vni *v, session *from, const struct virtio_net_hdr *vnet, const uint8_t *data,
                 size_t len, const kdp_flow *opened) {
   kdp_event event = {.type = KDP_EVENT_FLOW, .session = from == NULL ? 0 : from->index, .flow = *opened};
-  if (flows_park(e, opened->id, v->id, event.session, vnet, data, len))
+  if (park(e, l, opened->id, v->id, event.session, vnet, data, len))
     count(l, C_parked);
   else
     count(l, C_drop_park_full);

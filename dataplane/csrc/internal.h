@@ -31,6 +31,7 @@ enum {
   KDP_EPOCHS = 4,        /* receive keys of a session: the current, the next, the old ones of the last seconds */
   PACKET_MAX = 65535,    /* an inner packet, super-packets included */
   TEMPLATE_MAX = 255,    /* hdr_len is one byte */
+  RUN_BYTES = 1 << 18,   /* plaintext gathered before it must be forwarded */
   HEADROOM = 320,        /* before a run's payload: vnet header and the largest template */
   BATCH = 64,            /* packets read from a TUN, messages received, before the other side gets its turn */
   GSO_SEGMENTS_MAX = 64, /* UDP_MAX_SEGMENTS of kernels before 6.9 */
@@ -42,6 +43,7 @@ enum {
   EVENTS_MAX = 1024,
   PARKED_MAX = 512,
   PARKED_BYTES = 2048,
+  PENDING_LIFE_MS = 5000, /* a flow nobody decided */
   FLOW_STRIPES = 64,
   FLOWS_A_SESSION = 1 << 16,
 };
@@ -49,13 +51,14 @@ enum {
 /* -- counters: every drop has a name ------------------------------------------------------------------------------- */
 #define KDP_COUNTER_LIST(X)                                                                                            \
   X(tx_packets)                                                                                                        \
-  X(tx_bytes) X(tx_datagrams) X(rx_packets) X(rx_bytes) X(rx_datagrams) X(rx_relay_datagrams) X(turned_around)         \
-      X(flows_opened) X(flows_denied) X(flows_aged) X(rejects_sent) X(parked) X(drop_short) X(drop_bad_header)         \
-          X(drop_unknown_session) X(drop_unknown_epoch) X(drop_auth) X(drop_replay) X(drop_bad_segment)                \
-              X(drop_bad_packet) X(drop_spoofed_source) X(drop_no_route) X(drop_no_key) X(drop_no_path) X(drop_denied) \
+  X(tx_bytes)                                                                                                          \
+  X(tx_datagrams) X(rx_packets) X(rx_bytes) X(rx_datagrams) X(rx_relay_datagrams) X(turned_around) X(flows_opened)     \
+      X(flows_denied) X(flows_aged) X(rejects_sent) X(parked) X(drop_short) X(drop_bad_header) X(drop_unknown_session) \
+          X(drop_unknown_epoch) X(drop_auth) X(drop_replay) X(drop_bad_segment) X(drop_bad_packet)                     \
+              X(drop_spoofed_source) X(drop_no_route) X(drop_no_key) X(drop_no_path) X(drop_denied)                    \
                   X(drop_unsolicited_icmp) X(drop_unknown_fragment) X(drop_flow_table_full) X(drop_flow_quota)         \
-                      X(drop_park_full) X(drop_event_full) X(drop_tun_write) X(drop_udp_send) X(drop_relay_full)       \
-                          X(drop_no_relay) X(drop_too_large) X(drop_multicast)
+                      X(drop_pending) X(drop_park_full) X(drop_event_full) X(drop_tun_write) X(drop_udp_send)          \
+                          X(drop_relay_full) X(drop_no_relay) X(drop_too_large) X(drop_multicast)
 enum {
 #define X(name) C_##name,
   KDP_COUNTER_LIST(X)
@@ -155,7 +158,9 @@ typedef struct session {
   rx_epoch *rx[KDP_EPOCHS];
   aead_key *tx_key;
   uint32_t tx_epoch;
-  _Atomic uint64_t tx_counter; /* fetch_add hands each sender its own consecutive run */
+  /* Relaxed is enough for the three below: fetch_add gives each sender counters of its own, and that is all that is
+   * asked of it. The keys they belong to are ordered by `config`. */
+  _Atomic uint64_t tx_counter;
   _Atomic uint64_t rx_datagrams;
   _Atomic uint32_t flows; /* opened by this session: its share of the table */
   uint64_t newest;        /* highest counter of the newest epoch: only that one may move the path */
@@ -171,15 +176,17 @@ typedef struct session {
 
 /* Datagrams on their way to the UDP socket: consecutive ones of one size to one address leave as one GSO message. */
 typedef struct {
+  size_t offset, len, segment, segments;
+  bool closed; /* its last segment was short: nothing may follow in this message */
+  struct sockaddr_storage to;
+  socklen_t to_len;
+} outbox_message;
+
+typedef struct {
   uint8_t *bytes;
   size_t used;
   int count;
-  struct {
-    size_t offset, len, segment, segments;
-    bool closed; /* its last segment was short: nothing may follow in this message */
-    struct sockaddr_storage to;
-    socklen_t to_len;
-  } message[BATCH];
+  outbox_message message[BATCH];
 } outbox;
 
 /* A run of segments of one super-packet, being gathered. */
@@ -195,7 +202,8 @@ typedef struct {
   uint8_t template[TEMPLATE_MAX];
 } segment_run;
 
-/* What one thread owns: no other thread writes here, so no lock and no shared cache line. */
+/* What one thread owns: no other thread writes here, so no lock and no shared cache line. The counters are atomic only
+ * so that Python's reader sees whole values; each has one writer, so load and store need no lock prefix and no order. */
 typedef struct lane {
   _Alignas(64) _Atomic uint64_t counters[C_COUNT];
   outbox out;
@@ -214,10 +222,15 @@ static inline void count(lane *l, int counter) {
 
 struct relay_queue;
 struct flow_table;
+struct fragments;
+struct parking;
 struct event_ring;
 
 struct kdp_engine {
-  /* config: the packet threads hold the read side for one batch, Python the write side for one change. It protects
+  /* Locks are taken in this order: host_lock, receive_lock, config, and below them one leaf at a time (a flow stripe,
+   * then free_lock; a path, a relay queue, the parking, the fragments, the events).
+   *
+   * config: the packet threads hold the read side for one batch, Python the write side for one change. It protects
    * vnis, sessions, FIBs, keys and relay queues. Writers are preferred: a busy data plane cannot hold a cut back. */
   pthread_rwlock_t config;
   vni *vnis[VNIS_MAX];
@@ -225,7 +238,8 @@ struct kdp_engine {
   uint32_t session_turn;
   struct relay_queue *relays; /* small list, or a hash: see relay.c */
   int udp;
-  int wake_tx, wake_rx, epoll; /* eventfds that end a wait; epoll of the TUNs */
+  int wake_tx, wake_rx;   /* eventfds that end a wait */
+  int watch_tx, watch_rx; /* epolls: of the TUNs, of the UDP socket; each with its eventfd */
   _Atomic bool stop;
   pthread_t tx_thread, rx_thread;
   bool threads;
@@ -234,6 +248,8 @@ struct kdp_engine {
   /* host_lock: LANE_HOST belongs to whoever holds it. */
   pthread_mutex_t host_lock;
   struct flow_table *flows;
+  struct fragments *fragments;
+  struct parking *parking;
   struct event_ring *events;
   lane lanes[LANES];
 };
@@ -256,8 +272,26 @@ flow_answer flows_pass(kdp_engine *e, lane *l, uint32_t vni, session *from, cons
                        kdp_flow *opened);
 void flows_forget(kdp_engine *e, uint32_t vni, uint32_t session); /* session 0: the whole VNI */
 void flows_age(kdp_engine *e, lane *l);
-bool flows_park(kdp_engine *e, uint64_t flow, uint32_t vni, uint32_t from, const struct virtio_net_hdr *vnet,
-                const uint8_t *data, size_t len);
+
+/* -- fragment.c ---------------------------------------------------------------------------------------------------- */
+struct fragments *fragments_new(void);
+void fragments_free(struct fragments *t);
+void fragment_remember(kdp_engine *e, const lane *l, uint32_t vni, const packet *p);
+bool fragment_known(kdp_engine *e, const lane *l, uint32_t vni, const packet *p);
+
+/* -- parked.c ------------------------------------------------------------------------------------------------------ */
+typedef struct {
+  uint64_t flow;
+  uint32_t vni, from;
+  uint16_t len;
+  struct virtio_net_hdr vnet;
+  uint8_t data[PARKED_BYTES];
+} parked_packet;
+struct parking *parking_new(void);
+void parking_free(struct parking *g);
+bool park(kdp_engine *e, const lane *l, uint64_t flow, uint32_t vni, uint32_t from, const struct virtio_net_hdr *vnet,
+          const uint8_t *data, size_t len);
+bool unpark(kdp_engine *e, uint64_t flow, parked_packet *out);
 
 /* -- relay.c ------------------------------------------------------------------------------------------------------- */
 void relay_queue_put(kdp_engine *e, lane *l, uint32_t relay, const uint8_t *datagram, size_t len);
@@ -283,6 +317,9 @@ void forward(kdp_engine *e, lane *l, vni *v, session *from, const struct virtio_
 void forward_allowed(kdp_engine *e, lane *l, vni *v, session *from, const struct virtio_net_hdr *vnet,
                      const uint8_t *data, size_t len, const packet *p);
 void reject(kdp_engine *e, lane *l, vni *v, session *from, const uint8_t *data, size_t len, const packet *p);
+
+/* -- config.c ------------------------------------------------------------------------------------------------------ */
+void session_free(session *s); /* wipes its keys */
 
 /* -- engine.c ------------------------------------------------------------------------------------------------------ */
 vni *vni_find(kdp_engine *e, uint32_t id);

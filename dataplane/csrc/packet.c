@@ -51,6 +51,8 @@ static bool parse4(const uint8_t *d, size_t len, packet *p, bool quoted) {
   uint16_t offset = get16(d + 6);
   p->family = 4, p->protocol = d[9], p->src = d + 12, p->dst = d + 16, p->l4 = (uint16_t)header;
   p->fragment = (offset & 0x3fff) != 0, p->first_fragment = (offset & 0x1fff) == 0, p->fragment_id = get16(d + 4);
+  /* RFC 3128: a later fragment must not write over the TCP header that was judged. */
+  if (p->fragment && !p->first_fragment && p->protocol == IPPROTO_TCP && (offset & 0x1fff) < 3) return false;
   if (total < len) len = total;
   return parse_transport(d + header, len - header, p, quoted);
 }

@@ -5,8 +5,6 @@
 
 #include "internal.h"
 
-enum { RUN_BYTES = 1 << 18 };
-
 static rx_epoch *epoch_find(session *s, uint16_t epoch) {
   for (int i = 0; i < KDP_EPOCHS; i++)
     if (s->rx[i] != NULL && (uint16_t)s->rx[i]->epoch == epoch) return s->rx[i];

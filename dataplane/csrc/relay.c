@@ -124,11 +124,11 @@ long kdp_relay_put(kdp_engine *e, uint32_t relay, const uint8_t *data, size_t le
   pthread_rwlock_rdlock(&e->config);
   l->now_ms = clock_ms();
   while (len > 0) {
-    size_t size = len < 2 ? SIZE_MAX : get16(data);
-    if (size > len - 2) {
+    if (len < 2 || get16(data) > len - 2) {
       read = -EBADMSG;
       break;
     }
+    size_t size = get16(data);
     receive(e, l, data + 2, size, NULL, 0, relay);
     data += 2 + size, len -= 2 + size, read++;
   }

@@ -68,7 +68,7 @@ static uint8_t *outbox_room(kdp_engine *e, lane *l, size_t len) {
 static void outbox_add(lane *l, const route *r, size_t len) {
   outbox *o = &l->out;
   if (o->count > 0) {
-    typeof(&o->message[0]) m = &o->message[o->count - 1];
+    outbox_message *m = &o->message[o->count - 1];
     bool same = m->to_len == r->to_len && memcmp(&m->to, &r->to, r->to_len) == 0;
     if (same && !m->closed && len <= m->segment && m->segments < GSO_SEGMENTS_MAX && m->len + len <= UDP_PAYLOAD_MAX) {
       m->len += len, m->segments++, o->used += len;
@@ -76,7 +76,7 @@ static void outbox_add(lane *l, const route *r, size_t len) {
       return;
     }
   }
-  typeof(&o->message[0]) m = &o->message[o->count++];
+  outbox_message *m = &o->message[o->count++];
   m->offset = o->used, m->len = len, m->segment = len, m->segments = 1, m->closed = false;
   memcpy(&m->to, &r->to, r->to_len);
   m->to_len = r->to_len;
@@ -140,32 +140,50 @@ int transmit_control(kdp_engine *e, lane *l, session *to, uint8_t type, const ui
   return 0;
 }
 
+/* A kernel or device that cannot segment, or a segment above the path's MTU, refuses the whole GSO message: its
+ * datagrams may still go one by one, fragmented by IP where they must be. */
+static void send_apart(kdp_engine *e, lane *l, const outbox_message *m) {
+  const uint8_t *at = l->out.bytes + m->offset;
+  for (size_t left = m->len; left > 0;) {
+    size_t len = left < m->segment ? left : m->segment;
+    if (sendto(e->udp, at, len, 0, (const struct sockaddr *)&m->to, m->to_len) < 0) count(l, C_drop_udp_send);
+    at += len, left -= len;
+  }
+}
+
+typedef union {
+  char bytes[CMSG_SPACE(sizeof(uint16_t))];
+  struct cmsghdr align;
+} segment_control;
+
+static void set_segment(struct msghdr *h, segment_control *control, size_t segment) {
+  uint16_t size = (uint16_t)segment;
+  h->msg_control = control->bytes, h->msg_controllen = sizeof control->bytes;
+  struct cmsghdr *header = CMSG_FIRSTHDR(h);
+  header->cmsg_level = IPPROTO_UDP, header->cmsg_type = UDP_SEGMENT, header->cmsg_len = CMSG_LEN(sizeof size);
+  memcpy(CMSG_DATA(header), &size, sizeof size);
+}
+
 void outbox_flush(kdp_engine *e, lane *l) {
   outbox *o = &l->out;
   struct mmsghdr messages[BATCH];
   struct iovec vectors[BATCH];
-  union {
-    char bytes[CMSG_SPACE(sizeof(uint16_t))];
-    struct cmsghdr align;
-  } control[BATCH];
+  segment_control control[BATCH];
   for (int i = 0; i < o->count; i++) {
-    vectors[i] = (struct iovec){o->bytes + o->message[i].offset, o->message[i].len};
-    messages[i] = (struct mmsghdr){.msg_hdr = {.msg_name = &o->message[i].to,
-                                               .msg_namelen = o->message[i].to_len,
-                                               .msg_iov = &vectors[i],
-                                               .msg_iovlen = 1}};
-    if (o->message[i].segments == 1) continue;
-    messages[i].msg_hdr.msg_control = control[i].bytes;
-    messages[i].msg_hdr.msg_controllen = sizeof control[i].bytes;
-    struct cmsghdr *header = CMSG_FIRSTHDR(&messages[i].msg_hdr);
-    header->cmsg_level = IPPROTO_UDP, header->cmsg_type = UDP_SEGMENT, header->cmsg_len = CMSG_LEN(sizeof(uint16_t));
-    uint16_t size = (uint16_t)o->message[i].segment;
-    memcpy(CMSG_DATA(header), &size, sizeof size);
+    outbox_message *m = &o->message[i];
+    vectors[i] = (struct iovec){o->bytes + m->offset, m->len};
+    messages[i].msg_hdr =
+        (struct msghdr){.msg_name = &m->to, .msg_namelen = m->to_len, .msg_iov = &vectors[i], .msg_iovlen = 1};
+    if (m->segments > 1) set_segment(&messages[i].msg_hdr, &control[i], m->segment);
   }
   for (int sent = 0; sent < o->count;) {
     int n = sendmmsg(e->udp, messages + sent, (unsigned)(o->count - sent), 0);
-    if (n <= 0) { /* one message failed: the socket buffer is full, or its route is gone; the others may still go */
-      count_n(l, C_drop_udp_send, o->message[sent].segments);
+    if (n <= 0) { /* the first one failed: the others may still go */
+      const outbox_message *m = &o->message[sent];
+      if (m->segments > 1 && (errno == EIO || errno == EINVAL || errno == EMSGSIZE))
+        send_apart(e, l, m);
+      else
+        count_n(l, C_drop_udp_send, m->segments);
       n = 1;
     }
     sent += n;

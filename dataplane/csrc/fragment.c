@@ -1,0 +1,51 @@
+/* Later fragments carry no ports: they pass when the first fragment of the same packet has passed. */
+#include <stdlib.h>
+
+#include "internal.h"
+
+enum { SLOTS = 256, LIFE_MS = 2000 };
+
+typedef struct {
+  uint32_t vni, id;
+  uint8_t family, protocol, src[16], dst[16];
+  uint64_t until_ms;
+} fragment;
+
+struct fragments {
+  pthread_mutex_t lock; /* guards the slots */
+  fragment slots[SLOTS];
+};
+
+struct fragments *fragments_new(void) {
+  struct fragments *t = calloc(1, sizeof *t);
+  if (t != NULL) pthread_mutex_init(&t->lock, NULL);
+  return t;
+}
+
+void fragments_free(struct fragments *t) {
+  if (t == NULL) return;
+  pthread_mutex_destroy(&t->lock);
+  free(t);
+}
+
+void fragment_remember(kdp_engine *e, const lane *l, uint32_t vni, const packet *p) {
+  struct fragments *t = e->fragments;
+  size_t width = p->family == 4 ? 4 : 16;
+  fragment f = {.vni = vni, .id = p->fragment_id, .family = p->family, .protocol = p->protocol};
+  f.until_ms = l->now_ms + LIFE_MS;
+  memcpy(f.src, p->src, width), memcpy(f.dst, p->dst, width);
+  pthread_mutex_lock(&t->lock);
+  t->slots[p->fragment_id % SLOTS] = f;
+  pthread_mutex_unlock(&t->lock);
+}
+
+bool fragment_known(kdp_engine *e, const lane *l, uint32_t vni, const packet *p) {
+  struct fragments *t = e->fragments;
+  size_t width = p->family == 4 ? 4 : 16;
+  pthread_mutex_lock(&t->lock);
+  const fragment *f = &t->slots[p->fragment_id % SLOTS];
+  bool known = f->until_ms > l->now_ms && f->vni == vni && f->id == p->fragment_id && f->family == p->family &&
+               f->protocol == p->protocol && memcmp(f->src, p->src, width) == 0 && memcmp(f->dst, p->dst, width) == 0;
+  pthread_mutex_unlock(&t->lock);
+  return known;
+}
