@@ -121,7 +121,13 @@ class Relay(DurableObject):  # type: ignore[misc]
             self._gateway_socket().send(to_js(frame(FrameType.OPEN, channel, encode(opened))))
 
     def _attach(self, socket: Any, who: Introspected, channel: int) -> None:
-        facts = {"node": who.node, "session": who.session, "expires_at": who.expires_at, "channel": channel, "gone": False}
+        facts = {
+            "node": who.node,
+            "session": who.session,
+            "expires_at": who.expires_at,
+            "channel": channel,
+            "gone": False,
+        }
         socket.serializeAttachment(to_js(facts, dict_converter=js.Object.fromEntries))
 
     def _gateway_socket(self) -> Any:
