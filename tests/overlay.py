@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import json
 import os
 import signal
@@ -25,8 +26,6 @@ from typing import Any
 
 from fabric_host import FabricHost, running_fabric
 from kairos.errors import Refused
-from kairos_cli.admin import AdminClient
-from kairos_cli.policy import push_policy
 from kairos_node.crypto import provider_named
 from kairos_node.enrollment import enroll
 from kairos_node.local_api import ask
@@ -36,6 +35,7 @@ TENANT = "acme"
 ROOT = Path(__file__).parents[1]
 WEB = "192.168.60.10"
 WAIT_S = 20.0
+_overlays = itertools.count()
 GRANTS = {
     "admission": [
         {"id": "gateways", "roles": ["gateway"], "outcome": "hold", "reason": "the operator decides"},
@@ -72,6 +72,7 @@ class Host:
         self.state = NodeState(folder / name)
         self.config = folder / f"{name}.toml"
         self.config.write_text("")
+        self.node = ""
         self.lines: list[str] = []
         self._news = threading.Condition()
         self._process: subprocess.Popen[str] | None = None
@@ -120,6 +121,13 @@ class Host:
         tunnels = [each for each in self.status().get("tunnels", ()) if each["state"] == "established"]
         return tunnels[0] if tunnels else {}
 
+    def await_tunnel(self) -> dict[str, Any]:
+        try:
+            tunnel: dict[str, Any] = wait_for(f"tunnel of {self.name}", self.tunnel)
+        except AssertionError as error:
+            raise AssertionError("\n".join([str(error), *self.lines[-30:]])) from None
+        return tunnel
+
     def tell(self, verb: str, **fields: Any) -> Any:
         return ask(self.state.socket, verb, **fields)
 
@@ -152,8 +160,8 @@ class Host:
 class Overlay:
     """gateway, alice and bob are enrolled; nothing runs but the fabric."""
 
-    def __init__(self, fabric: FabricHost, gateway: Host, alice: Host, bob: Host) -> None:
-        self.fabric = fabric
+    def __init__(self, folder: Path, fabric: FabricHost, gateway: Host, alice: Host, bob: Host) -> None:
+        self.folder, self.fabric = folder, fabric
         self.gateway, self.alice, self.bob = gateway, alice, bob
 
     @property
@@ -163,8 +171,7 @@ class Overlay:
     def address_of(self, host: Host) -> str:
         network = host.state.network
         assert network is not None
-        node = host.status()["node"]
-        return next(lease.addresses[0].split("/")[0] for lease in network.leases if lease.node == node)
+        return next(lease.addresses[0].split("/")[0] for lease in network.leases if lease.node == host.node)
 
     def up(self, *hosts: Host) -> None:
         """Starts them and waits for their tunnels."""
@@ -172,16 +179,17 @@ class Overlay:
             host.start()
         for host in hosts:
             if host.role == "endpoint":
-                wait_for(f"tunnel of {host.name}", host.tunnel)
+                host.await_tunnel()
 
     def down(self) -> None:
         for host in self.hosts:
             host.kill()
 
-    def push_policy(self, grants: dict[str, Any], folder: Path) -> None:
-        path = folder / "grants.json"
+    def push_policy(self, grants: dict[str, Any]) -> None:
+        path = self.folder / "grants.json"
         path.write_text(json.dumps(grants))
-        push_policy(AdminClient(self.fabric.operator), TENANT, ROOT / "policies", path)
+        operator = self.folder / "fabric"
+        sh(f"{sys.executable} -m kairos_cli.main policy push --data {path} --tenant {TENANT} --dir {operator}")
 
 
 @contextmanager
@@ -194,12 +202,13 @@ def running_overlay(
         hosts = [
             Host(name, names[name], folder, role) for name, role in zip(("gateway", "alice", "bob"), roles, strict=True)
         ]
-        overlay = Overlay(fabric, *hosts)
+        overlay = Overlay(folder, fabric, *hosts)
         for host, provider in zip(hosts, providers or ("cryptography",) * 3, strict=True):
             host.config.write_text(f'provider = "{provider}"\n')
         fabric.tenant(TENANT)
-        overlay.push_policy(GRANTS, folder)
+        overlay.push_policy(GRANTS)
         gateway = asyncio.run(fabric.first_gateway(TENANT, hosts[0].state, provider_named("cryptography")))
+        hosts[0].node = gateway.node
         fabric.admin(
             "POST",
             f"/{TENANT}/vnis",
@@ -215,7 +224,7 @@ def running_overlay(
             for host in hosts[1:]:
                 token = fabric.token(TENANT, "endpoint", vnis=["office", "lan"], tags=["staff"])
                 enrolling = enroll(str(token), host.state, provider_named("cryptography"), host.name, lambda *_: None)
-                asyncio.run(enrolling)
+                host.node = asyncio.run(enrolling).node
             hosts[0].stop()
             yield overlay
         finally:
@@ -225,7 +234,7 @@ def running_overlay(
 @contextmanager
 def _wired() -> Iterator[tuple[dict[str, str], str]]:
     """Namespaces by host, and the address of the bridge."""
-    number = os.getpid()
+    number = os.getpid() * 10 + next(_overlays)
     prefix = f"10.{100 + number % 100}.{number // 100 % 250}"
     bridge = f"knbr{number % 100_000}"
     names = {name: f"kn-{name}-{number}" for name in ("gateway", "alice", "bob", "web")}

@@ -146,16 +146,18 @@ def _checked(config: TunnelConfig) -> TunnelConfig:
 
 def serve(state: NodeState, config: Config) -> None:
     """Runs the agent to its end. Raises KairosError, or OSError where the host does not allow what it needs."""
-    asyncio.run(_serve(state, config))
+    dataplane = load(config.dataplane, config.aead)
+    try:
+        asyncio.run(_serve(state, config, dataplane))
+    finally:
+        dataplane.close()  # when nothing on the loop can call it any more
 
 
-async def _serve(state: NodeState, config: Config) -> None:
+async def _serve(state: NodeState, config: Config, dataplane: Dataplane) -> None:
     provider = provider_named(config.provider)
     identity = state.identity(provider, time.time())
-    dataplane = load(config.dataplane, config.aead)
     _log.info("kairos %s, %s, data plane %s", kairos.__version__, identity.node, dataplane.description)
     async with contextlib.AsyncExitStack() as stack:
-        stack.callback(dataplane.close)
         udp = stack.enter_context(open_udp(config.listen))
         dataplane.set_udp(udp.fileno())
         interfaces = await stack.enter_async_context(open_interfaces(AGENT))

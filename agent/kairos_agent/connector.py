@@ -31,7 +31,7 @@ from kairos_node.tunnel import EndpointDriver, Own, TunnelDriver
 _log = logging.getLogger(__name__)
 _FIRST_RETRY_S, _MOST_RETRY_S = 0.25, 3.0  # a gateway that comes back should not wait long for its endpoints
 _BRIEF_S = 5.0  # a tunnel that lived no longer counts as a failure
-_SET_UP_WAIT_S = 3 * HANDSHAKE_WAIT_S  # T2 to T6 together
+_SET_UP_WAIT_S = HANDSHAKE_WAIT_S  # T2 to T6 together
 
 
 class Home(Protocol):

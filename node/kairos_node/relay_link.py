@@ -30,6 +30,7 @@ from kairos_dataplane import Dataplane
 _log = logging.getLogger(__name__)
 _PING_AFTER_S = 10.0  # of silence from the relay
 _DEAD_AFTER_S = 25.0
+_OPEN_WAIT_S = 5.0
 _SOCKET_HIGH_WATER = 262_144  # bytes in the socket's buffer at which datagrams wait in the data plane
 _RECORD_MAX = 2 + 65_535
 _relay_ids = itertools.count(1)  # names of queues in the data plane, never reused by this process
@@ -95,14 +96,17 @@ class RelayLink(WSListener):
         """Connects. Raises ConnectionError."""
         link = cls(dataplane, accept)
         try:
-            await ws_connect(
-                lambda: link,
-                url.replace("http", "ws", 1),
-                extra_headers={"Authorization": f"Bearer {token}"},
-                max_frame_size=wire.HEADER.size + FRAME_PAYLOAD_MAX,
-            )
-        except (TimeoutError, WSError, OSError) as error:
-            raise ConnectionError(f"relay {url}: {error or type(error).__name__}") from None
+            async with asyncio.timeout(_OPEN_WAIT_S):  # a relay that dies during the upgrade would be waited for
+                await ws_connect(
+                    lambda: link,
+                    url.replace("http", "ws", 1),
+                    extra_headers={"Authorization": f"Bearer {token}"},
+                    max_frame_size=wire.HEADER.size + FRAME_PAYLOAD_MAX,
+                )
+        except TimeoutError:
+            raise ConnectionError(f"relay {url}: no answer in time") from None
+        except (WSError, OSError) as error:
+            raise ConnectionError(f"relay {url}: {error}") from None
         return link
 
     # -- for the tunnels ---------------------------------------------------------------------------------------------
@@ -244,7 +248,8 @@ class RelayLink(WSListener):
         channel.machine.stream_received(size)
         if channel.user is not None:
             channel.user.stream_received(bytes(payload))
-        self.send_frames(channel.machine.stream_consumed(size))
+        if channel.user is not None:  # else it has just ended, and a frame on it would be one on no channel
+            self.send_frames(channel.machine.stream_consumed(size))
 
     # -- channels ----------------------------------------------------------------------------------------------------
 

@@ -10,7 +10,7 @@ STEPS = ("T1", "T2", "T3", "T4", "T5", "T6")
 
 
 def works(overlay: Overlay, alice: Host) -> None:
-    wait_for("the tunnel", alice.tunnel)
+    alice.await_tunnel()
     address = overlay.address_of(overlay.gateway)
     wait_for("traffic", lambda: alice.reaches(address))
 

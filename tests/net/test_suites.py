@@ -16,5 +16,5 @@ def test_kr5_with_liboqs_at_one_end(tmp_path: Path) -> None:
         assert (tunnel["suite"], tunnel["tls_group"]) == ("KR5", "SecP384r1MLKEM1024")
         assert (tunnel["kem"], tunnel["signature"]) == ("ML-KEM-1024", "ML-DSA-87")
         peers = {each["peer"]: each["provider"] for each in overlay.gateway.status()["tunnels"]}
-        assert peers[overlay.alice.status()["node"]] == "oqs"
-        assert peers[overlay.bob.status()["node"]] == "cryptography"
+        assert peers[overlay.alice.node] == "oqs"
+        assert peers[overlay.bob.node] == "cryptography"
