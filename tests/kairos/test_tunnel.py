@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from kairos.crypto.suites import KR1
 from kairos.errors import BadMessage, IllegalMove
 from kairos.protocol import tunnel as t
-from kairos.wire.control import Config, Message, VniConfig, encode, parse_message_untrusted
+from kairos.wire.control import Config, Confirm, KemAnswer, Message, VniConfig, encode, parse_message_untrusted
 from toy_provider import ToyProvider
 
 EXPORTER = b"x" * 48
@@ -37,7 +38,7 @@ class Sim:
         self.closed: dict[str, str] = {}
         self.queue: list[tuple[str, Message]] = []
         self.vnis = config(1, 7)
-        self.tamper = lambda side, message: message
+        self.tamper: Callable[[str, Message], Message | None] = lambda side, message: message
 
     def machine(self, side: str) -> t.Tunnel:
         return self.endpoint if side == "ep" else self.gateway
@@ -215,7 +216,13 @@ def test_message_in_the_wrong_state_closes() -> None:
 def test_replayed_answer_closes() -> None:
     sim = Sim()
     answers: list[Message] = []
-    sim.tamper = lambda side, m: (answers.append(m) if type(m).__name__ == "KemAnswer" else None) or m
+
+    def keep(_side: str, message: Message) -> Message:
+        if isinstance(message, KemAnswer):
+            answers.append(message)
+        return message
+
+    sim.tamper = keep
     sim.start()
     sim.apply("gw", sim.gateway.receive(answers[0], sim.now))
     assert sim.closed["gw"] == "wrong-epoch"
@@ -233,6 +240,6 @@ def test_illegal_moves_of_our_own_raise() -> None:
 
 def test_confirming_what_was_not_configured_closes() -> None:
     sim = Sim()
-    sim.tamper = lambda side, m: replace(m, indexes=((99, 1),)) if type(m).__name__ == "Confirm" else m
+    sim.tamper = lambda side, m: replace(m, indexes=((99, 1),)) if isinstance(m, Confirm) else m
     sim.start()
     assert sim.closed["gw"] == "wrong-vni"
