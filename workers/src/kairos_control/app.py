@@ -43,15 +43,15 @@ async def answer(platform: Platform, call: Call) -> Reply:
 async def answer_tenant(service: TenantService, call: Call) -> Reply:
     """A call of one tenant, inside its object. What it did is in the audit's queue before it is answered."""
     try:
-        try:
-            route = find(tenant.ROUTES, call)
-            _check_size(route, call)
-            await service.authenticate(route, call)
-            return await route.handler(service, call)
-        finally:
-            await service.journal.flush()
+        route = find(tenant.ROUTES, call)
+        _check_size(route, call)
+        await service.authenticate(route, call)
+        return await route.handler(service, call)
     except ProblemError as error:
+        service.refusals.record(call, error)
         return problem_reply(error, call.path)
+    finally:
+        await service.journal.flush()
 
 
 def tenant_of(path: str) -> str:

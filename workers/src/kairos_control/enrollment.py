@@ -70,7 +70,14 @@ class Enrollments:
             json.dumps(wanted.posture), b64(call.body), b64(body), challenge.expires_at, outcome, rule, reason,
             int(self._platform.clock()),
         )  # fmt: skip
-        self._journal.record("enrollment.challenged", actor=node, subject=wanted.hostname, outcome=outcome, rule=rule)
+        self._journal.record(
+            "enrollment.challenged",
+            actor=node,
+            subject=wanted.hostname,
+            outcome=outcome,
+            rule=rule,
+            enrollment=enrollment,
+        )
         return Reply(201, body)
 
     async def respond(self, call: Call) -> Reply:
@@ -84,7 +91,6 @@ class Enrollments:
         signed = transcript.enrollment(unb64(flight["request"]), unb64(flight["challenge"]))
         key = unb64(flight["public_key"])
         if not await self._platform.signatures.verify(key, signed, answer.signature, labels.ENROLL_RESPONSE):
-            self._journal.record("enrollment.refused", actor=flight["node"], outcome="deny", reason="bad signature")
             raise problem("bad-signature", "the response does not verify over the request and the challenge")
         self._platform.local.write("UPDATE enrollments SET answered = 1 WHERE enrollment = ?", flight["enrollment"])
         if flight["status"] == "challenged" and flight["outcome"] == "hold":

@@ -29,6 +29,7 @@ from .ports import TenantPlatform
 from .problems import problem
 from .pushes import Pushes
 from .records import tenant_record
+from .refusals import Refusals
 from .registry import Registry
 from .routing import Caller, Route
 from .sessions import Sessions
@@ -52,6 +53,7 @@ class TenantService:
     def __init__(self, platform: TenantPlatform) -> None:
         self.platform = platform
         self.journal = Journal(platform, platform.tenant)
+        self.refusals = Refusals(self.journal, platform.clock)
         self.pushes = Pushes(platform)
         self.admission = Admission(platform)
         self.sessions = Sessions(platform, self.journal, self.pushes)

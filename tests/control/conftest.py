@@ -1,0 +1,22 @@
+"""A fabric with tenant `acme`, its VNI `office`, and a gateway that lets everyone in."""
+
+from __future__ import annotations
+
+import pytest
+
+from control_plane import ANSWER_S, ControlPlane, Device
+from kairos_control import admission
+
+
+@pytest.fixture
+def plane(monkeypatch: pytest.MonkeyPatch) -> ControlPlane:
+    monkeypatch.setattr(admission, "ADMISSION_WAIT_S", ANSWER_S)
+    plane = ControlPlane()
+    plane.admin("POST", "/v1/tenants", {"tenant": "acme"})
+    plane.admin("POST", "/v1/tenants/acme/vnis", {"name": "office", "prefixes": ["10.7.0.0/24", "fd07::/64"]})
+    return plane
+
+
+@pytest.fixture
+def gateway(plane: ControlPlane) -> Device:
+    return plane.joined("gateway")

@@ -1,0 +1,316 @@
+"""The control plane on CPython: the Worker's own code over SQLite files of this process, real ML-DSA and a clock that tests move."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+import sqlite3
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+
+from kairos.api.admin import TokenCreate, TokenRecord
+from kairos.api.enrollment import Challenge, ChallengeResponse, Enrollment, EnrollRequest
+from kairos.api.problem import CONTENT_TYPE, Problem, ProblemError
+from kairos.api.push import AdmissionRequest, AdmissionVerdict, ToNode, encode, parse_to_node_untrusted
+from kairos.api.session import Cut
+from kairos.crypto import labels
+from kairos.crypto.provider import SigningKey
+from kairos.crypto.suites import KR1
+from kairos.identity import transcript
+from kairos.identity.certificate import parse_certificate_untrusted
+from kairos.identity.signed_request import DEVICE_HEADER, SIGNATURE_HEADER, Proof
+from kairos.identity.spiffe import node_id
+from kairos_control import app, audit, tenant
+from kairos_control.http import Call, Reply
+from kairos_control.ports import ConstraintError, Platform, Row, Settings, Statement, TenantPlatform
+from kairos_control.tenant import TenantService
+from kairos_node.ca import make_issuer, make_root
+from kairos_node.crypto import provider_named
+
+ROOT = Path(__file__).parents[1]
+PROVIDER = provider_named("cryptography")
+DOMAIN = "kairos.test"
+ADMIN_TOKEN = "an operator's token"
+INTERNAL_KEY = "the workers' key"
+START = 1_800_000_000.0
+ANSWER_S = 0.05  # how long tests let a silent gateway be silent
+_T = TypeVar("_T")
+
+
+class Crash(Exception):
+    """The process dies here."""
+
+
+class SqliteStore:
+    """D1's behaviour: batches are transactions. `dies_in`: the batch, counted from 1, at which the process dies."""
+
+    def __init__(self) -> None:
+        self.database = _database((ROOT / "schema.sql").read_text())
+        self.dies_in = 0
+
+    async def rows(self, sql: str, *values: Any) -> list[Row]:
+        return [dict(row) for row in self.database.execute(sql, values)]
+
+    async def first(self, sql: str, *values: Any) -> Row | None:
+        rows = await self.rows(sql, *values)
+        return rows[0] if rows else None
+
+    async def write(self, statements: Sequence[Statement]) -> None:
+        self.dies_in -= 1
+        if self.dies_in == 0:
+            raise Crash
+        try:
+            with self.database:
+                for sql, values in statements:
+                    self.database.execute(sql, values)
+        except sqlite3.IntegrityError as error:
+            raise ConstraintError(str(error)) from None
+
+
+class SqliteLocal:
+    """The SQLite of a Tenant object."""
+
+    def __init__(self) -> None:
+        self.database = _database(";".join(tenant.SCHEMA))
+
+    def rows(self, sql: str, *values: Any) -> list[Row]:
+        return [dict(row) for row in self.database.execute(sql, values)]
+
+    def write(self, sql: str, *values: Any) -> int:
+        with self.database:
+            return self.database.execute(sql, values).rowcount
+
+
+class Octets(dict[str, bytes]):
+    """R2 and KV."""
+
+    async def get(self, key: str) -> bytes | None:  # type: ignore[override]
+        return dict.get(self, key)
+
+    async def put(self, key: str, value: bytes, life_s: int = 0) -> None:
+        self[key] = value
+
+
+class Queue:
+    def __init__(self) -> None:
+        self.messages: list[Mapping[str, Any]] = []
+
+    async def send(self, messages: Sequence[Mapping[str, Any]]) -> None:
+        self.messages += messages
+
+
+class MlDsa:
+    """The Worker's face over the node's library."""
+
+    async def verify(self, public_key: bytes, message: bytes, signature: bytes, context: bytes) -> bool:
+        return PROVIDER.verify(KR1, public_key, message, signature, context)
+
+    async def sign(self, seed: bytes, message: bytes, context: bytes) -> bytes:
+        return PROVIDER.signing_key(KR1, seed).sign(message, context)
+
+
+class Sockets:
+    """Nodes that are connected: `connected[node]` takes each push and may answer it."""
+
+    def __init__(self) -> None:
+        self.connected: dict[str, Callable[[ToNode], None]] = {}
+        self.closed: list[tuple[str, int, str]] = []
+
+    def online(self) -> set[str]:
+        return set(self.connected)
+
+    def send(self, node: str, text: str) -> bool:
+        if node in self.connected:
+            self.connected[node](parse_to_node_untrusted(text))
+        return node in self.connected
+
+    def close(self, node: str, code: int, reason: str) -> None:
+        self.closed.append((node, code, reason))
+
+
+class RelayWorker:
+    def __init__(self) -> None:
+        self.cuts: list[Cut] = []
+        self.reachable = True
+
+    async def cut(self, cut: Cut) -> bool:
+        self.cuts.append(cut)
+        return self.reachable
+
+
+@dataclass
+class Device:
+    """A key and what it joins as."""
+
+    role: str = "endpoint"
+    key: SigningKey = field(default_factory=lambda: PROVIDER.signing_key(KR1, os.urandom(32)))
+
+    @property
+    def node(self) -> str:
+        return node_id(self.role, self.key.public_key)
+
+
+@dataclass(frozen=True)
+class Token:
+    record: TokenRecord
+    secret: bytes
+
+
+class ControlPlane:
+    """One fabric. `services` are its Tenant objects; `restart` is what an eviction or a crash leaves of them."""
+
+    def __init__(self) -> None:
+        self.now = START
+        root_seed, issuer_seed, self.policy_seed = (os.urandom(32) for _ in range(3))
+        root = parse_certificate_untrusted(make_root(PROVIDER, KR1, DOMAIN, root_seed, int(START), os.urandom))
+        issuer = make_issuer(PROVIDER, root, root_seed, issuer_seed, DOMAIN, int(START), os.urandom)
+        settings = Settings(
+            suite=KR1,
+            trust_domain=DOMAIN,
+            relay_url="https://relay.test",
+            root=root,
+            issuer=parse_certificate_untrusted(issuer),
+            issuer_seed=issuer_seed,
+            policy_key=PROVIDER.signing_key(KR1, self.policy_seed).public_key,
+            admin_token_hash=hashlib.sha256(ADMIN_TOKEN.encode()).hexdigest(),
+            internal_key=INTERNAL_KEY,
+        )
+        self.store, self.queue, self.cache, self.blobs = SqliteStore(), Queue(), Octets(), Octets()
+        self.platform = Platform(
+            settings, self.store, self.cache, self.blobs, self.queue, MlDsa(), lambda: self.now, os.urandom
+        )
+        self.relay = RelayWorker()
+        self.sockets: dict[str, Sockets] = {}
+        self._locals: dict[str, SqliteLocal] = {}
+        self._services: dict[str, TenantService] = {}
+
+    def service(self, name: str) -> TenantService:
+        if name not in self._services:
+            shared = {each: getattr(self.platform, each) for each in self.platform.__slots__}
+            local = self._locals.setdefault(name, SqliteLocal())
+            sockets = self.sockets.setdefault(name, Sockets())
+            self._services[name] = TenantService(
+                TenantPlatform(**shared, tenant=name, local=local, sockets=sockets, relay=self.relay)
+            )
+        return self._services[name]
+
+    def restart(self) -> None:
+        """What was only in memory is gone."""
+        self._services.clear()
+
+    def send(self, call: Call) -> Reply:
+        name = app.tenant_of(call.path)
+        return asyncio.run(app.answer_tenant(self.service(name), call) if name else app.answer(self.platform, call))
+
+    def admin(self, method: str, path: str, body: object = None, type_: Any = Any) -> Any:
+        """As the operator. Raises ProblemError."""
+        data = b"" if body is None else msgspec.json.encode(body)
+        return answer(self.send(Call(method, path, {"authorization": f"Bearer {ADMIN_TOKEN}"}, data)), type_)
+
+    def signed(self, device: Device, method: str, target: str, body: object = None, **change: Any) -> Call:
+        """A request of an enrolled node, or E1. change: node, key, at (a clock that is wrong)."""
+        data = body if isinstance(body, bytes) else b"" if body is None else msgspec.json.encode(body)
+        timestamp, nonce = int(change.get("at", self.now)), os.urandom(16)
+        key = change.get("key", device.key)
+        signature = key.sign(transcript.signed_request(method, target, timestamp, nonce, data), labels.REQUEST)
+        headers = {SIGNATURE_HEADER.lower(): str(Proof(timestamp, nonce, signature))}
+        if not target.endswith("/enrollments"):
+            headers[DEVICE_HEADER.lower()] = change.get("node", device.node)
+        return Call(method, target, headers, data)
+
+    def node(self, device: Device, method: str, path: str, body: object = None, type_: Any = Any, **change: Any) -> Any:
+        """As that node, of tenant acme. Raises ProblemError."""
+        return answer(self.send(self.signed(device, method, f"/v1/tenants/acme{path}", body, **change)), type_)
+
+    def token(self, role: str = "endpoint", name: str = "acme", **fields: Any) -> Token:
+        secret = os.urandom(32)
+        wanted = TokenCreate(role, transcript.fingerprint(secret), **{"vnis": ["office"], **fields})  # type: ignore[arg-type]
+        return Token(self.admin("POST", f"/v1/tenants/{name}/tokens", wanted, TokenRecord), secret)
+
+    def request(self, device: Device, token: Token) -> EnrollRequest:
+        return EnrollRequest(
+            "KR1", device.role, token.record.token_id, token.secret, device.key.public_key, "laptop"  # type: ignore[arg-type]
+        )  # fmt: skip
+
+    def ask(self, device: Device, token: Token, name: str = "acme") -> tuple[Call, Reply]:
+        """E1 and what came of it."""
+        call = self.signed(device, "POST", f"/v1/tenants/{name}/enrollments", self.request(device, token))
+        return call, self.send(call)
+
+    def respond(self, device: Device, call: Call, asked: Reply, key: SigningKey | None = None) -> Reply:
+        """E4."""
+        challenge = answer(asked, Challenge)
+        signed = transcript.enrollment(call.body, asked.body)
+        response = ChallengeResponse((key or device.key).sign(signed, labels.ENROLL_RESPONSE))
+        path = f"/v1/tenants/acme/enrollments/{challenge.enrollment}/response"
+        return self.send(Call("POST", path, {}, msgspec.json.encode(response)))
+
+    def enroll(self, device: Device, token: Token) -> Enrollment:
+        """E1 to E6, or to E5. Raises ProblemError."""
+        call, asked = self.ask(device, token)
+        return answer(self.respond(device, call, asked), Enrollment)
+
+    def joined(self, role: str = "endpoint", **fields: Any) -> Device:
+        """A device that is in; a gateway is approved, and connected from then on."""
+        device = Device(role)
+        if self.enroll(device, self.token(role, **fields)).status == "held":
+            self.admin("POST", f"/v1/tenants/acme/devices/{device.node}/approve", {})
+        if role == "gateway":
+            self.connect(device)
+        return device
+
+    def connect(self, gateway: Device, outcome: str = "allow", key: SigningKey | None = None) -> list[ToNode]:
+        """The gateway holds its events socket open and judges so. Returns the pushes that it gets."""
+        pushes: list[ToNode] = []
+
+        def pushed(push: ToNode) -> None:
+            pushes.append(push)
+            if isinstance(push, AdmissionRequest) and outcome:
+                signed = transcript.admission_verdict(push.id, push.input.encode(), outcome, "test:judge", "why not")
+                signature = (key or gateway.key).sign(signed, labels.ADMISSION_VERDICT)
+                verdict = AdmissionVerdict(push.id, outcome, "test:judge", "why not", signature)  # type: ignore[arg-type]
+                service = self.service("acme")
+                asyncio.get_running_loop().call_soon(service.received, gateway.node, encode(verdict))
+
+        self.sockets.setdefault("acme", Sockets()).connected[gateway.node] = pushed
+        return pushes
+
+    def state(self) -> dict[str, list[tuple[Any, ...]]]:
+        """All that is written down, but for nonces: a request that was refused is still a request that was made."""
+        databases = [self.store.database, *(local.database for local in self._locals.values())]
+        return {
+            f"{number}.{table}": sorted(tuple(row) for row in database.execute(f"SELECT * FROM {table}"))
+            for number, database in enumerate(databases)
+            for (table,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
+            if table not in ("nonces", "sqlite_sequence")
+        }
+
+    def audited(self, kind: str) -> list[Mapping[str, Any]]:
+        return [message for message in self.queue.messages if message["kind"] == kind]
+
+    def consume(self) -> None:
+        asyncio.run(audit.consume(self.platform, self.queue.messages))
+
+
+def answer(reply: Reply, type_: type[_T]) -> _T:
+    """What it says. Raises ProblemError, having checked that an error has the one shape of errors."""
+    if reply.status < 400:
+        return msgspec.json.decode(reply.body or b"null", type=type_)
+    assert reply.content_type == CONTENT_TYPE
+    said = msgspec.json.decode(reply.body, type=Problem)
+    assert said.status == reply.status
+    assert said.detail
+    raise ProblemError(said.code, said.status, said.title, said.detail, said.retry_after_s)
+
+
+def _database(schema: str) -> sqlite3.Connection:
+    database = sqlite3.connect(":memory:")
+    database.row_factory = sqlite3.Row
+    database.execute("PRAGMA foreign_keys = ON")
+    database.executescript(schema)
+    return database
