@@ -1,17 +1,13 @@
-"""The node's parts under test. This process speaks suite KR1: one process, one TLS group."""
+"""The node's parts under test."""
 
 from __future__ import annotations
 
 import pytest
 
+from issued import Authority
 from kairos.crypto.provider import Provider
 from kairos.crypto.suites import KR1
-from kairos_node.openssl_groups import fix_group
-
-fix_group(KR1)
-
-from issued import Authority  # noqa: E402
-from kairos_node.crypto import provider_named  # noqa: E402
+from kairos_node.crypto import provider_named
 
 
 @pytest.fixture(scope="session")
