@@ -9,12 +9,13 @@ from typing import Any
 import msgspec
 import pytest
 
-from control_plane import DOMAIN, KR1, PROVIDER, ControlPlane, Crash, Device, Token, answer
+from control_plane import DOMAIN, PROVIDER, ControlPlane, Crash, Device, Token, answer
 from kairos.api.enrollment import Certificate, Challenge, Enrollment, RenewRequest
 from kairos.api.problem import ProblemError
 from kairos.api.push import CertificateNotice, NetworkChanged
 from kairos.constants import CERTIFICATE_LIFE_S, CHALLENGE_LIFE_S, CLOCK_SKEW_S
 from kairos.crypto import labels
+from kairos.crypto.suites import KR1
 from kairos.identity import transcript
 from kairos.identity.certificate import parse_certificate_untrusted
 from kairos_control.http import Call

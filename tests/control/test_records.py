@@ -113,7 +113,8 @@ def test_an_endpoint_sees_its_own_vnis_and_a_gateway_all(plane: ControlPlane, ga
 
 def test_every_change_that_nodes_must_fetch_grows_the_revision(plane: ControlPlane, gateway: Device) -> None:
     def revision() -> int:
-        return plane.node(gateway, "GET", "/network", type_=Network).revision
+        network: Network = plane.node(gateway, "GET", "/network", type_=Network)
+        return network.revision
 
     seen = revision()
     device = plane.joined()

@@ -8,13 +8,14 @@ from typing import Any
 import msgspec
 import pytest
 
-from control_plane import INTERNAL_KEY, KR1, PROVIDER, ControlPlane, Device, answer
+from control_plane import INTERNAL_KEY, PROVIDER, ControlPlane, Device, answer
 from kairos.api.problem import ProblemError
 from kairos.api.push import PolicyAnnouncement, Revocation, SessionNotice
 from kairos.api.session import Introspected, Introspection, PolicyRecord, PolicyUpload, SessionGrant
 from kairos.audit.event import Event, EventBatch
 from kairos.constants import CERTIFICATE_LIFE_S, SESSION_LIFE_S
 from kairos.crypto import labels
+from kairos.crypto.suites import KR1
 from kairos.identity import transcript
 from kairos_control.http import Call
 
