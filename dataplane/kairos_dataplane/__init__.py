@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 from kairos_dataplane.engine import (
     Address,
     ControlReceived,
@@ -29,6 +31,8 @@ __all__ = [
     "load",
 ]
 
+_log = logging.getLogger(__name__)
+
 
 def load(prefer: str = "auto", aead: str = "auto", max_flows: int = 1 << 20) -> Dataplane:
     """The C engine, or the pure-Python twin where there is no extension (`prefer`: auto, c, pure).
@@ -45,6 +49,8 @@ def load(prefer: str = "auto", aead: str = "auto", max_flows: int = 1 << 20) -> 
                 raise RuntimeError(f"the C data plane was not built: {error}") from None
         else:
             return NativeEngine(aead, max_flows)
+    if prefer == "auto":
+        _log.warning("the C data plane was not built: packets go through Python, which works and is slow")
     from kairos_dataplane.pure import PureEngine
 
-    return PureEngine()
+    return PureEngine(max_flows)

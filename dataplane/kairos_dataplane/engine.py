@@ -10,6 +10,49 @@ from typing import Protocol
 Address = tuple[str, int]  # host, UDP port
 Network = IPv4Network | IPv6Network
 LOCAL = 0  # next hop: this VNI's TUN
+FRAME_MAX = 262_144  # what one relay frame carries
+# What `counters` counts, the names of csrc/internal.h. docs/operations.md says what each drop means.
+COUNTERS = (
+    "tx_packets",
+    "tx_bytes",
+    "tx_datagrams",
+    "rx_packets",
+    "rx_bytes",
+    "rx_datagrams",
+    "rx_relay_datagrams",
+    "turned_around",
+    "flows_opened",
+    "flows_denied",
+    "flows_aged",
+    "rejects_sent",
+    "parked",
+    "drop_short",
+    "drop_bad_header",
+    "drop_unknown_session",
+    "drop_unknown_epoch",
+    "drop_auth",
+    "drop_replay",
+    "drop_bad_segment",
+    "drop_bad_packet",
+    "drop_spoofed_source",
+    "drop_no_route",
+    "drop_no_key",
+    "drop_no_path",
+    "drop_denied",
+    "drop_unsolicited_icmp",
+    "drop_unknown_fragment",
+    "drop_flow_table_full",
+    "drop_flow_quota",
+    "drop_pending",
+    "drop_park_full",
+    "drop_event_full",
+    "drop_tun_write",
+    "drop_udp_send",
+    "drop_relay_full",
+    "drop_no_relay",
+    "drop_too_large",
+    "drop_multicast",
+)
 
 
 class Verdict(IntEnum):
@@ -88,6 +131,11 @@ Event = FlowOpened | ControlReceived | PathMoved | RelayReady
 
 class Dataplane(Protocol):
     """One engine a process. Errors of use are OSError with the errno of the C face."""
+
+    @property
+    def name(self) -> str:
+        """c or pure."""
+        ...
 
     @property
     def description(self) -> str: ...

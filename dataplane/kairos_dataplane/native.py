@@ -8,6 +8,7 @@ from typing import Any
 
 from kairos_dataplane._kdp import ffi, lib
 from kairos_dataplane.engine import (
+    FRAME_MAX,
     Address,
     ControlReceived,
     Event,
@@ -20,7 +21,6 @@ from kairos_dataplane.engine import (
     Verdict,
 )
 
-FRAME_MAX = 262_144
 _EVENTS = 64
 
 
@@ -88,6 +88,10 @@ class NativeEngine:
         self._frame = ffi.new("uint8_t[]", FRAME_MAX)
         self._events = ffi.new("kdp_event[]", _EVENTS)
         self._max_flows = max_flows
+
+    @property
+    def name(self) -> str:
+        return "c"
 
     @property
     def description(self) -> str:

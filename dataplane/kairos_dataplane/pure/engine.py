@@ -1,0 +1,278 @@
+"""The twin engine: the same face, counters and checks as the C engine, in the same order; about a hundred times slower.
+
+One thread waits for TUNs and the UDP socket; one lock guards everything."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import selectors
+import socket
+import threading
+import time
+from ipaddress import ip_address
+
+from kairos.errors import BadMessage
+from kairos.wire.datagram import CONTROL_PAYLOAD_MAX, DatagramType
+from kairos_dataplane.engine import COUNTERS, FRAME_MAX, Address, Event, Flow, Network, PathKind, Verdict
+from kairos_dataplane.pure.packet import PACKET_MAX
+from kairos_dataplane.pure.path import PacketPath, Vni
+from kairos_dataplane.pure.segments import VNET_BYTES, Offload, records_untrusted
+from kairos_dataplane.pure.session import Refusal, RelayQueue, Session
+
+_BATCH = 64
+_EVENTS_TAKEN = 64
+_AGE_EVERY_S = 1.0
+
+
+class PureEngine(PacketPath):
+    """See `Dataplane`."""
+
+    name = "pure"
+    description = "Python, cryptography"
+    aead = "cryptography"
+
+    def __init__(self, max_flows: int = 1 << 20) -> None:
+        super().__init__(max_flows)
+        self._last_index = 0
+        self._wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._selector = selectors.DefaultSelector()
+        self._selector.register(self._wake_fd, selectors.EVENT_READ)
+        self._stopping = False
+        self._thread = threading.Thread(target=self._run, name="dataplane", daemon=True)
+        self._thread.start()
+
+    # -- life ----------------------------------------------------------------------------------------------------------
+
+    @property
+    def event_fd(self) -> int:
+        return self._event_fd
+
+    def close(self) -> None:
+        if self._stopping:
+            return
+        self._stopping = True
+        os.eventfd_write(self._wake_fd, 1)
+        self._thread.join()
+        with self._lock:
+            for vni in list(self._vnis):
+                self.remove_vni(vni)
+            self.set_udp(-1)
+            self._selector.close()
+        os.close(self._wake_fd)
+        os.close(self._event_fd)
+
+    def _run(self) -> None:
+        aged = time.monotonic()
+        while not self._stopping:
+            ready = self._selector.select(_AGE_EVERY_S)
+            with self._lock:
+                for key, _ in ready:
+                    if key.fd == self._wake_fd:
+                        os.eventfd_read(self._wake_fd)
+                    elif key.data is None:
+                        self._read_udp()
+                    elif (vni := self._vnis.get(key.data)) is not None:
+                        self._read_tun(vni)
+                if time.monotonic() - aged >= _AGE_EVERY_S:
+                    aged = time.monotonic()
+                    self._flows.age(aged)
+
+    def _read_tun(self, vni: Vni) -> None:
+        for _ in range(_BATCH):
+            try:
+                data = os.read(vni.tun, VNET_BYTES + PACKET_MAX)
+            except BlockingIOError:
+                return
+            except OSError:  # the interface was taken away: it would be ready for ever
+                self._selector.unregister(vni.tun)
+                return
+            if len(data) <= VNET_BYTES:
+                return
+            self._forward(vni, None, Offload.unpack(data), data[VNET_BYTES:])
+
+    def _read_udp(self) -> None:
+        for _ in range(_BATCH):
+            if self._udp is None:
+                return
+            try:
+                datagram, sender = self._udp.recvfrom(PACKET_MAX)
+            except OSError:  # nothing more, or an ICMP error about a datagram of ours
+                return
+            host = ip_address(sender[0].partition("%")[0])
+            mapped = host.ipv4_mapped if host.version == 6 else None
+            self._receive(datagram, (str(mapped or host), sender[1]), 0)
+
+    # -- configuration -------------------------------------------------------------------------------------------------
+
+    def set_udp(self, fd: int) -> None:
+        with self._lock:
+            if self._udp is not None:
+                self._selector.unregister(self._udp)
+                self._udp.close()
+            self._udp = None if fd < 0 else socket.socket(fileno=os.dup(fd))
+            if self._udp is not None:
+                self._udp.setblocking(False)
+                self._selector.register(self._udp, selectors.EVENT_READ)
+
+    def add_vni(self, vni: int, tun_fd: int) -> None:
+        with self._lock:
+            if vni in self._vnis:
+                raise Refusal(errno.EEXIST)
+            added = Vni(vni, os.dup(tun_fd))
+            self._vnis[vni] = added
+            self._selector.register(added.tun, selectors.EVENT_READ, vni)
+
+    def remove_vni(self, vni: int) -> None:
+        with self._lock:
+            removed = self._vni(vni)
+            self._flows.forget(vni, 0)
+            self._sessions = {index: s for index, s in self._sessions.items() if s.vni != vni}
+            del self._vnis[vni]
+            with contextlib.suppress(KeyError):  # its interface was taken away before
+                self._selector.unregister(removed.tun)
+            os.close(removed.tun)
+
+    def _vni(self, vni: int) -> Vni:
+        if vni not in self._vnis:
+            raise Refusal(errno.ENOENT)
+        return self._vnis[vni]
+
+    def _session(self, index: int) -> Session:
+        if index not in self._sessions:
+            raise Refusal(errno.ENOENT)
+        return self._sessions[index]
+
+    def add_route(self, vni: int, prefix: Network, next_hop: int) -> None:
+        with self._lock:
+            self._vni(vni).fib.add(prefix, next_hop)
+
+    def remove_route(self, vni: int, prefix: Network) -> None:
+        with self._lock:
+            if not self._vni(vni).fib.remove(prefix):
+                raise Refusal(errno.ENOENT)
+
+    def add_session(self, vni: int) -> int:
+        with self._lock:
+            self._vni(vni)
+            self._last_index += 1
+            self._sessions[self._last_index] = Session(self._last_index, vni)
+            return self._last_index
+
+    def set_remote(self, session: int, remote_index: int) -> None:
+        with self._lock:
+            self._session(session).remote = remote_index
+
+    def cut_session(self, session: int) -> None:
+        with self._lock:
+            vni = self._session(session).vni
+            self._flows.forget(vni, session)
+            self._vni(vni).fib.forget(session)
+            del self._sessions[session]
+
+    def add_lease(self, session: int, prefix: Network) -> None:
+        with self._lock:
+            self._session(session).leases.append(prefix)
+
+    def install_receive(self, session: int, epoch: int, key: bytes, iv: bytes) -> None:
+        with self._lock:
+            self._session(session).install_receive(epoch, key, iv)
+
+    def install_transmit(self, session: int, epoch: int, key: bytes, iv: bytes) -> None:
+        with self._lock:
+            self._session(session).install_transmit(epoch, key, iv)
+
+    def retire_receive(self, session: int, epoch: int) -> None:
+        with self._lock:
+            self._session(session).retire_receive(epoch)
+
+    def use_relay(self, session: int, relay: int, follow: bool) -> None:
+        with self._lock:
+            found = self._session(session)
+            found.path, found.relay, found.follow = PathKind.RELAY, relay, follow
+
+    def use_direct(self, session: int, address: Address, follow: bool, relay: int = 0) -> None:
+        with self._lock:
+            found = self._session(session)
+            found.path, found.address, found.relay, found.follow = PathKind.DIRECT, address, relay, follow
+
+    def session_stats(self, session: int) -> tuple[int, int]:
+        with self._lock:
+            found = self._session(session)
+            return found.sent, found.received
+
+    # -- relay, events, flows, counters --------------------------------------------------------------------------------
+
+    def add_relay(self, relay: int) -> None:
+        with self._lock:
+            if relay in self._relays:
+                raise Refusal(errno.EEXIST)
+            self._relays[relay] = RelayQueue()
+
+    def remove_relay(self, relay: int) -> None:
+        with self._lock:
+            if self._relays.pop(relay, None) is None:
+                raise Refusal(errno.ENOENT)
+
+    def take_relay(self, relay: int) -> bytes:
+        with self._lock:
+            if relay not in self._relays:
+                raise Refusal(errno.ENOENT)
+            return self._relays[relay].take(FRAME_MAX)
+
+    def take_relay_into(self, relay: int, into: memoryview) -> int:
+        with self._lock:
+            if relay not in self._relays:
+                raise Refusal(errno.ENOENT)
+            taken = self._relays[relay].take(len(into))
+            into[: len(taken)] = taken
+            return len(taken)
+
+    def put_relay(self, relay: int, datagrams: bytes | memoryview) -> None:
+        with self._lock:
+            try:
+                for datagram in records_untrusted(bytes(datagrams)):
+                    self._receive(datagram, None, relay)
+            except BadMessage:
+                raise Refusal(errno.EBADMSG) from None
+
+    def events(self) -> list[Event]:
+        with self._lock:
+            taken = [self._events.popleft() for _ in range(min(_EVENTS_TAKEN, len(self._events)))]
+            if not self._events:
+                with contextlib.suppress(BlockingIOError):
+                    os.eventfd_read(self._event_fd)
+            return taken
+
+    def verdict(self, flow: int, verdict: Verdict, rule: int, generation: int) -> bool:
+        with self._lock:
+            live = self._flows.decide(flow, verdict, rule, generation)
+            parked = self._parked.pop(flow, None)
+            if parked is not None:
+                if live:
+                    self._release(parked, verdict)
+                else:
+                    self._counters["drop_pending"] += 1
+            return live
+
+    def flows(self) -> list[Flow]:
+        with self._lock:
+            return self._flows.list(time.monotonic())
+
+    def counters(self) -> dict[str, int]:
+        with self._lock:
+            return {name: self._counters[name] for name in COUNTERS}
+
+    def send_control(
+        self, session: int, kind: int, payload: bytes, to: Address | None = None, via_relay: bool = False
+    ) -> None:
+        control = (DatagramType.PROBE, DatagramType.PROBE_ACK, DatagramType.KEEPALIVE)
+        if len(payload) > CONTROL_PAYLOAD_MAX or kind not in control:
+            raise Refusal(errno.EINVAL)
+        with self._lock:
+            found = self._session(session)
+            path = PathKind.RELAY if via_relay else PathKind.DIRECT if to is not None else found.path
+            if found.can_seal and not self._has_path(path):
+                raise Refusal(errno.EHOSTUNREACH)
+            self._send(found.seal(DatagramType(kind), payload), path, to or found.address, found.relay)

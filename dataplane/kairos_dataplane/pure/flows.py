@@ -1,0 +1,222 @@
+"""Flow table and FIB of one engine, as dictionaries. csrc/flow.c, fragment.c and fib.c say the same in C."""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from enum import Enum, auto
+from ipaddress import ip_address
+
+from kairos.errors import BadMessage
+from kairos_dataplane.engine import Flow, Network, Verdict
+from kairos_dataplane.pure.packet import ACK, FIN, RST, SYN, TCP, UDP, Packet, parse_untrusted
+
+PENDING_LIFE_S = 5.0
+FLOWS_A_SESSION = 1 << 16
+_FRAGMENT_LIFE_S = 2.0
+_FRAGMENTS_MAX = 256
+
+Key = tuple[int, int, tuple[tuple[bytes, int], tuple[bytes, int]]]
+
+
+class Answer(Enum):
+    PASS = auto()
+    DROP = auto()
+    REJECT = auto()
+    ASK = auto()
+
+
+@dataclass(slots=True)
+class _Entry:
+    id: int
+    vni: int
+    session: int
+    first: Packet
+    opened: float
+    seen: float
+    verdict: Verdict = Verdict.PENDING
+    rule: int = 0
+    generation: int = 0
+    established: bool = False
+    closing: bool = False
+    packets: list[int] = field(default_factory=lambda: [0, 0])
+    bytes: list[int] = field(default_factory=lambda: [0, 0])
+
+    def account(self, packet: Packet, size: int, now: float) -> None:
+        first = self.first
+        way = 0 if (packet.src, packet.src_port) == (first.src, first.src_port) else 1
+        self.packets[way] += 1
+        self.bytes[way] += size
+        self.seen = now
+        self.established |= way == 1
+        self.closing |= packet.protocol == TCP and bool(packet.tcp_flags & (RST | FIN))
+
+    def idle_limit_s(self) -> float:
+        if self.verdict is Verdict.PENDING:
+            return PENDING_LIFE_S
+        if self.verdict is Verdict.DENY:
+            return 10.0
+        if self.first.protocol == TCP:
+            return 10.0 if self.closing else 3600.0 if self.established else 60.0
+        return 180.0 if self.first.protocol == UDP and self.established else 60.0
+
+    def describe(self, now: float) -> Flow:
+        first = self.first
+        return Flow(
+            self.id,
+            self.vni,
+            self.session,
+            first.protocol,
+            ip_address(first.src),
+            ip_address(first.dst),
+            first.src_port,
+            first.dst_port,
+            first.icmp_type,
+            first.tcp_flags,
+            self.verdict,
+            self.rule,
+            self.generation,
+            (self.packets[0], self.packets[1]),
+            (self.bytes[0], self.bytes[1]),
+            now - self.opened,
+            now - self.seen,
+        )
+
+
+def _key(vni: int, packet: Packet) -> Key:
+    """The same for both directions."""
+    ends = sorted(((packet.src, packet.src_port), (packet.dst, packet.dst_port)))
+    return vni, packet.protocol, (ends[0], ends[1])
+
+
+class FlowTable:
+    def __init__(self, maximum: int, counters: Counter[str]) -> None:
+        self._maximum = maximum
+        self._counters = counters
+        self._entries: dict[Key, _Entry] = {}
+        self._by_id: dict[int, tuple[Key, _Entry]] = {}
+        self._share: Counter[int] = Counter()
+        self._ids = itertools.count(1)
+        self._fragments: dict[tuple[int, bytes, bytes, int, int], float] = {}
+
+    def check(self, vni: int, session: int, packet: Packet, size: int, now: float) -> tuple[Answer, Flow | None]:
+        """Counts the packet and says what to do. ASK comes with the new flow."""
+        if packet.quoted is not None:
+            return self._check_error(vni, packet.quoted), None
+        if packet.fragment and not packet.first_fragment:
+            if self._fragments.get(self._fragment_key(vni, packet), 0.0) > now:
+                return Answer.PASS, None
+            return self._drop("drop_unknown_fragment"), None
+        key = _key(vni, packet)
+        entry = self._entries.get(key)
+        if entry is None:
+            return self._open(key, vni, session, packet, size, now)
+        opening = packet.protocol == TCP and packet.tcp_flags & (SYN | ACK) == SYN
+        if entry.closing and opening and entry.verdict is Verdict.ALLOW and now - entry.seen > 1.0:
+            entry.closing = False  # the port pair is used again: same ends, same rule
+        entry.account(packet, size, now)
+        if entry.verdict is Verdict.PENDING:
+            return self._drop("drop_pending"), None
+        if entry.verdict is Verdict.DENY:
+            self._counters["drop_denied"] += 1
+            return Answer.REJECT, None
+        if packet.fragment:
+            self.remember_fragment(vni, packet, now)
+        return Answer.PASS, None
+
+    def _open(
+        self, key: Key, vni: int, session: int, packet: Packet, size: int, now: float
+    ) -> tuple[Answer, Flow | None]:
+        if session and self._share[session] >= FLOWS_A_SESSION:
+            return self._drop("drop_flow_quota"), None
+        if len(self._entries) >= self._maximum or (not session and self._share[0] >= self._maximum // 2):
+            return self._drop("drop_flow_table_full"), None
+        entry = _Entry(next(self._ids), vni, session, packet, now, now)
+        entry.account(packet, size, now)
+        self._entries[key] = entry
+        self._by_id[entry.id] = key, entry
+        self._share[session] += 1
+        self._counters["flows_opened"] += 1
+        return Answer.ASK, entry.describe(now)
+
+    def _check_error(self, vni: int, quoted: bytes) -> Answer:
+        """An ICMP error passes when the packet it quotes belongs to an allowed flow."""
+        try:
+            packet = parse_untrusted(quoted, quoted=True)
+        except BadMessage:
+            return self._drop("drop_unsolicited_icmp")
+        entry = self._entries.get(_key(vni, packet))
+        if (packet.fragment and not packet.first_fragment) or entry is None or entry.verdict is not Verdict.ALLOW:
+            return self._drop("drop_unsolicited_icmp")
+        return Answer.PASS
+
+    def _drop(self, counter: str) -> Answer:
+        self._counters[counter] += 1
+        return Answer.DROP
+
+    @staticmethod
+    def _fragment_key(vni: int, packet: Packet) -> tuple[int, bytes, bytes, int, int]:
+        return vni, packet.src, packet.dst, packet.protocol, packet.fragment_id
+
+    def remember_fragment(self, vni: int, packet: Packet, now: float) -> None:
+        """Its later fragments pass for a while."""
+        self._fragments[self._fragment_key(vni, packet)] = now + _FRAGMENT_LIFE_S
+        if len(self._fragments) > _FRAGMENTS_MAX:
+            del self._fragments[next(iter(self._fragments))]
+
+    def decide(self, flow: int, verdict: Verdict, rule: int, generation: int) -> bool:
+        found = self._by_id.get(flow)
+        if found is None:
+            return False
+        entry = found[1]
+        entry.verdict, entry.rule, entry.generation = Verdict(verdict), rule, generation
+        self._counters["flows_denied"] += verdict == Verdict.DENY
+        return True
+
+    def forget(self, vni: int, session: int) -> None:
+        """session 0: the whole VNI."""
+        self._remove(lambda entry: entry.vni == vni and session in (0, entry.session))
+
+    def age(self, now: float) -> None:
+        self._counters["flows_aged"] += self._remove(lambda entry: now - entry.seen > entry.idle_limit_s())
+
+    def _remove(self, gone: Callable[[_Entry], bool]) -> int:
+        removed = [(key, entry) for key, entry in self._entries.items() if gone(entry)]
+        for key, entry in removed:
+            del self._entries[key], self._by_id[entry.id]
+            self._share[entry.session] -= 1
+        return len(removed)
+
+    def list(self, now: float) -> list[Flow]:
+        return [entry.describe(now) for entry in self._entries.values()]
+
+
+class Fib:
+    """Longest prefix match: one dictionary a (version, length), from the longest down."""
+
+    def __init__(self) -> None:
+        self._routes: dict[tuple[int, int], dict[int, int]] = {}
+
+    def add(self, prefix: Network, next_hop: int) -> None:
+        self._routes.setdefault((prefix.version, prefix.prefixlen), {})[int(prefix.network_address)] = next_hop
+
+    def remove(self, prefix: Network) -> bool:
+        routes = self._routes.get((prefix.version, prefix.prefixlen), {})
+        return routes.pop(int(prefix.network_address), None) is not None
+
+    def forget(self, next_hop: int) -> None:
+        for routes in self._routes.values():
+            for network in [network for network, hop in routes.items() if hop == next_hop]:
+                del routes[network]
+
+    def find(self, address: bytes) -> int | None:
+        version, width, value = (
+            (4, 32, int.from_bytes(address)) if len(address) == 4 else (6, 128, int.from_bytes(address))
+        )
+        for length in sorted((bits for family, bits in self._routes if family == version), reverse=True):
+            network = value >> (width - length) << (width - length)
+            if (hop := self._routes[version, length].get(network)) is not None:
+                return hop
+        return None

@@ -1,0 +1,243 @@
+"""What happens to a packet: datagrams in, the checks, the verdict, the route, datagrams out. One lock, the engine's."""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+import time
+from collections import Counter, deque
+from dataclasses import dataclass, field
+
+from kairos.errors import BadMessage
+from kairos.wire.datagram import CONTROL_PAYLOAD_MAX, DatagramType, parse_header_untrusted
+from kairos_dataplane.engine import (
+    LOCAL,
+    Address,
+    ControlReceived,
+    Event,
+    Flow,
+    FlowOpened,
+    PathKind,
+    PathMoved,
+    RelayReady,
+    Verdict,
+)
+from kairos_dataplane.pure.flows import PENDING_LIFE_S, Answer, Fib, FlowTable
+from kairos_dataplane.pure.packet import Packet, parse_untrusted, refusal
+from kairos_dataplane.pure.segments import Offload, cut, whole_untrusted
+from kairos_dataplane.pure.session import RelayQueue, Session
+
+_EVENTS_MAX = 1024
+_PARKED_MAX, _PARKED_BYTES = 512, 2048
+
+
+@dataclass(slots=True)
+class Vni:
+    id: int
+    tun: int
+    fib: Fib = field(default_factory=Fib)
+
+
+@dataclass(slots=True)
+class _Parked:
+    vni: int
+    session: int
+    offload: Offload
+    data: bytes
+    since: float
+
+
+class PacketPath:
+    """Every method is called with `_lock` held."""
+
+    def __init__(self, max_flows: int) -> None:
+        self._lock = threading.RLock()  # guards all below
+        self._counters: Counter[str] = Counter()
+        self._vnis: dict[int, Vni] = {}
+        self._sessions: dict[int, Session] = {}
+        self._relays: dict[int, RelayQueue] = {}
+        self._flows = FlowTable(max_flows, self._counters)
+        self._parked: dict[int, _Parked] = {}
+        self._events: deque[Event] = deque()
+        self._event_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._udp: socket.socket | None = None
+
+    def _emit(self, event: Event) -> bool:
+        if len(self._events) >= _EVENTS_MAX:
+            self._counters["drop_event_full"] += 1
+            return False
+        self._events.append(event)
+        os.eventfd_write(self._event_fd, 1)
+        return True
+
+    # -- datagrams in --------------------------------------------------------------------------------------------------
+
+    def _receive(self, datagram: bytes, source: Address | None, relay: int) -> None:
+        if len(datagram) < 32:
+            self._counters["drop_short"] += 1
+            return
+        try:
+            header = parse_header_untrusted(datagram)
+        except BadMessage:
+            self._counters["drop_bad_header"] += 1
+            return
+        session = self._sessions.get(header.receiver)
+        if session is None:
+            self._counters["drop_unknown_session"] += 1
+            return
+        plain = session.open(header, datagram)
+        if isinstance(plain, str):
+            self._counters[plain] += 1
+            return
+        self._counters["rx_datagrams" if source else "rx_relay_datagrams"] += 1
+        if header.type is not DatagramType.PROBE and session.is_newest(header) and session.follow:
+            self._follow(session, source, relay)
+        if header.type is DatagramType.DATA:
+            self._receive_data(session, plain)
+        elif len(plain) > CONTROL_PAYLOAD_MAX:
+            self._counters["drop_too_large"] += 1
+        else:
+            self._emit(ControlReceived(session.index, int(header.type), plain, source, relay))
+
+    def _follow(self, session: Session, source: Address | None, relay: int) -> None:
+        kind = PathKind.RELAY if source is None else PathKind.DIRECT
+        if session.path is kind and (source is None or session.address == source):
+            return
+        session.path = kind
+        if source is None:
+            session.relay = relay
+        else:
+            session.address = source
+        self._emit(PathMoved(session.index, kind, source, relay))
+
+    def _receive_data(self, session: Session, plain: bytes) -> None:
+        try:
+            offload, data = whole_untrusted(plain)
+        except BadMessage:
+            self._counters["drop_bad_segment"] += 1
+            return
+        self._forward(self._vnis[session.vni], session, offload, data)
+
+    # -- inner packets -------------------------------------------------------------------------------------------------------
+
+    def _forward(self, vni: Vni, sender: Session | None, offload: Offload, data: bytes) -> None:
+        """One inner packet, from the TUN (sender None) or a session: source check, flow verdict, FIB, out."""
+        try:
+            packet = parse_untrusted(data)
+        except BadMessage:
+            self._counters["drop_bad_packet"] += 1
+            return
+        if packet.multicast:
+            self._counters["drop_multicast"] += 1
+            return
+        if sender is not None and not sender.leases_source(packet.src):
+            self._counters["drop_spoofed_source"] += 1
+            return
+        index = 0 if sender is None else sender.index
+        answer, opened = self._flows.check(vni.id, index, packet, len(data), time.monotonic())
+        if answer is Answer.PASS:
+            self._forward_allowed(vni, sender, offload, data, packet)
+        elif answer is Answer.REJECT:
+            self._reject(vni, sender, data, packet)
+        elif opened is not None:
+            self._ask(opened, offload, data)
+
+    def _ask(self, flow: Flow, offload: Offload, data: bytes) -> None:
+        """A new flow: its first packet waits while its verdict is found."""
+        now = time.monotonic()
+        if len(self._parked) >= _PARKED_MAX:
+            self._parked = {id: p for id, p in self._parked.items() if now - p.since <= PENDING_LIFE_S}
+        if len(data) <= _PARKED_BYTES and len(self._parked) < _PARKED_MAX:
+            self._parked[flow.id] = _Parked(flow.vni, flow.session, offload, data, now)
+            self._counters["parked"] += 1
+        else:
+            self._counters["drop_park_full"] += 1
+        self._emit(FlowOpened(flow))
+
+    def _forward_allowed(self, vni: Vni, sender: Session | None, offload: Offload, data: bytes, packet: Packet) -> None:
+        next_hop = vni.fib.find(packet.dst)
+        if next_hop == LOCAL and sender is not None:
+            self._to_tun(vni, offload, data)
+            return
+        to = self._sessions.get(next_hop or 0)
+        if to is None or to is sender or to.vni != vni.id:
+            self._counters["drop_no_route"] += 1
+            return
+        if sender is not None:
+            self._counters["turned_around"] += 1
+        self._transmit(to, offload, data, packet)
+
+    def _to_tun(self, vni: Vni, offload: Offload, data: bytes) -> None:
+        try:
+            os.write(vni.tun, offload.pack() + data)
+        except OSError:
+            self._counters["drop_tun_write"] += 1
+            return
+        self._counters["rx_packets"] += 1
+        self._counters["rx_bytes"] += len(data)
+
+    def _reject(self, vni: Vni, sender: Session | None, data: bytes, packet: Packet) -> None:
+        answer = refusal(data, packet)
+        if answer is None:
+            return
+        self._counters["rejects_sent"] += 1
+        if sender is None:
+            self._to_tun(vni, Offload(), answer)
+        else:
+            self._transmit(sender, Offload(), answer, parse_untrusted(answer))
+
+    def _transmit(self, to: Session, offload: Offload, data: bytes, packet: Packet) -> None:
+        pieces = cut(offload, data, packet)
+        if pieces is None:
+            self._counters["drop_too_large"] += 1
+        elif not to.can_seal:
+            self._counters["drop_no_key"] += 1
+        elif not self._has_path(to.path):
+            self._counters["drop_no_path"] += 1
+        else:
+            for piece in pieces:
+                self._send(to.seal(DatagramType.DATA, piece), to.path, to.address, to.relay)
+            self._counters["tx_packets"] += 1
+            self._counters["tx_bytes"] += len(data)
+            self._counters["tx_datagrams"] += len(pieces)
+
+    def _has_path(self, path: PathKind) -> bool:
+        return path is PathKind.RELAY or (path is PathKind.DIRECT and self._udp is not None)
+
+    def _send(self, datagram: bytes, path: PathKind, address: Address | None, relay: int) -> None:
+        if path is PathKind.RELAY:
+            self._queue(datagram, relay)
+            return
+        try:
+            assert self._udp is not None
+            assert address is not None
+            host = address[0]
+            if self._udp.family == socket.AF_INET6 and ":" not in host:
+                host = f"::ffff:{host}"
+            self._udp.sendto(datagram, (host, address[1]))
+        except OSError:
+            self._counters["drop_udp_send"] += 1
+
+    def _queue(self, datagram: bytes, relay: int) -> None:
+        queue = self._relays.get(relay)
+        if queue is None:
+            self._counters["drop_no_relay"] += 1
+            return
+        self._counters["drop_relay_full"] += queue.put(datagram)
+        if not queue.told:
+            queue.told = self._emit(RelayReady(relay))
+
+    def _release(self, parked: _Parked, verdict: Verdict) -> None:
+        vni, sender = self._vnis.get(parked.vni), self._sessions.get(parked.session)
+        if vni is None or (parked.session and sender is None):
+            self._counters["drop_denied"] += 1  # its sender was cut meanwhile
+            return
+        packet = parse_untrusted(parked.data)
+        if verdict == Verdict.ALLOW:
+            if packet.fragment:
+                self._flows.remember_fragment(vni.id, packet, time.monotonic())
+            self._forward_allowed(vni, sender, parked.offload, parked.data, packet)
+        else:
+            self._counters["drop_denied"] += 1
+            self._reject(vni, sender, parked.data, packet)
