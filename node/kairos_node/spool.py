@@ -9,20 +9,25 @@ from __future__ import annotations
 
 import logging
 import os
+from io import FileIO
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol
+from typing import Protocol
 
 import msgspec
 
+from kairos.api.problem import ProblemError
 from kairos.audit.event import Event
+from kairos.constants import BODY_MAX
 
 _log = logging.getLogger(__name__)
-FILE_EVENTS = 250  # what is sent at once
+FILE_EVENTS = 250  # what is sent at once,
+FILE_BYTES = BODY_MAX // 2  # and how large it may be
 SPOOL_FILES = 400  # 100,000 events
+_SENSELESS = (400, 413, 422)  # the fabric will never take it, however often it is sent
 
 
 class Sender(Protocol):
-    async def send_events(self, events: list[Event]) -> Any: ...
+    async def send_events(self, events: list[Event]) -> int: ...
 
 
 class Spool:
@@ -32,39 +37,56 @@ class Spool:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._folder = folder
         self._number = max((int(path.stem) for path in self._files()), default=0) + 1
-        self._open: BinaryIO | None = None
-        self._count = 0
+        self._open: FileIO | None = None
+        self._events = 0
+        self._bytes = 0
 
     def record(self, event: Event) -> None:
-        """Survives our death when this returns, and the machine's a little later: a sync for every flow would hold the loop."""
-        if self._open is None:
-            self._make_room()
-            self._open = os.fdopen(
-                os.open(self._path(self._number), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "wb"
-            )
-            self._count = 0
-        self._open.write(msgspec.json.encode(event) + b"\n")
-        self._open.flush()
-        self._count += 1
-        if self._count >= FILE_EVENTS:
-            self._close()
+        """Survives our death when this returns, and the machine's a little later: a sync for every flow would hold the loop.
+        A full disk stops no traffic: the event goes to the log instead."""
+        line = msgspec.json.encode(event) + b"\n"
+        try:
+            self._append(line)
+        except OSError as error:
+            _log.error("audit: not written (%s): %s", error.strerror, line.decode().rstrip())
+            self._close()  # behind half a line no other may follow
 
     async def drain(self, sender: Sender) -> int:
-        """Sends all that is there, oldest first; returns how many events. What the sender raises is raised: nothing is lost."""
+        """Sends all that is there, oldest first; returns how many events the fabric took. What the sender raises is raised:
+        nothing is lost. Only a file that the fabric calls senseless goes, for it would hold up all others for ever."""
         self._close()
-        sent = 0
+        taken = 0
         for path in self._files():
             events = _read(path)
-            if events:
-                await sender.send_events(events)
-                sent += len(events)
+            try:
+                if events:
+                    taken += await sender.send_events(events)
+            except ProblemError as problem:
+                if problem.problem.status not in _SENSELESS:
+                    raise
+                _log.error("audit: the fabric refuses %d events, they are dropped: %s", len(events), problem)
             _delete(path)
-        return sent
+        return taken
+
+    def _append(self, line: bytes) -> None:
+        if self._open is None:
+            self._make_room()
+            flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
+            self._open = os.fdopen(os.open(self._path(self._number), flags, 0o600), "wb", buffering=0)
+            self._events = self._bytes = 0
+        self._open.write(line)
+        self._events += 1
+        self._bytes += len(line)
+        if self._events >= FILE_EVENTS or self._bytes >= FILE_BYTES:
+            self._close()
 
     def _close(self) -> None:
         """The next event begins another file."""
         if self._open is not None:
-            os.fdatasync(self._open.fileno())
+            try:
+                os.fdatasync(self._open.fileno())
+            except OSError as error:
+                _log.error("audit: not synced (%s)", error.strerror)
             self._open.close()
             self._open = None
             self._number += 1
