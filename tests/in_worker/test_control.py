@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import json
 import re
+from collections.abc import AsyncIterator
 from typing import Any
 
 import aiohttp
@@ -100,6 +101,27 @@ def test_where_nothing_is_a_problem_is(host: FabricHost, method: str, path: str,
 def test_a_body_that_is_too_long_is_refused(host: FabricHost) -> None:
     path = f"/v1/tenants/{TENANT}/enrollments"
     assert problem_code(asked(host, "POST", path, data=b"x" * (BODY_MAX + 1)), path) == "body-too-large"
+
+
+def test_a_body_is_weighed_before_it_is_read(host: FabricHost) -> None:
+    """Gigabytes announced cost nothing; and what comes in chunks might never end."""
+
+    async def chunks() -> AsyncIterator[bytes]:
+        yield b"{}"
+
+    async def announced() -> bytes:
+        reader, writer = await asyncio.open_connection(host.fabric.host, host.fabric.port)
+        request = f"POST {path} HTTP/1.1\r\nHost: fabric\r\nContent-Length: 4000000000\r\n\r\n"
+        writer.write(request.encode())
+        answer = await asyncio.wait_for(reader.readuntil(b"\r\n"), 10)
+        writer.close()
+        await writer.wait_closed()
+        return answer
+
+    path = f"/v1/tenants/{TENANT}/enrollments"
+    assert asyncio.run(announced()).split()[1] == b"413"
+    for each in (path, "/v1/tenants"):
+        assert problem_code(asked(host, "POST", each, data=chunks()), each) == "length-required"
 
 
 def test_the_document_names_every_public_route_and_resolves(host: FabricHost) -> None:

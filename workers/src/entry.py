@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from kairos.api.problem import ProblemError
 from kairos.identity.spiffe import is_name
 from kairos_control import app, audit
-from kairos_control.adapters.messages import call_of, response_of
+from kairos_control.adapters.messages import call_of, refusal_of, response_of
 from kairos_control.adapters.platform import platform_of
 from kairos_control.http import problem_reply
 from kairos_control.objects.tenant import Tenant
@@ -24,7 +25,10 @@ class Default(WorkerEntrypoint):  # type: ignore[misc]
             if not is_name(tenant):
                 return response_of(problem_reply(problem("not-found", "a tenant is a DNS label"), path))
             return await self.env.TENANT.getByName(tenant).fetch(request)
-        call = await call_of(request)
+        try:
+            call = await call_of(request)
+        except ProblemError as error:
+            return refusal_of(request, error)
         try:
             return response_of(await app.answer(platform_of(self.env), call))
         except Exception as error:

@@ -13,7 +13,7 @@ from kairos.api.problem import ProblemError
 from workers import DurableObject, Response
 
 from .. import app, tenant
-from ..adapters.messages import call_of, response_of
+from ..adapters.messages import call_of, refusal_of, response_of
 from ..adapters.platform import BoundRelay, platform_of
 from ..adapters.storage import ObjectStore
 from ..authentication import require_node
@@ -58,7 +58,10 @@ class Tenant(DurableObject):  # type: ignore[misc]
         self._turn = asyncio.Lock()  # calls that change records take turns: D1 is awaited between reading and writing
 
     async def fetch(self, request: Any) -> Any:
-        call = await call_of(request)
+        try:
+            call = await call_of(request)
+        except ProblemError as error:
+            return refusal_of(request, error)
         service = self._service_for(app.tenant_of(call.path))
         try:
             if call.path.endswith("/events"):
