@@ -49,7 +49,7 @@ def parse_frame_header_untrusted(header: bytes | bytearray | memoryview, size: i
     if not HEADER.size <= size <= HEADER.size + FRAME_PAYLOAD_MAX or len(header) < HEADER.size:
         raise BadMessage(f"frame of {size} bytes")
     kind, flags, reserved, channel = HEADER.unpack_from(header)
-    if reserved or flags & ~FLAG_DATAGRAMS:
+    if reserved or flags & ~(FLAG_DATAGRAMS if kind == FrameType.CREDIT else 0):
         raise BadMessage("reserved bits of the frame header must be zero")
     try:
         return FrameHeader(FrameType(kind), flags, channel)
