@@ -356,3 +356,45 @@ def test_a_token_deleted_in_flight_ends_the_flight(plane: ControlPlane, gateway:
         answer(plane.respond(device, call, asked), Enrollment)
     with refused("not-found"):
         plane.admin("GET", f"/v1/tenants/acme/devices/{device.node}")
+
+
+def rotated(plane: ControlPlane, device: Device) -> Device:
+    """The device with a new key, which the fabric took."""
+    newer = Device(device.role)
+    signed = transcript.rotation(device.node, device.key.public_key, newer.key.public_key)
+    wanted = RenewRequest(newer.key.public_key, newer.key.sign(signed, labels.ROTATE_KEY))
+    plane.node(device, "POST", "/certificates", wanted, Certificate)
+    return newer
+
+
+@pytest.mark.parametrize(("revoke", "code"), [(False, "key-replaced"), (True, "revoked")])
+def test_a_key_that_was_rotated_out_gets_nothing(plane: ControlPlane, gateway: Device, revoke: bool, code: str) -> None:
+    """Whoever holds it has the id of the device, and a token with uses left."""
+    device, token = Device(), plane.token(uses=5)
+    plane.enroll(device, token)
+    rotated(plane, device)
+    if revoke:
+        plane.admin("DELETE", f"/v1/tenants/acme/devices/{device.node}")
+    before = plane.state()
+    with refused(code):
+        plane.enroll(device, token)
+    assert plane.state() == before
+
+
+def test_no_two_devices_have_one_key(plane: ControlPlane, gateway: Device) -> None:
+    device, other = plane.joined(), plane.joined()
+    signed = transcript.rotation(device.node, device.key.public_key, other.key.public_key)
+    wanted = RenewRequest(other.key.public_key, other.key.sign(signed, labels.ROTATE_KEY))
+    before = plane.state()
+    with refused("exists"):
+        plane.node(device, "POST", "/certificates", wanted, Certificate)
+    assert plane.state() == before
+
+
+def test_a_device_whose_token_was_deleted_goes_on_with_another(plane: ControlPlane, gateway: Device) -> None:
+    device, first, second = Device(), plane.token(), plane.token()
+    call, asked = plane.ask(device, first)
+    plane.admin("DELETE", f"/v1/tenants/acme/tokens/{first.record.token_id}")
+    with refused("token-unknown"):
+        answer(plane.respond(device, call, asked), Enrollment)
+    assert plane.enroll(device, second).status == "issued"

@@ -163,6 +163,17 @@ def test_a_bundle_is_taken_for_its_signature_and_only_upwards(plane: ControlPlan
         plane.node(gateway, "GET", "/policy/bundle?version=3")
 
 
+def test_the_history_of_policies_is_read_newest_first_in_pages(plane: ControlPlane) -> None:
+    for version in range(1, 6):
+        plane.now += 1
+        plane.admin("PUT", POLICY, upload(plane, b"%d" % version, version))
+    first = plane.admin("GET", f"{POLICY}/versions?limit=3")
+    rest = plane.admin("GET", f"{POLICY}/versions?limit=3&after={first['next']}")
+    assert [each["record"]["version"] for each in first["items"] + rest["items"]] == [5, 4, 3, 2, 1]
+    assert rest["next"] == ""
+    assert first["items"][0]["created_at"] == plane.now
+
+
 def test_a_node_speaks_in_the_audit_for_itself_only(plane: ControlPlane, gateway: Device) -> None:
     device = plane.joined()
     lie = Event("a" * 32, plane.now, "rival", "fabric", "device.revoked")

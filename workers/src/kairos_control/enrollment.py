@@ -49,13 +49,15 @@ class Enrollments:
         fingerprint = transcript.fingerprint(wanted.public_key)
         node = node_id(wanted.role, wanted.public_key)
         token = await self._token(wanted, fingerprint)
-        flight = self._in_flight(node)
+        flight = self._in_flight(node, wanted.token_id)
+        if flight is None:
+            outcome, rule, reason = await self._judge(wanted, token, node)
+            flight = self._in_flight(node, wanted.token_id)  # the same E1 may have come twice while the gateway thought
         if flight is not None:
             enrollment, outcome, rule, reason = (flight[key] for key in ("enrollment", "outcome", "rule", "reason"))
         else:
-            outcome, rule, reason = await self._judge(wanted, token, node)
             enrollment = self._platform.entropy(16).hex()
-            self._platform.local.write("DELETE FROM enrollments WHERE node = ?", node)  # one that was denied before
+            self._platform.local.write("DELETE FROM enrollments WHERE node = ?", node)  # denied, or by another token
         challenge = Challenge(
             enrollment, self._platform.entropy(CHALLENGE_BYTES), int(self._platform.clock()) + CHALLENGE_LIFE_S
         )
@@ -137,22 +139,14 @@ class Enrollments:
                 raise problem("bad-signature", "the new key did not sign its rotation")
             key = wanted.new_public_key
         issued = await issue(self._platform, self._platform.tenant, call.device["role"], node, key)
-        await self._platform.store.write(
-            [
-                record_of(self._platform.tenant, node, issued),
-                (
-                    "UPDATE devices SET public_key = ?, key_fingerprint = ?, serial = ?, not_after = ? WHERE tenant = ? AND node = ?",
-                    (
-                        b64(key),
-                        transcript.fingerprint(key).hex(),
-                        issued.serial,
-                        issued.not_after,
-                        self._platform.tenant,
-                        node,
-                    ),
-                ),
-            ]
-        )
+        values = (b64(key), transcript.fingerprint(key).hex(), issued.serial, issued.not_after)
+        update = "UPDATE devices SET public_key = ?, key_fingerprint = ?, serial = ?, not_after = ? WHERE tenant = ? AND node = ?"
+        try:
+            await self._platform.store.write(
+                [record_of(self._platform.tenant, node, issued), (update, (*values, self._platform.tenant, node))]
+            )
+        except ConstraintError:
+            raise problem("exists", "another device of the tenant has or had this key; make a new one") from None
         kind = "certificate.rotated" if wanted.new_public_key else "certificate.renewed"
         self._journal.record(kind, actor=node, subject=issued.serial)
         self._pushes.to_gateways(CertificateNotice(node, issued.serial, issued.der))
@@ -178,11 +172,7 @@ class Enrollments:
             raise problem("wrong-tenant", "the join token belongs to another tenant")
         if token["role"] != wanted.role:
             raise problem("token-wrong-role", f"the join token is for a {token['role']}")
-        device = await self._platform.store.first(
-            "SELECT * FROM devices WHERE tenant = ? AND key_fingerprint = ?", self._platform.tenant, fingerprint.hex()
-        )
-        if device is not None and device["status"] == "revoked":
-            raise problem("revoked", device["reason"] or "ask your operator")
+        device = await self._device_of_key(node_id(wanted.role, wanted.public_key), fingerprint)
         if device is not None and device["token_id"] == wanted.token_id:
             return token  # its use is counted: it may come back
         if token["expires_at"] < self._platform.clock():
@@ -195,6 +185,19 @@ class Enrollments:
         if token["used"] + len(others) >= token["uses"]:
             raise problem("token-used", "each device needs a token of its own, or one with more uses")
         return token
+
+    async def _device_of_key(self, node: str, fingerprint: bytes) -> Row | None:
+        """The device whose key this is. Raises revoked, and key-replaced for a key that a device had before its rotation: it
+        has the device's id and must not get the device's certificate."""
+        device = await self._platform.store.first(
+            "SELECT * FROM devices WHERE tenant = ? AND (node = ? OR key_fingerprint = ?)",
+            self._platform.tenant, node, fingerprint.hex(),
+        )  # fmt: skip
+        if device is not None and device["status"] == "revoked":
+            raise problem("revoked", device["reason"] or "ask your operator")
+        if device is not None and device["key_fingerprint"] != fingerprint.hex():
+            raise problem("key-replaced", f"{node} rotated its key; make a new key to enroll again")
+        return device
 
     async def _judge(self, wanted: EnrollRequest, token: Row, node: str) -> tuple[str, str, str]:
         if await device_of(self._platform.store, self._platform.tenant, node) is not None:
@@ -219,7 +222,7 @@ class Enrollments:
         """E6 and E7: all of the device in one batch, then the news."""
         platform, node = self._platform, flight["node"]
         key = unb64(flight["public_key"])
-        device = await device_of(platform.store, platform.tenant, node)
+        device = await self._device_of_key(node, transcript.fingerprint(key))
         issued = await issue(platform, platform.tenant, flight["role"], node, key)
         statements = [record_of(platform.tenant, node, issued)]
         if device is None:
@@ -268,8 +271,10 @@ class Enrollments:
             *await lease_statements(platform, platform.tenant, node, member_of),
         ]  # fmt: skip
 
-    def _in_flight(self, node: str) -> Row | None:
-        rows = self._platform.local.rows("SELECT * FROM enrollments WHERE node = ? AND status <> 'denied'", node)
+    def _in_flight(self, node: str, token_id: str) -> Row | None:
+        rows = self._platform.local.rows(
+            "SELECT * FROM enrollments WHERE node = ? AND token_id = ? AND status <> 'denied'", node, token_id
+        )
         return rows[0] if rows else None
 
     def _flight(self, enrollment: str) -> Row:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 
+from kairos.api.admin import Page, PolicyVersion
 from kairos.api.push import PolicyAnnouncement
 from kairos.api.session import PolicyRecord, PolicyUpload
 from kairos.constants import BUNDLE_MAX
@@ -12,12 +13,13 @@ from kairos.identity import transcript
 
 from .http import Call, Reply, reply
 from .journal import Journal
-from .ports import ConstraintError, TenantPlatform
+from .ports import ConstraintError, Row, TenantPlatform
 from .problems import problem
 from .pushes import Pushes
 from .records import b64, unb64
 
 _CACHED_S = 3600
+_PAGE_MAX = 500
 
 
 class Policies:
@@ -32,13 +34,27 @@ class Policies:
         )
         if row is None:
             return None
-        return PolicyRecord(row["tenant"], row["version"], bytes.fromhex(row["sha384"]), unb64(row["signature"]))
+        return _record(row)
 
     async def show(self, call: Call) -> Reply:
         record = await self.current()
         if record is None:
             raise problem("not-found", "this tenant has no policy yet; kairos policy push")
         return reply(record)
+
+    async def versions(self, call: Call) -> Reply:
+        """The newest first; `after` is the version that the page before ended with."""
+        query = call.query
+        try:
+            limit, before = min(int(query.get("limit", "100")), _PAGE_MAX), int(query.get("after", str(1 << 50)))
+        except ValueError:
+            raise problem("invalid", "limit and after are numbers") from None
+        rows = await self._platform.store.rows(
+            "SELECT * FROM policies WHERE tenant = ? AND version < ? ORDER BY version DESC LIMIT ?",
+            self._platform.tenant, before, limit,
+        )  # fmt: skip
+        items = [PolicyVersion(_record(row), row["created_at"]) for row in rows]
+        return reply(Page(items, str(rows[-1]["version"]) if rows and len(rows) == limit else ""))
 
     async def bundle(self, call: Call) -> Reply:
         """The bytes of one version. They are named by their digest, so a stale cache can only hold the right ones."""
@@ -92,6 +108,10 @@ class Policies:
         self._journal.record("policy.pushed", actor="operator", subject=str(record.version), sha384=digest.hex())
         self._pushes.to_all(PolicyAnnouncement(record.version))
         return reply(record)
+
+
+def _record(row: Row) -> PolicyRecord:
+    return PolicyRecord(row["tenant"], row["version"], bytes.fromhex(row["sha384"]), unb64(row["signature"]))
 
 
 def _key(tenant: str, digest: str) -> str:

@@ -166,6 +166,8 @@ ROUTES: tuple[Route, ...] = (
           answer=PolicyRecord),
     Route("PUT", _AT + "/policy", Caller.ADMIN, lambda s, c: s.policies.push(c), "Push a signed bundle", PolicyUpload,
           PolicyRecord, body_max=2 * BUNDLE_MAX),
+    Route("GET", _AT + "/policy/versions", Caller.ADMIN, lambda s, c: s.policies.versions(c), "All policies, newest first",
+          answer=Page),
     Route("GET", _AT + "/policy/bundle", Caller.NODE_OR_ADMIN, lambda s, c: s.policies.bundle(c),
           "The bundle of ?version=N", answer=bytes),
     Route("POST", _AT + "/audit", Caller.NODE, _T.accept_events, "A node's audit events", EventBatch, Accepted, 202),
