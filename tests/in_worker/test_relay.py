@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable
 from types import TracebackType
 from typing import Any, Self
@@ -14,7 +15,15 @@ from fabric_host import TENANT, FabricHost, client_of
 from kairos.api.push import NetworkChanged, Welcome
 from kairos.api.relay import parse_close_untrusted, parse_open_untrusted, parse_opened_untrusted
 from kairos.api.session import SessionGrant, SessionRequest
-from kairos.wire.frame import FRAME_PAYLOAD_MAX, HEADER, FrameType, encode, parse_frame_header_untrusted
+from kairos.wire.frame import (
+    DATAGRAM_WINDOW,
+    FLAG_DATAGRAMS,
+    FRAME_PAYLOAD_MAX,
+    HEADER,
+    FrameType,
+    encode,
+    parse_frame_header_untrusted,
+)
 from kairos_node.state import Identity
 
 _WAIT_S = 10.0
@@ -37,8 +46,8 @@ class Socket:
         )
         return self
 
-    async def send(self, kind: FrameType, payload: bytes = b"", channel: int | None = None) -> None:
-        await self.send_raw(encode(kind, self.channel if channel is None else channel, payload))
+    async def send(self, kind: FrameType, payload: bytes = b"", channel: int | None = None, flags: int = 0) -> None:
+        await self.send_raw(encode(kind, self.channel if channel is None else channel, payload, flags))
 
     async def send_raw(self, message: bytes | str) -> None:
         assert self._socket is not None
@@ -62,6 +71,12 @@ class Socket:
         message = await self._socket.receive(_WAIT_S)
         assert message.type in (aiohttp.WSMsgType.CLOSE, aiohttp.WSMsgType.CLOSED), message
         return parse_close_untrusted(payload).code
+
+    async def closed_after_others(self) -> str:
+        """The same, when frames of other types may come first."""
+        while (frame := await self.frame())[0] is not FrameType.CLOSE or frame[1] != self.channel:
+            pass
+        return parse_close_untrusted(frame[2]).code
 
     async def hang_up(self) -> None:
         assert self._socket is not None
@@ -134,12 +149,16 @@ def play(gateway: Identity, endpoint: Identity) -> Callable[[Scenario], None]:
 def test_frames_pass_both_ways_unchanged_up_to_the_largest(play: Callable[[Scenario], None]) -> None:
     async def scenario(ends: Ends) -> None:
         endpoint = await ends.endpoint()
-        for kind in (FrameType.STREAM, FrameType.DATAGRAMS, FrameType.CREDIT):
-            for payload in (b"", b"x", bytes(range(256)) * (FRAME_PAYLOAD_MAX // 256)):
-                await endpoint.send(kind, payload)
-                assert await ends.gateway.frame() == (kind, endpoint.channel, payload)
-                await ends.gateway.send(kind, payload, endpoint.channel)
-                assert await endpoint.frame() == (kind, endpoint.channel, payload)
+        largest = bytes(range(256)) * (FRAME_PAYLOAD_MAX // 256)
+        for kind in (FrameType.STREAM, FrameType.DATAGRAMS):
+            flags = FLAG_DATAGRAMS if kind is FrameType.DATAGRAMS else 0
+            for payload in (b"", b"x", largest):
+                credit = len(payload).to_bytes(4, "big")
+                for sender, receiver in ((endpoint, ends.gateway), (ends.gateway, endpoint)):
+                    await sender.send(kind, payload, endpoint.channel)
+                    assert await receiver.frame() == (kind, endpoint.channel, payload)
+                    await receiver.send(FrameType.CREDIT, credit, endpoint.channel, flags)
+                    assert await sender.frame() == (FrameType.CREDIT, endpoint.channel, credit)
 
     play(scenario)
 
@@ -170,6 +189,9 @@ def test_two_endpoints_share_the_gateways_socket_and_nothing_else(play: Callable
         (lambda channel: encode(FrameType.OPEN, channel, b"{}"), "bad-message"),
         (lambda channel: encode(FrameType.OPENED, channel, b"{}"), "bad-message"),
         (lambda channel: encode(FrameType.PING, 0, bytes(65)), "bad-message"),
+        (lambda channel: encode(FrameType.CREDIT, channel, b"\0\0\0"), "bad-message"),
+        (lambda channel: encode(FrameType.CREDIT, channel, bytes(FRAME_PAYLOAD_MAX)), "bad-message"),
+        (lambda channel: encode(FrameType.RENEW, 0, bytes(257)), "bad-message"),
         (lambda channel: encode(FrameType.RENEW, 0, b"acme.nonsense"), "unauthorized"),
         (lambda channel: encode(FrameType.RENEW, 0, b"\xff" * 40), "unauthorized"),
     ],
@@ -185,6 +207,134 @@ def test_a_hostile_endpoint_loses_its_own_channel_only(
         assert (kind, channel) == (FrameType.CLOSE, hostile.channel)
         await victim.send(FrameType.STREAM, b"still here")
         assert await ends.gateway.frame() == (FrameType.STREAM, victim.channel, b"still here")
+
+    play(scenario)
+
+
+def test_an_end_that_goes_on_after_its_end_is_heard_no_more(play: Callable[[Scenario], None]) -> None:
+    """Closing a WebSocket takes both sides, and the hostile one does not do its part."""
+
+    async def scenario(ends: Ends) -> None:
+        victim, hostile = await ends.endpoint(), await ends.endpoint()
+        await hostile.send(FrameType.STREAM, b"stolen", victim.channel)
+        kind, channel, payload = await ends.gateway.frame()
+        assert (kind, channel) == (FrameType.CLOSE, hostile.channel)
+        assert parse_close_untrusted(payload).code == "wrong-channel"
+        for again in (FrameType.STREAM, FrameType.DATAGRAMS, FrameType.CLOSE):
+            await hostile.send(again, b"still here")
+        await hostile.send(FrameType.PING, b"there?")
+        await hostile.send(FrameType.RENEW, hostile.grant.token.encode(), 0)
+        assert await hostile.closed() == "wrong-channel"  # and no PONG, no RENEWED
+        await victim.send(FrameType.STREAM, b"mine")
+        assert await ends.gateway.frame() == (FrameType.STREAM, victim.channel, b"mine")
+
+    play(scenario)
+
+
+def test_a_gateway_that_was_replaced_is_heard_no_more(play: Callable[[Scenario], None]) -> None:
+    async def scenario(ends: Ends) -> None:
+        old, ends.gateway = ends.gateway, await ends.connect_gateway()
+        endpoint = await ends.endpoint()
+        await old.send(FrameType.STREAM, b"from the past", endpoint.channel)
+        assert await old.closed() == "replaced"
+        await ends.gateway.send(FrameType.STREAM, b"from the present", endpoint.channel)
+        assert await endpoint.frame() == (FrameType.STREAM, endpoint.channel, b"from the present")
+
+    play(scenario)
+
+
+@pytest.mark.parametrize("from_gateway", [False, True])
+def test_stream_beyond_the_window_closes_the_channel(play: Callable[[Scenario], None], from_gateway: bool) -> None:
+    async def scenario(ends: Ends) -> None:
+        neighbour, endpoint = await ends.endpoint(), await ends.endpoint()
+        sender, receiver = (ends.gateway, endpoint) if from_gateway else (endpoint, ends.gateway)
+        await sender.send(FrameType.STREAM, bytes(FRAME_PAYLOAD_MAX), endpoint.channel)
+        assert (await receiver.frame())[0] is FrameType.STREAM
+        await receiver.send(FrameType.CREDIT, (100).to_bytes(4, "big"), endpoint.channel)
+        await sender.send(FrameType.STREAM, bytes(100), endpoint.channel)
+        assert len((await receiver.frame())[2]) == 100
+        await sender.send(FrameType.STREAM, b"x", endpoint.channel)
+        assert await endpoint.closed_after_others() == "credit-exceeded"
+        kind, channel, payload = await ends.gateway.frame()
+        while kind is not FrameType.CLOSE:
+            kind, channel, payload = await ends.gateway.frame()
+        assert (channel, parse_close_untrusted(payload).code) == (endpoint.channel, "credit-exceeded")
+        await ends.gateway.send(FrameType.STREAM, b"unharmed", neighbour.channel)
+        assert (await neighbour.frame())[2] == b"unharmed"
+
+    play(scenario)
+
+
+def test_datagrams_beyond_the_window_are_dropped(play: Callable[[Scenario], None]) -> None:
+    """And pass again when the receiver has granted. What it never got does not count."""
+
+    async def scenario(ends: Ends) -> None:
+        endpoint = await ends.endpoint()
+        for n in range(DATAGRAM_WINDOW // FRAME_PAYLOAD_MAX):
+            await endpoint.send(FrameType.DATAGRAMS, bytes([n]) * FRAME_PAYLOAD_MAX)
+            assert (await ends.gateway.frame())[2][:1] == bytes([n])
+        await endpoint.send(FrameType.DATAGRAMS, b"too much")
+        await endpoint.send(FrameType.STREAM, b"another window")
+        assert await ends.gateway.frame() == (FrameType.STREAM, endpoint.channel, b"another window")
+        await ends.gateway.send(FrameType.CREDIT, (8).to_bytes(4, "big"), endpoint.channel, FLAG_DATAGRAMS)
+        assert (await endpoint.frame())[0] is FrameType.CREDIT
+        await endpoint.send(FrameType.DATAGRAMS, b"8 bytes.")
+        assert (await ends.gateway.frame())[2] == b"8 bytes."
+
+    play(scenario)
+
+
+def test_a_flood_of_bare_frames_ends(play: Callable[[Scenario], None]) -> None:
+    async def scenario(ends: Ends) -> None:
+        endpoint = await ends.endpoint()
+
+        async def flood() -> None:
+            with contextlib.suppress(ConnectionError):  # the relay hangs up on it
+                for _ in range(50_000):
+                    await endpoint.send(FrameType.PING)
+
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(flood())
+            assert await endpoint.closed_after_others() == "flooding"
+        kind, channel, payload = await ends.gateway.frame()
+        assert (kind, channel, parse_close_untrusted(payload).code) == (
+            FrameType.CLOSE,
+            endpoint.channel,
+            "flooding",
+        )
+
+    play(scenario)
+
+
+def test_a_session_has_one_channel_the_newest(play: Callable[[Scenario], None]) -> None:
+    """An endpoint that comes back finds its way past the socket that it lost, and none holds a hundred."""
+
+    async def scenario(ends: Ends) -> None:
+        lost = await ends.endpoint()
+        again = await ends._open(lost.grant)
+        kind, again.channel, _ = await again.frame()
+        assert kind is FrameType.OPENED
+        assert await lost.closed() == "replaced"
+        assert (await ends.gateway.frame())[:2] == (FrameType.CLOSE, lost.channel)
+        assert (await ends.gateway.frame())[:2] == (FrameType.OPEN, again.channel)
+
+    play(scenario)
+
+
+def test_a_renewal_waits_for_a_control_plane_that_is_away(
+    play: Callable[[Scenario], None], host: FabricHost, endpoint: Identity
+) -> None:
+    async def scenario(ends: Ends) -> None:
+        socket = await ends.endpoint()
+        renewed = await ends.grant(endpoint, renews=socket.grant.session)
+        await asyncio.to_thread(host.fabric.kill, "control")
+        await socket.send(FrameType.RENEW, renewed.token.encode(), 0)
+        await socket.send(FrameType.PING, b"alive?")
+        assert (await socket.frame())[0] is FrameType.PONG
+        await socket.send(FrameType.STREAM, b"meanwhile")
+        assert (await ends.gateway.frame())[2] == b"meanwhile"
+        await asyncio.to_thread(host.fabric.restart, "control")
+        assert (await socket.frame())[0] is FrameType.RENEWED
 
     play(scenario)
 

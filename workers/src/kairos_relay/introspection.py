@@ -32,13 +32,14 @@ async def introspect(control: Any, internal_key: str, token: str, gateway: str) 
             headers={"authorization": f"Bearer {internal_key}", "content-type": "application/json"},
         )
         body = (await answer.text()).encode()
-    except Exception as error:  # the other Worker is down: whatever the bridge makes of that
+        if answer.status == 200:
+            return msgspec.json.decode(body, type=Introspected)
+        problem = msgspec.json.decode(body, type=Problem)
+    except Exception as error:  # the other Worker is down, or no control plane: whatever the bridge makes of that
         print(f"introspection: {error}")
         raise TokenRefused(
             Problem(
                 "urn:kairos:problem:internal", "The control plane does not answer", 503, "try again", retry_after_s=1
             )
         ) from None
-    if answer.status != 200:
-        raise TokenRefused(msgspec.json.decode(body, type=Problem))
-    return msgspec.json.decode(body, type=Introspected)
+    raise TokenRefused(problem)

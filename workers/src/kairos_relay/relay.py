@@ -1,7 +1,8 @@
 """The Relay Durable Object of one gateway (docs/design/0002-two-workers.md).
 
-A gateway's socket has the tag `gateway`; an endpoint's has its channel number. Everything else that must outlive an eviction is in
-the sockets' attachments, so the object may be forgotten while its sockets stay open. Frames pass as the buffer they came in.
+Every socket has a number that is never given twice; an endpoint's is its channel. A socket's tags say what it is: `gateway` or the
+channel, `#number`, its session and its node. What else must outlive an eviction is in its attachment, so the object may be forgotten
+while its sockets stay open. Frames pass as the buffer they came in.
 """
 
 from __future__ import annotations
@@ -19,19 +20,37 @@ from kairos.api.problem import CONTENT_TYPE, Problem
 from kairos.api.relay import Close, Open, Opened, Renewed, encode
 from kairos.api.session import Cut, Introspected
 from kairos.errors import BadMessage
-from kairos.wire.frame import HEADER, PING_PAYLOAD_MAX, FrameType, parse_frame_header_untrusted
+from kairos.wire.frame import (
+    HEADER,
+    PING_PAYLOAD_MAX,
+    FrameHeader,
+    FrameType,
+    parse_credit_untrusted,
+    parse_frame_header_untrusted,
+)
 from kairos.wire.frame import encode as frame
 from workers import DurableObject, Response
 
 from .introspection import TokenRefused, introspect
+from .meter import Meter, Ruling
 
 GATEWAY = "gateway"
 _FORWARDED = {FrameType.STREAM, FrameType.CREDIT, FrameType.DATAGRAMS, FrameType.CLOSE}
-_NORMAL, _ENDED, _BAD = 1000, 4001, 4002
+_NORMAL, _ENDED, _BAD = 1000, 4001, 4002  # WebSocket close codes
 _TOKEN_MAX = 256
+_RETRY_S = 2
+_FAULTS = {"bad-message", "wrong-channel", "credit-exceeded", "flooding"}
 
 
 class Relay(DurableObject):  # type: ignore[misc]
+    def __init__(self, ctx: Any, env: Any) -> None:
+        super().__init__(ctx, env)
+        self._meter = Meter()
+        self._renewing: set[str] = set()  # sockets whose renewal is being looked up
+        self._cuts: dict[str, int] = {}  # tag of a node or session -> until when (Unix s) it is let in nowhere
+        # Closed by us, and not yet by the other side: an end that ignores that is heard no more.
+        self._ended = {_number(ctx, each) for each in ctx.getWebSockets() if each.deserializeAttachment().ended}
+
     async def fetch(self, request: Any) -> Any:
         path = urlsplit(request.url).path
         if path.startswith("/internal/cut"):
@@ -58,31 +77,50 @@ class Relay(DurableObject):  # type: ignore[misc]
     # -- frames: plain functions, for a coroutine a frame would halve what passes ---------------------------------------
 
     def webSocketMessage(self, socket: Any, message: Any) -> None:
+        place, number = self.ctx.getTags(socket).to_py()[:2]
+        if number in self._ended:
+            return
         if isinstance(message, str):
             self._expel(socket, "bad-message", "frames are binary")
             return
         head = js.Uint8Array.new(message, 0, min(HEADER.size, message.byteLength)).to_bytes()
         try:
             header = parse_frame_header_untrusted(head, message.byteLength)
+            if header.type not in _FORWARDED:
+                self._own_frame(socket, header, message, from_gateway=place == GATEWAY)
+            elif place in (GATEWAY, str(header.channel)):
+                self._forward(socket, header, message, from_gateway=place == GATEWAY)
+            else:
+                self._expel(socket, "wrong-channel", f"channel {header.channel} is not yours")
         except BadMessage as error:
             self._expel(socket, "bad-message", str(error))
-            return
-        tag = str(self.ctx.getTags(socket)[0])
-        if header.type not in _FORWARDED:
-            self._own_frame(socket, header.type, message)
-        elif tag == GATEWAY:
-            for endpoint in self.ctx.getWebSockets(str(header.channel)):
-                _send(endpoint, message)
-                if header.type is FrameType.CLOSE:
-                    endpoint.close(_ENDED, "closed by the gateway")
-        elif tag != str(header.channel):
-            self._expel(socket, "wrong-channel", f"channel {header.channel} is not yours")
-        else:
-            for gateway in self.ctx.getWebSockets(GATEWAY):
-                _send(gateway, message)
+
+    def _forward(self, socket: Any, header: FrameHeader, message: Any, *, from_gateway: bool) -> None:
+        other = self._endpoint_socket(header.channel) if from_gateway else self._gateway_socket()
+        if other is None:
+            return  # it has just gone
+        ruling = self._rule(header, message, from_gateway=from_gateway)
+        if ruling is Ruling.PASS:
+            _send(other, message)
+            if header.type is FrameType.CLOSE:
+                self._close(other if from_gateway else socket)
+        elif ruling is not Ruling.DROP:
+            # The channel ends, whichever end overdrew it; a gateway keeps its socket for the others.
+            self._expel(other if from_gateway else socket, ruling.value, "beyond what the other end takes")
+
+    def _rule(self, header: FrameHeader, message: Any, *, from_gateway: bool) -> Ruling:
+        """Credit and floods. Raises BadMessage."""
+        size = message.byteLength - HEADER.size
+        if size and header.type in (FrameType.STREAM, FrameType.DATAGRAMS):
+            return self._meter.sent(header, size, from_gateway=from_gateway)
+        if header.type is FrameType.CREDIT:
+            payload = js.Uint8Array.new(message, HEADER.size).to_bytes() if size <= HEADER.size else b""
+            self._meter.granted(header, parse_credit_untrusted(payload), from_gateway=from_gateway)
+        return Ruling.PASS if from_gateway else self._meter.bare(header.channel, time.time())
 
     def webSocketClose(self, socket: Any, code: int, reason: str, was_clean: bool) -> None:
         self._gone(socket)
+        self._ended.discard(_number(self.ctx, socket))
         socket.close(_NORMAL if code == 1005 else code, reason)
 
     def webSocketError(self, socket: Any, error: Any) -> None:
@@ -94,115 +132,171 @@ class Relay(DurableObject):  # type: ignore[misc]
         later = []
         for socket in self.ctx.getWebSockets():
             expires_at = int(socket.deserializeAttachment().expires_at)
-            if expires_at <= now:
-                self._expel(socket, "session-ended", "the session was not renewed")
-            else:
+            if expires_at > now:
                 later.append(expires_at)
+            elif _number(self.ctx, socket) not in self._ended:
+                self._expel(socket, "session-ended", "the session was not renewed")
         if later:
             await self._wake_by(min(later))
 
     # -- sockets --------------------------------------------------------------------------------------------------------
 
     def _admit(self, socket: Any, who: Introspected, gateway: str) -> None:
-        """Gives a new socket its channel, or makes it the gateway's."""
-        if who.role == GATEWAY:
-            for old in self.ctx.getWebSockets():  # a gateway that comes back knows nothing of its channels
-                self._expel(old, "replaced", "the gateway connected again")
-            channel, tag = 0, GATEWAY
-        else:
-            channel = int(self.ctx.storage.kv.get("channel") or 0) % 0xFFFFFFFF + 1
-            self.ctx.storage.kv.put("channel", channel)
-            tag = str(channel)
-        self.ctx.acceptWebSocket(socket, to_js([tag]))
-        self._attach(socket, who, channel)
-        if channel:
-            socket.send(to_js(frame(FrameType.OPENED, channel, encode(Opened(channel, gateway)))))
-            opened = Open(who.node, who.tenant, who.session, who.expires_at)
-            self._gateway_socket().send(to_js(frame(FrameType.OPEN, channel, encode(opened))))
-
-    def _attach(self, socket: Any, who: Introspected, channel: int) -> None:
-        facts = {
-            "node": who.node,
-            "session": who.session,
-            "expires_at": who.expires_at,
-            "channel": channel,
-            "gone": False,
-        }
-        socket.serializeAttachment(to_js(facts, dict_converter=js.Object.fromEntries))
+        """Gives a new socket its number, or makes it the gateway's. A session has one socket here, the newest."""
+        for old in (
+            self.ctx.getWebSockets() if who.role == GATEWAY else self.ctx.getWebSockets(f"session/{who.session}")
+        ):
+            self._expel(old, "replaced", f"the {who.role} connected again")  # a gateway knows nothing of old channels
+        kept = self.ctx.storage.kv
+        number = int(kept.get("number") or 0) % 0xFFFFFFFF + 1
+        kept.put("number", number)
+        kept.put("gateway", gateway)
+        place = GATEWAY if who.role == GATEWAY else str(number)
+        self.ctx.acceptWebSocket(socket, to_js([place, f"#{number}", f"session/{who.session}", f"node/{who.node}"]))
+        _attach(socket, who.session, who.expires_at, ended=False)
+        if place != GATEWAY:
+            socket.send(to_js(frame(FrameType.OPENED, number, encode(Opened(number, gateway)))))
+            self._tell_gateway(FrameType.OPEN, number, Open(who.node, who.tenant, who.session, who.expires_at))
 
     def _gateway_socket(self) -> Any:
         """The one that is not about to end, or None."""
-        alive = (socket for socket in self.ctx.getWebSockets(GATEWAY) if not socket.deserializeAttachment().gone)
-        return next(alive, None)
+        sockets = self.ctx.getWebSockets(GATEWAY)
+        return next((each for each in sockets if _number(self.ctx, each) not in self._ended), None)
+
+    def _endpoint_socket(self, channel: int) -> Any:
+        """The same of a channel."""
+        return None if f"#{channel}" in self._ended else next(iter(self.ctx.getWebSockets(str(channel))), None)
+
+    def _tell_gateway(self, kind: FrameType, channel: int, message: Open | Close) -> None:
+        gateway = self._gateway_socket()
+        if gateway:
+            _send(gateway, to_js(frame(kind, channel, encode(message))))
 
     def _expel(self, socket: Any, code: str, reason: str) -> None:
         """Says why, and closes."""
-        channel = int(socket.deserializeAttachment().channel)
+        tag = str(self.ctx.getTags(socket)[0])
+        channel = 0 if tag == GATEWAY else int(tag)
         _send(socket, to_js(frame(FrameType.CLOSE, channel, encode(Close(code, reason)))))
-        self._gone(socket)
-        socket.close(_BAD if code in ("bad-message", "wrong-channel") else _ENDED, code)
+        self._gone(socket, code)
+        socket.close(_BAD if code in _FAULTS else _ENDED, code)
 
-    def _gone(self, socket: Any) -> None:
+    def _gone(self, socket: Any, code: str = "endpoint-gone") -> None:
         """The other side of a socket that ended is told, once: one that we expelled also reports its own close. A gateway's
         end is the end of all its channels."""
-        facts = socket.deserializeAttachment()
-        if facts.gone:
+        if not self._mark_ended(socket):
             return
-        facts.gone = True
-        socket.serializeAttachment(facts)
-        channel = int(facts.channel)
-        if channel:
-            for gateway in self.ctx.getWebSockets(GATEWAY):
-                _send(gateway, to_js(frame(FrameType.CLOSE, channel, encode(Close("endpoint-gone")))))
-            return
-        if not self._gateway_socket():
+        tag = str(self.ctx.getTags(socket)[0])
+        if tag != GATEWAY:
+            self._tell_gateway(FrameType.CLOSE, int(tag), Close(code))
+        elif not self._gateway_socket():
             for endpoint in self.ctx.getWebSockets():
-                number = int(endpoint.deserializeAttachment().channel)
-                if number:
-                    _send(endpoint, to_js(frame(FrameType.CLOSE, number, encode(Close("gateway-gone")))))
-                    endpoint.close(_ENDED, "gateway-gone")
+                if _number(self.ctx, endpoint) not in self._ended:
+                    self._expel(endpoint, "gateway-gone", "the gateway left the relay")
+
+    def _close(self, socket: Any) -> None:
+        """An end said CLOSE itself: nobody needs to be told."""
+        self._mark_ended(socket)
+        socket.close(_NORMAL, "closed")
+
+    def _mark_ended(self, socket: Any) -> bool:
+        """False: it was already."""
+        number = _number(self.ctx, socket)
+        facts = socket.deserializeAttachment()
+        if facts.ended:
+            return False
+        self._ended.add(number)
+        self._meter.forget(int(number[1:]))
+        _attach(socket, str(facts.session), int(facts.expires_at), ended=True)
+        return True
 
     def _cut(self, cut: Cut) -> None:
-        for socket in self.ctx.getWebSockets():
-            facts = socket.deserializeAttachment()
-            if str(facts.node) == cut.node or str(facts.session) == cut.session:
-                self._expel(socket, "revoked", "the fabric cut this session")
+        """Ends what is open and refuses what is just being looked up: its introspection may have been answered before the
+        control plane knew better."""
+        now = time.time()
+        self._cuts = {tag: until for tag, until in self._cuts.items() if until > now}
+        for tag in (f"node/{cut.node}", f"session/{cut.session}"):
+            if not tag.endswith("/"):
+                self._cuts[tag] = cut.until
+                for socket in self.ctx.getWebSockets(tag):
+                    self._expel(socket, "revoked", "the fabric cut this session")
 
     # -- frames for the relay itself ------------------------------------------------------------------------------------
 
-    def _own_frame(self, socket: Any, kind: FrameType, message: Any) -> None:
-        if kind is FrameType.PING and message.byteLength <= HEADER.size + PING_PAYLOAD_MAX:
+    def _own_frame(self, socket: Any, header: FrameHeader, message: Any, *, from_gateway: bool) -> None:
+        kind, size = header.type, message.byteLength - HEADER.size
+        number = int(_number(self.ctx, socket)[1:])
+        if not from_gateway and self._meter.bare(number, time.time()) is not Ruling.PASS:
+            self._expel(socket, "flooding", "more frames than there is reason for")
+        elif kind is FrameType.PING and size <= PING_PAYLOAD_MAX:
             payload = js.Uint8Array.new(message, HEADER.size).to_bytes()
             socket.send(to_js(frame(FrameType.PONG, 0, payload)))
-        elif kind is FrameType.RENEW and message.byteLength <= HEADER.size + _TOKEN_MAX:
-            token = js.Uint8Array.new(message, HEADER.size).to_bytes().decode("ascii", "replace")
-            self.ctx.waitUntil(asyncio.ensure_future(self._renew(socket, token)))
+        elif kind is FrameType.RENEW and size <= _TOKEN_MAX:
+            self._start_renewal(socket, js.Uint8Array.new(message, HEADER.size).to_bytes())
         elif kind is not FrameType.PONG:
-            self._expel(socket, "bad-message", f"a node does not send {kind.name} of {message.byteLength} bytes")
+            raise BadMessage(f"a node does not send {kind.name} of {size} bytes")
 
-    async def _renew(self, socket: Any, token: str) -> None:
-        """A renewed session lengthens the life of its own socket only."""
-        facts = socket.deserializeAttachment()
-        try:
-            who = await self._introspect(token, str(self.ctx.storage.kv.get("gateway")))
-        except TokenRefused as error:
-            self._expel(socket, error.problem.code, error.problem.detail)
+    def _start_renewal(self, socket: Any, token: bytes) -> None:
+        number = _number(self.ctx, socket)
+        if number in self._renewing:
+            self._expel(socket, "flooding", "a renewal is under way")
             return
-        if who.session != str(facts.session):
+        self._renewing.add(number)
+        self.ctx.waitUntil(asyncio.ensure_future(self._renew(socket, number, token.decode("ascii", "replace"))))
+
+    async def _renew(self, socket: Any, number: str, token: str) -> None:
+        """A renewed session lengthens the life of its own socket only."""
+        try:
+            who = await self._introspect_patiently(socket, token)
+        except TokenRefused as error:
+            if number not in self._ended:
+                self._expel(socket, error.problem.code, error.problem.detail)
+            return
+        finally:
+            self._renewing.discard(number)
+        if number in self._ended:
+            return
+        if who.session != str(socket.deserializeAttachment().session):
             self._expel(socket, "unauthorized", "this token is of another session")
             return
-        self._attach(socket, who, int(facts.channel))
-        socket.send(to_js(frame(FrameType.RENEWED, int(facts.channel), encode(Renewed(who.expires_at)))))
+        _attach(socket, who.session, who.expires_at, ended=False)
+        tag = str(self.ctx.getTags(socket)[0])
+        channel = 0 if tag == GATEWAY else int(tag)
+        _send(socket, to_js(frame(FrameType.RENEWED, channel, encode(Renewed(who.expires_at)))))
+
+    async def _introspect_patiently(self, socket: Any, token: str) -> Introspected:
+        """A control plane that is away for a moment costs nobody a session that still has time. Raises TokenRefused."""
+        gateway = str(self.ctx.storage.kv.get("gateway"))
+        while True:
+            try:
+                return await self._introspect(token, gateway)
+            except TokenRefused as error:
+                left = int(socket.deserializeAttachment().expires_at) - time.time()
+                if error.problem.status < 500 or left < _RETRY_S:
+                    raise
+            await asyncio.sleep(_RETRY_S)
 
     async def _introspect(self, token: str, gateway: str) -> Introspected:
-        self.ctx.storage.kv.put("gateway", gateway)
-        return await introspect(self.env.CONTROL, self.env.INTERNAL_KEY, token, gateway)
+        """Raises TokenRefused."""
+        who = await introspect(self.env.CONTROL, self.env.INTERNAL_KEY, token, gateway)
+        if max(self._cuts.get(f"node/{who.node}", 0), self._cuts.get(f"session/{who.session}", 0)) > time.time():
+            raise TokenRefused(Problem("urn:kairos:problem:unauthorized", "The fabric cut this session", 401))
+        return who
 
     async def _wake_by(self, unix: int) -> None:
         """The alarm stands at the earliest end of any socket."""
         due = await self.ctx.storage.getAlarm()
         if due is None or due > unix * 1000:
             await self.ctx.storage.setAlarm(unix * 1000)
+
+
+def _number(ctx: Any, socket: Any) -> str:
+    """`#` and the number."""
+    return str(ctx.getTags(socket)[1])
+
+
+def _attach(socket: Any, session: str, expires_at: int, *, ended: bool) -> None:
+    facts = {"session": session, "expires_at": expires_at, "ended": ended}
+    socket.serializeAttachment(to_js(facts, dict_converter=js.Object.fromEntries))
 
 
 def _send(socket: Any, message: Any) -> None:
