@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 
 from kairos.api.enrollment import Role
-from kairos.api.session import Route
+from kairos.api.session import PolicyRecord, Route
 
 
 class Tenant(msgspec.Struct, omit_defaults=True):
@@ -91,6 +91,13 @@ class Device(msgspec.Struct, omit_defaults=True):
     online: bool = False
     reason: str = ""
     enrollment: str = ""
+
+
+class PolicyVersion(msgspec.Struct):
+    """One policy of a tenant's history, with all that its signature is over but the bundle."""
+
+    record: PolicyRecord
+    created_at: int
 
 
 class Page(msgspec.Struct):

@@ -68,6 +68,7 @@ class TenantService:
             require_admin(settings, call)
         elif route.caller in (Caller.NODE, Caller.NODE_OR_ADMIN):
             await require_node(self.platform, call)
+            return  # where there is a device, there is a tenant
         elif route.caller is Caller.INTERNAL:
             require_internal(settings, call)
         if await self.platform.store.first("SELECT 1 FROM tenants WHERE tenant = ?", self.platform.tenant) is None:
