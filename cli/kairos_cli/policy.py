@@ -24,19 +24,19 @@ _TIMEOUT_S = 60
 
 
 def check(options: argparse.Namespace) -> None:
-    source = _source(options.source)
-    compile_bundle(source, _grants(source, options.data))
+    source, grants = source_of(options)
+    compile_bundle(source, grants)
     _check(_rules(source, tests=True))
     print(f"{source}: nodes can run this policy")
 
 
 def test(options: argparse.Namespace) -> None:
-    print(_opa("test", "--verbose", *_rules(_source(options.source), tests=True)), end="")
+    source, _ = source_of(options)
+    print(_opa("test", "--verbose", *_rules(source, tests=True)), end="")
 
 
 def push(options: argparse.Namespace) -> None:
-    source = _source(options.source)
-    record = push_policy(client(options), tenant_of(options), source, _grants(source, options.data))
+    record = push_policy(client(options), tenant_of(options), *source_of(options))
     if options.json:
         as_json(record)
     else:
@@ -51,10 +51,16 @@ def show(options: argparse.Namespace) -> None:
         as_fields([("tenant", record.tenant), ("version", record.version), ("sha384", record.sha384.hex())])
 
 
+def source_of(options: argparse.Namespace) -> tuple[Path, Path]:
+    """The folder of the rules and the grants file that --source and --data name; else the shipped ones."""
+    source = Path(options.source) if options.source else _shipped()
+    return source, Path(options.data) if options.data else source / "grants.json"
+
+
 def shipped_bundle() -> bytes:
     """The policy that comes with this program, compiled."""
-    source = _source(None)
-    return compile_bundle(source, _grants(source, None))
+    source = _shipped()
+    return compile_bundle(source, source / "grants.json")
 
 
 def push_policy(admin: AdminClient, tenant: str, source: Path, grants: Path) -> PolicyRecord:
@@ -115,20 +121,11 @@ def _check(rules: list[str]) -> None:
     _opa("check", "--strict", "--schema", str(_shipped() / "input.schema.json"), *rules)
 
 
-def _source(option: str | None) -> Path:
-    """The named folder, or the shipped policy."""
-    return Path(option) if option else _shipped()
-
-
 def _shipped() -> Path:
     for shipped in (Path(__file__).parent / "policies", Path(__file__).parents[2] / "policies"):
         if (shipped / "flow.rego").exists():
             return shipped
     raise KairosError("this installation lacks the shipped policy; install kairos-red again")
-
-
-def _grants(source: Path, option: str | None) -> Path:
-    return Path(option) if option else source / "grants.json"
 
 
 def _rules(source: Path, tests: bool) -> list[str]:

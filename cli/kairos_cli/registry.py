@@ -194,7 +194,7 @@ _POLICY = (
         "compile the policy strictly and load it as a node does",
         (_POLICY_SOURCE, _GRANTS),
     ),
-    Verb("policy test", "policy:test", "run the policy's own tests", (_POLICY_SOURCE,)),
+    Verb("policy test", "policy:test", "run the policy's own tests", (_POLICY_SOURCE, _GRANTS)),
     Verb(
         "policy push",
         "policy:push",
@@ -204,6 +204,25 @@ _POLICY = (
             _GRANTS,
             *IN_TENANT,
         ),
+    ),
+    Verb("policy list", "history:listing", "all policies that were in force, newest first", IN_TENANT),
+    Verb(
+        "policy diff",
+        "history:diff",
+        "what differs between the policy in force and a candidate, or between two versions",
+        (
+            _arg("old", help="version (default: the one in force)", type=int, nargs="?", default=0),
+            _arg("new", help="version (default: the candidate of --source and --data)", type=int, nargs="?", default=0),
+            _POLICY_SOURCE,
+            _GRANTS,
+            *IN_TENANT,
+        ),
+    ),
+    Verb(
+        "policy rollback",
+        "history:rollback",
+        "put an earlier policy in force again, signed as a new version",
+        (_arg("version", help="version to go back to", type=int), *IN_TENANT),
     ),
     Verb("policy show", "policy:show", "the policy in force at a tenant", IN_TENANT),
 )

@@ -12,7 +12,10 @@ from typing import Any
 import pytest
 
 from fabric_host import FabricHost, default_provider, running_fabric
+from kairos.errors import Refused
 from kairos.identity.join_token import parse_join_token_untrusted
+from kairos_cli.admin import AdminClient
+from kairos_cli.history import bundle_of
 from kairos_cli.main import main
 from kairos_node.enrollment import enroll
 from kairos_node.policy import Engine
@@ -152,6 +155,39 @@ async def fetched(node: Identity) -> Engine:
             policy_key=node.policy_key,
             tenant=TENANT,
         )
+
+
+def test_a_policys_history_is_shown_compared_and_gone_back_to(kairos: Kairos, tmp_path: Path) -> None:
+    grants = tmp_path / "grants.json"
+    first = kairos.json("policy", "push")["version"]
+    grants.write_text(json.dumps({"allow": [{"id": "dns", "from": ["*"], "to": ["tag:dns"], "ports": ["udp/53"]}]}))
+    assert '+allow {"expires_at": "", "from": ["*"], "id": "dns"' in kairos("policy", "diff", "--data", str(grants))
+    second = kairos.json("policy", "push", "--data", str(grants))["version"]
+    assert "say the same" in kairos("policy", "diff", "--data", str(grants))
+    assert "say the same" in kairos("policy", "diff", str(second), str(second))
+    rolled = kairos.json("policy", "rollback", str(first))
+    assert rolled["version"] == second + 1
+    versions = kairos.json("policy", "list")
+    assert [each["record"]["version"] for each in versions][:3] == [rolled["version"], second, first]
+    assert versions[0]["record"]["sha384"] == versions[2]["record"]["sha384"]
+    assert "-allow" in kairos("policy", "diff", str(second), str(first))
+    assert "never had" in kairos.refused("policy", "rollback", "999")
+
+
+def test_a_bundle_that_the_fabric_altered_is_not_signed_again(kairos: Kairos, host: FabricHost) -> None:
+    """Rollback and diff trust the operator's own signature, and nothing that the fabric says."""
+    admin = AdminClient(host.operator)
+    version = kairos.json("policy", "push")["version"]
+    honest = bundle_of(admin, TENANT, version)
+
+    class Altering(AdminClient):
+        def octets(self, method: str, path: str, body: bytes | None = None) -> bytes:
+            data = super().octets(method, path, body)
+            return data[:-1] + bytes([data[-1] ^ 1]) if "/bundle" in path else data
+
+    with pytest.raises(Refused, match="not those that were signed"):
+        bundle_of(Altering(host.operator), TENANT, version)
+    assert bundle_of(admin, TENANT, version) == honest
 
 
 def test_the_audit_tells_what_the_operator_did(kairos: Kairos) -> None:

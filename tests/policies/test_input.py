@@ -64,8 +64,8 @@ def mismatches(documents: list[dict[str, Any]]) -> list[Any]:
     return [errors for errors in json.loads(done.stdout) if errors]
 
 
-@settings(max_examples=3, deadline=None)
-@given(st.lists(FLOWS, min_size=50, max_size=100))
+@settings(max_examples=12, deadline=None)
+@given(st.lists(FLOWS, min_size=1, max_size=12))
 def test_flow_inputs_are_as_the_schema_says(documents: list[dict[str, Any]]) -> None:
     assert mismatches(documents) == []
 

@@ -8,7 +8,8 @@ import io
 import json
 import tarfile
 import zlib
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from kairos.api.session import PolicyRecord
 from kairos.constants import BUNDLE_MAX
@@ -23,10 +24,11 @@ _UNPACKED_MAX = 4 * BUNDLE_MAX
 
 @dataclass(frozen=True, slots=True)
 class Bundle:
-    """wasm: OPA's compilation of the rules; data: JSON text of `data`."""
+    """wasm: OPA's compilation of the rules; data: JSON text of `data`; rules: the Rego it was made of, by file name."""
 
     wasm: bytes
     data: bytes
+    rules: Mapping[str, str] = field(default_factory=dict)
 
 
 def verify_untrusted(
@@ -67,7 +69,8 @@ def unpack_untrusted(bundle: bytes) -> Bundle:
                 if file is not None:
                     parts[member.name.strip("/")] = file.read()
         json.loads(parts["data.json"])
-        return Bundle(parts["policy.wasm"], parts["data.json"])
+        rules = {name.rpartition("/")[2]: text.decode() for name, text in parts.items() if name.endswith(".rego")}
+        return Bundle(parts["policy.wasm"], parts["data.json"], rules)
     except (OSError, EOFError, zlib.error, tarfile.TarError, ValueError, RecursionError) as error:
         raise BadMessage(f"not a policy bundle: {error}") from None
     except KeyError as error:
