@@ -19,7 +19,7 @@ from kairos_dataplane.engine import COUNTERS, FRAME_MAX, Address, Event, Flow, N
 from kairos_dataplane.pure.packet import PACKET_MAX
 from kairos_dataplane.pure.path import PacketPath, Vni
 from kairos_dataplane.pure.segments import VNET_BYTES, Offload, records_untrusted
-from kairos_dataplane.pure.session import Refusal, RelayQueue, Session
+from kairos_dataplane.pure.session import RelayQueue, Session, refused
 
 _BATCH = 64
 _EVENTS_TAKEN = 64
@@ -119,7 +119,7 @@ class PureEngine(PacketPath):
     def add_vni(self, vni: int, tun_fd: int) -> None:
         with self._lock:
             if vni in self._vnis:
-                raise Refusal(errno.EEXIST)
+                raise refused(errno.EEXIST)
             added = Vni(vni, os.dup(tun_fd))
             self._vnis[vni] = added
             self._selector.register(added.tun, selectors.EVENT_READ, vni)
@@ -136,12 +136,12 @@ class PureEngine(PacketPath):
 
     def _vni(self, vni: int) -> Vni:
         if vni not in self._vnis:
-            raise Refusal(errno.ENOENT)
+            raise refused(errno.ENOENT)
         return self._vnis[vni]
 
     def _session(self, index: int) -> Session:
         if index not in self._sessions:
-            raise Refusal(errno.ENOENT)
+            raise refused(errno.ENOENT)
         return self._sessions[index]
 
     def add_route(self, vni: int, prefix: Network, next_hop: int) -> None:
@@ -151,7 +151,7 @@ class PureEngine(PacketPath):
     def remove_route(self, vni: int, prefix: Network) -> None:
         with self._lock:
             if not self._vni(vni).fib.remove(prefix):
-                raise Refusal(errno.ENOENT)
+                raise refused(errno.ENOENT)
 
     def add_session(self, vni: int) -> int:
         with self._lock:
@@ -207,24 +207,24 @@ class PureEngine(PacketPath):
     def add_relay(self, relay: int) -> None:
         with self._lock:
             if relay in self._relays:
-                raise Refusal(errno.EEXIST)
+                raise refused(errno.EEXIST)
             self._relays[relay] = RelayQueue()
 
     def remove_relay(self, relay: int) -> None:
         with self._lock:
             if self._relays.pop(relay, None) is None:
-                raise Refusal(errno.ENOENT)
+                raise refused(errno.ENOENT)
 
     def take_relay(self, relay: int) -> bytes:
         with self._lock:
             if relay not in self._relays:
-                raise Refusal(errno.ENOENT)
+                raise refused(errno.ENOENT)
             return self._relays[relay].take(FRAME_MAX)
 
     def take_relay_into(self, relay: int, into: memoryview) -> int:
         with self._lock:
             if relay not in self._relays:
-                raise Refusal(errno.ENOENT)
+                raise refused(errno.ENOENT)
             taken = self._relays[relay].take(len(into))
             into[: len(taken)] = taken
             return len(taken)
@@ -235,7 +235,7 @@ class PureEngine(PacketPath):
                 for datagram in records_untrusted(bytes(datagrams)):
                     self._receive(datagram, None, relay)
             except BadMessage:
-                raise Refusal(errno.EBADMSG) from None
+                raise refused(errno.EBADMSG) from None
 
     def events(self) -> list[Event]:
         with self._lock:
@@ -269,10 +269,10 @@ class PureEngine(PacketPath):
     ) -> None:
         control = (DatagramType.PROBE, DatagramType.PROBE_ACK, DatagramType.KEEPALIVE)
         if len(payload) > CONTROL_PAYLOAD_MAX or kind not in control:
-            raise Refusal(errno.EINVAL)
+            raise refused(errno.EINVAL)
         with self._lock:
             found = self._session(session)
             path = PathKind.RELAY if via_relay else PathKind.DIRECT if to is not None else found.path
             if found.can_seal and not self._has_path(path):
-                raise Refusal(errno.EHOSTUNREACH)
+                raise refused(errno.EHOSTUNREACH)
             self._send(found.seal(DatagramType(kind), payload), path, to or found.address, found.relay)

@@ -19,11 +19,9 @@ EPOCHS = 4
 _RELAY_BYTES = 1 << 20
 
 
-class Refusal(OSError):
-    """An OSError as the C face gives it."""
-
-    def __init__(self, number: int) -> None:
-        super().__init__(number, os.strerror(number))
+def refused(number: int) -> OSError:
+    """The error that the C face gives, in the class Python has for it."""
+    return OSError(number, os.strerror(number))
 
 
 @dataclass(slots=True)
@@ -52,20 +50,20 @@ class Session:
 
     def install_receive(self, epoch: int, key: bytes, iv: bytes) -> None:
         if any(known.epoch == epoch for known in self._receive):
-            raise Refusal(errno.EEXIST)  # a window never starts again
+            raise refused(errno.EEXIST)  # a window never starts again
         if len(self._receive) == EPOCHS:
             self._receive.remove(min(self._receive, key=lambda known: known.epoch))
         self._receive.append(_ReceiveEpoch(epoch, AESGCM(key), iv))
 
     def install_transmit(self, epoch: int, key: bytes, iv: bytes) -> None:
         if self._transmit is not None and self._transmit[0] >= epoch:
-            raise Refusal(errno.EEXIST)  # a counter never starts again under its key
+            raise refused(errno.EEXIST)  # a counter never starts again under its key
         self._transmit, self.sent = (epoch, AESGCM(key), iv), 0
 
     def retire_receive(self, epoch: int) -> None:
         kept = [known for known in self._receive if known.epoch != epoch]
         if len(kept) == len(self._receive):
-            raise Refusal(errno.ENOENT)
+            raise refused(errno.ENOENT)
         self._receive = kept
 
     @property
@@ -74,7 +72,7 @@ class Session:
 
     def seal(self, kind: DatagramType, plain: bytes) -> bytes:
         if self._transmit is None:
-            raise Refusal(errno.ENOKEY)
+            raise refused(errno.ENOKEY)
         epoch, key, iv = self._transmit
         header = DatagramHeader(kind, epoch & 0xFFFF, self.remote, self.sent).pack()
         sealed = key.encrypt(nonce(iv, self.sent), plain, header)

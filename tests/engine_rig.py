@@ -1,0 +1,219 @@
+"""One engine at arm's length: a socket pair for its TUN, and a peer of it made of kairos.wire and AES-GCM alone.
+
+Nothing here needs root. Datagrams that come in by `put` have been dealt with when it returns; for the rest there are
+conditions to wait for.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import socket
+import struct
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from ipaddress import IPv4Address, ip_address, ip_network
+
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+from kairos.wire.datagram import (
+    HEADER,
+    TRAILER,
+    DatagramHeader,
+    DatagramType,
+    SegmentKind,
+    nonce,
+    parse_header_untrusted,
+)
+from kairos_dataplane import Dataplane, Event, Flow, FlowOpened, Verdict, load
+from kairos_dataplane.pure.packet import ICMP, SYN, TCP, UDP, checksum, pseudo_sum
+from kairos_dataplane.pure.segments import VNET_BYTES, Offload
+
+ENGINES = {
+    "c-ipsec-mb": lambda: load("c", "ipsec-mb", 1 << 12),
+    "c-openssl": lambda: load("c", "openssl", 1 << 12),
+    "pure": lambda: load("pure", "auto", 1 << 12),
+}
+VNI, PEER_INDEX, RELAY = 7, 0x1234, 1
+HOST, PEER, STRANGER = "10.77.0.1", "10.77.0.2", "10.99.0.1"
+HOST6, PEER6 = "fd77::1", "fd77::2"
+TO_ENGINE = (bytes(range(32)), bytes(range(12)))
+FROM_ENGINE = (bytes(range(32, 64)), bytes(range(12, 24)))
+WAIT_S = 10.0
+# Where a packet out of the TUN can end.
+_TUN_OUTCOMES = ("tx_packets", "parked", "drop_no_route", "drop_no_key", "drop_no_path", "drop_bad_packet")
+_TUN_OUTCOMES += ("drop_multicast", "drop_denied", "drop_pending", "drop_park_full", "drop_unsolicited_icmp")
+_TUN_OUTCOMES += ("drop_unknown_fragment", "drop_flow_table_full", "drop_flow_quota", "drop_too_large")
+
+
+def ip_packet(src: str, dst: str, protocol: int, l4: bytes, *, identity: int = 0, fragment: int = 0) -> bytes:
+    """fragment: the flags and offset word of IPv4."""
+    a, b = ip_address(src), ip_address(dst)
+    if isinstance(a, IPv4Address):
+        head = (
+            struct.pack("!BBHHHBBH", 0x45, 0, 20 + len(l4), identity, fragment, 64, protocol, 0) + a.packed + b.packed
+        )
+        return head[:10] + checksum(head).to_bytes(2) + head[12:] + l4
+    return struct.pack("!IHBB", 6 << 28, len(l4), protocol, 64) + a.packed + b.packed + l4
+
+
+def udp_packet(src: str, dst: str, payload: bytes, ports: tuple[int, int] = (4000, 5000)) -> bytes:
+    l4 = struct.pack("!HHHH", *ports, 8 + len(payload), 0) + payload
+    total = checksum(l4, pseudo_sum(ip_address(src).packed, ip_address(dst).packed, UDP, len(l4)))
+    return ip_packet(src, dst, UDP, l4[:6] + total.to_bytes(2) + l4[8:])
+
+
+def tcp_packet(
+    src: str,
+    dst: str,
+    flags: int = SYN,
+    payload: bytes = b"",
+    ports: tuple[int, int] = (4000, 5000),
+    sequence: int = 1000,
+    acknowledged: int = 0,
+) -> bytes:
+    l4 = struct.pack("!HHIIBBHHH", *ports, sequence, acknowledged, 5 << 4, flags, 1024, 0, 0) + payload
+    total = checksum(l4, pseudo_sum(ip_address(src).packed, ip_address(dst).packed, TCP, len(l4)))
+    return ip_packet(src, dst, TCP, l4[:16] + total.to_bytes(2) + l4[18:])
+
+
+def echo_request(src: str, dst: str, ident: int = 9) -> bytes:
+    body = struct.pack("!BBHHH", 8, 0, 0, ident, 1) + b"echo"
+    return ip_packet(src, dst, ICMP, body[:2] + checksum(body).to_bytes(2) + body[4:])
+
+
+def whole(packet: bytes) -> bytes:
+    """The plaintext of a DATA datagram that carries one complete packet."""
+    return packet + TRAILER.pack(SegmentKind.WHOLE, 0, 0, 0, 1)
+
+
+class Rig:
+    """An engine with one VNI, one session to the peer and the relay as its path. Both sides lease one v4 and one v6."""
+
+    def __init__(self, engine: Dataplane) -> None:
+        self.engine = engine
+        self.tun, inner = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.tun.settimeout(WAIT_S)
+        inner.setblocking(False)
+        with inner:
+            engine.add_vni(VNI, inner.fileno())
+        engine.add_relay(RELAY)
+        self.session = engine.add_session(VNI)
+        engine.set_remote(self.session, PEER_INDEX)
+        for prefix, hop in (("10.77.0.2/32", self.session), ("fd77::2/128", self.session), ("10.77.0.0/24", 0)):
+            engine.add_route(VNI, ip_network(prefix), hop)
+        engine.add_route(VNI, ip_network("fd77::/64"), 0)
+        for prefix in ("10.77.0.2/32", "fd77::2/128"):
+            engine.add_lease(self.session, ip_network(prefix))
+        engine.install_receive(self.session, 0, *TO_ENGINE)
+        engine.install_transmit(self.session, 0, *FROM_ENGINE)
+        engine.use_relay(self.session, RELAY, follow=True)
+        self._counter = 0
+
+    # -- the peer --
+
+    def seal(
+        self,
+        plain: bytes,
+        kind: DatagramType = DatagramType.DATA,
+        counter: int | None = None,
+        epoch: int = 0,
+        session: int | None = None,
+    ) -> bytes:
+        """Without a counter: the next one."""
+        if counter is None:
+            counter, self._counter = self._counter, self._counter + 1
+        header = DatagramHeader(kind, epoch, self.session if session is None else session, counter).pack()
+        return header + AESGCM(TO_ENGINE[0]).encrypt(nonce(TO_ENGINE[1], counter), plain, header)
+
+    def put(self, *datagrams: bytes) -> None:
+        self.engine.put_relay(RELAY, b"".join(len(d).to_bytes(2) + d for d in datagrams))
+
+    def sent(self) -> list[tuple[DatagramHeader, bytes]]:
+        """What the engine has sent to the peer: header and plaintext."""
+        frame, opened = self.engine.take_relay(RELAY), []
+        while frame:
+            size = int.from_bytes(frame[:2])
+            datagram, frame = frame[2 : 2 + size], frame[2 + size :]
+            opened.append(open_datagram(datagram))
+        return opened
+
+    # -- the host --
+
+    def from_host(self, *packets: bytes, offload: Offload | None = None) -> None:
+        """Into the TUN; returns when the engine has dealt with them."""
+        before = self._outcomes()
+        for packet in packets:
+            self.tun.send((offload or Offload()).pack() + packet)
+        wait_until(lambda: self._outcomes() >= before + len(packets))
+
+    def _outcomes(self) -> int:
+        counters = self.engine.counters()
+        return sum(counters[name] for name in _TUN_OUTCOMES)
+
+    def to_host(self) -> list[tuple[Offload, bytes]]:
+        """What the engine has written to the TUN."""
+        written = []
+        while select.select([self.tun], [], [], 0)[0]:
+            data = self.tun.recv(1 << 17)
+            written.append((Offload.unpack(data), data[VNET_BYTES:]))
+        return written
+
+    # -- the daemon --
+
+    def opened(self) -> list[Flow]:
+        return [event.flow for event in self.events() if isinstance(event, FlowOpened)]
+
+    def events(self) -> list[Event]:
+        events: list[Event] = []
+        while batch := self.engine.events():
+            events += batch
+        return events
+
+    def judge(self, verdict: Verdict = Verdict.ALLOW) -> list[Flow]:
+        flows = self.opened()
+        for flow in flows:
+            assert self.engine.verdict(flow.id, verdict, 1, 1)
+        return flows
+
+    def allow_from_peer(self, packet: bytes) -> Flow:
+        """Opens the flow of `packet`, and forgets what it caused."""
+        self.put(self.seal(whole(packet)))
+        (flow,) = self.judge()
+        self.to_host()
+        return flow
+
+    def counted(self) -> dict[str, int]:
+        return {name: value for name, value in self.engine.counters().items() if value}
+
+    def drops(self) -> dict[str, int]:
+        return {name: value for name, value in self.counted().items() if name.startswith("drop_")}
+
+    def close(self) -> None:
+        self.engine.close()
+        self.tun.close()
+
+
+def open_datagram(datagram: bytes) -> tuple[DatagramHeader, bytes]:
+    header = parse_header_untrusted(datagram)
+    plain = AESGCM(FROM_ENGINE[0]).decrypt(
+        nonce(FROM_ENGINE[1], header.counter), datagram[HEADER.size :], datagram[: HEADER.size]
+    )
+    return header, plain
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + WAIT_S
+    while not condition():
+        assert time.monotonic() < deadline, "the engine did not get there in time"
+        os.sched_yield()
+
+
+@contextmanager
+def rig_on(name: str) -> Iterator[Rig]:
+    rig = Rig(ENGINES[name]())
+    try:
+        yield rig
+    finally:
+        rig.close()
