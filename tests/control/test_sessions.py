@@ -136,6 +136,25 @@ def test_a_revocation_ends_everything_everywhere(plane: ControlPlane, gateway: D
     assert plane.audited("relay.unreachable")
 
 
+def test_a_session_that_is_being_opened_is_revoked_too(plane: ControlPlane, gateway: Device) -> None:
+    device = plane.joined()
+    service = plane.service("acme")
+    call = plane.signed(device, "POST", "/v1/tenants/acme/sessions", {})
+    first = plane.store.first
+
+    async def revoked_between(sql: str, *values: Any) -> Any:
+        """The last record that T1 reads, and right after it the operator's word."""
+        row = await first(sql, *values)
+        if "max(version)" in sql:
+            await service.sessions.revoke(device.node, "lost")
+        return row
+
+    plane.store.first = revoked_between  # type: ignore[method-assign]
+    with refused("revoked"):
+        answer(plane.send(call), SessionGrant)
+    assert plane.state()["1.sessions"] == []
+
+
 def upload(plane: ControlPlane, bundle: bytes, version: int, tenant: str = "acme", seed: bytes = b"") -> PolicyUpload:
     key = PROVIDER.signing_key(KR1, seed or plane.policy_seed)
     signature = key.sign(transcript.policy_bundle(tenant, version, bundle), labels.POLICY_BUNDLE)

@@ -257,7 +257,7 @@ def test_an_enrolled_node_answers_at_once_and_refuses_another_token(host: Fabric
         ({"policy_fingerprint": bytes(32)}, "wrong-policy-key"),
         ({"trust_domain": "elsewhere.test"}, "wrong-root"),
         ({"suite": "KR5"}, "wrong-suite"),
-        ({"tenant": "nobody"}, "not-found"),
+        ({"tenant": "nobody"}, "token-unknown"),
     ],
     ids=lambda value: value if isinstance(value, str) else "-".join(value),
 )

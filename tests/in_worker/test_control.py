@@ -65,7 +65,7 @@ def test_a_protected_route_without_credentials_is_a_401(host: FabricHost, route:
     path = path_of(route)
     body: dict[str, Any] = {"json": {}} if route.method in ("POST", "PUT") else {}
     code = problem_code(asked(host, route.method, path, **body), path)
-    allowed = {Caller.JOINING: {"invalid"}, Caller.NODE: {"unknown-device", "upgrade-required"}}
+    allowed = {Caller.JOINING: {"invalid"}, Caller.NODE: {"unknown-device"}}
     assert code in {"unauthorized", "unknown-device", *allowed.get(route.caller, set())}
 
 
@@ -86,10 +86,9 @@ def test_a_senseless_body_is_named(host: FabricHost, route: Route, body: bytes, 
     ("method", "path", "code"),
     [
         ("GET", "/v1/nothing", "not-found"),
-        ("GET", "/v1/tenants/NOT-A-LABEL/network", "not-found"),
+        ("GET", "/v1/tenants/NOT-A-LABEL/network", "unknown-device"),
         ("PATCH", "/v1/tenants", "method-not-allowed"),
         ("GET", f"/v1/tenants/{TENANT}/enrollments", "method-not-allowed"),
-        ("GET", f"/v1/tenants/{TENANT}/events", "upgrade-required"),
     ],
 )
 def test_where_nothing_is_a_problem_is(host: FabricHost, method: str, path: str, code: str) -> None:

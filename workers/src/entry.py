@@ -3,34 +3,41 @@
 from __future__ import annotations
 
 from typing import Any
+from urllib.parse import urlsplit
 
 from kairos.api.problem import ProblemError
-from kairos.identity.spiffe import is_name
 from kairos_control import app, audit
 from kairos_control.adapters.messages import call_of, refusal_of, response_of
 from kairos_control.adapters.platform import platform_of
-from kairos_control.http import problem_reply
 from kairos_control.objects.tenant import Tenant
-from kairos_control.problems import problem
+from kairos_control.ports import Platform
 from workers import WorkerEntrypoint
 
 __all__ = ["Default", "Tenant"]
 
 
+_seen: set[str] = set()  # tenants that exist, or did when this isolate asked: their objects know better
+
+
+async def _exists(platform: Platform, tenant: str) -> bool:
+    """Whether there is an object to call: one that is called for a made-up name would be made, and stay."""
+    if tenant not in _seen and await app.exists(platform, tenant):
+        _seen.add(tenant)
+    return tenant in _seen
+
+
 class Default(WorkerEntrypoint):  # type: ignore[misc]
     async def fetch(self, request: Any) -> Any:
-        path = "/" + request.url.split("?")[0].split("/", 3)[3]
-        tenant = app.tenant_of(path)
-        if tenant:
-            if not is_name(tenant):
-                return response_of(problem_reply(problem("not-found", "a tenant is a DNS label"), path))
+        platform = platform_of(self.env)
+        tenant = app.tenant_of(urlsplit(request.url).path)
+        if tenant and await _exists(platform, tenant):
             return await self.env.TENANT.getByName(tenant).fetch(request)
         try:
             call = await call_of(request)
         except ProblemError as error:
             return refusal_of(request, error)
         try:
-            return response_of(await app.answer(platform_of(self.env), call))
+            return response_of(await (app.answer_stranger if tenant else app.answer)(platform, call))
         except Exception as error:
             return response_of(app.failure(call, error))
 

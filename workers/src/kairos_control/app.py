@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 from kairos.api.admin import Page, Tenant, TenantCreate
-from kairos.api.enrollment import FabricInfo
+from kairos.api.enrollment import EnrollRequest, FabricInfo
 from kairos.api.problem import ProblemError
 from kairos.constants import BODY_MAX
 
 from . import fabric, openapi, tenant
-from .authentication import require_admin
+from .authentication import is_admin, require_admin, require_internal, unknown_device
+from .enrollment import unknown_enrollment, unknown_token
 from .http import Call, Reply, problem_reply, reply
 from .ports import Platform
 from .problems import problem
@@ -45,13 +48,45 @@ async def answer_tenant(service: TenantService, call: Call) -> Reply:
     try:
         route = find(tenant.ROUTES, call)
         _check_size(route, call)
-        await service.authenticate(route, call)
-        return await route.handler(service, call)
+        async with service.turn if route.alone else nullcontext():
+            await service.authenticate(route, call)
+            return await route.handler(service, call)
     except ProblemError as error:
         service.refusals.record(call, error)
         return problem_reply(error, call.path)
     finally:
         await service.journal.flush()
+
+
+async def exists(platform: Platform, name: str) -> bool:
+    return await platform.store.first("SELECT 1 FROM tenants WHERE tenant = ?", name) is not None
+
+
+async def answer_stranger(platform: Platform, call: Call) -> Reply:
+    """A call for a tenant that does not exist. No object is made for it, and it hears what it would hear from a tenant that it
+    has no part in: who may not know of a tenant cannot find out by its name."""
+    try:
+        route = find(tenant.ROUTES, call)
+        _check_size(route, call)
+        raise _strange(platform, route, call)
+    except ProblemError as error:
+        return problem_reply(error, call.path)
+
+
+def _strange(platform: Platform, route: Route, call: Call) -> ProblemError:
+    name = tenant_of(call.path)
+    if route.caller is Caller.JOINING:
+        call.decode(EnrollRequest)
+        return unknown_token()
+    if route.caller is Caller.ANYONE:
+        return unknown_enrollment()
+    if route.caller is Caller.NODE or (route.caller is Caller.NODE_OR_ADMIN and not is_admin(platform.settings, call)):
+        return unknown_device(name, call)
+    if route.caller is Caller.INTERNAL:
+        require_internal(platform.settings, call)
+    else:
+        require_admin(platform.settings, call)
+    return problem("not-found", f"there is no tenant {name}")
 
 
 def tenant_of(path: str) -> str:
@@ -64,6 +99,14 @@ def tenant_of(path: str) -> str:
     return ""
 
 
+def body_max(method: str, path: str) -> int:
+    """How much a request of this method and path may carry."""
+    try:
+        return find((*ROUTES, *tenant.ROUTES), Call(method, path, {})).body_max
+    except ProblemError:
+        return BODY_MAX
+
+
 def failure(call: Call, error: Exception) -> Reply:
     """Our own defect: logged whole, told without its inside."""
     print(f"{call.method} {call.path} failed: {type(error).__name__}: {error}")
@@ -72,4 +115,4 @@ def failure(call: Call, error: Exception) -> Reply:
 
 def _check_size(route: Route, call: Call) -> None:
     if len(call.body) > route.body_max:
-        raise problem("body-too-large", f"at most {route.body_max} bytes here; {BODY_MAX} elsewhere")
+        raise problem("body-too-large", f"at most {route.body_max} bytes here")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 
+from kairos.api.problem import ProblemError
 from kairos.constants import CLOCK_SKEW_S
 from kairos.crypto import labels
 from kairos.errors import BadMessage
@@ -19,8 +20,13 @@ from .records import device_of, unb64
 NONCE_LIFE_S = 2 * CLOCK_SKEW_S
 
 
+def _bearer(call: Call) -> str:
+    scheme, _, token = call.headers.get("authorization", "").partition(" ")
+    return token if scheme.lower() == "bearer" else ""
+
+
 def is_admin(settings: Settings, call: Call) -> bool:
-    token = call.headers.get("authorization", "").removeprefix("Bearer ")
+    token = _bearer(call)
     return hmac.compare_digest(hashlib.sha256(token.encode()).hexdigest(), settings.admin_token_hash)
 
 
@@ -30,8 +36,7 @@ def require_admin(settings: Settings, call: Call) -> None:
 
 
 def require_internal(settings: Settings, call: Call) -> None:
-    token = call.headers.get("authorization", "").removeprefix("Bearer ")
-    if not hmac.compare_digest(token.encode(), settings.internal_key.encode()):
+    if not hmac.compare_digest(_bearer(call).encode(), settings.internal_key.encode()):
         raise problem("unauthorized", "only the fabric's own Workers may call this")
 
 
@@ -40,15 +45,18 @@ async def require_node(platform: TenantPlatform, call: Call) -> None:
     node = call.headers.get(DEVICE_HEADER.lower(), "")
     device = await device_of(platform.store, platform.tenant, node)
     if device is None:
-        raise problem(
-            "unknown-device", f"tenant {platform.tenant} has no node {node or '(none was named)'}; enroll first"
-        )
+        raise unknown_device(platform.tenant, call)
     if device["status"] != "active":
         raise problem("revoked", device["reason"] or "ask your operator")
     if device["not_after"] + CLOCK_SKEW_S < platform.clock():
         raise problem("certificate-expired", "enroll again with a new join token")
     await require_signature(platform, call, unb64(device["public_key"]))
     call.device = device
+
+
+def unknown_device(tenant: str, call: Call) -> ProblemError:
+    node = call.headers.get(DEVICE_HEADER.lower(), "(none was named)")
+    return problem("unknown-device", f"tenant {tenant} has no node {node}; enroll first")
 
 
 async def require_signature(platform: TenantPlatform, call: Call, public_key: bytes) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 
 from kairos.api.enrollment import Certificate, Challenge, ChallengeResponse, Enrollment, EnrollRequest, RenewRequest
+from kairos.api.problem import ProblemError
 from kairos.api.push import CertificateNotice
 from kairos.constants import CHALLENGE_BYTES, CHALLENGE_LIFE_S
 from kairos.crypto import labels
@@ -44,11 +45,13 @@ class Enrollments:
     async def request(self, call: Call) -> Reply:
         """E1, E2, E3: who asks, may it, and can it prove its key?"""
         wanted = call.decode(EnrollRequest)
-        self._check_form(wanted)
-        await require_signature(self._platform, call, wanted.public_key)
         fingerprint = transcript.fingerprint(wanted.public_key)
         node = node_id(wanted.role, wanted.public_key)
-        token = await self._token(wanted, fingerprint)
+        token = await self._token(
+            wanted, fingerprint
+        )  # first: without one, every tenant looks like one that does not exist
+        self._check_form(wanted)
+        await require_signature(self._platform, call, wanted.public_key)
         flight = self._in_flight(node, wanted.token_id)
         if flight is None:
             outcome, rule, reason = await self._judge(wanted, token, node)
@@ -167,7 +170,7 @@ class Enrollments:
         token = await self._platform.store.first("SELECT * FROM tokens WHERE token_id = ?", wanted.token_id)
         secret = transcript.fingerprint(wanted.token_secret)
         if token is None or not hmac.compare_digest(unb64(token["secret_hash"]), secret):
-            raise problem("token-unknown", "ask your operator for a new join token")
+            raise unknown_token()
         if token["tenant"] != self._platform.tenant:
             raise problem("wrong-tenant", "the join token belongs to another tenant")
         if token["role"] != wanted.role:
@@ -280,7 +283,7 @@ class Enrollments:
     def _flight(self, enrollment: str) -> Row:
         rows = self._platform.local.rows("SELECT * FROM enrollments WHERE enrollment = ?", enrollment)
         if not rows:
-            raise problem("not-found", "no such enrollment; start again")
+            raise unknown_enrollment()
         return rows[0]
 
     def _held(self, node: str) -> Row:
@@ -304,3 +307,11 @@ class Enrollments:
             flight["node"] if issued else "",
             unb64(flight["certificate"]) if issued else b"",
         )
+
+
+def unknown_token() -> ProblemError:
+    return problem("token-unknown", "ask your operator for a new join token")
+
+
+def unknown_enrollment() -> ProblemError:
+    return problem("not-found", "no such enrollment; start again")

@@ -29,7 +29,8 @@ class Caller(Enum):
 
 @dataclass(frozen=True)
 class Route:
-    """`body` and `answer` are the types of kairos/api; None: no body. bytes: octets as they are."""
+    """`body` and `answer` are the types of kairos/api; None: no body. bytes: octets as they are. alone: it changes the tenant's
+    records; such calls take turns, from who calls to the last write."""
 
     method: str
     path: str
@@ -40,6 +41,7 @@ class Route:
     answer: Any = None
     status: int = 200
     body_max: int = BODY_MAX
+    alone: bool = False
     pattern: re.Pattern[str] = field(init=False)
 
     def __post_init__(self) -> None:

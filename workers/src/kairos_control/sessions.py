@@ -25,6 +25,9 @@ class Sessions:
         self._platform = platform
         self._journal = journal
         self._pushes = pushes
+        self._revoked: set[str] = (
+            set()
+        )  # while this object lives: opening a session awaits, and a revocation may come between
 
     async def open(self, call: Call) -> Reply:
         """T1: a new session, or a longer life for one (`renews`). A gateway's session opens its own relay socket only."""
@@ -40,6 +43,12 @@ class Sessions:
         secret = base64.urlsafe_b64encode(self._platform.entropy(_TOKEN_BYTES)).rstrip(b"=").decode()
         token = f"{self._platform.tenant}.{secret}"
         expires_at = min(int(self._platform.clock()) + SESSION_LIFE_S, call.device["not_after"])
+        version = await self._platform.store.first(
+            "SELECT max(version) AS version FROM policies WHERE tenant = ?", self._platform.tenant
+        )
+        policy_version = version["version"] or 0 if version else 0
+        if node in self._revoked:
+            raise problem("revoked", "ask your operator")
         self._platform.local.write(
             "INSERT INTO sessions (session, token_hash, node, role, gateways, vnis, posture, expires_at)"
             " VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (session) DO UPDATE SET token_hash = excluded.token_hash,"
@@ -54,10 +63,6 @@ class Sessions:
         )
         relay = self._platform.settings.relay_url
         addresses = [GatewayAddress(each, f"{relay}/v1/relay/{each}", 100 + n) for n, each in enumerate(gateways)]
-        version = await self._platform.store.first(
-            "SELECT max(version) AS version FROM policies WHERE tenant = ?", self._platform.tenant
-        )
-        policy_version = version["version"] or 0 if version else 0
         return reply(SessionGrant(session, token, expires_at, vnis, addresses, policy_version), 201)
 
     async def end(self, call: Call) -> Reply:
@@ -82,6 +87,7 @@ class Sessions:
 
     async def revoke(self, node: str, reason: str) -> None:
         """Every session of the node is over, at every place that could still honour one."""
+        self._revoked.add(node)
         self._platform.local.write("DELETE FROM sessions WHERE node = ?", node)
         self._pushes.to_all(Revocation(node, reason))
         self._platform.sockets.close(node, 4003, "revoked")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 from kairos.api.admin import Device, Page, Reason, Tenant, TokenCreate, TokenRecord, VniCreate, VniRecord
 from kairos.api.enrollment import Certificate, Challenge, ChallengeResponse, Enrollment, EnrollRequest, RenewRequest
 from kairos.api.push import Welcome, encode, parse_to_fabric_untrusted
@@ -52,6 +54,7 @@ class TenantService:
 
     def __init__(self, platform: TenantPlatform) -> None:
         self.platform = platform
+        self.turn = asyncio.Lock()  # D1 is awaited between reading and writing
         self.journal = Journal(platform, platform.tenant)
         self.refusals = Refusals(self.journal, platform.clock)
         self.pushes = Pushes(platform)
@@ -150,15 +153,15 @@ _ENROLLMENTS = _AT + "/enrollments"
 
 ROUTES: tuple[Route, ...] = (
     Route("GET", _AT, Caller.ADMIN, _T.show, "One tenant", answer=Tenant),
-    Route("DELETE", _AT, Caller.ADMIN, _T.delete, "Delete a tenant and all its records", status=204),
+    Route("DELETE", _AT, Caller.ADMIN, _T.delete, "Delete a tenant and all its records", status=204, alone=True),
     Route("POST", _ENROLLMENTS, Caller.JOINING, lambda s, c: s.enrollments.request(c), "E1-E3: ask to join, get a challenge",
           EnrollRequest, Challenge, 201),
     Route("POST", _ENROLLMENTS + "/{enrollment}/response", Caller.ANYONE, lambda s, c: s.enrollments.respond(c),
-          "E4: answer the challenge", ChallengeResponse, Enrollment),
+          "E4: answer the challenge", ChallengeResponse, Enrollment, alone=True),
     Route("GET", _ENROLLMENTS + "/{enrollment}", Caller.ANYONE, lambda s, c: s.enrollments.show(c),
           "E5, E6: what became of it", answer=Enrollment),
     Route("POST", _AT + "/certificates", Caller.NODE, lambda s, c: s.enrollments.renew(c),
-          "Renew the certificate, or rotate the key", RenewRequest, Certificate),
+          "Renew the certificate, or rotate the key", RenewRequest, Certificate, alone=True),
     Route("POST", _AT + "/sessions", Caller.NODE, lambda s, c: s.sessions.open(c), "T1: open or renew a session",
           SessionRequest, SessionGrant, 201),
     Route("DELETE", _AT + "/sessions/{session}", Caller.NODE, lambda s, c: s.sessions.end(c), "T7: end a session", status=204),
@@ -166,7 +169,7 @@ ROUTES: tuple[Route, ...] = (
     Route("GET", _AT + "/policy", Caller.NODE_OR_ADMIN, lambda s, c: s.policies.show(c), "The policy in force",
           answer=PolicyRecord),
     Route("PUT", _AT + "/policy", Caller.ADMIN, lambda s, c: s.policies.push(c), "Push a signed bundle", PolicyUpload,
-          PolicyRecord, body_max=2 * BUNDLE_MAX),
+          PolicyRecord, body_max=2 * BUNDLE_MAX, alone=True),
     Route("GET", _AT + "/policy/versions", Caller.ADMIN, lambda s, c: s.policies.versions(c), "All policies, newest first",
           answer=Page),
     Route("GET", _AT + "/policy/bundle", Caller.NODE_OR_ADMIN, lambda s, c: s.policies.bundle(c),
@@ -174,24 +177,24 @@ ROUTES: tuple[Route, ...] = (
     Route("POST", _AT + "/audit", Caller.NODE, _T.accept_events, "A node's audit events", EventBatch, Accepted, 202),
     Route("GET", _AT + "/audit", Caller.ADMIN, _T.list_events, "Audit events, newest first", answer=Page),
     Route("GET", _AT + "/events", Caller.NODE, _T.events_socket, "WebSocket of pushes", status=101),
-    Route("POST", _AT + "/vnis", Caller.ADMIN, lambda s, c: s.registry.create_vni(c), "Create a VNI", VniCreate, VniRecord, 201),
+    Route("POST", _AT + "/vnis", Caller.ADMIN, lambda s, c: s.registry.create_vni(c), "Create a VNI", VniCreate, VniRecord, 201, alone=True),
     Route("GET", _AT + "/vnis", Caller.ADMIN, lambda s, c: s.registry.list_vnis(c), "List VNIs", answer=Page),
     Route("GET", _AT + "/vnis/{name}", Caller.ADMIN, lambda s, c: s.registry.show_vni(c), "One VNI", answer=VniRecord),
-    Route("DELETE", _AT + "/vnis/{name}", Caller.ADMIN, lambda s, c: s.registry.delete_vni(c), "Delete a VNI", status=204),
+    Route("DELETE", _AT + "/vnis/{name}", Caller.ADMIN, lambda s, c: s.registry.delete_vni(c), "Delete a VNI", status=204, alone=True),
     Route("POST", _AT + "/tokens", Caller.ADMIN, lambda s, c: s.registry.create_token(c), "Create a join token",
-          TokenCreate, TokenRecord, 201),
+          TokenCreate, TokenRecord, 201, alone=True),
     Route("GET", _AT + "/tokens", Caller.ADMIN, lambda s, c: s.registry.list_tokens(c), "List join tokens", answer=Page),
     Route("GET", _AT + "/tokens/{token}", Caller.ADMIN, lambda s, c: s.registry.show_token(c), "One join token",
           answer=TokenRecord),
     Route("DELETE", _AT + "/tokens/{token}", Caller.ADMIN, lambda s, c: s.registry.delete_token(c), "Delete a join token",
-          status=204),
+          status=204, alone=True),
     Route("GET", _AT + "/devices", Caller.ADMIN, lambda s, c: s.registry.list_devices(c), "List devices", answer=Page),
     Route("GET", _AT + "/devices/{node}", Caller.ADMIN, lambda s, c: s.registry.show_device(c), "One device", answer=Device),
-    Route("DELETE", _AT + "/devices/{node}", Caller.ADMIN, lambda s, c: s.registry.revoke(c), "Revoke a device", status=204),
+    Route("DELETE", _AT + "/devices/{node}", Caller.ADMIN, lambda s, c: s.registry.revoke(c), "Revoke a device", status=204, alone=True),
     Route("POST", _AT + "/devices/{node}/approve", Caller.ADMIN, lambda s, c: s.registry.approve(c), "Let a held device in",
-          answer=Device),
+          answer=Device, alone=True),
     Route("POST", _AT + "/devices/{node}/deny", Caller.ADMIN, lambda s, c: s.registry.deny(c), "Turn a held device away",
-          Reason, Device),
+          Reason, Device, alone=True),
     Route("POST", "/internal/introspect/{tenant}", Caller.INTERNAL, _T.introspect, "T2: whose session token is this?",
           Introspection, Introspected),
     Route("POST", "/internal/sweep/{tenant}", Caller.INTERNAL, _T.sweep, "Forget what has ended", status=204),

@@ -6,30 +6,28 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from kairos.api.problem import ProblemError
-from kairos.constants import BUNDLE_MAX
 from workers import Response
 
+from ..app import body_max
 from ..http import Call, Reply, problem_reply
 from ..problems import problem
 
-UPLOAD_MAX = 2 * BUNDLE_MAX  # a bundle in base64, and its envelope
-
 
 async def call_of(request: Any) -> Call:
-    """Raises a ProblemError for a body that no route takes, before it is read into memory."""
+    """Raises a ProblemError for a body that its route does not take, before it is read into memory."""
     parts = urlsplit(request.url)
     target = parts.path + (f"?{parts.query}" if parts.query else "")
     headers = {name.lower(): value for name, value in request.headers.items()}
-    _check_length(request.method, headers.get("content-length", ""))
+    _check_length(request.method, headers.get("content-length", ""), body_max(request.method, parts.path))
     body = b"" if request.method in ("GET", "HEAD") else bytes(await request.bytes())
     return Call(request.method, target, headers, body)
 
 
-def _check_length(method: str, length: str) -> None:
+def _check_length(method: str, length: str, limit: int) -> None:
     if method in ("POST", "PUT", "PATCH") and not length.isdecimal():
         raise problem("length-required", "send the body with a Content-Length, not in chunks")
-    if length.isdecimal() and int(length) > UPLOAD_MAX:
-        raise problem("body-too-large", f"no route takes more than {UPLOAD_MAX} bytes")
+    if length.isdecimal() and int(length) > limit:
+        raise problem("body-too-large", f"at most {limit} bytes here")
 
 
 def refusal_of(request: Any, error: ProblemError) -> Response:

@@ -3,7 +3,6 @@ place where the tenant's records change."""
 
 from __future__ import annotations
 
-import asyncio
 from typing import Any
 
 import js
@@ -19,7 +18,6 @@ from ..adapters.storage import ObjectStore
 from ..authentication import require_node
 from ..http import Call, problem_reply
 from ..ports import TenantPlatform
-from ..problems import problem
 from ..tenant import TenantService
 
 _REPLACED = 4001
@@ -34,10 +32,10 @@ class HibernatingSockets:
         self._ctx = ctx
 
     def online(self) -> set[str]:
-        return {str(self._ctx.getTags(socket)[0]) for socket in self._ctx.getWebSockets()}
+        return {str(self._ctx.getTags(socket)[0]) for socket in self._ctx.getWebSockets() if _is_open(socket)}
 
     def send(self, node: str, text: str) -> bool:
-        sockets = list(self._ctx.getWebSockets(node))
+        sockets = [socket for socket in self._ctx.getWebSockets(node) if _is_open(socket)]
         for socket in sockets:
             socket.send(text)
         return bool(sockets)
@@ -45,6 +43,11 @@ class HibernatingSockets:
     def close(self, node: str, code: int, reason: str) -> None:
         for socket in self._ctx.getWebSockets(node):
             socket.close(code, reason)
+
+
+def _is_open(socket: Any) -> bool:
+    """One that we closed stays listed until its peer has answered, and sending on it raises."""
+    return bool(socket.readyState == js.WebSocket.OPEN)
 
 
 class Tenant(DurableObject):  # type: ignore[misc]
@@ -55,7 +58,6 @@ class Tenant(DurableObject):  # type: ignore[misc]
             self._local.write(statement)
         self._sockets = HibernatingSockets(ctx)
         self._service: TenantService | None = None
-        self._turn = asyncio.Lock()  # calls that change records take turns: D1 is awaited between reading and writing
 
     async def fetch(self, request: Any) -> Any:
         try:
@@ -64,20 +66,15 @@ class Tenant(DurableObject):  # type: ignore[misc]
             return refusal_of(request, error)
         service = self._service_for(app.tenant_of(call.path))
         try:
-            if call.path.endswith("/events"):
+            if call.path.endswith("/events") and call.headers.get("upgrade", "").lower() == "websocket":
                 return await self._open_events(service, call)
-            if call.method == "GET" or _waits(call):
-                return response_of(await app.answer_tenant(service, call))
-            async with self._turn:
-                return response_of(await app.answer_tenant(service, call))
+            return response_of(await app.answer_tenant(service, call))
         except Exception as error:
             return response_of(app.failure(call, error))
 
     def webSocketMessage(self, socket: Any, message: Any) -> None:
         node = str(self.ctx.getTags(socket)[0])
-        if message == "ping":
-            socket.send("pong")
-        elif not isinstance(message, str) or len(message) > _EVENT_MAX or not self._known().received(node, message):
+        if not isinstance(message, str) or len(message) > _EVENT_MAX or not self._known().received(node, message):
             socket.close(_BAD_MESSAGE, "bad-message")
 
     def webSocketClose(self, socket: Any, code: int, reason: str, was_clean: bool) -> None:
@@ -85,8 +82,6 @@ class Tenant(DurableObject):  # type: ignore[misc]
 
     async def _open_events(self, service: TenantService, call: Call) -> Any:
         try:
-            if call.headers.get("upgrade", "").lower() != "websocket":
-                raise problem("upgrade-required", "open this as a WebSocket")
             await require_node(service.platform, call)
         except ProblemError as error:
             return response_of(problem_reply(error, call.path))
@@ -116,8 +111,3 @@ class Tenant(DurableObject):  # type: ignore[misc]
     def _known(self) -> TenantService:
         """After an eviction a socket may speak before any call has named the tenant: it was written down."""
         return self._service or self._service_for(str(self.ctx.storage.kv.get("tenant")))
-
-
-def _waits(call: Call) -> bool:
-    """E1 may wait seconds for a gateway's verdict, and introspection must not wait for anyone."""
-    return call.path.endswith("/enrollments") or call.path.startswith("/internal/introspect/")

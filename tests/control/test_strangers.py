@@ -1,0 +1,51 @@
+"""A tenant that does not exist answers like one that the caller has no part in: names cannot be found out by trying."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+
+import msgspec
+import pytest
+
+from control_plane import ADMIN_TOKEN, INTERNAL_KEY, ControlPlane, Device
+from kairos.api.problem import Problem
+from kairos_control import app, tenant
+from kairos_control.http import Call, Reply
+from kairos_control.routing import Caller, Route
+
+
+def stranger(plane: ControlPlane, call: Call) -> Reply:
+    return asyncio.run(app.answer_stranger(plane.platform, call))
+
+
+def path_of(route: Route, name: str) -> str:
+    return re.sub(r"\{(\w+)\}", lambda each: name if each[1] == "tenant" else "nothing", route.path)
+
+
+def bodies(plane: ControlPlane) -> list[bytes]:
+    outsider, token = Device(), plane.token()
+    guessed = msgspec.structs.replace(plane.request(outsider, token), token_secret=bytes(32))
+    return [b"", b"{", b"{}", msgspec.json.encode(guessed), bytes(300_000)]
+
+
+@pytest.mark.parametrize("route", tenant.ROUTES, ids=lambda route: f"{route.method} {route.path}")
+def test_an_outsider_cannot_tell(plane: ControlPlane, gateway: Device, route: Route) -> None:
+    for body in bodies(plane):
+        for headers in ({}, {"authorization": "Bearer guess"}, {"kairos-device": Device().node}):
+            here = plane.send(Call(route.method, path_of(route, "acme"), headers, body))
+            there = stranger(plane, Call(route.method, path_of(route, "none"), headers, body))
+            assert there.status == here.status >= 400
+            assert there.body.replace(b"none", b"acme") == here.body.replace(b"none", b"acme")
+
+
+@pytest.mark.parametrize(
+    ("caller", "key"),
+    [(Caller.ADMIN, ADMIN_TOKEN), (Caller.NODE_OR_ADMIN, ADMIN_TOKEN), (Caller.INTERNAL, INTERNAL_KEY)],
+)
+def test_who_may_know_is_told(plane: ControlPlane, caller: Caller, key: str) -> None:
+    for route in tenant.ROUTES:
+        if route.caller is caller:
+            call = Call(route.method, path_of(route, "none"), {"authorization": f"Bearer {key}"})
+            said = msgspec.json.decode(stranger(plane, call).body, type=Problem)
+            assert (said.code, said.detail) == ("not-found", "there is no tenant none")
