@@ -1,0 +1,118 @@
+"""What every measurement shares: its options, rounds, and figures with their spread.
+
+A measurement goes through its rounds and measures every case once in each, so that a disturbance of the machine meets
+all cases alike. A figure is the median over the rounds; the table shows the lowest and the highest beside it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+RESULTS = Path(__file__).parent / "results"
+_ROUNDS, _QUICK_ROUNDS = 3, 1
+
+
+@dataclass
+class _Figure:
+    unit: str
+    values: list[float] = field(default_factory=list)
+
+    @property
+    def median(self) -> float:
+        return statistics.median(self.values)
+
+
+class Rounds:
+    """Iterate over it for the rounds, `add` what each measured, `finish` for the table and the files."""
+
+    def __init__(self, name: str, description: str, arguments: list[str] | None = None) -> None:
+        parser = argparse.ArgumentParser(prog=f"./dev bench {name}", description=description.splitlines()[0])
+        parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there as JSON")
+        parser.add_argument("--save", action="store_true", help=f"keep them as bench/results/{name}.json")
+        parser.add_argument("--quick", action="store_true", help="one short round: does it run at all?")
+        options = parser.parse_args(arguments)
+        self.name = name
+        self.quick: bool = options.quick
+        self._files: list[Path] = [options.json] if options.json else []
+        if options.save:
+            self._files.append(RESULTS / f"{name}.json")
+        self._figures: dict[str, _Figure] = {}
+        self._machine = machine()
+
+    def __iter__(self) -> Iterator[int]:
+        count = _QUICK_ROUNDS if self.quick else _ROUNDS
+        for number in range(1, count + 1):
+            self.say(f"round {number} of {count}")
+            yield number
+
+    def say(self, text: str) -> None:
+        """Progress, apart from the result."""
+        print(f"{self.name}: {text}", file=sys.stderr, flush=True)
+
+    def add(self, figure: str, value: float, unit: str) -> None:
+        """One round's value of a figure."""
+        self._figures.setdefault(figure, _Figure(unit)).values.append(value)
+
+    def finish(self) -> None:
+        print(self.table())
+        text = json.dumps(self.document(), indent=2) + "\n"
+        for file in self._files:
+            file.parent.mkdir(exist_ok=True)
+            file.write_text(text)
+
+    def table(self) -> str:
+        width = max(map(len, self._figures), default=6)
+        lines = [f"{'figure':<{width}}  {'median':>10}  {'lowest':>10}  {'highest':>10}  unit"]
+        for name, figure in self._figures.items():
+            cells = (figure.median, min(figure.values), max(figure.values))
+            lines.append(f"{name:<{width}}  " + "  ".join(f"{_short(cell):>10}" for cell in cells) + f"  {figure.unit}")
+        return "\n".join(lines)
+
+    def document(self) -> dict[str, Any]:
+        """`figures` is flat: name -> median; spread and units go by the same names."""
+        figures = self._figures
+        return {
+            "measurement": self.name,
+            "at": datetime.now(UTC).isoformat(timespec="seconds"),
+            "machine": self._machine,
+            "rounds": max((len(each.values) for each in figures.values()), default=0),
+            "figures": {name: _rounded(each.median) for name, each in figures.items()},
+            "spread": {
+                name: [_rounded(min(each.values)), _rounded(max(each.values))] for name, each in figures.items()
+            },
+            "units": {name: each.unit for name, each in figures.items()},
+        }
+
+
+def machine() -> dict[str, Any]:
+    """What the figures were measured on. load: of the minute before; more than 0.5 makes every figure a lower bound."""
+    model = [line.partition(":")[2].strip() for line in _read("/proc/cpuinfo") if line.startswith("model name")]
+    return {
+        "processor": model[0] if model else platform.machine(),
+        "cores": len(os.sched_getaffinity(0)),
+        "kernel": platform.release(),
+        "python": platform.python_version(),
+        "load": round(os.getloadavg()[0], 1),
+    }
+
+
+def _read(path: str) -> list[str]:
+    return Path(path).read_text().splitlines()
+
+
+def _rounded(value: float) -> float:
+    return float(f"{value:.4g}")
+
+
+def _short(value: float) -> str:
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
