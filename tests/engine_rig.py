@@ -42,9 +42,23 @@ TO_ENGINE = (bytes(range(32)), bytes(range(12)))
 FROM_ENGINE = (bytes(range(32, 64)), bytes(range(12, 24)))
 WAIT_S = 10.0
 # Where a packet out of the TUN can end.
-_TUN_OUTCOMES = ("tx_packets", "parked", "drop_no_route", "drop_no_key", "drop_no_path", "drop_bad_packet")
-_TUN_OUTCOMES += ("drop_multicast", "drop_denied", "drop_pending", "drop_park_full", "drop_unsolicited_icmp")
-_TUN_OUTCOMES += ("drop_unknown_fragment", "drop_flow_table_full", "drop_flow_quota", "drop_too_large")
+_TUN_OUTCOMES = [
+    "tx_packets",
+    "parked",
+    "drop_no_route",
+    "drop_no_key",
+    "drop_no_path",
+    "drop_bad_packet",
+    "drop_multicast",
+    "drop_denied",
+    "drop_pending",
+    "drop_park_full",
+    "drop_unsolicited_icmp",
+    "drop_unknown_fragment",
+    "drop_flow_table_full",
+    "drop_flow_quota",
+    "drop_too_large",
+]
 
 
 def ip_packet(src: str, dst: str, protocol: int, l4: bytes, *, identity: int = 0, fragment: int = 0) -> bytes:

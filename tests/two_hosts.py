@@ -6,6 +6,7 @@ Keys are given by hand here; the tunnel machines that make them in life are test
 from __future__ import annotations
 
 import os
+import select
 import socket
 import subprocess
 import threading
@@ -44,8 +45,7 @@ class Host:
         self.asked: list[Flow] = []
         with inside(name):
             self.tun = open_tun("tun0")
-            family = socket.AF_INET
-            self.udp = socket.socket(family, socket.SOCK_DGRAM)
+            self.udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
             self.udp.bind((f"10.78.0.{side + 1}", 7000))
             self.udp.setblocking(False)
         for command in (
@@ -73,13 +73,31 @@ class Host:
         self._thread.start()
 
     def install(self, epoch: int) -> None:
-        mine, theirs = (bytes([b ^ epoch for b in k]) for k in (KEYS[self.side][0], KEYS[1 - self.side][0]))
-        self.dataplane.install_receive(self.session, epoch, theirs, KEYS[1 - self.side][1])
-        self.dataplane.install_transmit(self.session, epoch, mine, KEYS[self.side][1])
+        self.install_receive(epoch)
+        self.install_transmit(epoch)
+
+    def install_receive(self, epoch: int) -> None:
+        key, iv = KEYS[1 - self.side]
+        self.dataplane.install_receive(self.session, epoch, bytes(b ^ epoch for b in key), iv)
+
+    def install_transmit(self, epoch: int) -> None:
+        key, iv = KEYS[self.side]
+        self.dataplane.install_transmit(self.session, epoch, bytes(b ^ epoch for b in key), iv)
+
+    def address(self, version: int = 4) -> str:
+        return f"10.77.0.{self.side + 1}" if version == 4 else f"fd77::{self.side + 1}"
+
+    def socket(self, kind: socket.SocketKind = socket.SOCK_STREAM, version: int = 4) -> socket.socket:
+        """A socket of this host; it stays there wherever it is used from."""
+        with inside(self.name):
+            made = socket.socket(socket.AF_INET if version == 4 else socket.AF_INET6, kind)
+        made.settimeout(20)
+        return made
+
+    def run(self, command: str) -> subprocess.CompletedProcess[str]:
+        return sh(f"ip netns exec {self.name} {command}", check=False)
 
     def _decide(self) -> None:
-        import select
-
         poll = select.poll()
         poll.register(self.dataplane.event_fd, select.POLLIN)
         while not self._stop.is_set():
