@@ -48,3 +48,8 @@ def tunnel(exporter: bytes, session: str, epoch: int, kem_public_key: bytes, cip
 def policy_bundle(tenant: str, version: int, bundle: bytes) -> bytes:
     """What the operator's policy key signs."""
     return digest(b"bundle", tenant.encode(), version.to_bytes(8, "big"), hashlib.sha384(bundle).digest())
+
+
+def audit_head(tenant: str, size: int, root: bytes, at: int) -> bytes:
+    """A tenant's audit log as it stands: how many events, the Merkle root over them, and when (Unix seconds)."""
+    return digest(b"audit head", tenant.encode(), size.to_bytes(8, "big"), root, at.to_bytes(8, "big"))

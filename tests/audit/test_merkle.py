@@ -125,12 +125,10 @@ def test_a_rewritten_history_has_no_consistency_proof(data: st.DataObject) -> No
 @given(st.integers(0, 80), st.integers(0, 80), st.lists(st.binary(min_size=32, max_size=32), max_size=9))
 def test_any_proof_at_all_is_judged(first: int, second: int, proof: list[bytes]) -> None:
     """Random hashes convince nobody, of any sizes, and break nothing."""
-    for check in (
-        lambda: verify_consistency(first, b"a" * 32, second, b"b" * 32, proof),
-        lambda: verify_inclusion(b"a" * 32, first, second, proof, b"b" * 32),
-    ):
-        with pytest.raises(Refused):
-            check()
+    with pytest.raises(Refused):
+        verify_consistency(first, b"a" * 32, second, b"b" * 32, proof)
+    with pytest.raises(Refused):
+        verify_inclusion(b"a" * 32, first, second, proof, b"b" * 32)
 
 
 def test_an_empty_log_is_the_beginning_of_any() -> None:
