@@ -90,7 +90,8 @@ def compile_bundle(source: Path, grants: Path) -> bytes:
             shutil.copy(rule, stage)
         (stage / "data.json").write_bytes(data)
         bundle = Path(folder) / "bundle.tar.gz"
-        entrypoints = [word for each in ENTRYPOINTS for word in ("-e", each)]
+        asked = (*ENTRYPOINTS, "kairos/why/grants") if (source / "why.rego").exists() else ENTRYPOINTS
+        entrypoints = [word for each in asked for word in ("-e", each)]
         _opa("build", "--target", "wasm", *entrypoints, "--bundle", str(stage), "--output", str(bundle))
         compiled = bundle.read_bytes()
     unpacked = unpack_untrusted(compiled)

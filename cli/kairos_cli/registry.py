@@ -271,6 +271,24 @@ VERBS: tuple[Verb, ...] = (
             *IN_TENANT,
         ),
     ),
+    Verb(
+        "why",
+        "why:run",
+        "what policy says of a connection, and which grants all but fit",
+        (
+            _arg("source", help="who begins: node id, name or address"),
+            _arg("destination", help="who is asked: node id, name or address"),
+            _arg("port", help="destination port; for icmp the message type", type=int),
+            _arg(
+                "--proto",
+                help="tcp (default), udp, icmp or sctp",
+                choices=("tcp", "udp", "icmp", "sctp"),
+                default="tcp",
+            ),
+            _arg("--vni", help="network segment (default: the first where both are)", default=""),
+            *IN_TENANT,
+        ),
+    ),
     *_node_verbs("agent", "an endpoint"),
     Verb("agent reconnect", "node:agent_reconnect", "drop session and tunnel and set them up anew", (_STATE,)),
     Verb(

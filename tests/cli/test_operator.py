@@ -190,6 +190,31 @@ def test_a_bundle_that_the_fabric_altered_is_not_signed_again(kairos: Kairos, ho
     assert bundle_of(admin, TENANT, version) == honest
 
 
+def test_why_tells_both_ends_verdict_and_the_grant_that_all_but_fits(
+    kairos: Kairos, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KAIROS_TENANT", "plant")
+    kairos("tenant", "create", "plant")
+    kairos("vni", "create", "floor", "--prefix", "10.20.0.0/24")
+    gateway = kairos.node(tmp_path / "gateway", "plant-edge", "--role", "gateway")
+    kairos("vni", "create", "shop", "--prefix", "10.21.0.0/24", "--route", f"192.168.50.0/24={gateway.node}")
+    grants = tmp_path / "grants.json"
+    web = {"id": "web", "from": ["node:" + gateway.node], "to": ["192.168.50.0/24"], "ports": ["tcp/80"]}
+    no = {"id": "no-ssh", "from": ["*"], "to": ["*"], "ports": ["tcp/22"], "reason": "use the bastion"}
+    grants.write_text(json.dumps({"allow": [web], "deny": [no]}))
+    kairos("policy", "push", "--data", str(grants))
+    told = kairos.json("why", "plant-edge", "192.168.50.10", "80")
+    assert told["input"]["vni"]["name"] == "shop"
+    assert told["decisions"]["egress"]["allow"] is True
+    assert told["decisions"]["ingress"]["rule"] == "grant:web"
+    assert [(each["id"], each["lacks"]) for each in told["grants"]] == [("no-ssh", ["ports"]), ("web", [])]
+    shown = kairos("why", "plant-edge", "192.168.50.10", "22")
+    assert "use the bastion" in shown
+    assert "but for the port" in shown
+    assert "share no VNI" in kairos.refused("why", "plant-edge", "10.99.0.1", "80")
+    assert "no device" in kairos.refused("why", "nobody", "10.21.0.1", "80")
+
+
 def test_the_audit_tells_what_the_operator_did(kairos: Kairos) -> None:
     """Events come through a queue, so they are awaited."""
     made = kairos.json("token", "create", "--label", "audited")["token_id"]

@@ -12,10 +12,11 @@ from kairos.crypto.provider import Provider
 from kairos.crypto.suites import Suite
 from kairos.policy.decision import Decision, deny
 from kairos_node.policy.bundle import Bundle, unpack_untrusted, verify_untrusted
-from kairos_node.policy.wasm import Instance, Module, PolicyError
+from kairos_node.policy.wasm import EXPLAIN_FUEL, Instance, Module, PolicyError
 
 _log = logging.getLogger(__name__)
 _PREFIX = "kairos"
+_WHY = "kairos/why/grants"
 
 
 class Engine:
@@ -67,6 +68,14 @@ class Engine:
             _log.exception("policy at %s", point)
             return deny(f"the policy engine failed: {type(error).__name__}")
         return _decision(answer)
+
+    def explain(self, document: dict[str, Any]) -> list[dict[str, Any]]:
+        """What why.rego says of the grants, for a person; empty where the policy has no such rules. Raises PolicyError."""
+        instance = Instance(self._module, self._data)
+        if _WHY not in instance.entrypoints:
+            return []
+        told: list[dict[str, Any]] = instance.evaluate(_WHY, json.dumps(document).encode(), EXPLAIN_FUEL) or []
+        return told
 
 
 def _decision(answer: object) -> Decision:

@@ -13,6 +13,7 @@ from kairos.errors import BadMessage
 
 FUEL = 50_000_000  # about 50 ms of one core: a decision that needs more is cut off, which is deny
 LOAD_FUEL = 100 * FUEL  # the data is parsed once a bundle
+EXPLAIN_FUEL = 100 * FUEL  # a person waits for it, no packet does
 MEMORY_MAX = 512 * 1024 * 1024
 _PAGE = 65_536
 
@@ -62,10 +63,10 @@ class Instance:
     def entrypoints(self) -> set[str]:
         return set(self._entrypoints)
 
-    def evaluate(self, entrypoint: str, document: bytes) -> Any:
+    def evaluate(self, entrypoint: str, document: bytes, fuel: int = FUEL) -> Any:
         """The value of an entrypoint for an input (JSON text); None when it is undefined. Raises PolicyError."""
         try:
-            self._store.set_fuel(FUEL)
+            self._store.set_fuel(fuel)
             self._reserve(self._heap + len(document))
             self._memory.write(self._store, document, self._heap)
             address = self._call(

@@ -1,0 +1,155 @@
+"""`kairos why SRC DST PORT`: what the policy in force says of a connection, and which grants all but fit.
+
+Decided here by the bundle that the nodes run, on the input that they would make; they are not asked.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ipaddress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from kairos.api.admin import Device, VniRecord
+from kairos.api.session import Member, PolicyRecord
+from kairos.errors import KairosError
+from kairos.policy.decision import Decision
+from kairos.policy.input import PROTOCOLS, flow_input
+from kairos_cli.admin import AdminClient, at, client, tenant_of
+from kairos_cli.history import bundle_of
+from kairos_cli.output import as_fields, as_json, as_table
+
+_TOLD = 20  # grants at most
+_SAID = {"from": "source", "to": "destination", "ports": "port", "vnis": "VNI", "expires_at": "time"}
+
+
+@dataclass(frozen=True)
+class Party:
+    """device: None for an address that no node holds."""
+
+    device: Device | None
+    addresses: list[str]
+
+    @property
+    def member(self) -> Member | None:
+        if self.device is None:
+            return None
+        device = self.device
+        return Member(
+            device.node, device.role, device.name, device.serial, device.key_fingerprint, device.tags, device.groups, device.owner
+        )  # fmt: skip
+
+
+def run(options: argparse.Namespace) -> None:
+    from kairos_node.policy.bundle import unpack_untrusted
+    from kairos_node.policy.engine import Engine
+
+    admin, tenant = client(options), tenant_of(options)
+    record = admin.get(at(tenant, "policy"), PolicyRecord)
+    engine = Engine(unpack_untrusted(bundle_of(admin, tenant, record.version)), record.version, record.sha384)
+    document = _attempt(options, admin, tenant)
+    decisions = {
+        point: engine.decide(point, {**document, "point": point, "direction": direction})
+        for point, direction in (("egress", "out"), ("ingress", "in"))
+    }
+    grants = engine.explain(document)
+    if options.json:
+        as_json({"policy_version": record.version, "input": document, "decisions": decisions, "grants": grants})
+    else:
+        _show(record.version, document, decisions, grants)
+
+
+def _attempt(options: argparse.Namespace, admin: AdminClient, tenant: str) -> dict[str, Any]:
+    """The input document of that connection, now."""
+    devices = admin.pages(at(tenant, "devices"), Device)
+    vnis = admin.pages(at(tenant, "vnis"), VniRecord)
+    source, destination = _party(options.source, devices), _party(options.destination, devices)
+    vni = _vni(options.vni, vnis, source, destination)
+    from_, to = _addresses(vni, source, destination)
+    numbers = {name: number for number, name in sorted(PROTOCOLS.items(), reverse=True)}
+    return flow_input(
+        "egress",
+        now=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        tenant=tenant,
+        vni=vni.vni,
+        vni_name=vni.name,
+        device=source.member,
+        peer=destination.member,
+        source=(from_, 0),
+        destination=(to, options.port),
+        protocol=numbers[options.proto],
+        gateway="",
+    )
+
+
+def _party(text: str, devices: list[Device]) -> Party:
+    """A node by id, name or address; or an address alone."""
+    found = [each for each in devices if text in (each.node, each.name, *map(_host, each.addresses))]
+    if len(found) == 1:
+        own = [address for address in map(_host, found[0].addresses) if text in (found[0].node, found[0].name, address)]
+        return Party(found[0], own)
+    if len(found) > 1:
+        raise KairosError(f"{len(found)} devices are named {text}; `kairos device list` shows the node ids")
+    try:
+        return Party(None, [str(ipaddress.ip_address(text))])
+    except ValueError:
+        raise KairosError(f"{text} is no device and no address; `kairos device list` shows what there is") from None
+
+
+def _vni(wanted: str, vnis: list[VniRecord], source: Party, destination: Party) -> VniRecord:
+    """The one that is asked for; else the first in which, or behind which, both are."""
+    for vni in vnis:
+        if wanted in (vni.name, str(vni.vni)) or (not wanted and _addresses_in(vni, source, destination)):
+            return vni
+    raise KairosError(
+        f"there is no VNI {wanted}" if wanted else "source and destination share no VNI: no packet goes there"
+    )
+
+
+def _addresses(vni: VniRecord, source: Party, destination: Party) -> tuple[str, str]:
+    found = _addresses_in(vni, source, destination)
+    if found is None:
+        raise KairosError(f"source and destination have no addresses of one family in or behind VNI {vni.name}")
+    return found
+
+
+def _addresses_in(vni: VniRecord, source: Party, destination: Party) -> tuple[str, str] | None:
+    networks = [ipaddress.ip_network(text) for text in (*vni.prefixes, *(route.prefix for route in vni.routes))]
+    for from_ in map(ipaddress.ip_address, source.addresses):
+        for to in map(ipaddress.ip_address, destination.addresses):
+            if from_.version == to.version and all(any(end in each for each in networks) for end in (from_, to)):
+                return str(from_), str(to)
+    return None
+
+
+def _host(address: str) -> str:
+    return address.partition("/")[0]
+
+
+def _show(version: int, document: dict[str, Any], decisions: dict[str, Decision], grants: list[dict[str, Any]]) -> None:
+    as_fields(
+        [
+            ("from", _end(document["device"], document["src"]["ip"])),
+            ("to", f"{_end(document['peer'], document['dst']['ip'])}, {document['proto']} {document['dst']['port']}"),
+            ("in", f"VNI {document['vni']['name']}, policy version {version}"),
+        ]
+    )
+    print()
+    rows = [(point, "allow" if each.allow else "deny", each.rule, each.reason) for point, each in decisions.items()]
+    as_table(("POINT", "VERDICT", "RULE", "REASON"), rows, "")
+    if grants:
+        print("\nGrants that fit, or all but fit:")
+        told = [(each["kind"], each["id"], _lack(each["lacks"]), each["reason"]) for each in grants[:_TOLD]]
+        as_table(("KIND", "GRANT", "", "REASON"), told, "")
+
+
+def _end(party: dict[str, Any] | None, address: str) -> str:
+    if party is None or not party["node"]:
+        return f"{address}, which no node holds"
+    marks = [*(f"tag:{tag}" for tag in party["tags"]), *(f"group:{group}" for group in party["groups"])]
+    return " ".join([party["name"], f"({party['node']})", address, *marks])
+
+
+def _lack(lacks: list[str]) -> str:
+    return f"but for the {_SAID[lacks[0]]}" if lacks else "fits"
