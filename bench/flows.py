@@ -1,0 +1,171 @@
+"""New connections: what one costs from the data plane through Rego and back.
+
+Three things are timed, each as CPU time of the whole process: the policy engine alone (an input document in, a decision
+out), the data plane alone (a first packet in, an event, a verdict back, the packet out), and a gateway's whole way,
+which also builds the input out of the network and keeps the verdict. Every connection is another one: nothing is
+remembered.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from bench.rounds import Rounds
+from engine_rig import HOST, PEER, VNI, Rig, tcp_packet, whole
+from kairos.api.session import Lease, Member, Network, Vni
+from kairos.audit.event import Event
+from kairos.policy.decision import Decision
+from kairos.policy.input import flow_input
+from kairos_cli.policy import compile_bundle
+from kairos_dataplane import Flow, Verdict, load
+from kairos_node.flow_judge import FlowJudge
+from kairos_node.network_view import NetworkView
+from kairos_node.policy import Engine
+from kairos_node.policy.bundle import unpack_untrusted
+
+POLICIES = Path(__file__).parents[1] / "policies"
+GRANTS = (10, 10_000)
+_FLOWS, _QUICK_FLOWS = 8192, 512
+_BATCH = 64  # what one call of `events` takes
+_FIRST_PORT = 1024
+
+
+def main() -> None:
+    rounds = Rounds("flows", __doc__)
+    count = _QUICK_FLOWS if rounds.quick else _FLOWS
+    engines = {grants: _engine(grants) for grants in GRANTS}
+    for _ in rounds:
+        for grants, engine in engines.items():
+            rounds.add(f"decisions_{grants}_grants_per_s", count / _decisions(engine, count), "1/s a core")
+        rounds.add("upcall_us", _upcalls(count) / count * 1e6, "us a flow")
+        seconds = asyncio.run(_whole_way(engines[GRANTS[0]], count))
+        rounds.add("flows_cold_per_s", count / seconds, "flows/s a core")
+    rounds.finish()
+
+
+def _engine(grants: int) -> Engine:
+    """The shipped rules with that many grants; each device is named by a hundredth of them, the last one decides."""
+    allow: list[dict[str, Any]] = [
+        {"id": f"g{n}", "from": [f"node:ep-{n % 100}"], "to": ["tag:web"], "ports": [f"tcp/{n % 60_000 + 1}"]}
+        for n in range(grants - 1)
+    ]
+    allow.append({"id": "all", "from": ["tag:staff"], "to": ["*"], "ports": ["tcp/*"], "log": False})
+    admission = [{"id": "in", "roles": ["endpoint"], "outcome": "allow"}]
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "grants.json"
+        path.write_text(json.dumps({"admission": admission, "deny": [], "allow": allow}))
+        return Engine(unpack_untrusted(compile_bundle(POLICIES, path)), 1, b"")
+
+
+def _network() -> NetworkView:
+    """A hundred members; the first two hold the addresses that the rig uses."""
+    addresses = [PEER, HOST, *(f"10.77.0.{n}" for n in range(3, 101))]
+    members = [
+        Member(f"ep-{n}", "endpoint", f"host-{n}", "1", b"", ["web", "staff"], ["dev"], "ann") for n in range(100)
+    ]
+    leases = [Lease(VNI, member.node, [f"{address}/24"]) for member, address in zip(members, addresses, strict=False)]
+    return NetworkView(Network(1, [Vni(VNI, "office", ["10.77.0.0/24"])], leases, members, []))
+
+
+def _decisions(engine: Engine, count: int) -> float:
+    """CPU seconds of `count` decisions."""
+    members = list(_network().members.values())
+    documents = [_document(members[n % 100], members[(n * 7 + 1) % 100], n) for n in range(count)]
+    began = time.process_time()
+    allowed = sum(engine.decide("ingress", document).allow for document in documents)
+    seconds = time.process_time() - began
+    _expect(allowed, count, "decisions that allow")
+    return seconds
+
+
+def _document(device: Member, peer: Member, number: int) -> dict[str, Any]:
+    return flow_input(
+        "ingress",
+        now="2026-01-01T00:00:00Z",
+        tenant="acme",
+        vni=VNI,
+        vni_name="office",
+        device=device,
+        peer=peer,
+        source=(PEER, _FIRST_PORT + number),
+        destination=(HOST, 443),
+        protocol=6,
+        gateway="gw-0",
+    )
+
+
+def _upcalls(count: int) -> float:
+    """CPU seconds of the data plane and its Python face, with a verdict that costs nothing."""
+    with _rig(count) as rig:
+        return _timed(rig, count, lambda flow: rig.engine.verdict(flow.id, Verdict.ALLOW, 1, 1))
+
+
+async def _whole_way(engine: Engine, count: int) -> float:
+    """CPU seconds with a gateway's own FlowJudge."""
+    with _rig(count) as rig:
+        judge = FlowJudge(rig.engine, _Gateway(engine), "acme", "gw-0", "gateway", "KR1", _forbidden)
+        return _timed(rig, count, judge.opened)
+
+
+class _Gateway:
+    """What a FlowJudge asks of its daemon."""
+
+    policy_version = 1
+
+    def __init__(self, engine: Engine) -> None:
+        self.view = _network()
+        self.decide: Callable[[str, dict[str, Any]], Decision] = engine.decide
+
+    def posture_of(self, node: str) -> dict[str, Any]:
+        return {"platform": "linux", "kernel": "6.1.0", "disk_encrypted": True}
+
+
+def _forbidden(event: Event) -> None:
+    raise AssertionError(f"a connection was reported: {event.reason}")  # the grant says log: false
+
+
+def _timed(rig: Rig, count: int, opened: Callable[[Flow], object]) -> float:
+    """CPU seconds from first packets to verdicts. Sealing the packets and reading them back are not in it."""
+    seconds, seen = 0.0, 0
+    for batch in _first_packets(rig, count):
+        began = time.process_time()
+        rig.put(*batch)
+        flows = rig.opened()
+        for flow in flows:
+            opened(flow)
+        seconds += time.process_time() - began
+        seen += len(rig.to_host()) if len(flows) == len(batch) else 0
+    _expect(seen, count, "first packets let through")
+    return seconds
+
+
+def _first_packets(rig: Rig, count: int) -> Iterator[list[bytes]]:
+    for start in range(0, count, _BATCH):
+        ports = range(_FIRST_PORT + start, _FIRST_PORT + min(start + _BATCH, count))
+        yield [rig.seal(whole(tcp_packet(PEER, HOST, ports=(port, 443)))) for port in ports]
+
+
+@contextmanager
+def _rig(count: int) -> Iterator[Rig]:
+    """A data plane of its own, with room for so many flows."""
+    rig = Rig(load("c", max_flows=2 * count))
+    try:
+        yield rig
+    finally:
+        rig.close()
+
+
+def _expect(got: int, wanted: int, what: str) -> None:
+    if got != wanted:
+        raise RuntimeError(f"{what}: {got} of {wanted}")
+
+
+if __name__ == "__main__":
+    main()
