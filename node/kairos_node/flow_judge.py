@@ -14,6 +14,7 @@ from kairos.audit.event import Event
 from kairos.policy.decision import Decision
 from kairos.policy.input import PROTOCOLS, flow_input
 from kairos_dataplane import Dataplane, Flow, Verdict
+from kairos_node.decision_log import MINUTE_S, DecisionLog
 from kairos_node.network_view import NetworkView
 
 _log = logging.getLogger(__name__)
@@ -51,34 +52,37 @@ class FlowJudge:
         self._dataplane = dataplane
         self._around = surroundings
         self._tenant, self._node, self._role, self._suite = tenant, node, role, suite
-        self._record = record
+        self._log = DecisionLog(record)
         self._loop = asyncio.get_running_loop()
         self._rules: list[str] = [""]  # the data plane keeps a number
+        self._minute()
 
     def opened(self, flow: Flow) -> None:
         """A flow waits for its verdict."""
-        decision = self._judge(flow)
+        document = self._document(flow)
+        decision = self._around.decide(document["point"], document)
         self._tell(flow, decision)
         if not decision.allow or decision.log:
-            self._report(flow, decision)
+            self._report(flow, document, decision)
 
     def judge_again(self, flows: Iterable[Flow] | None = None) -> None:
         """Policy, network or posture changed: flows that lose their allow are cut, in both directions."""
         for flow in self._dataplane.flows() if flows is None else flows:
             if flow.verdict is not Verdict.PENDING:
-                decision = self._judge(flow)
+                document = self._document(flow)
+                decision = self._around.decide(document["point"], document)
                 self._tell(flow, decision)
                 if decision.allow != (flow.verdict is Verdict.ALLOW):
-                    self._report(flow, decision)
+                    self._report(flow, document, decision)
 
     def rule_named(self, number: int) -> str:
         return self._rules[number] if number < len(self._rules) else ""
 
-    def _judge(self, flow: Flow) -> Decision:
+    def _document(self, flow: Flow) -> dict[str, Any]:
         view = self._around.view
         device = view.holder(flow.vni, flow.src)
         vni = view.vni(flow.vni)
-        document = flow_input(
+        return flow_input(
             self._point(flow),
             now=datetime.fromtimestamp(int(time.time()), UTC).isoformat().replace("+00:00", "Z"),
             tenant=self._tenant,
@@ -92,7 +96,6 @@ class FlowJudge:
             gateway=self._node if self._role == "gateway" else "",
             posture=self._around.posture_of(device.node if device else ""),
         )
-        return self._around.decide(self._point(flow), document)
 
     def _point(self, flow: Flow) -> Point:
         return "egress" if self._role == "endpoint" and flow.session == 0 else "ingress"
@@ -112,30 +115,33 @@ class FlowJudge:
             self._rules.append(rule)
         return self._rules.index(rule)
 
-    def _report(self, flow: Flow, decision: Decision) -> None:
+    def _report(self, flow: Flow, document: dict[str, Any], decision: Decision) -> None:
         subject = describe(flow)
-        device = self._around.view.holder(flow.vni, flow.src)
+        event = Event(
+            id=secrets.token_hex(16),
+            at=time.time(),
+            tenant=self._tenant,
+            source=self._node,
+            kind="flow.allowed" if decision.allow else "flow.denied",
+            actor=document["device"]["node"] or str(flow.src),
+            subject=subject,
+            outcome="allow" if decision.allow else "deny",
+            rule=decision.rule,
+            reason=decision.reason,
+            suite=self._suite,
+            policy_version=self._around.policy_version,
+            detail={"vni": flow.vni, "point": document["point"], "input": document},
+        )
+        if not self._log.report(event):
+            return
         if decision.allow:
             _log.info("allowed %s: %s", subject, decision.rule)
         else:
             _log.warning("denied %s: %s (%s)", subject, decision.reason, decision.rule)
-        self._record(
-            Event(
-                id=secrets.token_hex(16),
-                at=time.time(),
-                tenant=self._tenant,
-                source=self._node,
-                kind="flow.allowed" if decision.allow else "flow.denied",
-                actor=device.node if device is not None else str(flow.src),
-                subject=subject,
-                outcome="allow" if decision.allow else "deny",
-                rule=decision.rule,
-                reason=decision.reason,
-                suite=self._suite,
-                policy_version=self._around.policy_version,
-                detail={"vni": flow.vni, "point": self._point(flow)},
-            )
-        )
+
+    def _minute(self) -> None:
+        self._log.minute()
+        self._loop.call_later(MINUTE_S, self._minute)
 
 
 def describe(flow: Flow) -> str:
