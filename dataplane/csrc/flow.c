@@ -30,45 +30,49 @@ typedef struct {
 
 struct flow_table {
   uint32_t max, mask;
-  uint32_t *buckets; /* index of the first entry, guarded by its stripe */
+  uint32_t *buckets; /* index + 1 of the first entry, guarded by its stripe; 0, a fresh page: empty */
   flow *entries;
+  /* bucket + 1 of each live entry, 0 of a free one: set under the bucket's stripe, read to find that stripe. */
+  _Atomic uint32_t *homes;
   pthread_mutex_t stripes[FLOW_STRIPES];
   pthread_mutex_t free_lock; /* guards free_head, fresh and local_flows */
   uint32_t free_head, fresh, local_flows;
   uint32_t age_at;
 };
 
+/* Zeroed memory that takes room only where it is touched. */
+static void *pages(size_t size) {
+  void *at = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  return at == MAP_FAILED ? NULL : at;
+}
+
 struct flow_table *flows_new(uint32_t max) {
   struct flow_table *t = calloc(1, sizeof *t);
   if (t == NULL) return NULL;
   t->max = max, t->mask = 1;
   while (t->mask < max) t->mask <<= 1;
-  size_t entries = sizeof(flow) * max, buckets = sizeof(uint32_t) * t->mask;
-  t->entries = mmap(NULL, entries, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-  t->buckets = mmap(NULL, buckets, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-  if (t->entries == MAP_FAILED || t->buckets == MAP_FAILED) {
-    if (t->entries != MAP_FAILED) munmap(t->entries, entries);
-    if (t->buckets != MAP_FAILED) munmap(t->buckets, buckets);
-    free(t);
-    return NULL;
-  }
+  t->entries = pages(sizeof(flow) * max);
+  t->buckets = pages(sizeof(uint32_t) * t->mask);
+  t->homes = pages(sizeof(uint32_t) * max);
   t->mask--;
   t->free_head = NONE;
   for (int i = 0; i < FLOW_STRIPES; i++) pthread_mutex_init(&t->stripes[i], NULL);
   pthread_mutex_init(&t->free_lock, NULL);
-  return t;
+  if (t->entries != NULL && t->buckets != NULL && t->homes != NULL) return t;
+  flows_free(t);
+  return NULL;
 }
 
 void flows_free(struct flow_table *t) {
   if (t == NULL) return;
   for (int i = 0; i < FLOW_STRIPES; i++) pthread_mutex_destroy(&t->stripes[i]);
   pthread_mutex_destroy(&t->free_lock);
-  munmap(t->entries, sizeof(flow) * t->max);
-  munmap(t->buckets, sizeof(uint32_t) * (t->mask + 1));
+  if (t->entries != NULL) munmap(t->entries, sizeof(flow) * t->max);
+  if (t->buckets != NULL) munmap(t->buckets, sizeof(uint32_t) * (t->mask + 1));
+  if (t->homes != NULL) munmap((void *)t->homes, sizeof(uint32_t) * t->max);
   free(t);
 }
 
-/* Buckets hold index + 1, so that fresh zero pages mean empty. */
 static uint32_t bucket_of(const struct flow_table *t, const flow_key *k) {
   uint64_t h = 0x243f6a8885a308d3ull, word;
   const uint8_t *bytes = (const uint8_t *)k;
@@ -135,6 +139,7 @@ static void give_back(kdp_engine *e, flow *f) {
   pthread_mutex_lock(&t->free_lock);
   if (f->from == 0) t->local_flows--;
   uint32_t turn = f->turn + 1;
+  atomic_store_explicit(&t->homes[f - t->entries], 0, memory_order_relaxed); /* ordered by the stripe */
   memset(f, 0, sizeof *f);
   f->turn = turn;
   f->next = t->free_head;
@@ -195,7 +200,8 @@ static flow_answer open_flow(kdp_engine *e, lane *l, const flow_key *k, uint32_t
               .from = from == NULL ? 0 : from->index,
               .opened_ms = l->now_ms,
               .next = t->buckets[bucket]};
-  t->buckets[bucket] = (uint32_t)(f - t->entries) + 1;
+  __atomic_store_n(&t->buckets[bucket], (uint32_t)(f - t->entries) + 1, __ATOMIC_RELAXED); /* see bucket_is_empty */
+  atomic_store_explicit(&t->homes[f - t->entries], bucket + 1, memory_order_relaxed);      /* ordered by the stripe */
   account(f, source_low, p, len, l->now_ms);
   describe(t, f, l->now_ms, opened);
   count(l, C_flows_opened);
@@ -257,18 +263,23 @@ flow_answer flows_pass(kdp_engine *e, lane *l, uint32_t vni, session *from, cons
   return answer;
 }
 
+/* Peeked at without its stripe, so the head is stored and loaded whole and in no order: a flow that another thread is
+ * just adding may be missed, and is younger than any sweep. flows_forget runs under the write side of `config`, where
+ * nobody adds. */
+static bool bucket_is_empty(const struct flow_table *t, uint32_t bucket) {
+  return __atomic_load_n(&t->buckets[bucket], __ATOMIC_RELAXED) == 0;
+}
+
 /* Removes the flows of a bucket for which `gone` says so. */
 static uint32_t sweep(kdp_engine *e, uint32_t bucket, bool (*gone)(const flow *, const void *), const void *with) {
   struct flow_table *t = e->flows;
   uint32_t removed = 0;
-  /* Peeked at without its stripe: a flow that another thread is just adding may be missed, and is younger than any
-   * sweep. flows_forget runs under the write side of `config`, where nobody adds. */
-  if (t->buckets[bucket] == 0) return 0;
+  if (bucket_is_empty(t, bucket)) return 0;
   pthread_mutex_lock(stripe_of(t, bucket));
   for (uint32_t *at = &t->buckets[bucket]; *at != 0;) {
     flow *f = &t->entries[*at - 1];
     if (gone(f, with)) {
-      *at = f->next;
+      __atomic_store_n(at, f->next, __ATOMIC_RELAXED);
       give_back(e, f);
       removed++;
     } else {
@@ -314,17 +325,14 @@ void flows_age(kdp_engine *e, lane *l) {
     count_n(l, C_flows_aged, sweep(e, t->age_at, is_aged, &l->now_ms));
 }
 
-/* Sets the verdict of a live flow. false: it is gone.
- *
- * The key is read before its stripe is known, so it may be torn by a thread that gives the slot back or takes it. That
- * does no harm: under the stripe of the key that was read, the same key and the id with its turn must still stand in
- * the slot, and whoever changes a slot that holds this key holds this stripe. */
+/* Sets the verdict of a live flow. false: it is gone. Under the stripe of its home it can neither go nor come. */
 static bool decide(struct flow_table *t, uint64_t id, uint8_t verdict, uint32_t rule, uint32_t generation) {
-  flow *f = &t->entries[(id & UINT32_MAX) - 1];
-  flow_key k = f->key;
-  pthread_mutex_t *stripe = stripe_of(t, bucket_of(t, &k));
+  uint32_t slot = (uint32_t)id - 1, home = atomic_load_explicit(&t->homes[slot], memory_order_relaxed);
+  if (home == 0) return false;
+  pthread_mutex_t *stripe = stripe_of(t, home - 1);
   pthread_mutex_lock(stripe);
-  bool live = id_of(t, f) == id && f->key.family != 0 && memcmp(&f->key, &k, sizeof k) == 0;
+  flow *f = &t->entries[slot];
+  bool live = atomic_load_explicit(&t->homes[slot], memory_order_relaxed) == home && id_of(t, f) == id;
   if (live) f->verdict = verdict, f->rule = rule, f->generation = generation;
   pthread_mutex_unlock(stripe);
   return live;
@@ -372,7 +380,7 @@ long kdp_flows(kdp_engine *e, kdp_flow *out, size_t max) {
   uint64_t now = clock_ms();
   size_t n = 0;
   for (uint32_t bucket = 0; bucket <= t->mask && n < max; bucket++) {
-    if (t->buckets[bucket] == 0) continue;
+    if (bucket_is_empty(t, bucket)) continue;
     pthread_mutex_lock(stripe_of(t, bucket));
     for (uint32_t at = t->buckets[bucket]; at != 0 && n < max; at = t->entries[at - 1].next)
       describe(t, &t->entries[at - 1], now, &out[n++]);

@@ -1,0 +1,209 @@
+/* Feeds the engine with noise under a sanitizer: sealed plaintexts that are random, or packets with a few bytes changed;
+ * datagrams with flipped bits; frames that are cut; packets from the TUN with offloads that lie. Meanwhile another thread
+ * rekeys, cuts sessions, lists flows and decides about them.
+ *
+ *   driver AEAD SEED ROUNDS     prints the counters as "name value" lines; the sanitizer ends it at the first fault */
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+#include "internal.h"
+
+enum { VNI = 5, RELAY = 1, FRAME = 1 << 18 };
+
+static kdp_engine *engine;
+static aead_key *peer;
+static _Atomic uint32_t live_session, live_epoch;
+static _Atomic bool stop;
+static uint64_t state;
+
+static uint32_t any(uint32_t below) { /* splitmix64: the same noise for the same seed; main thread only */
+  uint64_t z = state += 0x9e3779b97f4a7c15ull;
+  z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9ull, z = (z ^ z >> 27) * 0x94d049bb133111ebull;
+  return (uint32_t)((z ^ z >> 31) % below);
+}
+
+static void check(bool ok, const char *what) {
+  if (ok) return;
+  fprintf(stderr, "driver: %s failed\n", what);
+  exit(2);
+}
+
+static const uint8_t key[KEY_LEN] = {1, 2, 3}, iv[IV_LEN] = {4, 5, 6};
+
+static uint32_t open_session(void) {
+  uint32_t index;
+  const uint8_t from4[16] = {10, 0, 0, 2}, from6[16] = {0xfd, [15] = 2};
+  check(kdp_session_add(engine, VNI, &index) == 0, "session_add");
+  kdp_session_remote(engine, index, 77);
+  kdp_session_lease(engine, index, 4, from4, 32);
+  kdp_session_lease(engine, index, 6, from6, 128);
+  kdp_fib_add(engine, VNI, 4, from4, 32, index);
+  kdp_fib_add(engine, VNI, 6, from6, 128, index);
+  check(kdp_session_rx(engine, index, 0, key, iv) == 0, "session_rx");
+  check(kdp_session_tx(engine, index, 0, key, iv) == 0, "session_tx");
+  kdp_session_path(engine, index, KDP_PATH_RELAY, NULL, RELAY, 1);
+  return index;
+}
+
+/* -- packets that look right, then do not ------------------------------------------------------------------------- */
+
+static size_t make_packet(uint8_t *out, bool from_peer) {
+  bool v4 = any(2);
+  size_t ip = v4 ? 20 : 40, payload = any(4) == 0 ? any(3000) : any(200);
+  uint8_t protocol = (uint8_t[]){6, 17, v4 ? 1 : 58, 44, 0, 99}[any(6)];
+  size_t len = ip + 20 + payload;
+  memset(out, 0, len);
+  out[0] = v4 ? 0x45 : 0x60;
+  if (v4) {
+    put16(out + 2, (uint32_t)len), out[9] = protocol;
+    if (any(8) == 0) put16(out + 6, any(65536));
+    memcpy(out + 12, (uint8_t[]){10, 0, 0, from_peer ? 2 : 1}, 4),
+        memcpy(out + 16, (uint8_t[]){10, 0, 0, from_peer ? 1 : 2}, 4);
+  } else {
+    put16(out + 4, (uint32_t)(len - 40)), out[6] = protocol;
+    out[8] = out[24] = 0xfd, out[23] = from_peer ? 2 : 1, out[39] = from_peer ? 1 : 2;
+  }
+  uint8_t *l4 = out + ip;
+  put16(l4, any(4)), put16(l4 + 2, any(4)), l4[12] = (uint8_t)((5 + any(3)) << 4), l4[13] = (uint8_t)any(256);
+  if (protocol == 1 || protocol == 58) l4[0] = (uint8_t)any(16);
+  for (uint32_t changes = any(4); changes > 0; changes--) out[any((uint32_t)(len < 80 ? len : 80))] = (uint8_t)any(256);
+  return any(16) == 0 ? any((uint32_t)len) + 1 : len;
+}
+
+static size_t make_plain(uint8_t *out) {
+  if (any(5) == 0) {
+    size_t len = any(1500);
+    for (size_t i = 0; i < len; i++) out[i] = (uint8_t)any(256);
+    return len;
+  }
+  size_t len = make_packet(out, true);
+  uint8_t kind = (uint8_t)any(8);
+  uint32_t headers = (uint32_t[]){0, 28, 40, 48, 60, 255}[any(6)], count = 1 + any(4);
+  if (kind > SEG_PARTIAL && headers < len) { /* the template goes behind the payload */
+    uint8_t template[256];
+    memcpy(template, out, headers);
+    memmove(out, out + headers, len - headers);
+    memcpy(out + len - headers, template, headers);
+  }
+  uint8_t *trailer = out + len;
+  trailer[0] = kind, trailer[1] = (uint8_t)headers;
+  put16(trailer + 2, any(3) ? (uint32_t)(len - headers) : any(65536));
+  put16(trailer + 4, any(3) ? any(count) : any(65536)), put16(trailer + 6, any(8) ? count : any(65536));
+  return len + TRAILER_LEN;
+}
+
+static size_t make_datagram(uint8_t *out) {
+  static uint64_t counter;
+  uint8_t plain[4096];
+  uint8_t type = any(12) ? DG_DATA : (uint8_t)any(6);
+  size_t len = make_plain(plain);
+  out[0] = type, out[1] = 0;
+  put16(out + 2, atomic_load(&live_epoch)), put32(out + 4, atomic_load(&live_session));
+  put64(out + 8, any(200) ? counter++ : (uint64_t)any(1 << 20) << any(44));
+  aead_seal(peer, get64(out + 8), out, plain, len, out + HEADER_LEN);
+  len += HEADER_LEN + TAG_LEN;
+  if (any(10) == 0) out[any((uint32_t)len)] ^= (uint8_t)(1 << any(8));
+  return any(30) == 0 ? any((uint32_t)len) : len;
+}
+
+/* -- the ways in --------------------------------------------------------------------------------------------------- */
+
+static void put_frame(uint8_t *frame) {
+  size_t used = 0;
+  for (uint32_t n = 1 + any(20); n > 0; n--) {
+    size_t len = make_datagram(frame + used + 2);
+    put16(frame + used, any(200) ? (uint32_t)len : any(65536));
+    used += 2 + len;
+  }
+  if (any(20) == 0) used -= any((uint32_t)used);
+  uint8_t *exact = malloc(used + 1); /* so that a read past the frame is a read past an allocation */
+  memcpy(exact, frame, used);
+  kdp_relay_put(engine, RELAY, exact, used);
+  free(exact);
+}
+
+static void put_tun(int tun) {
+  uint8_t bytes[sizeof(struct virtio_net_hdr) + 4096];
+  struct virtio_net_hdr vnet = {0};
+  if (any(2)) {
+    vnet.flags = (uint8_t)any(2), vnet.gso_type = (uint8_t[]){0, 1, 3, 4, 5, 0x81}[any(6)];
+    vnet.gso_size = (uint16_t)(any(4) ? 1 + any(1500) : any(65536)), vnet.hdr_len = (uint16_t)any(100);
+  }
+  memcpy(bytes, &vnet, sizeof vnet);
+  size_t len = make_packet(bytes + sizeof vnet, false);
+  if (write(tun, bytes, sizeof vnet + len) < 0 && errno != EAGAIN) check(false, "write to the TUN");
+}
+
+static void drain(int tun) {
+  static uint8_t sink[1 << 17];
+  while (read(tun, sink, sizeof sink) > 0) continue;
+  while (kdp_relay_take(engine, RELAY, sink, sizeof sink) > 0) continue;
+}
+
+/* -- the daemon ---------------------------------------------------------------------------------------------------- */
+
+static void *daemon_main(void *unused) {
+  static kdp_event events[64];
+  static kdp_flow flows[256];
+  uint32_t epoch = 0, turn = 0;
+  while (!atomic_load(&stop)) {
+    int n = kdp_events(engine, events, 64);
+    for (int i = 0; i < n; i++)
+      if (events[i].type == KDP_EVENT_FLOW && ++turn % 8 != 0)
+        kdp_flow_verdict(engine, events[i].flow.id, turn % 3 == 0 ? KDP_DENY : KDP_ALLOW, 1, 1);
+    uint32_t index = atomic_load(&live_session);
+    epoch++;
+    kdp_session_rx(engine, index, epoch, key, iv);
+    kdp_session_tx(engine, index, epoch, key, iv);
+    atomic_store(&live_epoch, epoch);
+    if (epoch % 7 == 0) kdp_session_retire(engine, index, epoch - 3);
+    if (epoch % 50 == 0) {
+      kdp_session_cut(engine, index);
+      atomic_store(&live_session, open_session());
+      atomic_store(&live_epoch, epoch = 0);
+    }
+    long listed = kdp_flows(engine, flows, 256);
+    if (listed > 0) kdp_flow_verdict(engine, flows[epoch % (uint32_t)listed].id, KDP_ALLOW, 2, 2);
+    kdp_control_send(engine, index, DG_KEEPALIVE, key, sizeof key, NULL, 0);
+    usleep(200); /* the packet threads get their turns */
+  }
+  return unused;
+}
+
+int main(int argc, char **argv) {
+  char error[200];
+  check(argc == 4, "usage: driver AEAD SEED ROUNDS;");
+  state = strtoull(argv[2], NULL, 10);
+  engine = kdp_create(argv[1], 1 << 12, error, sizeof error);
+  check(engine != NULL, error);
+  peer = aead_key_new(key, iv);
+  int pair[2];
+  check(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_NONBLOCK, 0, pair) == 0, "socketpair");
+  check(kdp_vni_add(engine, VNI, pair[1]) == 0, "vni_add");
+  check(kdp_relay_add(engine, RELAY) == 0, "relay_add");
+  kdp_fib_add(engine, VNI, 4, (uint8_t[16]){10, 0, 0, 1}, 32, KDP_NEXT_HOP_LOCAL);
+  kdp_fib_add(engine, VNI, 6, (uint8_t[16]){0xfd, [15] = 1}, 128, KDP_NEXT_HOP_LOCAL);
+  atomic_store(&live_session, open_session());
+  pthread_t daemon;
+  check(pthread_create(&daemon, NULL, daemon_main, NULL) == 0, "thread");
+  uint8_t *frame = malloc(FRAME);
+  for (long round = strtol(argv[3], NULL, 10); round > 0; round--) {
+    put_frame(frame);
+    put_tun(pair[0]);
+    if (any(4) == 0) drain(pair[0]);
+  }
+  atomic_store(&stop, true);
+  pthread_join(daemon, NULL);
+  uint64_t values[C_COUNT];
+  for (int i = 0, n = kdp_counters(engine, values, C_COUNT); i < n; i++)
+    printf("%s %llu\n", kdp_counter_name(i), (unsigned long long)values[i]);
+  kdp_vni_remove(engine, VNI);
+  kdp_relay_remove(engine, RELAY);
+  kdp_destroy(engine);
+  aead_key_free(peer);
+  free(frame);
+  close(pair[0]), close(pair[1]);
+  return 0;
+}
