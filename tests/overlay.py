@@ -90,10 +90,15 @@ class Host:
             stdin=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             text=True,
+            env={"OQS_INSTALL_PATH": str(ROOT / ".tools/liboqs"), **os.environ},
         )
         self.lines = []
         self._process = process
         threading.Thread(target=self._read, args=(process, self.lines), daemon=True).start()
+
+    @property
+    def running(self) -> bool:
+        return self._process is not None and self._process.poll() is None
 
     def kill(self) -> None:
         """What a crash looks like."""

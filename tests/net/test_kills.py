@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 
 from overlay import Host, Overlay, wait_for
@@ -16,8 +18,22 @@ def works(overlay: Overlay, alice: Host) -> None:
 
 
 def ready_gateway(overlay: Overlay) -> None:
-    overlay.gateway.start()
-    overlay.gateway.await_line("connected to the relay")
+    """One gateway lives through the tests that do not kill it."""
+    if not overlay.gateway.running:
+        overlay.gateway.start()
+    wait_for("the gateway at its relay", lambda: overlay.gateway.status().get("relay"))
+
+
+@pytest.fixture
+def overlay(whole: Overlay) -> Iterator[Overlay]:
+    yield whole
+    whole.alice.kill()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def last(whole: Overlay) -> Iterator[None]:
+    yield
+    whole.down()
 
 
 @pytest.mark.parametrize("step", STEPS)
@@ -53,7 +69,8 @@ def test_a_worker_is_killed(overlay: Overlay, worker: str, step: str) -> None:
 
 
 def test_an_idle_tunnel_comes_back_after_its_gateway_was_killed(overlay: Overlay) -> None:
-    overlay.up(overlay.gateway, overlay.alice)
+    ready_gateway(overlay)
+    overlay.up(overlay.alice)
     overlay.gateway.kill()
     overlay.gateway.start()
     works(overlay, overlay.alice)
@@ -61,7 +78,8 @@ def test_an_idle_tunnel_comes_back_after_its_gateway_was_killed(overlay: Overlay
 
 def test_the_direct_path_carries_on_while_the_relay_is_away(overlay: Overlay) -> None:
     overlay.alice.config.write_text('path = "auto"\n')
-    overlay.up(overlay.gateway, overlay.alice)
+    ready_gateway(overlay)
+    overlay.up(overlay.alice)
     address = overlay.address_of(overlay.gateway)
     wait_for("the direct path", lambda: overlay.alice.tunnel()["path"] == "direct")
     assert overlay.alice.reaches(address)

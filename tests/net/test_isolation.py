@@ -1,0 +1,66 @@
+"""Issue: a device is cut off everywhere in under a second, with a signed receipt from every place that enforces it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from typing import Any
+
+from overlay import TENANT, Host, Overlay, wait_for
+
+
+def command(overlay: Overlay, verb: str, node: str) -> tuple[int, dict[str, Any]]:
+    """`kairos isolate|release` as a person runs it: exit status and document."""
+    arguments = (verb, node, "--reason", "stolen", "--tenant", TENANT, "--dir", str(overlay.folder / "fabric"), "--json")
+    done = subprocess.run(
+        (sys.executable, "-m", "kairos_cli.main", *arguments), capture_output=True, text=True, timeout=60, check=False
+    )
+    assert not done.stderr, done.stderr
+    return done.returncode, json.loads(done.stdout)
+
+
+def works(overlay: Overlay, host: Host) -> None:
+    host.await_tunnel()
+    address = overlay.address_of(overlay.gateway)
+    wait_for("traffic", lambda: host.reaches(address))
+
+
+def test_every_place_enforces_it_and_says_so(overlay: Overlay) -> None:
+    overlay.up(*overlay.hosts)
+    alice, bob = overlay.alice, overlay.bob
+    works(overlay, alice)
+    works(overlay, bob)
+    status, said = command(overlay, "isolate", alice.node)
+    assert (status, said["missing"]) == (0, [])
+    assert {each["point"] for each in said["points"]} == {"relay", overlay.gateway.node, alice.node, bob.node}
+    assert all(each["after_ms"] < 1000 for each in said["points"]), said
+    assert not alice.reaches(overlay.address_of(overlay.gateway))
+    assert not alice.tunnel()
+    works(overlay, bob)
+    assert not bob.reaches(overlay.address_of(alice))
+    status, said = command(overlay, "release", alice.node)
+    assert (status, said["missing"]) == (0, [])
+    works(overlay, alice)
+
+
+def test_restarts_do_not_forget_it(overlay: Overlay) -> None:
+    """The gateway was away, the device starts again, the fabric is killed: and it stays out until it is released."""
+    overlay.up(overlay.gateway, overlay.alice)
+    alice, gateway = overlay.alice, overlay.gateway
+    works(overlay, alice)
+    gateway.kill()
+    status, said = command(overlay, "isolate", alice.node)
+    assert (status, said["missing"]) == (1, [gateway.node])
+    overlay.fabric.fabric.kill("control")
+    overlay.fabric.fabric.restart("control")
+    gateway.start()
+    gateway.await_line(f"{alice.node} is isolated")
+    alice.kill()
+    alice.start()
+    alice.await_line("isolated")
+    assert not alice.tunnel()
+    status, said = command(overlay, "isolate", alice.node)  # again: the gateway's receipt is there now
+    assert (status, said["missing"]) == (0, [])
+    assert command(overlay, "release", alice.node)[0] == 0
+    works(overlay, alice)
