@@ -20,7 +20,8 @@ class TenantCreate(msgspec.Struct):
 
 
 class VniCreate(msgspec.Struct, omit_defaults=True):
-    """`vni` 0 asks for the next free id. Prefixes: at least one, IPv4 or IPv6 networks."""
+    """`vni` 0 asks for the next free id. Prefixes: at least one, IPv4 or IPv6 networks. A device that one of `selectors`
+    names (`tag:<tag>`, `group:<group>`) is a member by itself."""
 
     name: str
     prefixes: list[str]
@@ -28,6 +29,7 @@ class VniCreate(msgspec.Struct, omit_defaults=True):
     mtu: int = 1380
     dns_suffix: str = ""
     routes: list[Route] = []
+    selectors: list[str] = []
 
 
 class VniRecord(msgspec.Struct, omit_defaults=True):
@@ -40,6 +42,22 @@ class VniRecord(msgspec.Struct, omit_defaults=True):
     routes: list[Route] = []
     created_at: int = 0
     members: int = 0
+    selectors: list[str] = []
+
+
+class MemberWanted(msgspec.Struct, omit_defaults=True):
+    """Addresses without a prefix length, at most one in each prefix of the VNI; where none is named the fabric picks one."""
+
+    addresses: list[str] = []
+
+
+class MemberRecord(msgspec.Struct):
+    """A node of a VNI, and its addresses there (`10.7.0.5/24`)."""
+
+    node: str
+    role: Role
+    name: str
+    addresses: list[str]
 
 
 class TokenCreate(msgspec.Struct, omit_defaults=True):

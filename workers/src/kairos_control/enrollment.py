@@ -26,7 +26,7 @@ from .authentication import require_signature
 from .certificates import issue, record_of
 from .http import Call, Reply, reply
 from .journal import Journal
-from .leases import lease_statements
+from .leases import LeasePlan
 from .ports import ConstraintError, Row, TenantPlatform
 from .problems import problem
 from .pushes import Pushes
@@ -258,9 +258,6 @@ class Enrollments:
         if token is None:
             raise problem("token-unknown", "the join token was deleted meanwhile; ask your operator for a new one")
         key = unb64(flight["public_key"])
-        names = set(strings(token["vnis"]))
-        vnis = await platform.store.rows("SELECT * FROM vnis WHERE tenant = ?", platform.tenant)
-        member_of = [vni for vni in vnis if flight["role"] == "gateway" or vni["name"] in names]
         return [
             ("UPDATE tokens SET used = used + 1 WHERE token_id = ?", (token["token_id"],)),
             (
@@ -271,8 +268,28 @@ class Enrollments:
                     token["token_id"], token["tags"], token["groups"], token["owner"], serial, not_after, int(platform.clock()),
                 ),
             ),
-            *await lease_statements(platform, platform.tenant, node, member_of),
+            *await self._leases(flight, token),
         ]  # fmt: skip
+
+    async def _leases(self, flight: Row, token: Row) -> list[tuple[str, tuple[Any, ...]]]:
+        """Of the VNIs that the token names or a selector puts it in; a gateway is in all."""
+        platform = self._platform
+        own = {f"tag:{tag}" for tag in strings(token["tags"])} | {
+            f"group:{group}" for group in strings(token["groups"])
+        }
+        rows = await platform.store.rows(
+            "SELECT s.vni, s.selector FROM vni_selectors s JOIN vnis v ON v.vni = s.vni WHERE v.tenant = ?",
+            platform.tenant,
+        )
+        selected = {row["vni"] for row in rows if row["selector"] in own}
+        names = set(strings(token["vnis"]))
+        statements = []
+        for vni in await platform.store.rows("SELECT * FROM vnis WHERE tenant = ? ORDER BY vni", platform.tenant):
+            if flight["role"] == "gateway" or vni["name"] in names or vni["vni"] in selected:
+                plan = LeasePlan(platform, platform.tenant, vni)
+                await plan.give(flight["node"])
+                statements += plan.statements
+        return statements
 
     def _in_flight(self, node: str, token_id: str) -> Row | None:
         rows = self._platform.local.rows(

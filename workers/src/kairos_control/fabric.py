@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from kairos import __version__
-from kairos.api.admin import Page, TenantCreate
+from kairos.api.admin import TenantCreate
 from kairos.api.enrollment import FabricInfo
 from kairos.identity.spiffe import is_name
 
 from .http import Call, Reply, reply
 from .journal import Journal
+from .paging import window
 from .ports import ConstraintError, Platform
 from .problems import problem
 from .records import tenant_record
@@ -46,5 +47,8 @@ async def create_tenant(platform: Platform, call: Call) -> Reply:
 
 
 async def list_tenants(platform: Platform, call: Call) -> Reply:
-    rows = await platform.store.rows("SELECT * FROM tenants ORDER BY tenant")
-    return reply(Page([tenant_record(row) for row in rows]))
+    view = window(call)
+    rows = await platform.store.rows(
+        "SELECT * FROM tenants WHERE tenant > ? ORDER BY tenant LIMIT ?", view.after, view.fetch
+    )
+    return view.page(rows, "tenant", tenant_record)

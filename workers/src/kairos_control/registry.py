@@ -1,27 +1,21 @@
-"""The operator's records: VNIs, join tokens and devices of one tenant."""
+"""The operator's records: join tokens and devices of one tenant."""
 
 from __future__ import annotations
 
-import ipaddress
 import json
 
-import msgspec
-
-from kairos.api.admin import Device, Page, Reason, TokenCreate, VniCreate
-from kairos.constants import VNI_MAX
-from kairos.identity.spiffe import is_name
+from kairos.api.admin import Device, Reason, TokenCreate
 
 from .enrollment import Enrollments
 from .http import Call, Reply, reply
 from .journal import Journal
-from .leases import lease_statements
-from .ports import ConstraintError, Row, Statement, TenantPlatform
+from .paging import window
+from .ports import Row, TenantPlatform
 from .problems import problem
 from .pushes import Pushes
-from .records import b64, device_of, device_record, gateways_of, token_record, vni_record
+from .records import b64, device_of, device_record, token_record
 from .sessions import Sessions
 
-_MTU = range(1280, 9001)
 _HASH_BYTES = 32
 _LIFE_MAX_S = 366 * 86_400
 
@@ -36,75 +30,13 @@ class Registry:
         self._enrollments = enrollments
         self._sessions = sessions
 
-    # -- VNIs --------------------------------------------------------------------------------------------------------
-
-    async def create_vni(self, call: Call) -> Reply:
-        wanted = call.decode(VniCreate)
-        prefixes = _checked_vni(wanted)
-        vni = wanted.vni or await self._next_vni()
-        row = {
-            "vni": vni, "name": wanted.name, "tenant": self._platform.tenant, "prefixes": json.dumps(prefixes),
-            "mtu": wanted.mtu, "dns_suffix": wanted.dns_suffix, "created_at": int(self._platform.clock()),
-            "routes": json.dumps([msgspec.to_builtins(route) for route in wanted.routes]),
-        }  # fmt: skip
-        await self._check_routes(wanted)
-        statements: list[Statement] = [
-            (
-                "INSERT INTO vnis (vni, tenant, name, prefixes, mtu, dns_suffix, routes, created_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-                tuple(
-                    row[key]
-                    for key in ("vni", "tenant", "name", "prefixes", "mtu", "dns_suffix", "routes", "created_at")
-                ),
-            )
-        ]
-        try:
-            await self._platform.store.write(statements)
-        except ConstraintError:
-            raise problem("exists", f"a VNI named {wanted.name} or numbered {vni} exists") from None
-        for gateway in await gateways_of(self._platform.store, self._platform.tenant):
-            await self._platform.store.write(
-                await lease_statements(self._platform, self._platform.tenant, gateway["node"], [row])
-            )
-        self._journal.record("vni.created", actor="operator", subject=wanted.name, vni=vni, prefixes=prefixes)
-        await self._pushes.network_changed()
-        return reply(vni_record(row), 201)
-
-    async def list_vnis(self, call: Call) -> Reply:
-        rows = await self._platform.store.rows(
-            "SELECT v.*, (SELECT count(DISTINCT node) FROM leases l WHERE l.vni = v.vni) AS members FROM vnis v"
-            " WHERE tenant = ? ORDER BY name",
-            self._platform.tenant,
-        )
-        return reply(Page([vni_record(row, row["members"]) for row in rows]))
-
-    async def show_vni(self, call: Call) -> Reply:
-        row = await self._vni(call.parameters["name"])
-        count = await self._platform.store.first(
-            "SELECT count(DISTINCT node) AS members FROM leases WHERE vni = ?", row["vni"]
-        )
-        return reply(vni_record(row, count["members"] if count else 0))
-
-    async def delete_vni(self, call: Call) -> Reply:
-        row = await self._vni(call.parameters["name"])
-        await self._platform.store.write(
-            [
-                ("DELETE FROM leases WHERE vni = ?", (row["vni"],)),
-                ("DELETE FROM lease_cursors WHERE vni = ?", (row["vni"],)),
-                ("DELETE FROM vnis WHERE vni = ?", (row["vni"],)),
-            ]
-        )
-        self._journal.record("vni.deleted", actor="operator", subject=row["name"], vni=row["vni"])
-        await self._pushes.network_changed()
-        return reply(None)
-
     # -- join tokens -------------------------------------------------------------------------------------------------
 
     async def create_token(self, call: Call) -> Reply:
         wanted = call.decode(TokenCreate)
         if len(wanted.secret_hash) != _HASH_BYTES or wanted.uses < 1 or not 1 <= wanted.life_s <= _LIFE_MAX_S:
             raise problem("invalid", "secret_hash: 32 bytes; uses: at least 1; life_s: 1 second to 366 days")
-        for name in wanted.vnis:
-            await self._vni(name)
+        await self._check_vnis(wanted.vnis)
         now = int(self._platform.clock())
         row = {
             "token_id": self._platform.entropy(8).hex(), "tenant": self._platform.tenant, "role": wanted.role,
@@ -121,10 +53,12 @@ class Registry:
         return reply(token_record(row), 201)
 
     async def list_tokens(self, call: Call) -> Reply:
+        view = window(call)
         rows = await self._platform.store.rows(
-            "SELECT * FROM tokens WHERE tenant = ? ORDER BY created_at, token_id", self._platform.tenant
-        )
-        return reply(Page([token_record(row) for row in rows]))
+            "SELECT * FROM tokens WHERE tenant = ? AND token_id > ? ORDER BY token_id LIMIT ?",
+            self._platform.tenant, view.after, view.fetch,
+        )  # fmt: skip
+        return view.page(rows, "token_id", token_record)
 
     async def show_token(self, call: Call) -> Reply:
         return reply(token_record(await self._token(call.parameters["token"])))
@@ -138,18 +72,22 @@ class Registry:
     # -- devices -----------------------------------------------------------------------------------------------------
 
     async def list_devices(self, call: Call) -> Reply:
+        """Those that wait for the operator come first, all of them on the first page."""
+        view, tenant = window(call), self._platform.tenant
         rows = await self._platform.store.rows(
-            "SELECT * FROM devices WHERE tenant = ? ORDER BY enrolled_at, node", self._platform.tenant
+            "SELECT * FROM devices WHERE tenant = ? AND node > ? ORDER BY node LIMIT ?", tenant, view.after, view.fetch
         )
-        leases = await self._platform.store.rows("SELECT * FROM leases WHERE tenant = ?", self._platform.tenant)
+        leases: dict[str, list[Row]] = {}
+        for lease in await self._platform.store.rows(
+            "SELECT * FROM leases WHERE tenant = ? AND node > ? AND node <= ? ORDER BY vni, prefix",
+            tenant, view.after, rows[-1]["node"] if rows else "",
+        ):  # fmt: skip
+            leases.setdefault(lease["node"], []).append(lease)
         online = self._platform.sockets.online()
-        known = {row["node"] for row in rows}
-        listed = [
-            device_record(row, [lease for lease in leases if lease["node"] == row["node"]], row["node"] in online)
-            for row in rows
-        ]
-        waiting = [self._waiting(row) for row in self._enrollments.held() if row["node"] not in known]
-        return reply(Page(waiting + listed))
+        waiting = [] if view.after else [self._waiting(row) for row in await self._not_in_yet()]
+        return view.page(
+            rows, "node", lambda row: device_record(row, leases.get(row["node"], []), row["node"] in online), waiting
+        )
 
     async def show_device(self, call: Call) -> Reply:
         return reply(await self._device(call.parameters["node"]))
@@ -186,16 +124,11 @@ class Registry:
 
     # -- looking up --------------------------------------------------------------------------------------------------
 
-    async def _vni(self, name: str) -> Row:
-        row = await self._platform.store.first(
-            "SELECT * FROM vnis WHERE tenant = ? AND (name = ? OR CAST(vni AS TEXT) = ?)",
-            self._platform.tenant,
-            name,
-            name,
-        )
-        if row is None:
-            raise problem("not-found", f"there is no VNI {name}")
-        return row
+    async def _check_vnis(self, names: list[str]) -> None:
+        rows = await self._platform.store.rows("SELECT name FROM vnis WHERE tenant = ?", self._platform.tenant)
+        unknown = set(names) - {row["name"] for row in rows}
+        if unknown:
+            raise problem("not-found", f"there is no VNI {min(unknown)}")
 
     async def _token(self, token_id: str) -> Row:
         row = await self._platform.store.first(
@@ -217,38 +150,17 @@ class Registry:
                 return self._waiting(waiting)
         raise problem("not-found", f"there is no device {node}")
 
+    async def _not_in_yet(self) -> list[Row]:
+        """Enrollments that are held or were denied, of keys that are no device."""
+        return [
+            row
+            for row in self._enrollments.held()
+            if await device_of(self._platform.store, self._platform.tenant, row["node"]) is None
+        ]
+
     def _waiting(self, row: Row) -> Device:
         """An enrollment that is held or was denied, as a device."""
         return Device(
             row["node"], self._platform.tenant, row["role"], row["name"], row["status"], b"", reason=row["reason"],
             enrollment=row["enrollment"],
         )  # fmt: skip
-
-    async def _next_vni(self) -> int:
-        row = await self._platform.store.first("SELECT max(vni) AS last FROM vnis")
-        return (row["last"] or 0) + 1 if row else 1
-
-    async def _check_routes(self, wanted: VniCreate) -> None:
-        gateways = {row["node"] for row in await gateways_of(self._platform.store, self._platform.tenant)}
-        for route in wanted.routes:
-            if route.via not in gateways:
-                raise problem("invalid", f"route {route.prefix}: {route.via} is no gateway of this tenant")
-
-
-def _checked_vni(wanted: VniCreate) -> list[str]:
-    """The prefixes in canonical form. Raises invalid."""
-    if not is_name(wanted.name) or not 0 <= wanted.vni <= VNI_MAX or wanted.mtu not in _MTU:
-        raise problem("invalid", f"name: a DNS label; vni: up to {VNI_MAX}; mtu: {_MTU.start} to {_MTU.stop - 1}")
-    try:
-        networks = [ipaddress.ip_network(prefix) for prefix in wanted.prefixes]
-        for route in wanted.routes:
-            ipaddress.ip_network(route.prefix)
-    except ValueError as error:
-        raise problem("invalid", f"not a network: {error}") from None
-    if not networks:
-        raise problem("invalid", "a VNI needs at least one prefix")
-    for index, network in enumerate(networks):
-        for other in networks[:index]:
-            if network.version == other.version and network.overlaps(other):
-                raise problem("invalid", f"{network} and {other} overlap")
-    return [str(network) for network in networks]

@@ -35,10 +35,7 @@ class Sessions:
         wanted = call.decode(SessionRequest)
         node, role = call.device["node"], call.device["role"]
         gateways = [node] if role == "gateway" else await self._gateways(wanted.gateway)
-        leases = await self._platform.store.rows(
-            "SELECT DISTINCT vni FROM leases WHERE tenant = ? AND node = ? ORDER BY vni", self._platform.tenant, node
-        )
-        vnis = [lease["vni"] for lease in leases]
+        vnis = await self._vnis_of(node)
         session = self._renewable(wanted.renews, node)["session"] if wanted.renews else self._platform.entropy(16).hex()
         secret = base64.urlsafe_b64encode(self._platform.entropy(_TOKEN_BYTES)).rstrip(b"=").decode()
         token = f"{self._platform.tenant}.{secret}"
@@ -111,6 +108,20 @@ class Sessions:
             )
             for row in rows
         ]
+
+    async def refresh(self, node: str) -> None:
+        """The node's VNIs are others now: its sessions follow, and the gateways hear of it."""
+        vnis = await self._vnis_of(node)
+        self._platform.local.write("UPDATE sessions SET vnis = ? WHERE node = ?", json.dumps(vnis), node)
+        for notice in self.current():
+            if notice.node == node:
+                self._pushes.to_gateways(notice)
+
+    async def _vnis_of(self, node: str) -> list[int]:
+        leases = await self._platform.store.rows(
+            "SELECT DISTINCT vni FROM leases WHERE tenant = ? AND node = ? ORDER BY vni", self._platform.tenant, node
+        )
+        return [lease["vni"] for lease in leases]
 
     def forget_ended(self) -> None:
         self._platform.local.write("DELETE FROM sessions WHERE expires_at <= ?", int(self._platform.clock()))

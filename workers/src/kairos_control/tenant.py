@@ -4,7 +4,18 @@ from __future__ import annotations
 
 import asyncio
 
-from kairos.api.admin import Device, Page, Reason, Tenant, TokenCreate, TokenRecord, VniCreate, VniRecord
+from kairos.api.admin import (
+    Device,
+    MemberRecord,
+    MemberWanted,
+    Page,
+    Reason,
+    Tenant,
+    TokenCreate,
+    TokenRecord,
+    VniCreate,
+    VniRecord,
+)
 from kairos.api.enrollment import Certificate, Challenge, ChallengeResponse, Enrollment, EnrollRequest, RenewRequest
 from kairos.api.push import Welcome, encode, parse_to_fabric_untrusted
 from kairos.api.session import (
@@ -35,6 +46,7 @@ from .refusals import Refusals
 from .registry import Registry
 from .routing import Caller, Route
 from .sessions import Sessions
+from .vnis import Vnis
 
 SCHEMA = (
     "CREATE TABLE IF NOT EXISTS nonces (nonce TEXT PRIMARY KEY, expires_at INTEGER NOT NULL)",
@@ -62,6 +74,7 @@ class TenantService:
         self.sessions = Sessions(platform, self.journal, self.pushes)
         self.enrollments = Enrollments(platform, self.journal, self.pushes, self.admission)
         self.policies = Policies(platform, self.journal, self.pushes)
+        self.vnis = Vnis(platform, self.journal, self.pushes, self.sessions)
         self.registry = Registry(platform, self.journal, self.pushes, self.enrollments, self.sessions)
 
     async def authenticate(self, route: Route, call: Call) -> None:
@@ -106,13 +119,10 @@ class TenantService:
         nodes = await self.platform.store.rows("SELECT node FROM devices WHERE tenant = ?", tenant)
         for row in nodes:
             await self.sessions.revoke(row["node"], "the tenant was deleted")
-        vnis = "SELECT vni FROM vnis WHERE tenant = ?"
+        of_vnis = "WHERE vni IN (SELECT vni FROM vnis WHERE tenant = ?)"
         await self.platform.store.write(
-            [
-                (f"DELETE FROM leases WHERE vni IN ({vnis})", (tenant,)),
-                (f"DELETE FROM lease_cursors WHERE vni IN ({vnis})", (tenant,)),
-                *((f"DELETE FROM {table} WHERE tenant = ?", (tenant,)) for table in _TABLES),
-            ]
+            [(f"DELETE FROM {table} {of_vnis}", (tenant,)) for table in _VNI_TABLES]
+            + [(f"DELETE FROM {table} WHERE tenant = ?", (tenant,)) for table in _TABLES]
         )
         for table in ("enrollments", "sessions", "nonces"):
             self.platform.local.write(f"DELETE FROM {table}")
@@ -146,6 +156,7 @@ class TenantService:
         raise problem("upgrade-required", "open this as a WebSocket")
 
 
+_VNI_TABLES = ("leases", "lease_cursors", "given_addresses", "vni_selectors")
 _TABLES = ("certificates", "devices", "tokens", "policies", "vnis", "tenants")
 _T = TenantService
 _AT = "/v1/tenants/{tenant}"
@@ -177,10 +188,18 @@ ROUTES: tuple[Route, ...] = (
     Route("POST", _AT + "/audit", Caller.NODE, _T.accept_events, "A node's audit events", EventBatch, Accepted, 202),
     Route("GET", _AT + "/audit", Caller.ADMIN, _T.list_events, "Audit events, newest first", answer=Page),
     Route("GET", _AT + "/events", Caller.NODE, _T.events_socket, "WebSocket of pushes", status=101),
-    Route("POST", _AT + "/vnis", Caller.ADMIN, lambda s, c: s.registry.create_vni(c), "Create a VNI", VniCreate, VniRecord, 201, alone=True),
-    Route("GET", _AT + "/vnis", Caller.ADMIN, lambda s, c: s.registry.list_vnis(c), "List VNIs", answer=Page),
-    Route("GET", _AT + "/vnis/{name}", Caller.ADMIN, lambda s, c: s.registry.show_vni(c), "One VNI", answer=VniRecord),
-    Route("DELETE", _AT + "/vnis/{name}", Caller.ADMIN, lambda s, c: s.registry.delete_vni(c), "Delete a VNI", status=204, alone=True),
+    Route("POST", _AT + "/vnis", Caller.ADMIN, lambda s, c: s.vnis.create(c), "Create a VNI", VniCreate, VniRecord, 201, alone=True),
+    Route("GET", _AT + "/vnis", Caller.ADMIN, lambda s, c: s.vnis.listing(c), "List VNIs", answer=Page),
+    Route("GET", _AT + "/vnis/{name}", Caller.ADMIN, lambda s, c: s.vnis.show(c), "One VNI", answer=VniRecord),
+    Route("PUT", _AT + "/vnis/{name}", Caller.ADMIN, lambda s, c: s.vnis.change(c), "Change a VNI", VniCreate, VniRecord,
+          alone=True),
+    Route("DELETE", _AT + "/vnis/{name}", Caller.ADMIN, lambda s, c: s.vnis.delete(c), "Delete a VNI", status=204, alone=True),
+    Route("GET", _AT + "/vnis/{name}/members", Caller.ADMIN, lambda s, c: s.vnis.list_members(c), "List a VNI's members",
+          answer=Page),
+    Route("PUT", _AT + "/vnis/{name}/members/{node}", Caller.ADMIN, lambda s, c: s.vnis.put_member(c),
+          "Make a node a member, with these addresses", MemberWanted, MemberRecord, alone=True),
+    Route("DELETE", _AT + "/vnis/{name}/members/{node}", Caller.ADMIN, lambda s, c: s.vnis.remove_member(c),
+          "Take a node out of a VNI", status=204, alone=True),
     Route("POST", _AT + "/tokens", Caller.ADMIN, lambda s, c: s.registry.create_token(c), "Create a join token",
           TokenCreate, TokenRecord, 201, alone=True),
     Route("GET", _AT + "/tokens", Caller.ADMIN, lambda s, c: s.registry.list_tokens(c), "List join tokens", answer=Page),
