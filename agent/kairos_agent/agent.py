@@ -88,7 +88,16 @@ class Agent(Daemon):
         """The gateway brings what concerns the tunnel in a Config; here the view serves policy."""
 
     def _node_revoked(self, node: str) -> None:
-        self.connector.gateway_revoked(node)
+        self.connector.gateway_lost(node, "revoked")
+
+    def _node_isolated(self, node: str) -> None:
+        if node == self.identity.node:
+            self.connector.close("isolated", "this device is isolated")
+        self.connector.gateway_lost(node, "isolated")
+
+    def _node_released(self, node: str) -> None:
+        if node == self.identity.node:
+            self.connector.reconnect()
 
     async def _pushed_own(self, push: ToNode) -> None:
         _log.debug("%s", type(push).__name__)

@@ -241,10 +241,11 @@ class Connector:
             if connection is not None and connection.prober is not None and connection.owns(event.session):
                 connection.prober.acknowledged_untrusted(event.payload)
 
-    def gateway_revoked(self, node: str) -> None:
+    def gateway_lost(self, node: str, code: str) -> None:
+        """It is revoked or isolated."""
         for connection in (self._current, self._coming):
             if connection is not None and connection.steps.peer == node:
-                self._drop(connection, "revoked", f"{node} is revoked")
+                self._drop(connection, code, f"{node} is {code}")
 
     # -- local API ---------------------------------------------------------------------------------------------------
 

@@ -35,27 +35,27 @@ def listing(options: argparse.Namespace) -> None:
 
 
 def show(options: argparse.Namespace) -> None:
-    admin, tenant, node = _named(options)
+    admin, tenant, node = named(options)
     _show(options, admin.get(at(tenant, "devices", node), Device))
 
 
 def approve(options: argparse.Namespace) -> None:
-    admin, tenant, node = _named(options)
+    admin, tenant, node = named(options)
     _show(options, admin.send("POST", at(tenant, "devices", node, "approve"), {}, Device))
 
 
 def deny(options: argparse.Namespace) -> None:
-    admin, tenant, node = _named(options)
+    admin, tenant, node = named(options)
     _show(options, admin.send("POST", at(tenant, "devices", node, "deny"), Reason(options.reason), Device))
 
 
 def delete(options: argparse.Namespace) -> None:
-    admin, tenant, node = _named(options)
+    admin, tenant, node = named(options)
     admin.delete(at(tenant, "devices", node))
     print(f"{node} is revoked: its certificates and sessions are dead, its key never enrolls again")
 
 
-def _named(options: argparse.Namespace) -> tuple[AdminClient, str, str]:
+def named(options: argparse.Namespace) -> tuple[AdminClient, str, str]:
     """A node id as it is, or the one device of that name."""
     admin, tenant = client(options), tenant_of(options)
     if options.device.startswith(("ep-", "gw-")):

@@ -185,6 +185,17 @@ _RECORDS = (
     ),
 )
 
+_CUT = (
+    DEVICE,
+    _arg("--reason", help="said to everyone and kept in the audit", required=True),
+    _arg("--wait", help="seconds to wait for the receipts (default 5)", type=float, default=5.0),
+    *IN_TENANT,
+)
+_ISOLATION = (
+    Verb("isolate", "isolate:isolate", "cut a device off everywhere at once; shows who has enforced it", _CUT),
+    Verb("release", "isolate:release", "end a device's isolation", _CUT),
+)
+
 _POLICY_SOURCE = _arg("--source", help="folder with Rego and data (default: the shipped policy)", default=None)
 _GRANTS = _arg("--data", help="grants file that replaces the one in the source", default=None)
 _POLICY = (
@@ -260,6 +271,7 @@ def _node_verbs(group: str, service: str) -> tuple[Verb, ...]:
 VERBS: tuple[Verb, ...] = (
     *_FABRIC,
     *_RECORDS,
+    *_ISOLATION,
     *_POLICY,
     Verb(
         "audit list",

@@ -155,6 +155,13 @@ class Gateway(Daemon):
     def _node_revoked(self, node: str) -> None:
         self.peers.cut(node, "revoked", f"{node} is revoked")
 
+    def _node_isolated(self, node: str) -> None:
+        self.sessions.forget(node)
+        self.peers.cut(node, "isolated", f"{node} is isolated")
+
+    def _node_released(self, node: str) -> None:
+        """It opens a new session and comes back by itself."""
+
     def _acknowledged(self, event: ControlReceived) -> None:
         _log.debug("a PROBE_ACK that answers nothing of ours, session %d", event.session)
 

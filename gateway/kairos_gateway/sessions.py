@@ -57,6 +57,10 @@ class Sessions:
             del self._known[session]
         return over
 
+    def forget(self, node: str) -> None:
+        """None of its sessions counts any more."""
+        self._known = {each: session for each, session in self._known.items() if session.node != node}
+
     def of_node(self, node: str) -> Session | None:
         """Its newest."""
         mine = [session for session in self._known.values() if session.node == node]

@@ -118,6 +118,27 @@ class PolicyVersion(msgspec.Struct):
     created_at: int
 
 
+class IsolationReceipt(msgspec.Struct, omit_defaults=True):
+    """point: a node, or `relay`; certificate: DER, of whoever signed (the fabric's issuer for the relay)."""
+
+    point: str
+    at_ms: int
+    signature: bytes
+    certificate: bytes = b""
+
+
+class IsolationRecord(msgspec.Struct, omit_defaults=True):
+    """state: isolated or released; expected: the points of which a receipt is due; receipts: of this state."""
+
+    id: str
+    node: str
+    state: str
+    reason: str
+    at: int
+    expected: list[str]
+    receipts: list[IsolationReceipt] = []
+
+
 class Page(msgspec.Struct):
     """A listing: `items` of the resource asked for; `next` is the cursor of the following page or empty."""
 

@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from kairos.audit.head import SignedHead
 from kairos.errors import BadMessage
 
 
@@ -51,6 +52,28 @@ class Revocation(msgspec.Struct, tag="revocation", tag_field="kind"):
     reason: str
 
 
+IsolationState = Literal["isolated", "released"]
+
+
+class Isolation(msgspec.Struct, tag="isolation", tag_field="kind"):
+    """Fabric -> all nodes of the tenant: from now on nothing from or to `node`, or all that policy allows again. Each
+    answers with a Receipt when it has done so. id: of this isolation, until its release."""
+
+    id: str
+    node: str
+    state: IsolationState
+    reason: str
+
+
+class Receipt(msgspec.Struct, tag="receipt", tag_field="kind"):
+    """Node -> fabric. signature: context ISOLATION_RECEIPT, over transcript.isolation_receipt(...)."""
+
+    isolation: str
+    state: IsolationState
+    at_ms: int
+    signature: bytes
+
+
 class NetworkChanged(msgspec.Struct, tag="network-changed", tag_field="kind"):
     """Fabric -> nodes: fetch /network again."""
 
@@ -63,6 +86,12 @@ class PolicyAnnouncement(msgspec.Struct, tag="policy-announcement", tag_field="k
     version: int
 
 
+class AuditHead(msgspec.Struct, tag="audit-head", tag_field="kind"):
+    """Fabric -> all nodes: the audit log as it stands now. A node keeps the newest that goes on from the one it held."""
+
+    head: SignedHead
+
+
 class Welcome(msgspec.Struct, tag="welcome", tag_field="kind"):
     """Fabric -> node, first message after the socket opened: what to compare one's own state with."""
 
@@ -70,12 +99,22 @@ class Welcome(msgspec.Struct, tag="welcome", tag_field="kind"):
     policy_version: int
     now: int
     sessions: list[SessionNotice] = []
+    isolations: list[Isolation] = []
+    audit_head: SignedHead | None = None
 
 
 ToNode = (
-    Welcome | AdmissionRequest | CertificateNotice | SessionNotice | Revocation | NetworkChanged | PolicyAnnouncement
+    Welcome
+    | AdmissionRequest
+    | CertificateNotice
+    | SessionNotice
+    | Revocation
+    | Isolation
+    | NetworkChanged
+    | PolicyAnnouncement
+    | AuditHead
 )
-ToFabric = AdmissionVerdict
+ToFabric = AdmissionVerdict | Receipt
 
 _to_node: msgspec.json.Decoder[ToNode] = msgspec.json.Decoder(ToNode)
 _to_fabric: msgspec.json.Decoder[ToFabric] = msgspec.json.Decoder(ToFabric)

@@ -12,6 +12,7 @@ ADMISSION_VERDICT = b"kairos/1 admission verdict"
 TUNNEL_OFFER = b"kairos/1 tunnel offer"
 TUNNEL_ANSWER = b"kairos/1 tunnel answer"
 POLICY_BUNDLE = b"kairos/1 policy bundle"
+ISOLATION_RECEIPT = b"kairos/1 isolation receipt"
 AUDIT_HEAD = b"kairos/1 audit head"
 
 # TLS exporter (RFC 8446 §7.5)

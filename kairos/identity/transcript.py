@@ -53,3 +53,8 @@ def policy_bundle(tenant: str, version: int, bundle: bytes) -> bytes:
 def audit_head(tenant: str, size: int, root: bytes, at: int) -> bytes:
     """A tenant's audit log as it stands: how many events, the Merkle root over them, and when (Unix seconds)."""
     return digest(b"audit head", tenant.encode(), size.to_bytes(8, "big"), root, at.to_bytes(8, "big"))
+
+
+def isolation_receipt(isolation: str, node: str, point: str, state: str, at_ms: int) -> bytes:
+    """What an enforcement point signs once a node is isolated, or released, there."""
+    return digest(b"receipt", isolation.encode(), node.encode(), point.encode(), state.encode(), str(at_ms).encode())

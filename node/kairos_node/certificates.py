@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Container, Sequence
 from dataclasses import dataclass
 
+from kairos.audit.head import SignedHead
+from kairos.crypto import labels
 from kairos.crypto.provider import Provider
 from kairos.crypto.suites import Suite
 from kairos.errors import Refused
+from kairos.identity import transcript
 from kairos.identity.certificate import Certificate, parse_certificate_untrusted
 from kairos.identity.transcript import fingerprint
 
@@ -86,6 +89,16 @@ def verify_peer_untrusted(
     if name.node in revoked:
         raise Refused("revoked", f"{name.node} is revoked")
     return Peer(name.node, role, certificate.public_key, certificate.serial, certificate.not_after)
+
+
+def check_audit_head(provider: Provider, root: Certificate, head: SignedHead) -> None:
+    """That a key which the root certified for that time signed this head. Raises Refused (bad-certificate,
+    certificate-expired, bad-signature) or BadMessage."""
+    issuer = parse_certificate_untrusted(head.issuer)
+    _check_issuer(provider, root.suite, root, issuer, head.at)
+    signed = transcript.audit_head(head.tenant, head.size, head.root, head.at)
+    if not provider.verify(root.suite, issuer.public_key, signed, head.signature, labels.AUDIT_HEAD):
+        raise Refused("bad-signature", f"the signature of {issuer.subject} on the audit head is wrong")
 
 
 def _issuer_untrusted(provider: Provider, trust: Trust, shown: Sequence[bytes], now: float) -> Certificate:

@@ -12,7 +12,7 @@ from collections.abc import Coroutine, Sequence
 from typing import Any
 
 from kairos.api.problem import ProblemError
-from kairos.api.push import NetworkChanged, PolicyAnnouncement, Revocation, ToNode, Welcome
+from kairos.api.push import Isolation, NetworkChanged, PolicyAnnouncement, Revocation, ToNode, Welcome
 from kairos.crypto.provider import Provider
 from kairos.errors import BadMessage, Refused
 from kairos.policy.decision import Decision
@@ -23,6 +23,7 @@ from kairos_node.dataplane_events import DataplaneEvents, Listeners
 from kairos_node.events import EventFeed
 from kairos_node.fabric import FabricClient
 from kairos_node.flow_judge import FlowJudge, describe
+from kairos_node.isolation import Isolations, receipt
 from kairos_node.local_api import Handler
 from kairos_node.network_view import EMPTY, NetworkView
 from kairos_node.policy_keeper import PolicyKeeper
@@ -57,6 +58,7 @@ class Daemon(ABC):
         self.links: list[RelayLink] = []
         self.view = NetworkView(state.network) if state.network is not None else EMPTY
         self.stopping = asyncio.Event()
+        self.isolations = Isolations(state)
         self.spool = Spool(state.spool)
         self.policy = PolicyKeeper(state, identity, provider, client, self._policy_changed)
         self.renewal = Renewal(client, state, provider, identity, self._renewed)
@@ -117,6 +119,13 @@ class Daemon(ABC):
     def _node_revoked(self, node: str) -> None: ...
 
     @abstractmethod
+    def _node_isolated(self, node: str) -> None:
+        """Its tunnels end now. Flows are judged again by the caller."""
+
+    @abstractmethod
+    def _node_released(self, node: str) -> None: ...
+
+    @abstractmethod
     async def _pushed_own(self, push: ToNode) -> None:
         """A push that not all daemons get."""
 
@@ -152,7 +161,7 @@ class Daemon(ABC):
         """T3: is this certificate that of a peer of our tenant with this role, or that very node, and not revoked?"""
 
         def check(chain: Sequence[bytes]) -> Peer:
-            return verify_peer_untrusted(
+            peer = verify_peer_untrusted(
                 self.provider,
                 self.identity.trust,
                 chain,
@@ -162,6 +171,9 @@ class Daemon(ABC):
                 node=node,
                 revoked=self.state.revoked,
             )
+            if peer.node in self.isolations:
+                raise Refused("isolated", f"{peer.node} is isolated")
+            return peer
 
         return check
 
@@ -172,7 +184,7 @@ class Daemon(ABC):
         return self.policy.version
 
     def decide(self, point: str, document: dict[str, Any]) -> Decision:
-        return self.policy.decide(point, document)
+        return self.isolations.verdict(document) or self.policy.decide(point, document)
 
     @abstractmethod
     def posture_of(self, node: str) -> dict[str, Any]: ...
@@ -182,11 +194,14 @@ class Daemon(ABC):
     async def _pushed(self, push: ToNode) -> None:
         match push:
             case Welcome():
+                await self._isolations_changed(push.isolations, complete=True)
                 await self._pushed_own(push)
                 if push.revision != self.view.record.revision:
                     await self.fetch_network()
                 if push.policy_version > self.policy.version:
                     await self.policy.refresh()
+            case Isolation():
+                await self._isolations_changed([push])
             case NetworkChanged():
                 await self.fetch_network()
             case PolicyAnnouncement():
@@ -199,6 +214,23 @@ class Daemon(ABC):
                 self._node_revoked(node)
             case _:
                 await self._pushed_own(push)
+
+    async def _isolations_changed(self, pushes: Sequence[Isolation], complete: bool = False) -> None:
+        """Enforce first, then say so. complete: these are all that hold; what we missed the release of is released."""
+        for node in self.isolations.released_by(pushes) if complete else ():
+            self.isolations.forget(node)
+            self._node_released(node)
+        for push in pushes:
+            self.isolations.learn(push)
+            if push.state == "isolated":
+                _log.warning("%s is isolated: %s", push.node, push.reason)
+                self._node_isolated(push.node)
+            else:
+                _log.warning("%s is released", push.node)
+                self._node_released(push.node)
+        self.judge.judge_again()
+        for push in pushes:
+            await self.feed.send(receipt(push, self.identity.node, self.identity.key))
 
     async def fetch_network(self) -> None:
         """The network as it is now. Raises ConnectionError: the feed connects again, and hears of it in the Welcome."""

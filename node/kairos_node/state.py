@@ -3,7 +3,7 @@
 join.json       what the join token pinned; written before E1
 identity.json   seed, certificate, and the seed of a rotation in flight: one file, so that they change together
 fabric.json     what the fabric said of itself, after it was checked against the pins
-network.json, policy.json, bundle.tar.gz, revoked.json    the last of each, for when the fabric is out of reach
+network.json, policy.json, bundle.tar.gz, revoked.json, isolations.json    the last of each, for when the fabric is out of reach
 spool/          audit events not yet delivered
 lock, socket    of the running daemon
 """
@@ -22,6 +22,7 @@ from typing import TypeVar
 import msgspec
 
 from kairos.api.enrollment import FabricInfo, Role
+from kairos.api.push import Isolation
 from kairos.api.session import Network, PolicyRecord
 from kairos.crypto.provider import Provider, SigningKey
 from kairos.crypto.suites import SEED_BYTES, Suite, suite_named
@@ -117,7 +118,7 @@ class NodeState:
         """Before E1: the key must outlive us, or a counted token would be lost with it. What another fabric said is
         forgotten."""
         self.create()
-        for name in ("fabric.json", "network.json", "policy.json", "bundle.tar.gz", "revoked.json"):
+        for name in ("fabric.json", "network.json", "policy.json", "bundle.tar.gz", "revoked.json", "isolations.json"):
             (self.directory / name).unlink(missing_ok=True)
         self._save("identity.json", Keys(seed))
         self._save("join.json", join)
@@ -183,6 +184,14 @@ class NodeState:
         grown = known.union(nodes)
         if grown != known:
             self._save("revoked.json", sorted(grown))
+
+    @property
+    def isolations(self) -> list[Isolation]:
+        """Whom to refuse everything, also when we start while the fabric is out of reach."""
+        return self._load("isolations.json", list[Isolation]) or []
+
+    def keep_isolations(self, isolations: list[Isolation]) -> None:
+        self._save("isolations.json", isolations)
 
     # -- files -------------------------------------------------------------------------------------------------------
 

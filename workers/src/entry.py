@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 from kairos.api.problem import ProblemError
 from kairos_control import app, audit
 from kairos_control.adapters.messages import call_of, refusal_of, response_of
-from kairos_control.adapters.platform import platform_of
+from kairos_control.adapters.platform import BoundLogs, platform_of
 from kairos_control.objects.tenant import Tenant
 from kairos_control.ports import Platform
 from workers import WorkerEntrypoint
@@ -43,7 +43,9 @@ class Default(WorkerEntrypoint):  # type: ignore[misc]
 
     async def queue(self, batch: Any, env: Any, ctx: Any) -> None:
         messages = list(batch.messages)
-        await audit.consume(platform_of(self.env), [message.body for message in messages])
+        platform = platform_of(self.env)
+        logs = BoundLogs(self.env.TENANT, platform.settings.internal_key)
+        await audit.consume(platform, logs, [message.body for message in messages])
         for message in messages:
             message.ack()
 

@@ -94,7 +94,7 @@ def tenant_of(path: str) -> str:
     parts = path.split("/")
     if path.startswith("/v1/tenants/") and len(parts) >= 4:
         return parts[3]
-    if path.startswith(("/internal/introspect/", "/internal/sweep/")) and len(parts) == 4:
+    if path.startswith(("/internal/introspect/", "/internal/sweep/", "/internal/audit/")) and len(parts) == 4:
         return parts[3]
     return ""
 

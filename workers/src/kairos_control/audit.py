@@ -1,8 +1,8 @@
-"""Audit events: from nodes into the queue, from the queue into D1 and R2, and out again for the operator."""
+"""Audit events: from nodes into the queue, from the queue into the tenant's log and D1, and out again for the operator."""
 
 from __future__ import annotations
 
-import hashlib
+import re
 from collections.abc import Sequence
 
 import msgspec
@@ -11,11 +11,13 @@ from kairos.api.admin import Page
 from kairos.audit.event import Accepted, Event, EventBatch
 
 from .http import Call, Reply, reply
-from .ports import Platform, Statement
+from .ports import Logs, Platform, Statement
 from .problems import problem
 
 BATCH_MAX = 500
+EVENT_MAX = 16 * 1024
 PAGE_MAX = 1000
+_ID = re.compile("[0-9a-f]{32}")
 
 
 async def accept(platform: Platform, call: Call) -> Reply:
@@ -26,20 +28,22 @@ async def accept(platform: Platform, call: Call) -> Reply:
         raise problem("invalid", f"at most {BATCH_MAX} events at once")
     tenant, node = call.device["tenant"], call.device["node"]
     events = [msgspec.structs.replace(event, tenant=tenant, source=node) for event in batch.events]
+    for event in events:
+        if not _ID.fullmatch(event.id) or len(msgspec.json.encode(event)) > EVENT_MAX:
+            raise problem("invalid", f"an event has an id of 32 hex digits and at most {EVENT_MAX} bytes")
     if events:
         await platform.queue.send([msgspec.to_builtins(event) for event in events])
     return reply(Accepted(len(events)), 202)
 
 
-async def consume(platform: Platform, messages: Sequence[object]) -> None:
-    """One batch of the queue. Delivered twice, it changes nothing the second time: rows by event id, the object by content."""
+async def consume(platform: Platform, logs: Logs, messages: Sequence[object]) -> None:
+    """One batch of the queue. Delivered twice, it changes nothing the second time: log and rows go by event id."""
     by_tenant: dict[str, list[Event]] = {}
     for message in messages:
         event = msgspec.convert(message, Event)
         by_tenant.setdefault(event.tenant, []).append(event)
     for tenant, events in by_tenant.items():
-        lines = b"".join(msgspec.json.encode(event) + b"\n" for event in events)
-        await platform.blobs.put(f"audit/{tenant}/{hashlib.sha256(lines).hexdigest()}.jsonl", lines)
+        await logs.append(tenant, events)
         await platform.store.write([_row(event) for event in events])
 
 

@@ -15,9 +15,10 @@ from kairos.identity.signed_request import DEVICE_HEADER, SIGNATURE_HEADER, Proo
 from .http import Call
 from .ports import Platform, Settings, TenantPlatform
 from .problems import problem
-from .records import device_of, unb64
+from .records import device_of, refuse_isolated, unb64
 
 NONCE_LIFE_S = 2 * CLOCK_SKEW_S
+_EVEN_ISOLATED = ("/events", "/audit")  # it hears of its release, and its record is wanted more than ever
 
 
 def _bearer(call: Call) -> str:
@@ -51,6 +52,8 @@ async def require_node(platform: TenantPlatform, call: Call) -> None:
     if device["not_after"] + CLOCK_SKEW_S < platform.clock():
         raise problem("certificate-expired", "enroll again with a new join token")
     await require_signature(platform, call, unb64(device["public_key"]))
+    if not call.path.endswith(_EVEN_ISOLATED):
+        refuse_isolated(platform.local, node)
     call.device = device
 
 

@@ -30,7 +30,7 @@ from .leases import LeasePlan
 from .ports import ConstraintError, Row, TenantPlatform
 from .problems import problem
 from .pushes import Pushes
-from .records import b64, device_of, strings, unb64
+from .records import b64, device_of, refuse_isolated, strings, unb64
 
 NAME_MAX = 64
 
@@ -224,6 +224,7 @@ class Enrollments:
     async def _issue(self, flight: Row, actor: str) -> None:
         """E6 and E7: all of the device in one batch, then the news."""
         platform, node = self._platform, flight["node"]
+        refuse_isolated(platform.local, node)
         key = unb64(flight["public_key"])
         device = await self._device_of_key(node, transcript.fingerprint(key))
         issued = await issue(platform, platform.tenant, flight["role"], node, key)

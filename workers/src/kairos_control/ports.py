@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from kairos.api.session import Cut
+from kairos.audit.event import Event
 from kairos.crypto.suites import Suite
 from kairos.identity.certificate import Certificate
 
@@ -62,6 +63,14 @@ class EventQueue(Protocol):
     """At-least-once queue to the audit consumer."""
 
     async def send(self, messages: Sequence[Mapping[str, Any]]) -> None: ...
+
+
+class Logs(Protocol):
+    """The tenants' audit logs, each in its tenant's object."""
+
+    async def append(self, tenant: str, events: Sequence[Event]) -> None:
+        """Durable when it returns; what is there already stays as it is."""
+        ...
 
 
 class Signatures(Protocol):
@@ -129,3 +138,4 @@ class TenantPlatform(Platform):
     local: LocalStore
     sockets: Sockets
     relay: Relay
+    wake: Callable[[float], Awaitable[None]]  # the object's alarm: TenantService.woken at this Unix time, or a little later

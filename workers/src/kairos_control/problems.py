@@ -21,6 +21,7 @@ PROBLEMS: dict[str, tuple[int, str]] = {
     "certificate-expired": (401, "The certificate of the device has ended"),
     "revoked": (403, "The device is revoked"),
     "key-replaced": (403, "The key was replaced by a newer one"),
+    "isolated": (403, "The device is isolated"),
     "wrong-suite": (403, "The fabric uses another suite"),
     "wrong-tenant": (403, "The token belongs to another tenant"),
     "wrong-role": (403, "The role of the device does not allow this"),

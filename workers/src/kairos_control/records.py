@@ -9,7 +9,8 @@ from typing import Any
 from kairos.api.admin import Device, Tenant, TokenRecord, VniRecord
 from kairos.api.session import Route, Vni
 
-from .ports import Row, Store
+from .ports import LocalStore, Row, Store
+from .problems import problem
 
 
 def b64(data: bytes) -> str:
@@ -24,6 +25,13 @@ def strings(text: str) -> list[str]:
     """A JSON list column."""
     value: list[str] = json.loads(text)
     return value
+
+
+def refuse_isolated(local: LocalStore, node: str) -> None:
+    """Raises isolated: this node gets nothing until it is released."""
+    rows = local.rows("SELECT reason FROM isolations WHERE node = ? AND state = 'isolated'", node)
+    if rows:
+        raise problem("isolated", rows[0]["reason"])
 
 
 async def device_of(store: Store, tenant: str, node: str) -> Row | None:

@@ -15,7 +15,7 @@ from .journal import Journal
 from .ports import Row, TenantPlatform
 from .problems import problem
 from .pushes import Pushes
-from .records import gateways_of
+from .records import gateways_of, refuse_isolated
 
 _TOKEN_BYTES = 32
 
@@ -46,6 +46,7 @@ class Sessions:
         policy_version = version["version"] or 0 if version else 0
         if node in self._revoked:
             raise problem("revoked", "ask your operator")
+        refuse_isolated(self._platform.local, node)
         self._platform.local.write(
             "INSERT INTO sessions (session, token_hash, node, role, gateways, vnis, posture, expires_at)"
             " VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (session) DO UPDATE SET token_hash = excluded.token_hash,"
@@ -85,17 +86,26 @@ class Sessions:
     async def revoke(self, node: str, reason: str) -> None:
         """Every session of the node is over, at every place that could still honour one."""
         self._revoked.add(node)
-        self._platform.local.write("DELETE FROM sessions WHERE node = ?", node)
+        self.forget(node)
         self._pushes.to_all(Revocation(node, reason))
         self._platform.sockets.close(node, 4003, "revoked")
+        await self.cut_at_relay(node, int(self._platform.clock()) + SESSION_LIFE_S)
+
+    def forget(self, node: str) -> None:
+        """Its tokens open nothing any more."""
+        self._platform.local.write("DELETE FROM sessions WHERE node = ?", node)
+
+    async def cut_at_relay(self, node: str, until: int) -> bool:
+        """Its sockets there end, and none is let in before `until` (Unix seconds). False: the relay was not told."""
         gateways = [row["node"] for row in await gateways_of(self._platform.store, self._platform.tenant)]
-        until = int(self._platform.clock()) + SESSION_LIFE_S
-        if not await self._platform.relay.cut(
+        told = await self._platform.relay.cut(
             Cut(until, [*gateways, node] if node.startswith("gw-") else gateways, node)
-        ):
+        )
+        if not told:
             self._journal.record(
                 "relay.unreachable", actor="fabric", subject=node, reason="the relay was not told to cut"
             )
+        return told
 
     def current(self) -> list[SessionNotice]:
         """Endpoints' sessions that live now: what a gateway needs to know when it comes back."""

@@ -6,6 +6,7 @@ import asyncio
 
 from kairos.api.admin import (
     Device,
+    IsolationRecord,
     MemberRecord,
     MemberWanted,
     Page,
@@ -17,7 +18,7 @@ from kairos.api.admin import (
     VniRecord,
 )
 from kairos.api.enrollment import Certificate, Challenge, ChallengeResponse, Enrollment, EnrollRequest, RenewRequest
-from kairos.api.push import Welcome, encode, parse_to_fabric_untrusted
+from kairos.api.push import Receipt, Welcome, encode, parse_to_fabric_untrusted
 from kairos.api.session import (
     Introspected,
     Introspection,
@@ -28,14 +29,18 @@ from kairos.api.session import (
     SessionRequest,
 )
 from kairos.audit.event import Accepted, EventBatch
+from kairos.audit.head import Appended, Consistency, EventProof, SealedSegment, SignedHead
 from kairos.constants import BUNDLE_MAX
 from kairos.errors import BadMessage
 
-from . import audit, network
+from . import audit, audit_log, network
 from .admission import Admission
+from .audit_log import AuditLog
 from .authentication import is_admin, require_admin, require_internal, require_node
 from .enrollment import Enrollments
 from .http import Call, Reply, reply
+from .isolation import SCHEMA as ISOLATION_SCHEMA
+from .isolation import Isolations
 from .journal import Journal
 from .policy import Policies
 from .ports import TenantPlatform
@@ -57,6 +62,8 @@ SCHEMA = (
     " outcome TEXT NOT NULL, rule TEXT NOT NULL, reason TEXT NOT NULL, certificate TEXT NOT NULL, created_at INTEGER NOT NULL)",
     "CREATE TABLE IF NOT EXISTS sessions (session TEXT PRIMARY KEY, token_hash TEXT NOT NULL UNIQUE, node TEXT NOT NULL,"
     " role TEXT NOT NULL, gateways TEXT NOT NULL, vnis TEXT NOT NULL, posture TEXT NOT NULL, expires_at INTEGER NOT NULL)",
+    *ISOLATION_SCHEMA,
+    *audit_log.SCHEMA,
 )
 _ENROLLMENT_KEPT_S = 86_400
 
@@ -70,12 +77,14 @@ class TenantService:
         self.journal = Journal(platform, platform.tenant)
         self.refusals = Refusals(self.journal, platform.clock)
         self.pushes = Pushes(platform)
+        self.audit_log = AuditLog(platform, self.pushes)
         self.admission = Admission(platform)
         self.sessions = Sessions(platform, self.journal, self.pushes)
         self.enrollments = Enrollments(platform, self.journal, self.pushes, self.admission)
         self.policies = Policies(platform, self.journal, self.pushes)
         self.vnis = Vnis(platform, self.journal, self.pushes, self.sessions)
         self.registry = Registry(platform, self.journal, self.pushes, self.enrollments, self.sessions)
+        self.isolations = Isolations(platform, self.journal, self.pushes, self.sessions)
 
     async def authenticate(self, route: Route, call: Call) -> None:
         """Raises a ProblemError unless the caller is one that the route is for."""
@@ -87,6 +96,7 @@ class TenantService:
             return  # where there is a device, there is a tenant
         elif route.caller is Caller.INTERNAL:
             require_internal(settings, call)
+            return  # the last events of a tenant come when it is gone
         if await self.platform.store.first("SELECT 1 FROM tenants WHERE tenant = ?", self.platform.tenant) is None:
             raise problem("not-found", f"there is no tenant {self.platform.tenant}")
 
@@ -97,15 +107,26 @@ class TenantService:
         record = await self.policies.current()
         sessions = self.sessions.current() if node.startswith("gw-") else []
         return encode(
-            Welcome(row["revision"] if row else 0, record.version if record else 0, int(platform.clock()), sessions)
+            Welcome(
+                row["revision"] if row else 0,
+                record.version if record else 0,
+                int(platform.clock()),
+                sessions,
+                self.isolations.current(),
+                self.audit_log.head,
+            )
         )
 
     def received(self, node: str, text: str) -> bool:
         """A message on a node's events socket. False: it was none that a node sends."""
         try:
-            self.admission.answered(node, parse_to_fabric_untrusted(text))
+            message = parse_to_fabric_untrusted(text)
         except BadMessage:
             return False
+        if isinstance(message, Receipt):
+            self.isolations.receipt(node, message)
+        else:
+            self.admission.answered(node, message)
         return True
 
     async def show(self, call: Call) -> Reply:
@@ -124,7 +145,7 @@ class TenantService:
             [(f"DELETE FROM {table} {of_vnis}", (tenant,)) for table in _VNI_TABLES]
             + [(f"DELETE FROM {table} WHERE tenant = ?", (tenant,)) for table in _TABLES]
         )
-        for table in ("enrollments", "sessions", "nonces"):
+        for table in ("enrollments", "sessions", "nonces", "isolations", "receipts"):
             self.platform.local.write(f"DELETE FROM {table}")
         self.journal.record("tenant.deleted", actor="operator", subject=tenant, devices=len(nodes))
         return reply(None)
@@ -141,8 +162,13 @@ class TenantService:
     async def list_events(self, call: Call) -> Reply:
         return await audit.listing(self.platform, call)
 
+    async def woken(self) -> None:
+        """By the alarm that the log has set."""
+        await self.audit_log.seal()
+
     async def sweep(self, call: Call) -> Reply:
-        """Housekeeping, asked for by the cron: what has ended is forgotten."""
+        """Housekeeping, asked for by the cron: what has ended is forgotten, and what an alarm left is sealed."""
+        await self.audit_log.seal()
         now = int(self.platform.clock())
         self.sessions.forget_ended()
         self.platform.local.write("DELETE FROM nonces WHERE expires_at < ?", now)
@@ -187,6 +213,14 @@ ROUTES: tuple[Route, ...] = (
           "The bundle of ?version=N", answer=bytes),
     Route("POST", _AT + "/audit", Caller.NODE, _T.accept_events, "A node's audit events", EventBatch, Accepted, 202),
     Route("GET", _AT + "/audit", Caller.ADMIN, _T.list_events, "Audit events, newest first", answer=Page),
+    Route("GET", _AT + "/audit/head", Caller.NODE_OR_ADMIN, lambda s, c: s.audit_log.show_head(c), "The newest signed head",
+          answer=SignedHead),
+    Route("GET", _AT + "/audit/proof", Caller.ADMIN, lambda s, c: s.audit_log.show_proof(c),
+          "?event=ID: that the event is in the log", answer=EventProof),
+    Route("GET", _AT + "/audit/consistency", Caller.NODE_OR_ADMIN, lambda s, c: s.audit_log.show_consistency(c),
+          "?first=N&second=M: that the log only grew", answer=Consistency),
+    Route("GET", _AT + "/audit/segments/{first}", Caller.ADMIN, lambda s, c: s.audit_log.show_segment(c),
+          "The sealed segment that begins at a position", answer=SealedSegment),
     Route("GET", _AT + "/events", Caller.NODE, _T.events_socket, "WebSocket of pushes", status=101),
     Route("POST", _AT + "/vnis", Caller.ADMIN, lambda s, c: s.vnis.create(c), "Create a VNI", VniCreate, VniRecord, 201, alone=True),
     Route("GET", _AT + "/vnis", Caller.ADMIN, lambda s, c: s.vnis.listing(c), "List VNIs", answer=Page),
@@ -214,7 +248,15 @@ ROUTES: tuple[Route, ...] = (
           answer=Device, alone=True),
     Route("POST", _AT + "/devices/{node}/deny", Caller.ADMIN, lambda s, c: s.registry.deny(c), "Turn a held device away",
           Reason, Device, alone=True),
+    Route("POST", _AT + "/devices/{node}/isolate", Caller.ADMIN, lambda s, c: s.isolations.isolate(c),
+          "Cut a device off everywhere, until it is released", Reason, IsolationRecord),
+    Route("POST", _AT + "/devices/{node}/release", Caller.ADMIN, lambda s, c: s.isolations.release(c),
+          "End a device's isolation", Reason, IsolationRecord),
+    Route("GET", _AT + "/devices/{node}/isolation", Caller.ADMIN, lambda s, c: s.isolations.show(c),
+          "A device's isolation, with the receipts of those who enforced it", answer=IsolationRecord),
     Route("POST", "/internal/introspect/{tenant}", Caller.INTERNAL, _T.introspect, "T2: whose session token is this?",
           Introspection, Introspected),
+    Route("POST", "/internal/audit/{tenant}", Caller.INTERNAL, lambda s, c: s.audit_log.append_batch(c),
+          "Events out of the queue, for the log", EventBatch, Appended, body_max=BUNDLE_MAX),
     Route("POST", "/internal/sweep/{tenant}", Caller.INTERNAL, _T.sweep, "Forget what has ended", status=204),
 )  # fmt: skip

@@ -48,8 +48,13 @@ class Relay(DurableObject):  # type: ignore[misc]
         self._meter = Meter()
         self._renewing: set[str] = set()  # sockets whose renewal is being looked up
         self._cuts: dict[str, int] = {}  # tag of a node or session -> until when (Unix s) it is let in nowhere
-        # Closed by us, and not yet by the other side: an end that ignores that is heard no more.
-        self._ended = {_number(ctx, each) for each in ctx.getWebSockets() if each.deserializeAttachment().ended}
+        # Place (`gateway` or channel) -> number and socket. One that was closed is not among them, though it may ignore that and
+        # go on sending: then it is heard no more.
+        self._live: dict[str, tuple[str, Any]] = {}
+        for socket in ctx.getWebSockets():
+            if not socket.deserializeAttachment().ended:
+                place, number = _tags(ctx, socket)
+                self._live[place] = (number, socket)
 
     async def fetch(self, request: Any) -> Any:
         path = urlsplit(request.url).path
@@ -62,7 +67,7 @@ class Relay(DurableObject):  # type: ignore[misc]
             who = await self._introspect(token, gateway)
         except TokenRefused as error:
             return problem_response(error.problem)
-        if who.role == "endpoint" and not self._gateway_socket():
+        if who.role == "endpoint" and GATEWAY not in self._live:
             return problem_response(
                 Problem(
                     "urn:kairos:problem:gateway-unavailable", "The gateway is not connected", 503, f"{gateway} is not at the relay",
@@ -77,13 +82,13 @@ class Relay(DurableObject):  # type: ignore[misc]
     # -- frames: plain functions, for a coroutine a frame would halve what passes ---------------------------------------
 
     def webSocketMessage(self, socket: Any, message: Any) -> None:
-        place, number = self.ctx.getTags(socket).to_py()[:2]
-        if number in self._ended:
+        place, number = _tags(self.ctx, socket)
+        if not self._is_live(place, number):
             return
         if isinstance(message, str):
             self._expel(socket, "bad-message", "frames are binary")
             return
-        head = js.Uint8Array.new(message, 0, min(HEADER.size, message.byteLength)).to_bytes()
+        head = message.slice(0, HEADER.size).to_bytes()
         try:
             header = parse_frame_header_untrusted(head, message.byteLength)
             if header.type not in _FORWARDED:
@@ -96,9 +101,10 @@ class Relay(DurableObject):  # type: ignore[misc]
             self._expel(socket, "bad-message", str(error))
 
     def _forward(self, socket: Any, header: FrameHeader, message: Any, *, from_gateway: bool) -> None:
-        other = self._endpoint_socket(header.channel) if from_gateway else self._gateway_socket()
-        if other is None:
+        live = self._live.get(str(header.channel) if from_gateway else GATEWAY)
+        if live is None:
             return  # it has just gone
+        other = live[1]
         ruling = self._rule(header, message, from_gateway=from_gateway)
         if ruling is Ruling.PASS:
             _send(other, message)
@@ -114,13 +120,12 @@ class Relay(DurableObject):  # type: ignore[misc]
         if size and header.type in (FrameType.STREAM, FrameType.DATAGRAMS):
             return self._meter.sent(header, size, from_gateway=from_gateway)
         if header.type is FrameType.CREDIT:
-            payload = js.Uint8Array.new(message, HEADER.size).to_bytes() if size <= HEADER.size else b""
+            payload = message.slice(HEADER.size, HEADER.size + 5).to_bytes()
             self._meter.granted(header, parse_credit_untrusted(payload), from_gateway=from_gateway)
         return Ruling.PASS if from_gateway else self._meter.bare(header.channel, time.time())
 
     def webSocketClose(self, socket: Any, code: int, reason: str, was_clean: bool) -> None:
         self._gone(socket)
-        self._ended.discard(_number(self.ctx, socket))
         socket.close(_NORMAL if code == 1005 else code, reason)
 
     def webSocketError(self, socket: Any, error: Any) -> None:
@@ -130,11 +135,11 @@ class Relay(DurableObject):  # type: ignore[misc]
         """T7 at the relay: a socket ends with its session, by this clock, whoever else is silent."""
         now = time.time()
         later = []
-        for socket in self.ctx.getWebSockets():
+        for _, socket in list(self._live.values()):
             expires_at = int(socket.deserializeAttachment().expires_at)
             if expires_at > now:
                 later.append(expires_at)
-            elif _number(self.ctx, socket) not in self._ended:
+            else:
                 self._expel(socket, "session-ended", "the session was not renewed")
         if later:
             await self._wake_by(min(later))
@@ -143,9 +148,12 @@ class Relay(DurableObject):  # type: ignore[misc]
 
     def _admit(self, socket: Any, who: Introspected, gateway: str) -> None:
         """Gives a new socket its number, or makes it the gateway's. A session has one socket here, the newest."""
-        for old in (
-            self.ctx.getWebSockets() if who.role == GATEWAY else self.ctx.getWebSockets(f"session/{who.session}")
-        ):
+        olds = (
+            self._live_of("session", who.session)
+            if who.role == "endpoint"
+            else [each for _, each in self._live.values()]
+        )
+        for old in olds:
             self._expel(old, "replaced", f"the {who.role} connected again")  # a gateway knows nothing of old channels
         kept = self.ctx.storage.kv
         number = int(kept.get("number") or 0) % 0xFFFFFFFF + 1
@@ -154,58 +162,56 @@ class Relay(DurableObject):  # type: ignore[misc]
         place = GATEWAY if who.role == GATEWAY else str(number)
         self.ctx.acceptWebSocket(socket, to_js([place, f"#{number}", f"session/{who.session}", f"node/{who.node}"]))
         _attach(socket, who.session, who.expires_at, ended=False)
+        self._live[place] = (f"#{number}", socket)
         if place != GATEWAY:
             socket.send(to_js(frame(FrameType.OPENED, number, encode(Opened(number, gateway)))))
             self._tell_gateway(FrameType.OPEN, number, Open(who.node, who.tenant, who.session, who.expires_at))
 
-    def _gateway_socket(self) -> Any:
-        """The one that is not about to end, or None."""
-        sockets = self.ctx.getWebSockets(GATEWAY)
-        return next((each for each in sockets if _number(self.ctx, each) not in self._ended), None)
+    def _live_of(self, what: str, name: str) -> list[Any]:
+        """The sockets of a node or a session."""
+        sockets = list(self.ctx.getWebSockets(f"{what}/{name}"))
+        return [each for each in sockets if not each.deserializeAttachment().ended]
 
-    def _endpoint_socket(self, channel: int) -> Any:
-        """The same of a channel."""
-        return None if f"#{channel}" in self._ended else next(iter(self.ctx.getWebSockets(str(channel))), None)
+    def _is_live(self, place: str, number: str) -> bool:
+        live = self._live.get(place)
+        return live is not None and live[0] == number
 
     def _tell_gateway(self, kind: FrameType, channel: int, message: Open | Close) -> None:
-        gateway = self._gateway_socket()
-        if gateway:
-            _send(gateway, to_js(frame(kind, channel, encode(message))))
+        if GATEWAY in self._live:
+            _send(self._live[GATEWAY][1], to_js(frame(kind, channel, encode(message))))
 
     def _expel(self, socket: Any, code: str, reason: str) -> None:
         """Says why, and closes."""
-        tag = str(self.ctx.getTags(socket)[0])
-        channel = 0 if tag == GATEWAY else int(tag)
-        _send(socket, to_js(frame(FrameType.CLOSE, channel, encode(Close(code, reason)))))
+        place, _ = _tags(self.ctx, socket)
+        _send(socket, to_js(frame(FrameType.CLOSE, _channel(place), encode(Close(code, reason)))))
         self._gone(socket, code)
         socket.close(_BAD if code in _FAULTS else _ENDED, code)
 
     def _gone(self, socket: Any, code: str = "endpoint-gone") -> None:
         """The other side of a socket that ended is told, once: one that we expelled also reports its own close. A gateway's
         end is the end of all its channels."""
-        if not self._mark_ended(socket):
+        if not self._end(socket):
             return
-        tag = str(self.ctx.getTags(socket)[0])
-        if tag != GATEWAY:
-            self._tell_gateway(FrameType.CLOSE, int(tag), Close(code))
-        elif not self._gateway_socket():
-            for endpoint in self.ctx.getWebSockets():
-                if _number(self.ctx, endpoint) not in self._ended:
-                    self._expel(endpoint, "gateway-gone", "the gateway left the relay")
+        place, _ = _tags(self.ctx, socket)
+        if place != GATEWAY:
+            self._tell_gateway(FrameType.CLOSE, int(place), Close(code))
+        else:
+            for _, endpoint in list(self._live.values()):
+                self._expel(endpoint, "gateway-gone", "the gateway left the relay")
 
     def _close(self, socket: Any) -> None:
         """An end said CLOSE itself: nobody needs to be told."""
-        self._mark_ended(socket)
+        self._end(socket)
         socket.close(_NORMAL, "closed")
 
-    def _mark_ended(self, socket: Any) -> bool:
-        """False: it was already."""
-        number = _number(self.ctx, socket)
-        facts = socket.deserializeAttachment()
-        if facts.ended:
+    def _end(self, socket: Any) -> bool:
+        """From now on it is heard no more, also after an eviction. False: it had ended before."""
+        place, number = _tags(self.ctx, socket)
+        if not self._is_live(place, number):
             return False
-        self._ended.add(number)
+        del self._live[place]
         self._meter.forget(int(number[1:]))
+        facts = socket.deserializeAttachment()
         _attach(socket, str(facts.session), int(facts.expires_at), ended=True)
         return True
 
@@ -217,51 +223,49 @@ class Relay(DurableObject):  # type: ignore[misc]
         for tag in (f"node/{cut.node}", f"session/{cut.session}"):
             if not tag.endswith("/"):
                 self._cuts[tag] = cut.until
-                for socket in self.ctx.getWebSockets(tag):
+                for socket in self._live_of(*tag.split("/")):
                     self._expel(socket, "revoked", "the fabric cut this session")
 
     # -- frames for the relay itself ------------------------------------------------------------------------------------
 
     def _own_frame(self, socket: Any, header: FrameHeader, message: Any, *, from_gateway: bool) -> None:
         kind, size = header.type, message.byteLength - HEADER.size
-        number = int(_number(self.ctx, socket)[1:])
-        if not from_gateway and self._meter.bare(number, time.time()) is not Ruling.PASS:
+        if not from_gateway and self._meter.bare(int(_tags(self.ctx, socket)[0]), time.time()) is not Ruling.PASS:
             self._expel(socket, "flooding", "more frames than there is reason for")
         elif kind is FrameType.PING and size <= PING_PAYLOAD_MAX:
-            payload = js.Uint8Array.new(message, HEADER.size).to_bytes()
+            payload = message.slice(HEADER.size).to_bytes()
             socket.send(to_js(frame(FrameType.PONG, 0, payload)))
         elif kind is FrameType.RENEW and size <= _TOKEN_MAX:
-            self._start_renewal(socket, js.Uint8Array.new(message, HEADER.size).to_bytes())
+            self._start_renewal(socket, message.slice(HEADER.size).to_bytes())
         elif kind is not FrameType.PONG:
             raise BadMessage(f"a node does not send {kind.name} of {size} bytes")
 
     def _start_renewal(self, socket: Any, token: bytes) -> None:
-        number = _number(self.ctx, socket)
+        place, number = _tags(self.ctx, socket)
         if number in self._renewing:
             self._expel(socket, "flooding", "a renewal is under way")
             return
         self._renewing.add(number)
-        self.ctx.waitUntil(asyncio.ensure_future(self._renew(socket, number, token.decode("ascii", "replace"))))
+        renewal = self._renew(socket, place, number, token.decode("ascii", "replace"))
+        self.ctx.waitUntil(asyncio.ensure_future(renewal))
 
-    async def _renew(self, socket: Any, number: str, token: str) -> None:
+    async def _renew(self, socket: Any, place: str, number: str, token: str) -> None:
         """A renewed session lengthens the life of its own socket only."""
         try:
             who = await self._introspect_patiently(socket, token)
         except TokenRefused as error:
-            if number not in self._ended:
+            if self._is_live(place, number):
                 self._expel(socket, error.problem.code, error.problem.detail)
             return
         finally:
             self._renewing.discard(number)
-        if number in self._ended:
+        if not self._is_live(place, number):
             return
         if who.session != str(socket.deserializeAttachment().session):
             self._expel(socket, "unauthorized", "this token is of another session")
-            return
-        _attach(socket, who.session, who.expires_at, ended=False)
-        tag = str(self.ctx.getTags(socket)[0])
-        channel = 0 if tag == GATEWAY else int(tag)
-        _send(socket, to_js(frame(FrameType.RENEWED, channel, encode(Renewed(who.expires_at)))))
+        else:
+            _attach(socket, who.session, who.expires_at, ended=False)
+            _send(socket, to_js(frame(FrameType.RENEWED, _channel(place), encode(Renewed(who.expires_at)))))
 
     async def _introspect_patiently(self, socket: Any, token: str) -> Introspected:
         """A control plane that is away for a moment costs nobody a session that still has time. Raises TokenRefused."""
@@ -289,9 +293,14 @@ class Relay(DurableObject):  # type: ignore[misc]
             await self.ctx.storage.setAlarm(unix * 1000)
 
 
-def _number(ctx: Any, socket: Any) -> str:
-    """`#` and the number."""
-    return str(ctx.getTags(socket)[1])
+def _tags(ctx: Any, socket: Any) -> tuple[str, str]:
+    """Its place, and `#` and its number."""
+    tags = ctx.getTags(socket)
+    return tags[0], tags[1]
+
+
+def _channel(place: str) -> int:
+    return 0 if place == GATEWAY else int(place)
 
 
 def _attach(socket: Any, session: str, expires_at: int, *, ended: bool) -> None:

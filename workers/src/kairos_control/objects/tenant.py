@@ -72,6 +72,12 @@ class Tenant(DurableObject):  # type: ignore[misc]
         except Exception as error:
             return response_of(app.failure(call, error))
 
+    async def alarm(self, info: Any = None) -> None:
+        await self._known().woken()
+
+    async def _wake(self, at: float) -> None:
+        await self.ctx.storage.setAlarm(int(at * 1000))
+
     def webSocketMessage(self, socket: Any, message: Any) -> None:
         node = str(self.ctx.getTags(socket)[0])
         if not isinstance(message, str) or len(message) > _EVENT_MAX or not self._known().received(node, message):
@@ -104,6 +110,7 @@ class Tenant(DurableObject):  # type: ignore[misc]
                     local=self._local,
                     sockets=self._sockets,
                     relay=BoundRelay(self.env.RELAY, base.settings.internal_key),
+                    wake=self._wake,
                 )
             )
         return self._service
