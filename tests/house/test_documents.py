@@ -7,6 +7,8 @@ import sqlite3
 from pathlib import Path
 
 from kairos_cli.registry import VERBS
+from kairos_control import app, tenant
+from kairos_control.problems import PROBLEMS
 
 ROOT = Path(__file__).parents[2]
 
@@ -24,6 +26,17 @@ def test_every_verb_has_its_heading() -> None:
 def test_every_verb_that_the_manual_names_exists() -> None:
     named = {heading for heading in headings("docs/cli.md") if heading.startswith("kairos ")}
     assert named <= {f"kairos {verb.name}" for verb in VERBS}
+
+
+def test_every_route_has_its_heading() -> None:
+    named = {heading for heading in headings("docs/api.md") if "/" in heading}
+    relay = {"GET /v1/relay/{gateway}", "POST /internal/cut"}
+    assert named - relay == {f"{route.method} {route.path}" for route in (*app.ROUTES, *tenant.ROUTES)}
+
+
+def test_every_problem_has_its_row() -> None:
+    rows = re.findall(r"^\| `([a-z-]+)` \| (\d+) \| (.+) \|$", (ROOT / "docs/api.md").read_text(), re.MULTILINE)
+    assert {code: (int(status), title) for code, status, title in rows} == PROBLEMS
 
 
 def test_every_drop_has_its_row() -> None:
