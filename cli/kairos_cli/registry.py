@@ -230,6 +230,17 @@ _POLICY = (
         ),
     ),
     Verb(
+        "policy replay",
+        "replay:run",
+        "make recorded decisions again under a candidate: what would change",
+        (
+            _arg("--since", help="how far back: 30m, 24h, 7d (default 24h)", default="24h"),
+            _POLICY_SOURCE,
+            _GRANTS,
+            *IN_TENANT,
+        ),
+    ),
+    Verb(
         "policy rollback",
         "history:rollback",
         "put an earlier policy in force again, signed as a new version",

@@ -4,23 +4,20 @@ from __future__ import annotations
 
 import argparse
 import os
-import re
 
 from kairos.api.admin import TokenCreate, TokenRecord
-from kairos.errors import KairosError
 from kairos.identity.join_token import SECRET_BYTES, JoinToken
 from kairos.identity.transcript import fingerprint
 from kairos_cli.admin import at, client, tenant_of
+from kairos_cli.duration import seconds
 from kairos_cli.output import as_fields, as_json, as_table, listed, moment
-
-_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 
 
 def create(options: argparse.Namespace) -> None:
     admin, tenant = client(options), tenant_of(options)
     secret = os.urandom(SECRET_BYTES)
     wanted = TokenCreate(
-        options.role, fingerprint(secret), options.uses, seconds(options.life), options.vni, options.tag, options.group,
+        options.role, fingerprint(secret), options.uses, seconds("--life", options.life), options.vni, options.tag, options.group,
         options.owner, options.label,
     )  # fmt: skip
     made = admin.send("POST", at(tenant, "tokens"), wanted, TokenRecord)
@@ -84,11 +81,3 @@ def show(options: argparse.Namespace) -> None:
 def delete(options: argparse.Namespace) -> None:
     client(options).delete(at(tenant_of(options), "tokens", options.token))
     print(f"join token {options.token} is deleted: nobody joins with it any more")
-
-
-def seconds(text: str) -> int:
-    """`90s`, `30m`, `1h`, `7d`. Raises KairosError."""
-    match = re.fullmatch(r"(\d{1,6})([smhd])", text)
-    if match is None or int(match[1]) == 0:
-        raise KairosError(f"--life {text}: write a number and s, m, h or d, as in 90s, 30m, 1h, 7d")
-    return int(match[1]) * _UNITS[match[2]]

@@ -12,12 +12,15 @@ from typing import Any
 import pytest
 
 from fabric_host import FabricHost, default_provider, running_fabric
+from kairos.audit.event import Event
 from kairos.errors import Refused
 from kairos.identity.join_token import parse_join_token_untrusted
+from kairos.policy.input import flow_input
 from kairos_cli.admin import AdminClient
 from kairos_cli.history import bundle_of
 from kairos_cli.main import main
 from kairos_node.enrollment import enroll
+from kairos_node.fabric import FabricClient, Signer
 from kairos_node.policy import Engine
 from kairos_node.state import Identity, NodeState
 
@@ -143,8 +146,6 @@ def test_a_pushed_policy_is_what_nodes_believe(kairos: Kairos, host: FabricHost,
 
 
 async def fetched(node: Identity) -> Engine:
-    from kairos_node.fabric import FabricClient, Signer
-
     async with FabricClient(node.join.fabric_url, node.join.tenant, Signer(node.node, node.key)) as client:
         record = await client.policy()
         return Engine.load_untrusted(
@@ -213,6 +214,59 @@ def test_why_tells_both_ends_verdict_and_the_grant_that_all_but_fits(
     assert "but for the port" in shown
     assert "share no VNI" in kairos.refused("why", "plant-edge", "10.99.0.1", "80")
     assert "no device" in kairos.refused("why", "nobody", "10.21.0.1", "80")
+
+
+def test_replay_tells_what_a_candidate_would_change(
+    kairos: Kairos, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KAIROS_TENANT", "mill")
+    kairos("tenant", "create", "mill")
+    gateway = kairos.node(tmp_path / "gateway", "mill-edge", "--role", "gateway")
+    events = [flow_event(gateway, number, port) for number, port in enumerate((22, 22, 443))]
+    asyncio.run(sent(gateway, events))
+    deadline = time.monotonic() + 20
+    while len(kairos.json("audit", "list", "--kind", "flow")) < len(events):
+        assert time.monotonic() < deadline
+    grants = tmp_path / "grants.json"
+    grants.write_text(json.dumps({"allow": [{"id": "ssh", "from": ["*"], "to": ["*"], "ports": ["tcp/22"]}]}))
+    (change,) = (told := kairos.json("policy", "replay", "--data", str(grants)))["changes"]
+    assert told["decisions"] == 3
+    assert (change["count"], change["was"], change["would_be"]) == (2, "deny deny:default", "allow grant:ssh")
+    assert "2 of them would change" in kairos("policy", "replay", "--data", str(grants))
+    assert "0 of them" in kairos("policy", "replay")
+    assert "--since" in kairos.refused("policy", "replay", "--since", "yesterday")
+
+
+def flow_event(node: Identity, number: int, port: int) -> Event:
+    document = flow_input(
+        "ingress",
+        now="2026-11-25T12:00:00Z",
+        tenant="mill",
+        vni=1,
+        vni_name="office",
+        device=None,
+        peer=None,
+        source=("10.7.0.2", 40_000),
+        destination=("10.7.0.3", port),
+        protocol=6,
+        gateway=node.node,
+    )
+    detail = {"point": "ingress", "input": document}
+    return Event(
+        f"{number:032x}",
+        time.time(),
+        "mill",
+        node.node,
+        "flow.denied",
+        outcome="deny",
+        rule="deny:default",
+        detail=detail,
+    )
+
+
+async def sent(node: Identity, events: list[Event]) -> None:
+    async with FabricClient(node.join.fabric_url, node.join.tenant, Signer(node.node, node.key)) as client:
+        await client.send_events(events)
 
 
 def test_the_audit_tells_what_the_operator_did(kairos: Kairos) -> None:
