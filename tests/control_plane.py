@@ -6,7 +6,7 @@ import asyncio
 import hashlib
 import os
 import sqlite3
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -18,6 +18,7 @@ from kairos.api.enrollment import Challenge, ChallengeResponse, Enrollment, Enro
 from kairos.api.problem import CONTENT_TYPE, Problem, ProblemError
 from kairos.api.push import AdmissionRequest, AdmissionVerdict, ToNode, encode, parse_to_node_untrusted
 from kairos.api.session import Cut
+from kairos.audit.event import Event
 from kairos.crypto import labels
 from kairos.crypto.provider import SigningKey
 from kairos.crypto.suites import KR1
@@ -186,6 +187,7 @@ class ControlPlane:
         )
         self.relay = RelayWorker()
         self.sockets: dict[str, Sockets] = {}
+        self.alarms: dict[str, float] = {}
         self._locals: dict[str, SqliteLocal] = {}
         self._services: dict[str, TenantService] = {}
 
@@ -195,9 +197,17 @@ class ControlPlane:
             local = self._locals.setdefault(name, SqliteLocal())
             sockets = self.sockets.setdefault(name, Sockets())
             self._services[name] = TenantService(
-                TenantPlatform(**shared, tenant=name, local=local, sockets=sockets, relay=self.relay)
+                TenantPlatform(
+                    **shared, tenant=name, local=local, sockets=sockets, relay=self.relay, wake=self._alarms(name)
+                )
             )
         return self._services[name]
+
+    def _alarms(self, name: str) -> Callable[[float], Awaitable[None]]:
+        async def wake(at: float) -> None:
+            self.alarms[name] = at
+
+        return wake
 
     def restart(self) -> None:
         """What was only in memory is gone."""
@@ -294,7 +304,16 @@ class ControlPlane:
         return [message for message in self.queue.messages if message["kind"] == kind]
 
     def consume(self) -> None:
-        asyncio.run(audit.consume(self.platform, self.queue.messages))
+        """All that was ever sent, so most of it once more."""
+        asyncio.run(audit.consume(self.platform, self, self.queue.messages))
+
+    async def append(self, tenant: str, events: Sequence[Event]) -> None:
+        """The port Logs."""
+        await self.service(tenant).audit_log.append(events)
+
+    def seal(self, name: str = "acme") -> None:
+        self.consume()
+        asyncio.run(self.service(name).woken())
 
 
 def answer(reply: Reply, type_: type[_T]) -> _T:

@@ -1,0 +1,77 @@
+"""The audit log inside workerd: through the real queue, Durable Object, R2 and D1, over the death of the Worker."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+import msgspec
+import pytest
+
+from fabric_host import TENANT, FabricHost, client_of, default_provider
+from kairos.api.problem import ProblemError
+from kairos.audit.event import Event
+from kairos.audit.head import SealedSegment, SignedHead
+from kairos.audit.verification import Report, examine
+from kairos.identity.certificate import parse_certificate_untrusted
+from kairos_node.certificates import check_audit_head
+from kairos_node.state import Identity
+
+SENT = [Event(f"{number:032x}", 1_800_000_000.0 + number, "", "", "test.event") for number in range(1, 301)]
+
+
+def head(host: FabricHost) -> SignedHead | None:
+    try:
+        return msgspec.json.decode(msgspec.json.encode(host.admin("GET", f"/{TENANT}/audit/head")), type=SignedHead)
+    except ProblemError:
+        return None
+
+
+def export(host: FabricHost, size: int) -> list[SealedSegment]:
+    segments: list[SealedSegment] = []
+    first = 0
+    while first < size:
+        answer = host.admin("GET", f"/{TENANT}/audit/segments/{first}")
+        segments.append(msgspec.json.decode(msgspec.json.encode(answer), type=SealedSegment))
+        first = segments[-1].head.size
+    return segments
+
+
+def examined(host: FabricHost, newest: SignedHead) -> Report:
+    root, provider = parse_certificate_untrusted(host.operator.root_certificate), default_provider()
+    return examine(export(host, newest.size), newest, (), lambda each: check_audit_head(provider, root, each))
+
+
+def lines(host: FabricHost) -> list[Event]:
+    """All test events that are sealed, in the order of the log."""
+    newest = head(host)
+    if newest is None:
+        return []
+    sealed = b"".join(segment.lines for segment in export(host, newest.size)).splitlines()
+    events = [msgspec.json.decode(line, type=Event) for line in sealed]
+    return [event for event in events if event.kind == "test.event"]
+
+
+async def send(endpoint: Identity, events: list[Event]) -> None:
+    async with client_of(endpoint) as client:
+        await client.send_events(events)
+
+
+@pytest.mark.timeout(180)
+def test_every_event_is_in_the_log_once_whatever_dies(host: FabricHost, endpoint: Identity) -> None:
+    """Sent twice, the Worker killed between and after; nobody asks for a seal but the object's own alarm."""
+    asyncio.run(send(endpoint, SENT[:200]))
+    host.fabric.kill("control")
+    host.fabric.restart("control")
+    asyncio.run(send(endpoint, SENT[:200]))
+    asyncio.run(send(endpoint, SENT[200:]))
+    deadline = time.monotonic() + 120
+    while len(found := lines(host)) < len(SENT):
+        assert time.monotonic() < deadline, f"{len(found)} of {len(SENT)} events were sealed"
+    assert sorted(event.id for event in found) == [event.id for event in SENT]
+    assert {event.source for event in found} == {endpoint.node}
+    newest = head(host)
+    assert newest is not None
+    report = examined(host, newest)
+    assert report.findings == []
+    assert report.proven == newest.size
