@@ -90,7 +90,7 @@ class TokenRecord(msgspec.Struct, omit_defaults=True):
 
 
 class Device(msgspec.Struct, omit_defaults=True):
-    """status: held, active, denied, revoked. `enrollment` is there while held."""
+    """status: held, active, isolated, denied, revoked. `enrollment` is there while held."""
 
     node: str
     tenant: str

@@ -27,11 +27,17 @@ def strings(text: str) -> list[str]:
     return value
 
 
+def isolation_reason(local: LocalStore, node: str) -> str | None:
+    """Why it is isolated; None when it is not."""
+    rows = local.rows("SELECT reason FROM isolations WHERE node = ? AND state = 'isolated'", node)
+    return str(rows[0]["reason"]) if rows else None
+
+
 def refuse_isolated(local: LocalStore, node: str) -> None:
     """Raises isolated: this node gets nothing until it is released."""
-    rows = local.rows("SELECT reason FROM isolations WHERE node = ? AND state = 'isolated'", node)
-    if rows:
-        raise problem("isolated", rows[0]["reason"])
+    reason = isolation_reason(local, node)
+    if reason is not None:
+        raise problem("isolated", reason or "ask your operator")
 
 
 async def device_of(store: Store, tenant: str, node: str) -> Row | None:

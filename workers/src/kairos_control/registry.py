@@ -13,7 +13,7 @@ from .paging import window
 from .ports import Row, TenantPlatform
 from .problems import problem
 from .pushes import Pushes
-from .records import b64, device_of, device_record, token_record
+from .records import b64, device_of, device_record, isolation_reason, token_record
 from .sessions import Sessions
 
 _HASH_BYTES = 32
@@ -86,7 +86,7 @@ class Registry:
         online = self._platform.sockets.online()
         waiting = [] if view.after else [self._waiting(row) for row in await self._not_in_yet()]
         return view.page(
-            rows, "node", lambda row: device_record(row, leases.get(row["node"], []), row["node"] in online), waiting
+            rows, "node", lambda row: self._shown(row, leases.get(row["node"], []), row["node"] in online), waiting
         )
 
     async def show_device(self, call: Call) -> Reply:
@@ -144,11 +144,18 @@ class Registry:
             leases = await self._platform.store.rows(
                 "SELECT * FROM leases WHERE tenant = ? AND node = ? ORDER BY vni, prefix", self._platform.tenant, node
             )
-            return device_record(row, leases, node in self._platform.sockets.online())
+            return self._shown(row, leases, node in self._platform.sockets.online())
         for waiting in self._enrollments.held():
             if waiting["node"] == node:
                 return self._waiting(waiting)
         raise problem("not-found", f"there is no device {node}")
+
+    def _shown(self, row: Row, leases: list[Row], online: bool) -> Device:
+        device = device_record(row, leases, online)
+        reason = isolation_reason(self._platform.local, device.node)
+        if reason is not None:
+            device.status, device.reason = "isolated", reason
+        return device
 
     async def _not_in_yet(self) -> list[Row]:
         """Enrollments that are held or were denied, of keys that are no device."""

@@ -1,0 +1,169 @@
+"""Isolation at the fabric: what it refuses, whom it tells, and what a receipt is worth."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from pathlib import Path
+
+import pytest
+
+from control_plane import PROVIDER, ControlPlane, Device
+from kairos.api.admin import Device as DeviceRecord
+from kairos.api.admin import IsolationRecord
+from kairos.api.enrollment import RenewRequest
+from kairos.api.problem import ProblemError
+from kairos.api.push import Isolation, IsolationState, Receipt, Welcome, encode, parse_to_node_untrusted
+from kairos.api.session import SessionGrant
+from kairos.crypto import labels
+from kairos.identity import transcript
+from kairos.identity.certificate import parse_certificate_untrusted
+from kairos_cli.fabric.operator import Operator
+from kairos_cli.isolate import check
+
+AT = "/v1/tenants/acme/devices"
+
+
+def refused(code: str) -> pytest.RaisesExc[ProblemError]:
+    return pytest.RaisesExc(ProblemError, check=lambda error: error.code == code)
+
+
+def isolate(plane: ControlPlane, device: Device, verb: str = "isolate") -> IsolationRecord:
+    record: IsolationRecord = plane.admin("POST", f"{AT}/{device.node}/{verb}", {"reason": "stolen"}, IsolationRecord)
+    return record
+
+
+def shown(plane: ControlPlane, device: Device) -> IsolationRecord:
+    record: IsolationRecord = plane.admin("GET", f"{AT}/{device.node}/isolation", None, IsolationRecord)
+    return record
+
+
+def answers(plane: ControlPlane, record: IsolationRecord, point: Device, signer: Device | None = None) -> None:
+    """`point` says that it has enforced it."""
+    signed = transcript.isolation_receipt(record.id, record.node, point.node, record.state, 1_800_000_000_123)
+    signature = (signer or point).key.sign(signed, labels.ISOLATION_RECEIPT)
+    state: IsolationState = "isolated" if record.state == "isolated" else "released"
+    text = encode(Receipt(record.id, state, 1_800_000_000_123, signature))
+    assert plane.service("acme").received(point.node, text)
+
+
+@pytest.mark.parametrize("restarted", [False, True])
+def test_an_isolated_device_gets_nothing(plane: ControlPlane, gateway: Device, restarted: bool) -> None:
+    device = plane.joined()
+    plane.node(device, "POST", "/sessions", {}, SessionGrant)
+    isolate(plane, device)
+    if restarted:
+        plane.restart()
+    for method, path, body in (
+        ("POST", "/sessions", {}),
+        ("POST", "/certificates", RenewRequest()),
+        ("GET", "/network", None),
+        ("GET", "/policy", None),
+    ):
+        with refused("isolated"):
+            plane.node(device, method, path, body)
+    assert plane.node(device, "POST", "/audit", {"events": []}) == {"accepted": 0}
+    assert plane.service("acme").sessions.current() == []
+    record: DeviceRecord = plane.admin("GET", f"{AT}/{device.node}", None, DeviceRecord)
+    assert (record.status, record.reason) == ("isolated", "stolen")
+
+
+def test_it_does_not_get_in_by_enrolling_again(plane: ControlPlane, gateway: Device) -> None:
+    token = plane.token()
+    device = Device()
+    plane.enroll(device, token)
+    isolate(plane, device)
+    with refused("isolated"):
+        plane.enroll(device, token)
+
+
+def test_everyone_is_told_and_whoever_connects_later(plane: ControlPlane, gateway: Device) -> None:
+    device = plane.joined()
+    pushes = plane.connect(gateway)
+    record = isolate(plane, device)
+    assert [push for push in pushes if isinstance(push, Isolation)] == [
+        Isolation(record.id, device.node, "isolated", "stolen")
+    ]
+    assert plane.relay.cuts[-1].node == device.node
+    welcome = parse_to_node_untrusted(asyncio.run(plane.service("acme").welcome(gateway.node)))
+    assert isinstance(welcome, Welcome)
+    assert [each.node for each in welcome.isolations] == [device.node]
+    isolate(plane, device, "release")
+    assert plane.relay.cuts[-1].until == 0
+    welcome = parse_to_node_untrusted(asyncio.run(plane.service("acme").welcome(gateway.node)))
+    assert isinstance(welcome, Welcome)
+    assert welcome.isolations == []
+    plane.node(device, "POST", "/sessions", {}, SessionGrant)
+
+
+def test_asked_twice_it_is_one_isolation(plane: ControlPlane, gateway: Device) -> None:
+    device = plane.joined()
+    first = isolate(plane, device)
+    answers(plane, first, gateway)
+    second = isolate(plane, device)
+    assert second.id == first.id
+    assert {receipt.point for receipt in second.receipts} == {"relay", gateway.node}
+    third = isolate(plane, device, "release")
+    assert (third.id, third.receipts) == (first.id, [])
+    assert isolate(plane, device).id != first.id
+
+
+def test_what_is_not_there_is_not_isolated(plane: ControlPlane, gateway: Device) -> None:
+    with refused("not-found"):
+        isolate(plane, Device())
+    with refused("not-found"):
+        isolate(plane, plane.joined(), "release")
+
+
+def test_a_relay_that_was_not_told_gives_no_receipt(plane: ControlPlane, gateway: Device) -> None:
+    device = plane.joined()
+    plane.relay.reachable = False
+    assert isolate(plane, device).receipts == []
+    assert "relay" in shown(plane, device).expected
+
+
+def test_the_command_believes_the_root_only(plane: ControlPlane, gateway: Device, operator: Operator) -> None:
+    """A receipt that another node signed, or that no certificate proves, is shown as worth nothing."""
+    device, forger = plane.joined(), plane.joined()
+    record = isolate(plane, device)
+    answers(plane, record, gateway, signer=forger)
+    verdicts = {point.point: point.verdict for point in check(operator, "acme", shown(plane, device), plane.now)}
+    assert verdicts == {"relay": "valid", gateway.node: "the signature is wrong"}
+    isolate(plane, device, "release")
+    record = isolate(plane, device)
+    answers(plane, record, gateway)
+    record = shown(plane, device)
+    assert {point.verdict for point in check(operator, "acme", record, plane.now)} == {"valid"}
+    for receipt in record.receipts:
+        receipt.certificate = b""
+    assert not any(point.good for point in check(operator, "acme", record, plane.now))
+
+
+@pytest.fixture
+def operator(plane: ControlPlane, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Operator:
+    """The operator of this fabric, at this fabric's time."""
+    settings = plane.platform.settings
+    monkeypatch.setattr(time, "time", lambda: plane.now)
+    return Operator(
+        folder=tmp_path,
+        suite=settings.suite,
+        trust_domain=settings.trust_domain,
+        url="",
+        relay_url="",
+        root_certificate=settings.root.der,
+        issuer_certificate=settings.issuer.der,
+        policy_key=settings.policy_key,
+        issuer_seed=settings.issuer_seed,
+        policy_seed=b"",
+        admin_token="",
+        internal_key="",
+    )
+
+
+def test_the_relays_receipt_is_the_fabrics(plane: ControlPlane, gateway: Device) -> None:
+    device = plane.joined()
+    [receipt] = isolate(plane, device).receipts
+    record = shown(plane, device)
+    key = parse_certificate_untrusted(receipt.certificate).public_key
+    signed = transcript.isolation_receipt(record.id, device.node, "relay", "isolated", receipt.at_ms)
+    assert PROVIDER.verify(plane.platform.settings.suite, key, signed, receipt.signature, labels.ISOLATION_RECEIPT)
