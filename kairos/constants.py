@@ -16,6 +16,8 @@ VNI_MAX = (1 << 24) - 1
 
 # -- implementation limits -------------------------------------------------------------------------------------------
 BODY_MAX = 256 * 1024  # any JSON body; a request with an ML-DSA-87 key, certificate and posture is under 32 KiB
+POSTURE_MAX = 8 * 1024  # JSON text; it travels with every session to every gateway
+PUSH_MAX = 16 * 1024 * 1024  # a Welcome tells a gateway of every session that lives: 10,000 of them with posture are about 8 MiB
 BUNDLE_MAX = 16 * 1024 * 1024
 CONTROL_MESSAGE_MAX = 256 * 1024  # one message inside TLS; CONFIG of 1,000 VNIs is about 200 KiB
 ADMISSION_WAIT_S = 5.0

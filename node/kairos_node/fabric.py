@@ -19,7 +19,7 @@ from kairos.api.problem import CONTENT_TYPE, Problem, ProblemError
 from kairos.api.push import ToFabric, ToNode, encode, parse_to_node_untrusted
 from kairos.api.session import Network, PolicyRecord, SessionGrant, SessionRequest
 from kairos.audit.event import Accepted, Event, EventBatch
-from kairos.constants import BODY_MAX, BUNDLE_MAX
+from kairos.constants import BODY_MAX, BUNDLE_MAX, PUSH_MAX
 from kairos.crypto import labels
 from kairos.crypto.provider import SigningKey
 from kairos.errors import BadMessage
@@ -145,7 +145,7 @@ class FabricClient:
                 self._origin + target,
                 headers=self._headers("GET", target, b""),
                 heartbeat=_HEARTBEAT_S,
-                max_msg_size=BODY_MAX,
+                max_msg_size=PUSH_MAX,
             )
         except aiohttp.WSServerHandshakeError as error:
             raise await self._why_refused(error.status) from None

@@ -12,7 +12,7 @@ import pytest
 from control_plane import DOMAIN, PROVIDER, ControlPlane, Crash, Device, Token, answer
 from kairos.api.enrollment import Certificate, Challenge, Enrollment, RenewRequest
 from kairos.api.problem import ProblemError
-from kairos.api.push import CertificateNotice, NetworkChanged
+from kairos.api.push import AdmissionRequest, CertificateNotice, NetworkChanged
 from kairos.constants import CERTIFICATE_LIFE_S, CHALLENGE_LIFE_S, CLOCK_SKEW_S
 from kairos.crypto import labels
 from kairos.crypto.suites import KR1
@@ -73,6 +73,7 @@ REFUSED = {
     "a key of another size": (fields(public_key=bytes(100)), "invalid"),
     "a name with a line break": (fields(hostname="a\nb"), "invalid"),
     "no name": (fields(hostname=""), "invalid"),
+    "a posture without end": (fields(posture={"notes": "x" * 9000}), "invalid"),
     "an unknown token": (fields(token_id="0000"), "token-unknown"),
     "a wrong secret": (fields(token_secret=bytes(32)), "token-unknown"),
     "another tenant's token": (of_another_tenant, "wrong-tenant"),
@@ -295,6 +296,15 @@ def test_without_a_connected_gateway_a_device_is_told_to_come_again(plane: Contr
     assert (error.value.code, error.value.problem.retry_after_s) == ("gateway-unavailable", 5)
 
 
+def test_a_silent_gateway_does_not_speak_for_the_others(plane: ControlPlane, gateway: Device) -> None:
+    plane.now += 1
+    other = plane.joined("gateway")
+    asked = plane.connect(gateway, outcome="")
+    plane.connect(other)
+    assert plane.enroll(Device(), plane.token()).status == "issued"
+    assert len([push for push in asked if isinstance(push, AdmissionRequest)]) == 1
+
+
 def test_policy_may_hold_and_what_it_said_is_kept(plane: ControlPlane, gateway: Device) -> None:
     plane.connect(gateway, "hold")
     device = Device()
@@ -308,6 +318,13 @@ def test_renewal_keeps_the_node(plane: ControlPlane, gateway: Device) -> None:
     renewed = plane.node(device, "POST", "/certificates", RenewRequest(), Certificate)
     assert renewed.not_after == plane.now + CERTIFICATE_LIFE_S
     assert plane.admin("GET", f"/v1/tenants/acme/devices/{device.node}")["serial"] == renewed.serial
+
+
+def test_a_renewal_is_no_news_to_all_the_others(plane: ControlPlane, gateway: Device) -> None:
+    device = plane.joined()
+    pushes = plane.connect(gateway)
+    plane.node(device, "POST", "/certificates", RenewRequest(), Certificate)
+    assert [type(push) for push in pushes] == [CertificateNotice]
 
 
 def test_rotation_is_proven_by_both_keys(plane: ControlPlane, gateway: Device) -> None:

@@ -32,7 +32,7 @@ class Admission:
         self._waiting: dict[str, tuple[str, asyncio.Future[AdmissionVerdict]]] = {}
 
     async def judge(self, role: str, subject: dict[str, Any]) -> Judgement:
-        """Asks a connected gateway. A tenant's first gateway has nobody to ask and is held for the operator.
+        """Asks the connected gateways, oldest first, until one answers. A tenant's first gateway has nobody to ask and is held for the operator.
 
         Raises a ProblemError: no-gateway, gateway-unavailable, admission-denied.
         """
@@ -44,10 +44,14 @@ class Admission:
                 )
             raise problem("no-gateway", "enroll a gateway first: it decides who may join")
         online = self._platform.sockets.online()
-        for gateway in gateways:
-            if gateway["node"] in online:
-                return await self._ask(gateway["node"], unb64(gateway["public_key"]), subject)
-        raise problem("gateway-unavailable", "no gateway of this tenant is connected; start one and try again", 5)
+        reachable = [gateway for gateway in gateways if gateway["node"] in online]
+        deadline = asyncio.get_running_loop().time() + ADMISSION_WAIT_S
+        for left, gateway in zip(range(len(reachable), 0, -1), reachable, strict=True):
+            wait = (deadline - asyncio.get_running_loop().time()) / left
+            verdict = await self._ask(gateway["node"], unb64(gateway["public_key"]), subject, wait)
+            if verdict is not None:
+                return verdict
+        raise problem("gateway-unavailable", "no gateway of this tenant answered; see that one runs and try again", 5)
 
     def answered(self, node: str, verdict: AdmissionVerdict) -> None:
         """A gateway's answer came in; one that nobody waits for is dropped."""
@@ -55,23 +59,24 @@ class Admission:
         if future is not None and asked == node and not future.done():
             future.set_result(verdict)
 
-    async def _ask(self, gateway: str, public_key: bytes, subject: dict[str, Any]) -> Judgement:
+    async def _ask(self, gateway: str, public_key: bytes, subject: dict[str, Any], wait: float) -> Judgement | None:
+        """None: it said nothing in `wait` seconds, or nothing that it signed."""
         request = AdmissionRequest(self._platform.entropy(16).hex(), json.dumps(subject, separators=(",", ":")))
         future: asyncio.Future[AdmissionVerdict] = asyncio.get_running_loop().create_future()
         self._waiting[request.id] = (gateway, future)
         try:
             if not self._platform.sockets.send(gateway, encode(request)):
-                raise problem("gateway-unavailable", f"{gateway} is not connected; try again", 5)
-            verdict = await asyncio.wait_for(future, ADMISSION_WAIT_S)
+                return None
+            verdict = await asyncio.wait_for(future, wait)
         except TimeoutError:
-            raise problem("gateway-unavailable", f"{gateway} did not answer; try again", 5) from None
+            return None
         finally:
             del self._waiting[request.id]
         signed = transcript.admission_verdict(
             request.id, request.input.encode(), verdict.outcome, verdict.rule, verdict.reason
         )
         if not await self._platform.signatures.verify(public_key, signed, verdict.signature, labels.ADMISSION_VERDICT):
-            raise problem("gateway-unavailable", f"the verdict of {gateway} is not signed by it")
+            return None
         if verdict.outcome == "deny":
             raise problem("admission-denied", f"{verdict.reason} ({verdict.rule})")
         return Judgement(verdict.outcome, verdict.rule, verdict.reason)

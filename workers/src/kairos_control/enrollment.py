@@ -31,6 +31,7 @@ from .ports import ConstraintError, Row, TenantPlatform
 from .problems import problem
 from .pushes import Pushes
 from .records import b64, device_of, refuse_isolated, strings, unb64
+from .sessions import check_posture
 
 NAME_MAX = 64
 
@@ -153,7 +154,8 @@ class Enrollments:
         kind = "certificate.rotated" if wanted.new_public_key else "certificate.renewed"
         self._journal.record(kind, actor=node, subject=issued.serial)
         self._pushes.to_gateways(CertificateNotice(node, issued.serial, issued.der))
-        await self._pushes.network_changed()
+        if wanted.new_public_key:  # members are known by their key: a mere renewal is no news to all the others
+            await self._pushes.network_changed()
         return reply(Certificate(node, issued.serial, issued.der, issued.not_after))
 
     def _check_form(self, wanted: EnrollRequest) -> None:
@@ -162,6 +164,7 @@ class Enrollments:
             raise problem("wrong-suite", f"this fabric is {suite.name}")
         if len(wanted.public_key) != suite.signature_public_key:
             raise problem("invalid", f"a {suite.signature} public key has {suite.signature_public_key} bytes")
+        check_posture(wanted.posture)
         if not 1 <= len(wanted.hostname) <= NAME_MAX or not wanted.hostname.isprintable():
             raise problem("invalid", f"hostname: 1 to {NAME_MAX} printable characters")
 

@@ -5,10 +5,13 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+from typing import Any
+
+import msgspec
 
 from kairos.api.push import Revocation, SessionNotice
 from kairos.api.session import Cut, GatewayAddress, Introspected, Introspection, SessionGrant, SessionRequest
-from kairos.constants import SESSION_LIFE_S
+from kairos.constants import POSTURE_MAX, SESSION_LIFE_S
 
 from .http import Call, Reply, reply
 from .journal import Journal
@@ -33,6 +36,7 @@ class Sessions:
         """T1: a new session, or a longer life for one (`renews`). A gateway's session opens its own relay socket only."""
         assert call.device is not None
         wanted = call.decode(SessionRequest)
+        check_posture(wanted.posture)
         node, role = call.device["node"], call.device["role"]
         gateways = [node] if role == "gateway" else await self._gateways(wanted.gateway)
         vnis = await self._vnis_of(node)
@@ -154,6 +158,12 @@ class Sessions:
         if not rows or rows[0]["expires_at"] <= self._platform.clock():
             raise problem("session-ended", "open a new session")
         return rows[0]
+
+
+def check_posture(posture: dict[str, Any]) -> None:
+    """Raises invalid for one that is no report but a burden."""
+    if len(msgspec.json.encode(posture)) > POSTURE_MAX:
+        raise problem("invalid", f"posture: at most {POSTURE_MAX} bytes of JSON")
 
 
 def _hash(token: str) -> str:
