@@ -117,8 +117,11 @@ class Host:
 
 
 @contextmanager
-def two_hosts(make: Callable[[], Dataplane], judge: Judge = lambda flow: Verdict.ALLOW) -> Iterator[tuple[Host, Host]]:
-    names = (f"kd-a-{os.getpid()}", f"kd-b-{os.getpid()}")
+def two_hosts(
+    make: Callable[[], Dataplane], judge: Judge = lambda flow: Verdict.ALLOW, tag: str = ""
+) -> Iterator[tuple[Host, Host]]:
+    """tag: tells apart the pairs that live in one process at the same time."""
+    names = (f"kd{tag}-a-{os.getpid()}", f"kd{tag}-b-{os.getpid()}")
     hosts: list[Host] = []
     try:
         for name in names:
