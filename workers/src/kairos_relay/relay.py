@@ -135,7 +135,7 @@ class Relay(DurableObject):  # type: ignore[misc]
         """T7 at the relay: a socket ends with its session, by this clock, whoever else is silent."""
         now = time.time()
         later = []
-        for _, socket in list(self._live.values()):
+        for socket in self._everyone():
             expires_at = int(socket.deserializeAttachment().expires_at)
             if expires_at > now:
                 later.append(expires_at)
@@ -148,12 +148,7 @@ class Relay(DurableObject):  # type: ignore[misc]
 
     def _admit(self, socket: Any, who: Introspected, gateway: str) -> None:
         """Gives a new socket its number, or makes it the gateway's. A session has one socket here, the newest."""
-        olds = (
-            self._live_of("session", who.session)
-            if who.role == "endpoint"
-            else [each for _, each in self._live.values()]
-        )
-        for old in olds:
+        for old in self._everyone() if who.role == GATEWAY else self._live_of("session", who.session):
             self._expel(old, "replaced", f"the {who.role} connected again")  # a gateway knows nothing of old channels
         kept = self.ctx.storage.kv
         number = int(kept.get("number") or 0) % 0xFFFFFFFF + 1
@@ -166,6 +161,10 @@ class Relay(DurableObject):  # type: ignore[misc]
         if place != GATEWAY:
             socket.send(to_js(frame(FrameType.OPENED, number, encode(Opened(number, gateway)))))
             self._tell_gateway(FrameType.OPEN, number, Open(who.node, who.tenant, who.session, who.expires_at))
+
+    def _everyone(self) -> list[Any]:
+        """The gateway last, so that endpoints hear the reason and not that it left."""
+        return [socket for _, (_, socket) in sorted(self._live.items(), key=lambda item: item[0] == GATEWAY)]
 
     def _live_of(self, what: str, name: str) -> list[Any]:
         """The sockets of a node or a session."""
@@ -181,8 +180,10 @@ class Relay(DurableObject):  # type: ignore[misc]
             _send(self._live[GATEWAY][1], to_js(frame(kind, channel, encode(message))))
 
     def _expel(self, socket: Any, code: str, reason: str) -> None:
-        """Says why, and closes."""
-        place, _ = _tags(self.ctx, socket)
+        """Says why, and closes. What has ended already is left alone."""
+        place, number = _tags(self.ctx, socket)
+        if not self._is_live(place, number):
+            return
         _send(socket, to_js(frame(FrameType.CLOSE, _channel(place), encode(Close(code, reason)))))
         self._gone(socket, code)
         socket.close(_BAD if code in _FAULTS else _ENDED, code)
@@ -196,7 +197,7 @@ class Relay(DurableObject):  # type: ignore[misc]
         if place != GATEWAY:
             self._tell_gateway(FrameType.CLOSE, int(place), Close(code))
         else:
-            for _, endpoint in list(self._live.values()):
+            for endpoint in self._everyone():
                 self._expel(endpoint, "gateway-gone", "the gateway left the relay")
 
     def _close(self, socket: Any) -> None:
