@@ -12,11 +12,12 @@ from collections.abc import Coroutine, Sequence
 from typing import Any
 
 from kairos.api.problem import ProblemError
-from kairos.api.push import Isolation, NetworkChanged, PolicyAnnouncement, Revocation, ToNode, Welcome
+from kairos.api.push import AuditHead, Isolation, NetworkChanged, PolicyAnnouncement, Revocation, ToNode, Welcome
 from kairos.crypto.provider import Provider
 from kairos.errors import BadMessage, Refused
 from kairos.policy.decision import Decision
 from kairos_dataplane import ControlReceived, Dataplane, Flow, PathMoved, Verdict
+from kairos_node.audit_watch import AuditWatch
 from kairos_node.backoff import Backoff
 from kairos_node.certificates import Peer, verify_peer_untrusted
 from kairos_node.dataplane_events import DataplaneEvents, Listeners
@@ -61,6 +62,7 @@ class Daemon(ABC):
         self.isolations = Isolations(state)
         self.spool = Spool(state.spool)
         self.policy = PolicyKeeper(state, identity, provider, client, self._policy_changed)
+        self.audit = AuditWatch(state, identity, provider, client, self.spool.record)
         self.renewal = Renewal(client, state, provider, identity, self._renewed)
         self.feed = EventFeed(client, self._pushed, Backoff(most=patience_s))
         join = identity.join
@@ -200,10 +202,14 @@ class Daemon(ABC):
                     await self.fetch_network()
                 if push.policy_version > self.policy.version:
                     await self.policy.refresh()
+                if push.audit_head is not None:
+                    await self.audit.shown(push.audit_head)
             case Isolation():
                 await self._isolations_changed([push])
             case NetworkChanged():
                 await self.fetch_network()
+            case AuditHead(head):
+                await self.audit.shown(head)
             case PolicyAnnouncement():
                 await self.policy.refresh()
             case Revocation(node):
@@ -257,7 +263,7 @@ class Daemon(ABC):
         return {"status": self._status, "flows": self._flows, "down": self._down, "rotate": self._rotate}
 
     async def _status(self, request: dict[str, Any]) -> dict[str, Any]:
-        identity, suite = self.identity, self.identity.suite
+        identity, suite, head = self.identity, self.identity.suite, self.state.audit_head
         return {
             "node": identity.node,
             "role": identity.join.role,
@@ -274,6 +280,8 @@ class Daemon(ABC):
             "policy_version": self.policy.version,
             "network_revision": self.view.record.revision,
             "certificate_ends": identity.certificate.not_after,
+            "audit_events": head.size if head is not None else 0,
+            "audit_consistent": self.state.audit_conflict is None,
             "tunnels": self._tunnels(),
             "vnis": [
                 {

@@ -19,6 +19,7 @@ from kairos.api.problem import CONTENT_TYPE, Problem, ProblemError
 from kairos.api.push import ToFabric, ToNode, encode, parse_to_node_untrusted
 from kairos.api.session import Network, PolicyRecord, SessionGrant, SessionRequest
 from kairos.audit.event import Accepted, Event, EventBatch
+from kairos.audit.head import Consistency
 from kairos.constants import BODY_MAX, BUNDLE_MAX, PUSH_MAX
 from kairos.crypto import labels
 from kairos.crypto.provider import SigningKey
@@ -130,6 +131,11 @@ class FabricClient:
 
     async def policy_bundle(self, version: int) -> bytes:
         return await self._call("GET", self._path(f"policy/bundle?version={version}"), answer_max=BUNDLE_MAX)
+
+    async def audit_consistency(self, first: int, second: int) -> Consistency:
+        """That the audit log of `second` events begins with the one of `first`: a claim, verify it."""
+        path = self._path(f"audit/consistency?first={first}&second={second}")
+        return _parse(await self._call("GET", path), Consistency)
 
     async def send_events(self, events: list[Event]) -> int:
         """How many the fabric took; sending an event twice is harmless."""

@@ -4,6 +4,8 @@ join.json       what the join token pinned; written before E1
 identity.json   seed, certificate, and the seed of a rotation in flight: one file, so that they change together
 fabric.json     what the fabric said of itself, after it was checked against the pins
 network.json, policy.json, bundle.tar.gz, revoked.json, isolations.json    the last of each, for when the fabric is out of reach
+audit-head.json the newest head of the audit log that was proven to go on from the one before
+audit-conflict.json    a signed head that did not: evidence
 spool/          audit events not yet delivered
 lock, socket    of the running daemon
 """
@@ -24,6 +26,7 @@ import msgspec
 from kairos.api.enrollment import FabricInfo, Role
 from kairos.api.push import Isolation
 from kairos.api.session import Network, PolicyRecord
+from kairos.audit.head import SignedHead
 from kairos.crypto.provider import Provider, SigningKey
 from kairos.crypto.suites import SEED_BYTES, Suite, suite_named
 from kairos.errors import BadMessage, Refused
@@ -31,6 +34,10 @@ from kairos.identity.certificate import Certificate, parse_certificate_untrusted
 from kairos_node.certificates import Trust, trust_untrusted
 
 _T = TypeVar("_T")
+_SAID_BY_FABRIC = (
+    "fabric.json", "network.json", "policy.json", "bundle.tar.gz", "revoked.json", "isolations.json", "audit-head.json",
+    "audit-conflict.json",
+)  # fmt: skip
 
 
 class Join(msgspec.Struct, frozen=True):
@@ -118,7 +125,7 @@ class NodeState:
         """Before E1: the key must outlive us, or a counted token would be lost with it. What another fabric said is
         forgotten."""
         self.create()
-        for name in ("fabric.json", "network.json", "policy.json", "bundle.tar.gz", "revoked.json", "isolations.json"):
+        for name in _SAID_BY_FABRIC:
             (self.directory / name).unlink(missing_ok=True)
         self._save("identity.json", Keys(seed))
         self._save("join.json", join)
@@ -192,6 +199,22 @@ class NodeState:
 
     def keep_isolations(self, isolations: list[Isolation]) -> None:
         self._save("isolations.json", isolations)
+
+    # -- the audit, as it was shown to us ----------------------------------------------------------------------------
+
+    @property
+    def audit_head(self) -> SignedHead | None:
+        return self._load("audit-head.json", SignedHead)
+
+    def keep_audit_head(self, head: SignedHead) -> None:
+        self._save("audit-head.json", head)
+
+    @property
+    def audit_conflict(self) -> SignedHead | None:
+        return self._load("audit-conflict.json", SignedHead)
+
+    def keep_audit_conflict(self, head: SignedHead) -> None:
+        self._save("audit-conflict.json", head)
 
     # -- files -------------------------------------------------------------------------------------------------------
 
