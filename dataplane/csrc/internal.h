@@ -49,16 +49,49 @@ enum {
 };
 
 /* -- counters: every drop has a name ------------------------------------------------------------------------------- */
-#define KDP_COUNTER_LIST(X)                                                                                            \
-  X(tx_packets)                                                                                                        \
-  X(tx_bytes)                                                                                                          \
-  X(tx_datagrams) X(rx_packets) X(rx_bytes) X(rx_datagrams) X(rx_relay_datagrams) X(turned_around) X(flows_opened)     \
-      X(flows_denied) X(flows_aged) X(rejects_sent) X(parked) X(drop_short) X(drop_bad_header) X(drop_unknown_session) \
-          X(drop_unknown_epoch) X(drop_auth) X(drop_replay) X(drop_bad_segment) X(drop_bad_packet)                     \
-              X(drop_spoofed_source) X(drop_no_route) X(drop_no_key) X(drop_no_path) X(drop_denied)                    \
-                  X(drop_unsolicited_icmp) X(drop_unknown_fragment) X(drop_flow_table_full) X(drop_flow_quota)         \
-                      X(drop_pending) X(drop_park_full) X(drop_event_full) X(drop_tun_write) X(drop_udp_send)          \
-                          X(drop_relay_full) X(drop_no_relay) X(drop_too_large) X(drop_multicast)
+/* One counter a line, whatever the formatter makes of it. */
+/* clang-format off */
+#define KDP_COUNTER_LIST(X) \
+  X(tx_packets) \
+  X(tx_bytes) \
+  X(tx_datagrams) \
+  X(rx_packets) \
+  X(rx_bytes) \
+  X(rx_datagrams) \
+  X(rx_relay_datagrams) \
+  X(turned_around) \
+  X(flows_opened) \
+  X(flows_denied) \
+  X(flows_aged) \
+  X(rejects_sent) \
+  X(parked) \
+  X(drop_short) \
+  X(drop_bad_header) \
+  X(drop_unknown_session) \
+  X(drop_unknown_epoch) \
+  X(drop_auth) \
+  X(drop_replay) \
+  X(drop_bad_segment) \
+  X(drop_bad_packet) \
+  X(drop_spoofed_source) \
+  X(drop_no_route) \
+  X(drop_no_key) \
+  X(drop_no_path) \
+  X(drop_denied) \
+  X(drop_unsolicited_icmp) \
+  X(drop_unknown_fragment) \
+  X(drop_flow_table_full) \
+  X(drop_flow_quota) \
+  X(drop_pending) \
+  X(drop_park_full) \
+  X(drop_event_full) \
+  X(drop_tun_write) \
+  X(drop_udp_send) \
+  X(drop_relay_full) \
+  X(drop_no_relay) \
+  X(drop_too_large) \
+  X(drop_multicast)
+/* clang-format on */
 enum {
 #define X(name) C_##name,
   KDP_COUNTER_LIST(X)
