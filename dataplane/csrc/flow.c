@@ -177,8 +177,14 @@ static void account(flow *f, bool source_low, const packet *p, size_t len, uint6
   if (p->protocol == IPPROTO_TCP && (p->tcp_flags & (TH_RST | TH_FIN))) f->closing = true;
 }
 
+/* The stripe is held: the verdict cannot come before the packet stands where it will be looked for. */
+static void wait_for_verdict(kdp_engine *e, lane *l, const flow *f, session *from, const inner *in, int otherwise) {
+  bool parked = park(e, l, id_of(e->flows, f), f->key.vni, from == NULL ? 0 : from->index, in);
+  count(l, parked ? C_parked : otherwise);
+}
+
 static flow_answer open_flow(kdp_engine *e, lane *l, const flow_key *k, uint32_t bucket, bool source_low, session *from,
-                             const packet *p, size_t len, kdp_flow *opened) {
+                             const packet *p, const inner *in, kdp_flow *opened) {
   struct flow_table *t = e->flows;
   if (from != NULL && atomic_load_explicit(&from->flows, memory_order_relaxed) >= FLOWS_A_SESSION) {
     count(l, C_drop_flow_quota);
@@ -202,9 +208,10 @@ static flow_answer open_flow(kdp_engine *e, lane *l, const flow_key *k, uint32_t
               .next = t->buckets[bucket]};
   __atomic_store_n(&t->buckets[bucket], (uint32_t)(f - t->entries) + 1, __ATOMIC_RELAXED); /* see bucket_is_empty */
   atomic_store_explicit(&t->homes[f - t->entries], bucket + 1, memory_order_relaxed);      /* ordered by the stripe */
-  account(f, source_low, p, len, l->now_ms);
+  account(f, source_low, p, in->len, l->now_ms);
   describe(t, f, l->now_ms, opened);
   count(l, C_flows_opened);
+  wait_for_verdict(e, l, f, from, in, C_drop_park_full);
   return FLOW_ASK;
 }
 
@@ -226,7 +233,7 @@ static flow_answer pass_error(kdp_engine *e, lane *l, uint32_t vni, const packet
   return allowed ? FLOW_PASS : FLOW_DROP;
 }
 
-flow_answer flows_pass(kdp_engine *e, lane *l, uint32_t vni, session *from, const packet *p, size_t len,
+flow_answer flows_pass(kdp_engine *e, lane *l, uint32_t vni, session *from, const packet *p, const inner *in,
                        kdp_flow *opened) {
   struct flow_table *t = e->flows;
   if (p->icmp_error) return pass_error(e, l, vni, p);
@@ -247,11 +254,11 @@ flow_answer flows_pass(kdp_engine *e, lane *l, uint32_t vni, session *from, cons
     f->closing = false; /* the port pair is used again: same ends, same rule */
   }
   if (unlikely(f == NULL)) {
-    answer = open_flow(e, l, &k, bucket, source_low, from, p, len, opened);
+    answer = open_flow(e, l, &k, bucket, source_low, from, p, in, opened);
   } else {
-    account(f, source_low, p, len, l->now_ms);
+    account(f, source_low, p, in->len, l->now_ms);
     if (unlikely(f->verdict == KDP_PENDING)) {
-      count(l, C_drop_pending); /* its first packet waits already */
+      wait_for_verdict(e, l, f, from, in, C_drop_pending);
       answer = FLOW_DROP;
     } else if (unlikely(f->verdict == KDP_DENY)) {
       count(l, C_drop_denied);
@@ -338,7 +345,7 @@ static bool decide(struct flow_table *t, uint64_t id, uint8_t verdict, uint32_t 
   return live;
 }
 
-/* The first packet of a flow that was just decided. */
+/* A packet of a flow that was just decided. */
 static void release(kdp_engine *e, lane *l, const parked_packet *w, uint8_t verdict) {
   vni *v = vni_find(e, w->vni);
   session *from = w->from == 0 ? NULL : session_find(e, w->from);
@@ -363,7 +370,7 @@ int kdp_flow_verdict(kdp_engine *e, uint64_t id, uint8_t verdict, uint32_t rule,
   l->now_ms = clock_ms();
   bool live = decide(e->flows, id, verdict, rule, generation);
   if (live && verdict == KDP_DENY) count(l, C_flows_denied);
-  if (unpark(e, id, &waiting)) {
+  while (unpark(e, id, &waiting)) {
     if (live)
       release(e, l, &waiting, verdict);
     else

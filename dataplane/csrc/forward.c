@@ -61,14 +61,9 @@ void reject(kdp_engine *e, lane *l, vni *v, session *from, const uint8_t *data, 
     transmit(e, l, from, &vnet, answer, answer_len, &parsed);
 }
 
-/* A new flow: its first packet waits here while Python decides. */
-static void ask(kdp_engine *e, lane *l, vni *v, session *from, const struct virtio_net_hdr *vnet, const uint8_t *data,
-                size_t len, const kdp_flow *opened) {
+/* A new flow, whose first packet waits: Python decides. */
+static void ask(kdp_engine *e, lane *l, const session *from, const kdp_flow *opened) {
   kdp_event event = {.type = KDP_EVENT_FLOW, .session = from == NULL ? 0 : from->index, .flow = *opened};
-  if (park(e, l, opened->id, v->id, event.session, vnet, data, len))
-    count(l, C_parked);
-  else
-    count(l, C_drop_park_full);
   if (!events_put(e->events, &event)) count(l, C_drop_event_full); /* the flow ages out and its sender tries again */
 }
 
@@ -88,10 +83,10 @@ void forward(kdp_engine *e, lane *l, vni *v, session *from, const struct virtio_
     count(l, C_drop_spoofed_source);
     return;
   }
-  switch (flows_pass(e, l, v->id, from, &p, len, &opened)) {
+  switch (flows_pass(e, l, v->id, from, &p, &(inner){vnet, data, len}, &opened)) {
     case FLOW_PASS: forward_allowed(e, l, v, from, vnet, data, len, &p); break;
-    case FLOW_ASK: ask(e, l, v, from, vnet, data, len, &opened); break;
+    case FLOW_ASK: ask(e, l, from, &opened); break;
     case FLOW_REJECT: reject(e, l, v, from, data, len, &p); break;
-    case FLOW_DROP: break;
+    case FLOW_DROP: break; /* or parked: counted where it was seen */
   }
 }

@@ -41,7 +41,8 @@ enum {
   SESSIONS_MAX = 1 << 16,
   VNIS_MAX = 1 << 12,
   EVENTS_MAX = 1024,
-  PARKED_MAX = 512,
+  PARKED_FLOWS = 512,
+  PARKED_A_FLOW = 8,
   PARKED_BYTES = 2048,
   PENDING_LIFE_MS = 5000, /* a flow nobody decided */
   FLOW_STRIPES = 64,
@@ -145,6 +146,13 @@ uint16_t checksum(const uint8_t *data, size_t len, uint32_t sum);
 uint32_t pseudo_sum(uint8_t family, const uint8_t *src, const uint8_t *dst, uint8_t protocol, uint32_t l4_len);
 /* An answer that refuses `p`: TCP RST, or ICMP administratively prohibited. Returns its length, 0 when none is due. */
 size_t packet_reject(const uint8_t *data, size_t len, const packet *p, uint8_t *out, size_t cap);
+
+/* An inner packet as it lies in memory, with what the kernel left undone. */
+typedef struct {
+  const struct virtio_net_hdr *vnet;
+  const uint8_t *data;
+  size_t len;
+} inner;
 
 static inline uint16_t get16(const uint8_t *p) {
   return (uint16_t)(p[0] << 8 | p[1]);
@@ -300,8 +308,8 @@ int events_take(struct event_ring *r, kdp_event *out, int max);
 typedef enum { FLOW_PASS, FLOW_DROP, FLOW_REJECT, FLOW_ASK } flow_answer;
 struct flow_table *flows_new(uint32_t max);
 void flows_free(struct flow_table *t);
-/* Counts the packet and says what to do. FLOW_ASK: `opened` is the new flow, which waits for its verdict. */
-flow_answer flows_pass(kdp_engine *e, lane *l, uint32_t vni, session *from, const packet *p, size_t len,
+/* Counts the packet and says what to do. FLOW_ASK: `opened` is the new flow; the packet is parked until its verdict. */
+flow_answer flows_pass(kdp_engine *e, lane *l, uint32_t vni, session *from, const packet *p, const inner *in,
                        kdp_flow *opened);
 void flows_forget(kdp_engine *e, uint32_t vni, uint32_t session); /* session 0: the whole VNI */
 void flows_age(kdp_engine *e, lane *l);
@@ -314,7 +322,6 @@ bool fragment_known(kdp_engine *e, const lane *l, uint32_t vni, const packet *p)
 
 /* -- parked.c ------------------------------------------------------------------------------------------------------ */
 typedef struct {
-  uint64_t flow;
   uint32_t vni, from;
   uint16_t len;
   struct virtio_net_hdr vnet;
@@ -322,9 +329,8 @@ typedef struct {
 } parked_packet;
 struct parking *parking_new(void);
 void parking_free(struct parking *g);
-bool park(kdp_engine *e, const lane *l, uint64_t flow, uint32_t vni, uint32_t from, const struct virtio_net_hdr *vnet,
-          const uint8_t *data, size_t len);
-bool unpark(kdp_engine *e, uint64_t flow, parked_packet *out);
+bool park(kdp_engine *e, const lane *l, uint64_t flow, uint32_t vni, uint32_t from, const inner *in);
+bool unpark(kdp_engine *e, uint64_t flow, parked_packet *out); /* the oldest; false: none is left */
 
 /* -- relay.c ------------------------------------------------------------------------------------------------------- */
 void relay_queue_put(kdp_engine *e, lane *l, uint32_t relay, const uint8_t *datagram, size_t len);

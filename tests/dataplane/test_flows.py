@@ -73,12 +73,20 @@ def test_a_live_flow_is_judged_again(rig: Rig) -> None:
     assert len(rig.to_host()) == 1
 
 
-def test_a_second_packet_of_a_waiting_flow_is_counted(rig: Rig) -> None:
-    packet = tcp_packet(PEER, HOST, SYN)
-    rig.put(rig.seal(whole(packet)), rig.seal(whole(packet)))
-    assert rig.drops() == {"drop_pending": 1}
+def test_a_waiting_flow_keeps_a_few_packets_in_their_order(rig: Rig) -> None:
+    """A resolver asks for A and AAAA in one breath, from one port."""
+    packets = [udp_packet(PEER, HOST, bytes([n])) for n in range(10)]
+    rig.put(*(rig.seal(whole(packet)) for packet in packets))
+    assert rig.drops() == {"drop_pending": 2}
     rig.judge()
-    assert len(rig.to_host()) == 1
+    assert [data for _, data in rig.to_host()] == packets[:8]
+
+
+def test_a_waiting_flow_that_is_denied_answers_each_packet(rig: Rig) -> None:
+    rig.put(*(rig.seal(whole(tcp_packet(PEER, HOST, SYN, sequence=n))) for n in range(3)))
+    rig.judge(Verdict.DENY)
+    assert len(rig.sent()) == 3
+    assert rig.drops() == {"drop_denied": 3}
 
 
 def test_the_verdict_of_a_flow_that_is_gone_is_refused(rig: Rig) -> None:

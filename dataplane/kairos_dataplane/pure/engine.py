@@ -248,12 +248,11 @@ class PureEngine(PacketPath):
     def verdict(self, flow: int, verdict: Verdict, rule: int, generation: int) -> bool:
         with self._lock:
             live = self._flows.decide(flow, verdict, rule, generation)
-            parked = self._parked.pop(flow, None)
-            if parked is not None:
-                if live:
-                    self._release(parked, verdict)
-                else:
-                    self._counters["drop_pending"] += 1
+            lot = self._parked.pop(flow, None)
+            if lot is not None and live:
+                self._release(lot, verdict)
+            elif lot is not None:
+                self._counters["drop_pending"] += len(lot.packets)
             return live
 
     def flows(self) -> list[Flow]:

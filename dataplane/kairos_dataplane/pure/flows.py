@@ -26,6 +26,7 @@ class Answer(Enum):
     DROP = auto()
     REJECT = auto()
     ASK = auto()
+    WAIT = auto()
 
 
 @dataclass(slots=True)
@@ -102,7 +103,7 @@ class FlowTable:
         self._fragments: dict[tuple[int, bytes, bytes, int, int], float] = {}
 
     def check(self, vni: int, session: int, packet: Packet, size: int, now: float) -> tuple[Answer, Flow | None]:
-        """Counts the packet and says what to do. ASK comes with the new flow."""
+        """Counts the packet and says what to do. ASK and WAIT come with the flow that waits for its verdict."""
         if packet.quoted is not None:
             return self._check_error(vni, packet.quoted), None
         if packet.fragment and not packet.first_fragment:
@@ -118,7 +119,7 @@ class FlowTable:
             entry.closing = False  # the port pair is used again: same ends, same rule
         entry.account(packet, size, now)
         if entry.verdict is Verdict.PENDING:
-            return self._drop("drop_pending"), None
+            return Answer.WAIT, entry.describe(now)
         if entry.verdict is Verdict.DENY:
             self._counters["drop_denied"] += 1
             return Answer.REJECT, None

@@ -29,7 +29,7 @@ from kairos_dataplane.pure.segments import Offload, cut, whole_untrusted
 from kairos_dataplane.pure.session import RelayQueue, Session
 
 _EVENTS_MAX = 1024
-_PARKED_MAX, _PARKED_BYTES = 512, 2048
+_PARKED_FLOWS, _PARKED_A_FLOW, _PARKED_BYTES = 512, 8, 2048
 
 
 @dataclass(slots=True)
@@ -40,12 +40,13 @@ class Vni:
 
 
 @dataclass(slots=True)
-class _Parked:
+class _Lot:
+    """The packets of a flow that waits for its verdict."""
+
     vni: int
     session: int
-    offload: Offload
-    data: bytes
     since: float
+    packets: list[tuple[Offload, bytes]] = field(default_factory=list)
 
 
 class PacketPath:
@@ -58,7 +59,7 @@ class PacketPath:
         self._sessions: dict[int, Session] = {}
         self._relays: dict[int, RelayQueue] = {}
         self._flows = FlowTable(max_flows, self._counters)
-        self._parked: dict[int, _Parked] = {}
+        self._parked: dict[int, _Lot] = {}
         self._events: deque[Event] = deque()
         self._event_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._udp: socket.socket | None = None
@@ -141,19 +142,22 @@ class PacketPath:
         elif answer is Answer.REJECT:
             self._reject(vni, sender, data, packet)
         elif opened is not None:
-            self._ask(opened, offload, data)
+            self._park(opened, offload, data, "drop_park_full" if answer is Answer.ASK else "drop_pending")
+            if answer is Answer.ASK:
+                self._emit(FlowOpened(opened))
 
-    def _ask(self, flow: Flow, offload: Offload, data: bytes) -> None:
-        """A new flow: its first packet waits while its verdict is found."""
+    def _park(self, flow: Flow, offload: Offload, data: bytes, otherwise: str) -> None:
+        """The packet waits while the verdict of its flow is found."""
         now = time.monotonic()
-        if len(self._parked) >= _PARKED_MAX:
-            self._parked = {id: p for id, p in self._parked.items() if now - p.since <= PENDING_LIFE_S}
-        if len(data) <= _PARKED_BYTES and len(self._parked) < _PARKED_MAX:
-            self._parked[flow.id] = _Parked(flow.vni, flow.session, offload, data, now)
-            self._counters["parked"] += 1
-        else:
-            self._counters["drop_park_full"] += 1
-        self._emit(FlowOpened(flow))
+        if len(self._parked) >= _PARKED_FLOWS:
+            self._parked = {id: lot for id, lot in self._parked.items() if now - lot.since <= PENDING_LIFE_S}
+        if len(self._parked) < _PARKED_FLOWS:
+            lot = self._parked.setdefault(flow.id, _Lot(flow.vni, flow.session, now))
+            if len(data) <= _PARKED_BYTES and len(lot.packets) < _PARKED_A_FLOW:
+                lot.packets.append((offload, data))
+                self._counters["parked"] += 1
+                return
+        self._counters[otherwise] += 1
 
     def _forward_allowed(self, vni: Vni, sender: Session | None, offload: Offload, data: bytes, packet: Packet) -> None:
         next_hop = vni.fib.find(packet.dst)
@@ -228,16 +232,17 @@ class PacketPath:
         if not queue.told:
             queue.told = self._emit(RelayReady(relay))
 
-    def _release(self, parked: _Parked, verdict: Verdict) -> None:
-        vni, sender = self._vnis.get(parked.vni), self._sessions.get(parked.session)
-        if vni is None or (parked.session and sender is None):
-            self._counters["drop_denied"] += 1  # its sender was cut meanwhile
+    def _release(self, lot: _Lot, verdict: Verdict) -> None:
+        vni, sender = self._vnis.get(lot.vni), self._sessions.get(lot.session)
+        if vni is None or (lot.session and sender is None):
+            self._counters["drop_denied"] += len(lot.packets)  # their sender was cut meanwhile
             return
-        packet = parse_untrusted(parked.data)
-        if verdict == Verdict.ALLOW:
+        for offload, data in lot.packets:
+            packet = parse_untrusted(data)
+            if verdict != Verdict.ALLOW:
+                self._counters["drop_denied"] += 1
+                self._reject(vni, sender, data, packet)
+                continue
             if packet.fragment:
                 self._flows.remember_fragment(vni.id, packet, time.monotonic())
-            self._forward_allowed(vni, sender, parked.offload, parked.data, packet)
-        else:
-            self._counters["drop_denied"] += 1
-            self._reject(vni, sender, parked.data, packet)
+            self._forward_allowed(vni, sender, offload, data, packet)
