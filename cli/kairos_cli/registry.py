@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 
@@ -42,6 +43,7 @@ GROUPS = {
     "fabric": "make, run and deploy a fabric",
     "tenant": "tenants of the fabric",
     "vni": "isolated network segments of a tenant",
+    "member": "who is in a network segment",
     "token": "join tokens for devices and gateways",
     "device": "devices and gateways that have enrolled",
     "policy": "check, test and push the tenant's policy",
@@ -53,6 +55,7 @@ GROUPS = {
 JSON = _arg("--json", help="print JSON instead of a table", action="store_true")
 OPERATOR = _arg("--dir", help="operator directory (default: $KAIROS_FABRIC or ~/.config/kairos/fabric)", default=None)
 TENANT = _arg("--tenant", help="tenant (default: $KAIROS_TENANT)", default=None)
+_VNI = _arg("vni", help="name or number of the network segment")
 DEVICE = _arg("device", help="node id, or its name if that is unique")
 ADMIN = (OPERATOR, JSON)
 IN_TENANT = (TENANT, OPERATOR, JSON)
@@ -134,6 +137,21 @@ _RECORDS = (
                 action="append",
                 default=[],
             ),
+            _arg("--selector", help="tag:X or group:X: who is a member by itself; repeat", action="append", default=[]),
+            *IN_TENANT,
+        ),
+    ),
+    Verb(
+        "vni set",
+        "vni:change",
+        "change a network segment; what is not named stays",
+        (
+            _arg("name", help="its name or number"),
+            _arg("--prefix", help="all its prefixes anew; repeat for more", action="append"),
+            _arg("--mtu", help="inner MTU in bytes", type=int),
+            _arg("--dns-suffix", help="DNS suffix of its hosts"),
+            _arg("--route", help="PREFIX=GATEWAY, all routes anew; '' for none", action="append"),
+            _arg("--selector", help="tag:X or group:X, all selectors anew; '' for none", action="append"),
             *IN_TENANT,
         ),
     ),
@@ -144,6 +162,29 @@ _RECORDS = (
         "vni:delete",
         "delete a network segment; its members lose it",
         (_arg("name", help="its name or number"), *IN_TENANT),
+    ),
+    Verb("member list", "member:listing", "who is in a network segment", (_VNI, *IN_TENANT)),
+    Verb(
+        "member add",
+        "member:add",
+        "put a device into a network segment, or give it other addresses there",
+        (
+            _VNI,
+            DEVICE,
+            _arg("--address", help="one it must have; repeat for more prefixes", action="append", default=[]),
+            *IN_TENANT,
+        ),
+    ),
+    Verb("member remove", "member:remove", "take a device out of a network segment", (_VNI, DEVICE, *IN_TENANT)),
+    Verb(
+        "apply",
+        "apply:apply",
+        "make tenants, network segments and members as a TOML file says",
+        (
+            _arg("file", help="the file", type=Path),
+            _arg("--dry-run", help="only print what would change", action="store_true"),
+            OPERATOR,
+        ),
     ),
     Verb(
         "token create",

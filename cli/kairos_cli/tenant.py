@@ -6,21 +6,26 @@ import argparse
 
 from kairos.api.admin import Tenant, TenantCreate
 from kairos_cli import policy
-from kairos_cli.admin import at, client
+from kairos_cli.admin import AdminClient, at, client
 from kairos_cli.output import as_fields, as_json, as_table, moment
 
 _ALL = "/v1/tenants"
 
 
 def create(options: argparse.Namespace) -> None:
-    admin, bundle = client(options), policy.shipped_bundle()
-    made = admin.send("POST", _ALL, TenantCreate(options.tenant), Tenant)
-    version = policy.push_bundle(admin, options.tenant, bundle).version
+    made, version = make(client(options), options.tenant)
     if options.json:
         as_json(made)
     else:
         print(f"tenant {made.tenant} made; the shipped policy is in force as version {version}")
         print(f"Next: export KAIROS_TENANT={made.tenant}; kairos token create --role gateway")
+
+
+def make(admin: AdminClient, name: str) -> tuple[Tenant, int]:
+    """The tenant, with the shipped policy pushed to it: its version."""
+    bundle = policy.shipped_bundle()
+    made = admin.send("POST", _ALL, TenantCreate(name), Tenant)
+    return made, policy.push_bundle(admin, name, bundle).version
 
 
 def listing(options: argparse.Namespace) -> None:

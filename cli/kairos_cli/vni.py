@@ -19,8 +19,25 @@ def create(options: argparse.Namespace) -> None:
         options.mtu,
         options.dns_suffix,
         [_route(text) for text in options.route],
+        options.selector,
     )
     _show(options, client(options).send("POST", at(tenant_of(options), "vnis"), wanted, VniRecord))
+
+
+def change(options: argparse.Namespace) -> None:
+    """What is not named stays as it is."""
+    admin, path = client(options), at(tenant_of(options), "vnis", options.name)
+    now = admin.get(path, VniRecord)
+    wanted = VniCreate(
+        now.name,
+        now.prefixes if options.prefix is None else options.prefix,
+        now.vni,
+        now.mtu if options.mtu is None else options.mtu,
+        now.dns_suffix if options.dns_suffix is None else options.dns_suffix,
+        now.routes if options.route is None else [_route(text) for text in options.route if text],
+        now.selectors if options.selector is None else [text for text in options.selector if text],
+    )
+    _show(options, admin.send("PUT", path, wanted, VniRecord))
 
 
 def listing(options: argparse.Namespace) -> None:
@@ -62,6 +79,7 @@ def _show(options: argparse.Namespace, vni: VniRecord) -> None:
             ("vni", vni.vni),
             ("prefixes", listed(vni.prefixes)),
             ("routes", ", ".join(f"{each.prefix} via {each.via}" for each in vni.routes)),
+            ("selectors", listed(vni.selectors)),
             ("mtu", vni.mtu),
             ("dns suffix", vni.dns_suffix),
             ("members", vni.members),

@@ -105,6 +105,44 @@ def test_vnis(kairos: Kairos) -> None:
     assert "lab" in kairos.refused("vni", "show", "lab")
 
 
+def test_members(kairos: Kairos, tmp_path: Path) -> None:
+    kairos("vni", "create", "shop", "--prefix", "10.8.0.0/24")
+    gateway = kairos.node(tmp_path / "gateway", "shop-gw", "--role", "gateway")
+    assert gateway.node in kairos("member", "list", "shop")
+    assert kairos.json("member", "add", "shop", "shop-gw", "--address", "10.8.0.200")["addresses"] == ["10.8.0.200/24"]
+    assert "no address" in kairos.refused("member", "add", "shop", "shop-gw", "--address", "10.8.0.200.1")
+    assert "in every VNI" in kairos.refused("member", "remove", "shop", "shop-gw")
+    changed = kairos.json("vni", "set", "shop", "--mtu", "1400", "--selector", "tag:till")
+    assert (changed["mtu"], changed["selectors"], changed["prefixes"]) == (1400, ["tag:till"], ["10.8.0.0/24"])
+    kairos("device", "delete", "shop-gw")
+    assert "nobody yet" in kairos("member", "list", "shop")
+
+
+def test_a_file_is_applied_once(kairos: Kairos, tmp_path: Path) -> None:
+    wanted = tmp_path / "network.toml"
+    wanted.write_text(
+        """
+        [[tenant]]
+        name = "declared"
+
+        [[tenant.vni]]
+        name = "office"
+        prefixes = ["10.7.0.0/24", "fd07::/64"]
+        selectors = ["tag:staff"]
+        """
+    )
+    assert "2 to change" in kairos("apply", str(wanted), "--dry-run")
+    assert "declared" not in kairos("tenant", "list")
+    assert "2 changed" in kairos("apply", str(wanted))
+    assert kairos("apply", str(wanted)) == "nothing to change\n"
+    wanted.write_text(wanted.read_text().replace("tag:staff", "group:staff"))
+    assert "~ vni declared/office: selectors tag:staff -> group:staff" in kairos("apply", str(wanted))
+    assert kairos.json("vni", "show", "office", "--tenant", "declared")["selectors"] == ["group:staff"]
+    wanted.write_text('[[tenant]]\nname = "declared"\nvnis = []\n')
+    assert "vnis" in kairos.refused("apply", str(wanted))
+    assert "cannot be read" in kairos.refused("apply", str(tmp_path / "none.toml"))
+
+
 def test_a_token_is_shown_once_and_pins_root_and_policy_key(kairos: Kairos, host: FabricHost) -> None:
     made = kairos.json("token", "create", "--tag", "web", "--uses", "3", "--life", "90s", "--label", "for the lab")
     token = parse_join_token_untrusted(made["token"])
