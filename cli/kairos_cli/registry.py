@@ -290,6 +290,49 @@ _POLICY = (
     Verb("policy show", "policy:show", "the policy in force at a tenant", IN_TENANT),
 )
 
+_ROOT = _arg("--root", help="root certificate, DER (default: root.der of the operator directory)", default=None)
+_AUDIT_LOG = (
+    Verb(
+        "audit tail",
+        "audit:tail",
+        "show audit events as they come, until interrupted",
+        (
+            _arg("--kind", help="only events of this kind, or kinds that begin with it", default=""),
+            _arg("--limit", help="begin with at most this many old ones (default 10)", type=int, default=10),
+            *IN_TENANT,
+        ),
+    ),
+    Verb(
+        "audit head",
+        "audit:head",
+        "the newest signed head of the log; it must go on from the one seen last",
+        (_ROOT, *IN_TENANT),
+    ),
+    Verb(
+        "audit prove",
+        "audit:prove",
+        "prove that an event is in the log",
+        (_arg("event", help="id of the event"), _ROOT, *IN_TENANT),
+    ),
+    Verb(
+        "audit export",
+        "audit:export",
+        "fetch the whole log into a folder, or what the folder has not yet",
+        (_arg("folder", help="where to, or what to add to"), _ROOT, TENANT, OPERATOR),
+    ),
+    Verb(
+        "audit verify",
+        "audit:verify",
+        "prove an export, offline: nothing edited, removed, inserted, reordered or cut off",
+        (
+            _arg("folder", help="an export"),
+            _arg("--head", help="a head that was kept elsewhere; repeat for more", action="append", default=[]),
+            _ROOT,
+            *ADMIN,
+        ),
+    ),
+)
+
 _STATE = _arg("--state", help="state directory of this node", default=None)
 
 
@@ -353,6 +396,7 @@ VERBS: tuple[Verb, ...] = (
             *IN_TENANT,
         ),
     ),
+    *_AUDIT_LOG,
     *_node_verbs("agent", "an endpoint"),
     Verb("agent reconnect", "node:agent_reconnect", "drop session and tunnel and set them up anew", (_STATE,)),
     Verb(
