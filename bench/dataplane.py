@@ -1,6 +1,6 @@
 """The data plane beside its peers: throughput, small packets, latency, loss and CPU, in network namespaces of one host.
 
-Rows: the bare veth pair, wireguard-go, and two C engines joined by direct UDP, with ipsec-mb and with OpenSSL. Every
+Rows: the bare veth pair, wireguard-go, nebula, and two C engines joined by direct UDP, with ipsec-mb and with OpenSSL. Every
 round measures every case on every tunnel before the next begins. iperf3 runs on the same cores as the tunnels.
 """
 
@@ -13,10 +13,10 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
-from bench.peers import Link, kairos, raw, wireguard_go
+from bench.peers import Link, kairos, nebula, raw, wireguard_go
 from bench.rounds import Rounds
 
-RAW, WIREGUARD, KAIROS, OPENSSL = "raw", "wireguard_go", "kairos", "kairos_openssl"
+RAW, WIREGUARD, NEBULA, KAIROS, OPENSSL = "raw", "wireguard_go", "nebula", "kairos", "kairos_openssl"
 _SECONDS, _QUICK_SECONDS = 4, 1
 _UDP_STEP, _UDP_LOSS_PCT = 1.25, 1.0
 _UDP_FROM_PPS = 20_000
@@ -29,6 +29,7 @@ def main() -> None:
         links = {
             RAW: stack.enter_context(raw()),
             WIREGUARD: stack.enter_context(wireguard_go()),
+            NEBULA: stack.enter_context(nebula()),
             KAIROS: stack.enter_context(kairos("auto")),
             OPENSSL: stack.enter_context(kairos("openssl")),
         }
@@ -69,8 +70,10 @@ def _ratios(measured: dict[str, dict[str, float]]) -> Iterator[tuple[str, float,
     yield "tcp1_vs_raw", ours["tcp1_gbit"] / measured[RAW]["tcp1_gbit"], "x"
     yield "tcp4_vs_wireguard_go", ours["tcp4_gbit"] / peer["tcp4_gbit"], "x"
     yield "bidir_vs_wireguard_go", ours["bidir_gbit"] / peer["bidir_gbit"], "x"
-    yield "udp1200_vs_wireguard_go", ours["udp1200_kpps"] / peer["udp1200_kpps"], "x"
-    yield "udp64_vs_wireguard_go", ours["udp64_kpps"] / peer["udp64_kpps"], "x"
+    yield "tcp1_vs_nebula", ours["tcp1_gbit"] / measured[NEBULA]["tcp1_gbit"], "x"
+    for case in ("udp1200", "udp64"):
+        best = max(measured[name][f"{case}_kpps"] for name in (WIREGUARD, NEBULA))
+        yield f"{case}_vs_best_peer", ours[f"{case}_kpps"] / best, "x"
     yield "ping_vs_wireguard_go", ours["ping_ms"] / peer["ping_ms"], "x"
     yield "loss1pct_vs_wireguard_go", ours["loss1pct_gbit"] / peer["loss1pct_gbit"], "x"
     yield "openssl_tcp1_vs_wireguard_go", measured[OPENSSL]["tcp1_gbit"] / peer["tcp1_gbit"], "x"

@@ -5,15 +5,18 @@ a 10.77.0.1 ==== tunnel ==== 10.77.0.2 b          under it: a 10.78.0.1 ---- vet
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import socket
 import subprocess
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
@@ -22,7 +25,12 @@ from two_hosts import sh, two_hosts
 
 ROOT = Path(__file__).parents[1]
 TOOLS = ROOT / ".tools/bin"
-_WIREGUARD_GO = "golang.zx2c4.com/wireguard@v0.0.0-20260522210424-ecfc5a8d5446"
+# Built by Go at the first run: program -> package at its version.
+_BUILT = {
+    "wireguard": "golang.zx2c4.com/wireguard@v0.0.0-20260522210424-ecfc5a8d5446",
+    "nebula": "github.com/slackhq/nebula/cmd/nebula@v1.11.0",
+    "nebula-cert": "github.com/slackhq/nebula/cmd/nebula-cert@v1.11.0",
+}
 _READY_S = 10.0
 _TICKS = os.sysconf("SC_CLK_TCK")
 
@@ -78,17 +86,15 @@ def kairos(aead: str) -> Iterator[Link]:
 
 @contextmanager
 def wireguard_go() -> Iterator[Link]:
-    program = _wireguard_go()
+    program = _program("wireguard")
     with ExitStack() as stack:
         names = stack.enter_context(_namespaces("wg"))
         keys = [X25519PrivateKey.generate() for _ in names]
         devices = [f"kbwg{side}{os.getpid()}" for side in "ab"]
-        processes = []
-        for name, device in zip(names, devices, strict=True):
-            process = subprocess.Popen(("ip", "netns", "exec", name, program, "-f", device), stderr=subprocess.DEVNULL)
-            stack.callback(process.wait)
-            stack.callback(process.terminate)
-            processes.append(process)
+        processes = [
+            stack.enter_context(_running(name, program, "-f", device))
+            for name, device in zip(names, devices, strict=True)
+        ]
         for side, (name, device) in enumerate(zip(names, devices, strict=True)):
             control = f"/var/run/wireguard/{device}.sock"
             _wait(lambda control=control: os.path.exists(control), f"{device} did not come up")  # type: ignore[misc]
@@ -97,14 +103,26 @@ def wireguard_go() -> Iterator[Link]:
         yield Link(*names, "10.77.0.2", "under0", lambda: sum(_cpu_s(process.pid) for process in processes))
 
 
-def _wireguard_go() -> str:
-    """The program, built at the first time."""
-    program = TOOLS / "wireguard"
+def _program(name: str) -> str:
+    """The program of a peer, built at the first time."""
+    program = TOOLS / name
     if not program.exists():
         if shutil.which("go") is None:
-            raise SystemExit("bench dataplane: Go builds wireguard-go, the peer: install it (apt install golang-go)")
-        subprocess.run(("go", "install", _WIREGUARD_GO), env={**os.environ, "GOBIN": str(TOOLS)}, check=True)
+            raise SystemExit(f"bench dataplane: Go builds {name}, a peer: install it (apt install golang-go)")
+        subprocess.run(("go", "install", _BUILT[name]), env={**os.environ, "GOBIN": str(TOOLS)}, check=True)
     return str(program)
+
+
+@contextmanager
+def _running(namespace: str, *command: str) -> Iterator[subprocess.Popen[bytes]]:
+    process = subprocess.Popen(
+        ("ip", "netns", "exec", namespace, *command), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    try:
+        yield process
+    finally:
+        process.terminate()
+        process.wait()
 
 
 def _configure(control: str, own: X25519PrivateKey, peer: X25519PrivateKey, peer_number: int) -> None:
@@ -122,6 +140,51 @@ def _configure(control: str, own: X25519PrivateKey, peer: X25519PrivateKey, peer
         connection.sendall(("\n".join(lines) + "\n\n").encode())
         if b"errno=0" not in (answer := connection.recv(4096)):
             raise RuntimeError(f"wireguard-go refused its configuration: {answer!r}")
+
+
+@contextmanager
+def nebula() -> Iterator[Link]:
+    """AES-256-GCM, our MTU, everything allowed, no lighthouse."""
+    program, signer = _program("nebula"), _program("nebula-cert")
+    with ExitStack() as stack:
+        names = stack.enter_context(_namespaces("nb"))
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        subprocess.run((signer, "ca", "-name", "bench"), cwd=folder, check=True)
+        processes = []
+        for number, name in enumerate(names, 1):
+            sign = (
+                "sign",
+                "-name",
+                name,
+                "-ip",
+                f"10.77.0.{number}/24",
+                "-out-crt",
+                f"{name}.crt",
+                "-out-key",
+                f"{name}.key",
+            )
+            subprocess.run((signer, *sign), cwd=folder, check=True)
+            (folder / f"{name}.yml").write_text(
+                json.dumps(_nebula_config(folder / name, 3 - number))
+            )  # YAML holds JSON
+            process = stack.enter_context(_running(name, program, "-config", str(folder / f"{name}.yml")))
+            processes.append(process)
+        link = Link(*names, "10.77.0.2", "under0", lambda: sum(_cpu_s(process.pid) for process in processes))
+        _wait(lambda: link.on_a("ping -c 1 -W 1 10.77.0.2").returncode == 0, "nebula did not come up")
+        yield link
+
+
+def _nebula_config(own: Path, peer: int) -> dict[str, Any]:
+    anything = [{"port": "any", "proto": "any", "host": "any"}]
+    return {
+        "pki": {"ca": str(own.parent / "ca.crt"), "cert": f"{own}.crt", "key": f"{own}.key"},
+        "static_host_map": {f"10.77.0.{peer}": [f"10.78.0.{peer}:4242"]},
+        "lighthouse": {"am_lighthouse": False, "hosts": []},
+        "listen": {"host": "0.0.0.0", "port": 4242},
+        "tun": {"dev": "nebula0", "mtu": 1380},
+        "cipher": "aes",
+        "firewall": {"inbound": anything, "outbound": anything},
+    }
 
 
 def _cpu_s(pid: int) -> float:
