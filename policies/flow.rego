@@ -28,6 +28,7 @@ first(grants) := grants.list[min(places)] if {
 applies(grant) if {
 	in_vni(grant)
 	in_time(grant)
+	in_app(grant)
 	some name in grant.to
 	name in destinations
 	some port in grant.ports
@@ -57,6 +58,18 @@ in_time(grant) if grant.expires_at == ""
 
 in_time(grant) if input.now < grant.expires_at
 
+in_app(grant) if count(grant.apps) == 0
+
+in_app(grant) if input.app.path in grant.apps
+
+in_app(grant) if concat(":", ["unit", input.app.unit]) in grant.apps
+
+# Only the endpoint sees programs. At the gateway an allow counts without them, and a deny by program does not count.
+in_app(grant) if {
+	input.point == "ingress"
+	grant.effect == "allow"
+}
+
 covers(port) if port.proto == "*"
 
 covers(port) if {
@@ -73,10 +86,19 @@ whole if {
 	peer_is_whole
 	is_address(input.src.ip)
 	is_address(input.dst.ip)
+	is_string(input.point)
+	app_is_whole
 	is_number(input.dst.port)
 	is_string(input.proto)
 	is_object(data.grants.deny.from)
 	is_array(data.grants.networks)
+}
+
+app_is_whole if input.app == null
+
+app_is_whole if {
+	is_string(input.app.path)
+	is_string(input.app.unit)
 }
 
 peer_is_whole if input.peer == null

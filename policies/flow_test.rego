@@ -7,13 +7,13 @@ staff := {"node": "ep-a", "name": "a", "role": "endpoint", "tags": ["staff"], "g
 server := {"node": "ep-b", "name": "b", "role": "endpoint", "tags": ["web"], "groups": [], "owner": "bob"}
 
 attempt := {
-	"point": "egress", "now": "2026-11-25T12:00:00Z", "vni": {"id": 1, "name": "office"},
+	"point": "egress", "app": null, "now": "2026-11-25T12:00:00Z", "vni": {"id": 1, "name": "office"},
 	"device": staff, "peer": server,
 	"src": {"ip": "10.7.0.2", "port": 40000}, "dst": {"ip": "10.7.0.3", "port": 443}, "proto": "tcp",
 }
 
 grant := {
-	"id": "g", "reason": "", "vnis": [], "expires_at": "", "log": true,
+	"id": "g", "reason": "", "vnis": [], "expires_at": "", "log": true, "apps": [], "effect": "allow",
 	"from": ["tag:staff"], "to": ["tag:web"],
 	"ports": [{"proto": "tcp", "first": 443, "last": 443}],
 }
@@ -107,10 +107,27 @@ test_a_hole_in_the_input_is_deny_whatever_the_grants_say if {
 		"ports": [{"proto": "*", "first": 0, "last": 0}],
 	})
 	verdict([anything], [], attempt).allow
-	every field in ["now", "vni", "device", "peer", "src", "dst", "proto"] {
+	every field in ["point", "app", "now", "vni", "device", "peer", "src", "dst", "proto"] {
 		verdict([anything], [], object.remove(attempt, [field])).rule == "deny:malformed"
 	}
 	verdict([anything], [], object.union(attempt, {"dst": {"ip": "10.7.0.300", "port": 443}})).rule == "deny:malformed"
 	verdict([anything], [], object.union(attempt, {"peer": {"tags": null}})).rule == "deny:malformed"
 	verdict([anything], [], object.union(attempt, {"src": {"ip": "fd07::2", "port": 1}})).allow
+}
+
+test_an_app_is_asked_for_at_the_endpoint if {
+	curl := object.union(grant, {"apps": ["/usr/bin/curl", "unit:web.service"]})
+	not verdict([curl], [], attempt).allow
+	not verdict([curl], [], object.union(attempt, {"app": {"path": "/usr/bin/nc", "uid": 0, "unit": ""}})).allow
+	not verdict([curl], [], object.union(attempt, {"app": {"path": "", "uid": 0, "unit": ""}})).allow
+	verdict([curl], [], object.union(attempt, {"app": {"path": "/usr/bin/curl", "uid": 0, "unit": ""}})).allow
+	verdict([curl], [], object.union(attempt, {"app": {"path": "", "uid": 0, "unit": "web.service"}})).allow
+}
+
+test_the_gateway_does_not_see_apps if {
+	arriving := object.union(attempt, {"point": "ingress"})
+	verdict([object.union(grant, {"apps": ["/usr/bin/curl"]})], [], arriving).allow
+	verdict([grant], [object.union(grant, {"id": "no", "apps": ["/usr/bin/nc"], "effect": "deny"})], arriving).allow
+	netcat := object.union(attempt, {"app": {"path": "/usr/bin/nc", "uid": 0, "unit": ""}})
+	not verdict([grant], [object.union(grant, {"id": "no", "apps": ["/usr/bin/nc"], "effect": "deny"})], netcat).allow
 }

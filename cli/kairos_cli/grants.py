@@ -5,7 +5,7 @@
      "allow": [{"id": "web", "from": ["group:dev"], "to": ["192.168.50.0/24"], "ports": ["tcp/80", "tcp/8000-8100"]}]}
 
 A party is `*`, `tag:`, `group:`, `owner:` or `node:` and a name, or a network. A port is `*`, `icmp`, or `tcp/` or `udp/` and a number, a
-range or `*`. `vnis` narrows a grant, `expires_at` (RFC 3339) ends it and the connections it allowed, `log: false` leaves what it allows out of
+range or `*`. `vnis` and `apps` narrow a grant, `expires_at` (RFC 3339) ends it and the connections it allowed, `log: false` leaves what it allows out of
 the audit.
 """
 
@@ -42,6 +42,7 @@ class Grant(msgspec.Struct, forbid_unknown_fields=True, rename={"source": "from"
     ports: list[str]
     vnis: list[str] = []
     expires_at: str = ""
+    apps: list[str] = []
     reason: str = ""
     log: bool = True
 
@@ -57,7 +58,7 @@ def load_grants(path: Path) -> bytes:
     try:
         grants = msgspec.json.decode(path.read_bytes(), type=Grants)
         _unique([*grants.admission, *grants.deny, *grants.allow])
-        deny, allow = ([_normal(grant) for grant in kind] for kind in (grants.deny, grants.allow))
+        deny, allow = ([_normal(grant, kind) for grant in getattr(grants, kind)] for kind in ("deny", "allow"))
     except FileNotFoundError:
         raise KairosError(f"there is no grants file {path}") from None
     except (msgspec.MsgspecError, ValueError) as error:
@@ -82,14 +83,16 @@ def _indexed(grants: list[dict[str, Any]]) -> dict[str, Any]:
     return {"list": grants, "from": places}
 
 
-def _normal(grant: Grant) -> dict[str, Any]:
+def _normal(grant: Grant, effect: str) -> dict[str, Any]:
     try:
         return {
             "id": grant.id,
+            "effect": effect,
             "from": [_party(text) for text in grant.source],
             "to": [_party(text) for text in grant.destination],
             "ports": [_port(text) for text in grant.ports],
             "vnis": grant.vnis,
+            "apps": [_app(text) for text in grant.apps],
             "expires_at": _moment(grant.expires_at),
             "reason": grant.reason,
             "log": grant.log,
@@ -111,6 +114,13 @@ def _party(text: str) -> str:
 def _is_name(text: str) -> bool:
     kind, _, value = text.partition(":")
     return text == "*" or (kind in _KINDS and value != "")
+
+
+def _app(text: str) -> str:
+    """The path of an executable, or `unit:` and the name of a systemd unit."""
+    if text.startswith("/") or (text.startswith("unit:") and text.endswith((".service", ".scope"))):
+        return text
+    raise ValueError(f"{text!r} is no program: /usr/bin/curl or unit:nginx.service")
 
 
 def _port(text: str) -> dict[str, Any]:

@@ -392,6 +392,7 @@ VERBS: tuple[Verb, ...] = (
                 choices=("tcp", "udp", "icmp", "sctp"),
                 default="tcp",
             ),
+            _arg("--app", help="program that begins: its path, or unit:NAME.service", default=""),
             _arg("--vni", help="network segment (default: the first where both are)", default=""),
             *IN_TENANT,
         ),

@@ -15,13 +15,13 @@ from kairos.api.admin import Device, VniRecord
 from kairos.api.session import Member, PolicyRecord
 from kairos.errors import KairosError
 from kairos.policy.decision import Decision
-from kairos.policy.input import PROTOCOLS, flow_input
+from kairos.policy.input import PROTOCOLS, Application, flow_input
 from kairos_cli.admin import AdminClient, at, client, tenant_of
 from kairos_cli.history import bundle_of
 from kairos_cli.output import as_fields, as_json, as_table
 
 _TOLD = 20  # grants at most
-_SAID = {"from": "source", "to": "destination", "ports": "port", "vnis": "VNI", "expires_at": "time"}
+_SAID = {"from": "source", "to": "destination", "ports": "port", "vnis": "VNI", "expires_at": "time", "apps": "program"}
 
 
 @dataclass(frozen=True)
@@ -50,8 +50,8 @@ def run(options: argparse.Namespace) -> None:
     engine = Engine(unpack_untrusted(bundle_of(admin, tenant, record.version)), record.version, record.sha384)
     document = _attempt(options, admin, tenant)
     decisions = {
-        point: engine.decide(point, {**document, "point": point, "direction": direction})
-        for point, direction in (("egress", "out"), ("ingress", "in"))
+        point: engine.decide(point, {**document, **seen})
+        for point, seen in (("egress", {}), ("ingress", {"point": "ingress", "direction": "in", "app": None}))
     }
     grants = engine.explain(document)
     if options.json:
@@ -80,6 +80,7 @@ def _attempt(options: argparse.Namespace, admin: AdminClient, tenant: str) -> di
         destination=(to, options.port),
         protocol=numbers[options.proto],
         gateway="",
+        app=_app(options.app),
     )
 
 
@@ -121,6 +122,12 @@ def _addresses_in(vni: VniRecord, source: Party, destination: Party) -> tuple[st
             if from_.version == to.version and all(any(end in each for each in networks) for end in (from_, to)):
                 return str(from_), str(to)
     return None
+
+
+def _app(text: str) -> Application | None:
+    if not text:
+        return None
+    return Application("", 0, text.removeprefix("unit:")) if text.startswith("unit:") else Application(text, 0, "")
 
 
 def _host(address: str) -> str:

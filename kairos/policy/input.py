@@ -6,12 +6,22 @@ for a rule must never be skipped because a name was missing.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 from kairos.api.session import Member
 
 PROTOCOLS = {1: "icmp", 58: "icmp", 6: "tcp", 17: "udp", 132: "sctp"}
 NOBODY = Member("", "client", "", "", b"")
+
+
+@dataclass(frozen=True, slots=True)
+class Application:
+    """Who opened a connection on its own host. path: of the executable, empty when it is in doubt; unit: of systemd, or empty."""
+
+    path: str
+    uid: int
+    unit: str
 
 
 def party(member: Member | None) -> dict[str, Any] | None:
@@ -42,6 +52,7 @@ def flow_input(
     protocol: int,
     gateway: str,
     posture: dict[str, Any] | None = None,
+    app: Application | None = None,
 ) -> dict[str, Any]:
     """One connection attempt. point: egress or ingress; now: RFC 3339, UTC, whole seconds; device: who begins it; peer: who is
     asked; for ICMP the destination's port is the message type."""
@@ -54,6 +65,7 @@ def flow_input(
         "device": party(device) or party(NOBODY),
         "peer": party(peer),
         "posture": posture or {},
+        "app": None if app is None else {"path": app.path, "uid": app.uid, "unit": app.unit},
         "src": {"ip": source[0], "port": source[1]},
         "dst": {"ip": destination[0], "port": destination[1]},
         "proto": name,

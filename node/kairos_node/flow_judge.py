@@ -12,13 +12,15 @@ from typing import Any, Literal, Protocol
 
 from kairos.audit.event import Event
 from kairos.policy.decision import Decision
-from kairos.policy.input import PROTOCOLS, flow_input
+from kairos.policy.input import PROTOCOLS, Application, flow_input
 from kairos_dataplane import Dataplane, Flow, Verdict
+from kairos_node.application import Applications
 from kairos_node.decision_log import MINUTE_S, DecisionLog
 from kairos_node.network_view import NetworkView
 
 _log = logging.getLogger(__name__)
 _ICMP = (1, 58)
+_WITH_SOCKETS = (6, 17)
 Point = Literal["egress", "ingress"]
 
 
@@ -55,6 +57,8 @@ class FlowJudge:
         self._log = DecisionLog(record)
         self._loop = asyncio.get_running_loop()
         self._rules: list[str] = [""]  # the data plane keeps a number
+        self._applications = Applications()
+        self._opened_by: dict[int, Application | None] = {}  # own flows: a program is asked for once, while it is there
         self._minute()
 
     def opened(self, flow: Flow) -> None:
@@ -95,7 +99,16 @@ class FlowJudge:
             protocol=flow.protocol,
             gateway=self._node if self._role == "gateway" else "",
             posture=self._around.posture_of(device.node if device else ""),
+            app=self._application(flow),
         )
+
+    def _application(self, flow: Flow) -> Application | None:
+        if self._point(flow) != "egress" or flow.protocol not in _WITH_SOCKETS:
+            return None
+        if flow.id not in self._opened_by:
+            source, destination = (flow.src, flow.src_port), (flow.dst, flow.dst_port)
+            self._opened_by[flow.id] = self._applications.of(flow.protocol, source, destination)
+        return self._opened_by[flow.id]
 
     def _point(self, flow: Flow) -> Point:
         return "egress" if self._role == "endpoint" and flow.session == 0 else "ingress"
@@ -141,6 +154,9 @@ class FlowJudge:
 
     def _minute(self) -> None:
         self._log.minute()
+        if self._opened_by:
+            alive = {flow.id for flow in self._dataplane.flows()}
+            self._opened_by = {flow: app for flow, app in self._opened_by.items() if flow in alive}
         self._loop.call_later(MINUTE_S, self._minute)
 
 

@@ -57,6 +57,8 @@ def test_an_end_is_kept_in_utc(tmp_path: Path) -> None:
         ({"ports": ["tcp/70000"]}, "no port range"),
         ({"expires_at": "2027-01-01T00:00:00"}, "time zone"),
         ({"expires_at": "soon"}, "soon"),
+        ({"apps": ["curl"]}, "no program"),
+        ({"apps": ["unit:web"]}, "no program"),
         ({"form": ["*"]}, "form"),
     ],
 )

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from kairos.api.session import Member
 from kairos.errors import KairosError
-from kairos.policy.input import flow_input
+from kairos.policy.input import Application, flow_input
 from kairos_cli.policy import compile_bundle
 
 ROOT = Path(__file__).parents[2]
@@ -46,6 +46,7 @@ FLOWS = st.builds(
     destination=st.tuples(ADDRESSES, st.integers(0, 65_535)),
     protocol=st.integers(0, 255),
     gateway=st.text(max_size=10),
+    app=st.none() | st.builds(Application, path=st.text(max_size=8), uid=st.integers(0, 99), unit=st.text(max_size=8)),
     posture=st.none() | st.dictionaries(st.text(max_size=4), st.integers()),
 )
 

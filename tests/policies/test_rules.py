@@ -37,11 +37,13 @@ GRANTS = {
     ],
     "deny": [
         {"id": "no-ssh", "from": ["*"], "to": ["tag:web"], "ports": ["tcp/22"], "reason": "use the bastion"},
+        {"id": "no-curl", "from": ["*"], "to": ["tag:db"], "ports": ["*"], "apps": ["/usr/bin/curl"]},
         {"id": "no-lab", "from": ["tag:guest"], "to": ["10.8.0.0/16"], "ports": ["*"], "vnis": ["lab"]},
     ],
     "allow": [
         {"id": "web", "from": ["tag:staff", "group:dev"], "to": ["tag:web"], "ports": ["tcp/80", "tcp/8000-8100"]},
         {"id": "all-ssh", "from": ["owner:ann"], "to": ["10.0.0.0/8", "fd07::/64"], "ports": ["tcp/*", "udp/53"]},
+        {"id": "unit", "from": ["tag:db"], "to": ["*"], "ports": ["tcp/443"], "apps": ["unit:web.service"]},
         {"id": "ping", "from": ["*"], "to": ["*"], "ports": ["icmp"], "expires_at": "2026-11-25T12:00:00Z"},
         {"id": "one", "from": ["node:ep-1"], "to": ["node:ep-2"], "ports": ["*"], "vnis": ["office"]},
     ],
@@ -72,13 +74,14 @@ def some_input(random_: random.Random) -> dict[str, Any]:
         }
 
     return {
-        "point": "egress",
+        "point": random_.choice(["egress", "ingress"]),
         "now": random_.choice(["2026-11-25T11:59:59Z", "2026-11-25T12:00:00Z", "2027-01-01T00:00:00Z"]),
         "tenant": "acme",
         "vni": random_.choice([{"id": 1, "name": "office"}, {"id": 2, "name": "lab"}]),
         "device": party(random_.randint(1, 3)),
         "peer": random_.choice([None, party(random_.randint(1, 3))]),
         "posture": {},
+        "app": random_.choice([None, {"path": "/usr/bin/curl", "uid": 1000, "unit": "web.service"}]),
         "src": {"ip": "10.7.0.2", "port": random_.randint(1024, 65535)},
         "dst": {
             "ip": random_.choice(["10.7.0.3", "10.8.1.1", "192.168.1.1", "fd07::9", "fd08::1"]),

@@ -1,0 +1,134 @@
+"""Policy felt by traffic: programs, ends of grants, new bundles, on real daemons."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from overlay import GRANTS, WEB, Host, Overlay, serving, wait_for
+
+CURL = ("curl", "-sS", "-o", "/dev/null", "-m", "5", "-w", "%{http_code}")
+URL = f"http://{WEB}:8080/protocol.md"
+# Asks every 50 ms over one connection, and says when that ends.
+STREAM = """
+import http.client, sys, time
+connection = http.client.HTTPConnection(sys.argv[1], int(sys.argv[2]), timeout=5)
+connection.connect()
+print("open", flush=True)
+try:
+    while True:
+        connection.sock.sendall(b"x")
+        time.sleep(0.05)
+except OSError as error:
+    print("cut", flush=True)
+"""
+SINK = """
+import socket, sys
+with socket.create_server(("0.0.0.0", int(sys.argv[1]))) as server:
+    print("listening", flush=True)
+    opened = []
+    while True:
+        opened.append(server.accept()[0])
+"""
+
+
+@pytest.fixture
+def overlay(overlay: Overlay) -> Iterator[Overlay]:
+    """With a web server behind the gateway; the policy of all other tests comes back."""
+    overlay.up(overlay.gateway, overlay.alice)
+    wait_for("news from the fabric", lambda: all(host.status().get("connected") for host in overlay.hosts[:2]))
+    with serving(web(overlay)):
+        yield overlay
+    overlay.push_policy(GRANTS)
+
+
+def web(overlay: Overlay) -> str:
+    return overlay.gateway.namespace.replace("gateway", "web")
+
+
+def allowing(*grants: dict[str, Any]) -> dict[str, Any]:
+    return {
+        **GRANTS,
+        "allow": [{"from": ["tag:staff"], "to": ["*"], "ports": ["tcp/8080"], **grant} for grant in grants],
+    }
+
+
+def push(overlay: Overlay, grants: dict[str, Any]) -> float:
+    """Returns when both ends have it; seconds since the push was begun to be made."""
+    hosts = (overlay.gateway, overlay.alice)
+    before = max(host.status()["policy_version"] for host in hosts)
+    overlay.push_policy(grants)
+    pushed_at = time.monotonic()
+    wait_for("the policy", lambda: all(host.status().get("policy_version", 0) > before for host in hosts))
+    return time.monotonic() - pushed_at
+
+
+@contextmanager
+def program(namespace: str, text: str, *arguments: object) -> Iterator[subprocess.Popen[str]]:
+    words = ("ip", "netns", "exec", namespace, sys.executable, "-c", text, *map(str, arguments))
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            process.stdout.readline()  # it is open, or listening
+            yield process
+        finally:
+            process.kill()
+
+
+def cut(process: subprocess.Popen[str]) -> bool:
+    """Waits for its end: whether policy ended it."""
+    assert process.stdout is not None
+    return process.stdout.readline() == "cut\n"
+
+
+def answered(host: Host, *curl: str) -> bool:
+    return host.run(*(curl or CURL), URL).stdout == "200"
+
+
+def test_one_program_reaches_it_and_another_of_the_same_user_does_not(overlay: Overlay) -> None:
+    curl = shutil.which("curl")
+    assert curl
+    push(overlay, allowing({"id": "web", "apps": [curl]}))
+    assert answered(overlay.alice)
+    fetch = "import urllib.request, sys; print(urllib.request.urlopen(sys.argv[1], timeout=5).status)"
+    refused = overlay.alice.run(sys.executable, "-c", fetch, URL)
+    assert refused.returncode == 1
+    assert "200" not in refused.stdout
+    denied = [flow for flow in overlay.alice.tell("flows") if flow["verdict"] == "deny"]
+    assert "deny:default" in {flow["rule"] for flow in denied}
+
+
+def test_a_connection_ends_with_its_grant(overlay: Overlay) -> None:
+    end = datetime.now(UTC).replace(microsecond=0) + timedelta(seconds=4)
+    with program(web(overlay), SINK, 8081):
+        grant = {"id": "short", "ports": ["tcp/8081"], "expires_at": end.isoformat()}
+        push(overlay, allowing(grant, {"id": "web"}))
+        with program(overlay.alice.namespace, STREAM, WEB, 8081) as stream:
+            assert cut(stream)
+            late = (datetime.now(UTC) - end).total_seconds()
+    assert 0 <= late < 1
+    assert answered(overlay.alice)
+
+
+def test_a_new_policy_cuts_what_it_denies_and_leaves_the_rest(overlay: Overlay) -> None:
+    with program(web(overlay), SINK, 8081), program(web(overlay), SINK, 8082):
+        ports = {"from": ["tag:staff"], "to": ["*"]}
+        push(overlay, allowing({"id": "one", "ports": ["tcp/8081"]}, {"id": "two", "ports": ["tcp/8082"]}))
+        one = program(overlay.alice.namespace, STREAM, WEB, 8081)
+        two = program(overlay.alice.namespace, STREAM, WEB, 8082)
+        with one as denied, two as kept:
+            took = push(overlay, {**GRANTS, "allow": [{"id": "two", "ports": ["tcp/8082"], **ports}]})
+            assert cut(denied)
+            assert kept.poll() is None
+            assert took < 1
+            flows = [flow for flow in overlay.alice.tell("flows") if "8082" in str(flow)]
+            assert all(flow["verdict"] == "allow" for flow in flows)
+            assert flows
