@@ -7,6 +7,8 @@ CHALLENGE_LIFE_S = 60
 SESSION_LIFE_S = 300
 SESSION_RENEW_AT_S = 200
 CERTIFICATE_LIFE_S = 24 * 3600
+POSTURE_EVERY_S = 30
+POSTURE_LATE_S = 90  # an older report is none
 CERTIFICATE_RENEW_AT = 2 / 3
 CLOCK_SKEW_S = 300
 REKEY_AFTER_S = 120
@@ -17,7 +19,9 @@ VNI_MAX = (1 << 24) - 1
 # -- implementation limits -------------------------------------------------------------------------------------------
 BODY_MAX = 256 * 1024  # any JSON body; a request with an ML-DSA-87 key, certificate and posture is under 32 KiB
 POSTURE_MAX = 8 * 1024  # JSON text; it travels with every session to every gateway
-PUSH_MAX = 16 * 1024 * 1024  # a Welcome tells a gateway of every session that lives: 10,000 of them with posture are about 8 MiB
+PUSH_MAX = (
+    16 * 1024 * 1024
+)  # a Welcome tells a gateway of every session that lives: 10,000 of them with posture are about 8 MiB
 BUNDLE_MAX = 16 * 1024 * 1024
 CONTROL_MESSAGE_MAX = 256 * 1024  # one message inside TLS; CONFIG of 1,000 VNIs is about 200 KiB
 ADMISSION_WAIT_S = 5.0

@@ -11,7 +11,9 @@ from ipaddress import ip_address, ip_interface, ip_network
 from typing import Any
 
 import kairos
+from kairos.api.problem import ProblemError
 from kairos.api.push import ToNode
+from kairos.constants import POSTURE_EVERY_S
 from kairos.crypto.provider import Provider
 from kairos.errors import Refused
 from kairos.wire.control import Config as TunnelConfig
@@ -32,6 +34,7 @@ from kairos_node.vnis import Vnis
 
 _log = logging.getLogger(__name__)
 _PATIENCE_S = 15.0
+_LOOK_AT_POSTURE_S = 5.0
 
 
 class Agent(Daemon):
@@ -53,8 +56,25 @@ class Agent(Daemon):
 
     def fresh_posture(self) -> dict[str, Any]:
         """What goes with T1 and every renewal."""
-        self._posture = collect()
         return self._posture
+
+    async def _report_posture(self) -> None:
+        """Each 30 s and when a fact changed. What changed counts here at once, whoever else hears of it."""
+        loop = asyncio.get_running_loop()
+        reported_at, reported = loop.time(), self._posture  # with T1
+        while True:
+            await asyncio.sleep(_LOOK_AT_POSTURE_S)
+            facts = await asyncio.to_thread(collect)
+            if facts != self._posture:
+                self._posture = facts
+                self.judge.judge_again()
+            if facts == reported and loop.time() - reported_at < POSTURE_EVERY_S:
+                continue
+            try:
+                await self.client.report_posture(facts)
+                reported_at, reported = loop.time(), facts
+            except (ConnectionError, ProblemError) as error:
+                _log.debug("the posture was not reported: %s", error)
 
     async def set_up(self, tunnel: EndpointDriver, config: TunnelConfig) -> Mapping[int, Collection[Network]]:
         """T5: this host's VNIs are those of the Config. Raises Refused."""
@@ -79,7 +99,7 @@ class Agent(Daemon):
     # -- the daemon's hooks ------------------------------------------------------------------------------------------
 
     def _works(self) -> list[Coroutine[Any, Any, None]]:
-        return [self.connector.run()]
+        return [self.connector.run(), self._report_posture()]
 
     def _close_tunnels(self, code: str, reason: str) -> None:
         self.connector.close(code, reason)

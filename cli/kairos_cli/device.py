@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import time
 
-from kairos.api.admin import Device, Reason
+from kairos.api.admin import Device, PostureRecord, Reason
 from kairos.errors import KairosError
 from kairos_cli.admin import AdminClient, at, client, tenant_of
 from kairos_cli.output import as_fields, as_json, as_table, hex_groups, listed, moment
@@ -53,6 +54,17 @@ def delete(options: argparse.Namespace) -> None:
     admin, tenant, node = named(options)
     admin.delete(at(tenant, "devices", node))
     print(f"{node} is revoked: its certificates and sessions are dead, its key never enrolls again")
+
+
+def posture(options: argparse.Namespace) -> None:
+    admin, tenant, node = named(options)
+    record = admin.get(at(tenant, "devices", node, "posture"), PostureRecord)
+    if options.json:
+        as_json(record)
+        return
+    age = max(0, int(time.time()) - record.at)
+    print(f"reported {age} s ago" + (": too old, policy sees none of it" if record.late else ""))
+    as_fields((name, str(value).lower() if isinstance(value, bool) else value) for name, value in record.facts.items())
 
 
 def named(options: argparse.Namespace) -> tuple[AdminClient, str, str]:

@@ -233,6 +233,7 @@ _CUT = (
     *IN_TENANT,
 )
 _ISOLATION = (
+    Verb("posture", "device:posture", "what policy sees of a device's own state", (DEVICE, *IN_TENANT)),
     Verb("isolate", "isolate:isolate", "cut a device off everywhere at once; shows who has enforced it", _CUT),
     Verb("release", "isolate:release", "end a device's isolation", _CUT),
 )

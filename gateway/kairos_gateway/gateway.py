@@ -12,7 +12,15 @@ from ipaddress import ip_interface
 from typing import Any, Literal
 
 import kairos
-from kairos.api.push import AdmissionRequest, AdmissionVerdict, CertificateNotice, SessionNotice, ToNode, Welcome
+from kairos.api.push import (
+    AdmissionRequest,
+    AdmissionVerdict,
+    CertificateNotice,
+    PostureNotice,
+    SessionNotice,
+    ToNode,
+    Welcome,
+)
 from kairos.crypto import labels
 from kairos.crypto.provider import Provider
 from kairos.identity import transcript
@@ -23,6 +31,7 @@ from kairos_dataplane.engine import Network
 from kairos_gateway.config import Config
 from kairos_gateway.mux import Mux
 from kairos_gateway.peers import Peers
+from kairos_gateway.postures import Postures
 from kairos_gateway.sessions import Session, Sessions
 from kairos_gateway.uplink import Uplink
 from kairos_node.crypto import provider_named
@@ -41,6 +50,7 @@ from kairos_node.vnis import Vnis
 
 _log = logging.getLogger(__name__)
 _PATIENCE_S = 3.0  # shorter than an endpoint waits: without pushes the gateway knows no session
+_LOOK_AT_POSTURES_S = 5.0
 Outcome = Literal["allow", "hold", "deny"]
 
 
@@ -64,6 +74,7 @@ class Gateway(Daemon):
         self._uplink = uplink
         self._direct = direct
         self.sessions = Sessions(time.time)
+        self.postures = Postures(lambda: self.sessions.fabric_now)
         self.peers = Peers(self)
         self.mux = Mux(client, dataplane, self.links, self._accept)
         self._verifying: set[asyncio.Task[None]] = set()
@@ -117,7 +128,7 @@ class Gateway(Daemon):
     # -- the daemon's hooks ------------------------------------------------------------------------------------------
 
     def _works(self) -> list[Coroutine[Any, Any, None]]:
-        return [self.mux.run()]
+        return [self.mux.run(), self._watch_postures()]
 
     def _close_tunnels(self, code: str, reason: str) -> None:
         self.peers.close(code, reason)
@@ -169,8 +180,19 @@ class Gateway(Daemon):
         self.peers.moved(event)
 
     def posture_of(self, node: str) -> dict[str, Any]:
-        session = self.sessions.of_node(node)
-        return session.posture if session is not None else {}
+        return self.postures.of(node)
+
+    def _posture_came(self, node: str, at: int, facts: dict[str, Any]) -> None:
+        if self.postures.learn(node, at, facts):
+            self.judge.judge_again()
+
+    async def _watch_postures(self) -> None:
+        """Silence is a report too: what it allowed ends."""
+        while True:
+            await asyncio.sleep(_LOOK_AT_POSTURES_S)
+            for node in self.postures.became_late():
+                _log.warning("%s reports its posture no more", node)
+                self.judge.judge_again()
 
     # -- pushes ------------------------------------------------------------------------------------------------------
 
@@ -180,9 +202,14 @@ class Gateway(Daemon):
                 self.sessions.set_time(push.now)
                 for over in self.sessions.only(push.sessions):
                     self.peers.end_session(over)
+                for notice in push.sessions:
+                    self._posture_came(notice.node, notice.posture_at, notice.posture)
             case SessionNotice():
                 session = self.sessions.learn(push)
                 self.peers.renewed(session)
+                self._posture_came(push.node, push.posture_at, push.posture)
+            case PostureNotice():
+                self._posture_came(push.node, push.at, push.facts)
             case AdmissionRequest():
                 await self._admit(push)
             case CertificateNotice():  # E7: the revision that follows brings the member itself

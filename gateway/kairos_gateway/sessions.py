@@ -6,7 +6,6 @@ import asyncio
 import logging
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
 
 from kairos.api.push import SessionNotice
 
@@ -22,7 +21,6 @@ class Session:
     node: str
     vnis: frozenset[int]
     expires_at: float
-    posture: dict[str, Any]
 
 
 class Sessions:
@@ -38,10 +36,15 @@ class Sessions:
     def set_time(self, fabric_now: float) -> None:
         self._ahead_s = fabric_now - self._clock()
 
+    @property
+    def fabric_now(self) -> float:
+        """The fabric's clock, as far as we know."""
+        return self._clock() + self._ahead_s
+
     def learn(self, notice: SessionNotice) -> Session:
         """A new session, or a longer life for one."""
-        left = notice.expires_at - (self._clock() + self._ahead_s)
-        session = Session(notice.session, notice.node, frozenset(notice.vnis), self._loop.time() + left, notice.posture)
+        left = notice.expires_at - self.fabric_now
+        session = Session(notice.session, notice.node, frozenset(notice.vnis), self._loop.time() + left)
         self._known[session.session] = session
         for waiter in self._awaited.pop(session.session, []):
             if not waiter.done():

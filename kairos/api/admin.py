@@ -118,6 +118,15 @@ class PolicyVersion(msgspec.Struct):
     created_at: int
 
 
+class PostureRecord(msgspec.Struct):
+    """The newest report of a device; at: when the fabric got it, Unix seconds; late: policy takes it for none."""
+
+    node: str
+    at: int
+    late: bool
+    facts: dict[str, Any]
+
+
 class IsolationReceipt(msgspec.Struct, omit_defaults=True):
     """point: a node, or `relay`; certificate: DER, of whoever signed (the fabric's issuer for the relay)."""
 

@@ -43,6 +43,15 @@ class SessionNotice(msgspec.Struct, tag="session-notice", tag_field="kind"):
     vnis: list[int]
     expires_at: int
     posture: dict[str, Any] = {}
+    posture_at: int = 0
+
+
+class PostureNotice(msgspec.Struct, tag="posture-notice", tag_field="kind"):
+    """Fabric -> gateways: what a device says of itself; at: when the fabric got it."""
+
+    node: str
+    at: int
+    facts: dict[str, Any]
 
 
 class Revocation(msgspec.Struct, tag="revocation", tag_field="kind"):
@@ -108,6 +117,7 @@ ToNode = (
     | AdmissionRequest
     | CertificateNotice
     | SessionNotice
+    | PostureNotice
     | Revocation
     | Isolation
     | NetworkChanged

@@ -15,6 +15,12 @@ class SessionRequest(msgspec.Struct, omit_defaults=True):
     gateway: str = ""
 
 
+class PostureReport(msgspec.Struct):
+    """What a device says of itself, each 30 s and when it changed. The request's signature is the report's."""
+
+    facts: dict[str, Any]
+
+
 class GatewayAddress(msgspec.Struct):
     """A gateway this session may use. `relay_url` ends in /v1/relay/<gateway>."""
 

@@ -17,7 +17,7 @@ import msgspec
 from kairos.api.enrollment import Certificate, Enrollment, FabricInfo, RenewRequest
 from kairos.api.problem import CONTENT_TYPE, Problem, ProblemError
 from kairos.api.push import ToFabric, ToNode, encode, parse_to_node_untrusted
-from kairos.api.session import Network, PolicyRecord, SessionGrant, SessionRequest
+from kairos.api.session import Network, PolicyRecord, PostureReport, SessionGrant, SessionRequest
 from kairos.audit.event import Accepted, Event, EventBatch
 from kairos.audit.head import Consistency
 from kairos.constants import BODY_MAX, BUNDLE_MAX, PUSH_MAX
@@ -122,6 +122,10 @@ class FabricClient:
     async def end_session(self, session: str) -> None:
         """T7."""
         await self._call("DELETE", self._path(f"sessions/{session}"))
+
+    async def report_posture(self, facts: dict[str, Any]) -> None:
+        """What this device says of itself now."""
+        await self._call("POST", self._path("posture"), msgspec.json.encode(PostureReport(facts)))
 
     async def network(self) -> Network:
         return _parse(await self._call("GET", self._path("network")), Network)

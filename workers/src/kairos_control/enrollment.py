@@ -28,10 +28,10 @@ from .http import Call, Reply, reply
 from .journal import Journal
 from .leases import LeasePlan
 from .ports import ConstraintError, Row, TenantPlatform
+from .posture import check_posture
 from .problems import problem
 from .pushes import Pushes
 from .records import b64, device_of, refuse_isolated, strings, unb64
-from .sessions import check_posture
 
 NAME_MAX = 64
 

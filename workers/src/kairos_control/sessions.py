@@ -5,17 +5,15 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-from typing import Any
-
-import msgspec
 
 from kairos.api.push import Revocation, SessionNotice
 from kairos.api.session import Cut, GatewayAddress, Introspected, Introspection, SessionGrant, SessionRequest
-from kairos.constants import POSTURE_MAX, SESSION_LIFE_S
+from kairos.constants import SESSION_LIFE_S
 
 from .http import Call, Reply, reply
 from .journal import Journal
 from .ports import Row, TenantPlatform
+from .posture import Postures, check_posture
 from .problems import problem
 from .pushes import Pushes
 from .records import gateways_of, refuse_isolated
@@ -24,8 +22,9 @@ _TOKEN_BYTES = 32
 
 
 class Sessions:
-    def __init__(self, platform: TenantPlatform, journal: Journal, pushes: Pushes) -> None:
+    def __init__(self, platform: TenantPlatform, journal: Journal, pushes: Pushes, postures: Postures) -> None:
         self._platform = platform
+        self._postures = postures
         self._journal = journal
         self._pushes = pushes
         self._revoked: set[str] = (
@@ -58,7 +57,8 @@ class Sessions:
             session, _hash(token), node, role, json.dumps(gateways), json.dumps(vnis), json.dumps(wanted.posture), expires_at,
         )  # fmt: skip
         if role == "endpoint":
-            notice = SessionNotice(session, node, vnis, expires_at, wanted.posture)
+            at = self._postures.learn(node, wanted.posture)
+            notice = SessionNotice(session, node, vnis, expires_at, wanted.posture, at)
             self._pushes.to_gateways(notice)
         self._journal.record(
             "session.renewed" if wanted.renews else "session.opened", actor=node, subject=session, outcome="allow"
@@ -118,7 +118,11 @@ class Sessions:
         )
         return [
             SessionNotice(
-                row["session"], row["node"], json.loads(row["vnis"]), row["expires_at"], json.loads(row["posture"])
+                row["session"],
+                row["node"],
+                json.loads(row["vnis"]),
+                row["expires_at"],
+                *self._postures.newest(row["node"]),
             )
             for row in rows
         ]
@@ -158,12 +162,6 @@ class Sessions:
         if not rows or rows[0]["expires_at"] <= self._platform.clock():
             raise problem("session-ended", "open a new session")
         return rows[0]
-
-
-def check_posture(posture: dict[str, Any]) -> None:
-    """Raises invalid for one that is no report but a burden."""
-    if len(msgspec.json.encode(posture)) > POSTURE_MAX:
-        raise problem("invalid", f"posture: at most {POSTURE_MAX} bytes of JSON")
 
 
 def _hash(token: str) -> str:

@@ -10,6 +10,7 @@ from kairos.api.admin import (
     MemberRecord,
     MemberWanted,
     Page,
+    PostureRecord,
     Reason,
     Tenant,
     TokenCreate,
@@ -25,6 +26,7 @@ from kairos.api.session import (
     Network,
     PolicyRecord,
     PolicyUpload,
+    PostureReport,
     SessionGrant,
     SessionRequest,
 )
@@ -44,6 +46,8 @@ from .isolation import Isolations
 from .journal import Journal
 from .policy import Policies
 from .ports import TenantPlatform
+from .posture import SCHEMA as POSTURE_SCHEMA
+from .posture import Postures
 from .problems import problem
 from .pushes import Pushes
 from .records import tenant_record
@@ -63,6 +67,7 @@ SCHEMA = (
     "CREATE TABLE IF NOT EXISTS sessions (session TEXT PRIMARY KEY, token_hash TEXT NOT NULL UNIQUE, node TEXT NOT NULL,"
     " role TEXT NOT NULL, gateways TEXT NOT NULL, vnis TEXT NOT NULL, posture TEXT NOT NULL, expires_at INTEGER NOT NULL)",
     *ISOLATION_SCHEMA,
+    *POSTURE_SCHEMA,
     *audit_log.SCHEMA,
 )
 _ENROLLMENT_KEPT_S = 86_400
@@ -79,7 +84,8 @@ class TenantService:
         self.pushes = Pushes(platform)
         self.audit_log = AuditLog(platform, self.pushes)
         self.admission = Admission(platform)
-        self.sessions = Sessions(platform, self.journal, self.pushes)
+        self.postures = Postures(platform, self.pushes)
+        self.sessions = Sessions(platform, self.journal, self.pushes, self.postures)
         self.enrollments = Enrollments(platform, self.journal, self.pushes, self.admission)
         self.policies = Policies(platform, self.journal, self.pushes)
         self.vnis = Vnis(platform, self.journal, self.pushes, self.sessions)
@@ -145,7 +151,7 @@ class TenantService:
             [(f"DELETE FROM {table} {of_vnis}", (tenant,)) for table in _VNI_TABLES]
             + [(f"DELETE FROM {table} WHERE tenant = ?", (tenant,)) for table in _TABLES]
         )
-        for table in ("enrollments", "sessions", "nonces", "isolations", "receipts"):
+        for table in ("enrollments", "sessions", "nonces", "isolations", "receipts", "postures"):
             self.platform.local.write(f"DELETE FROM {table}")
         self.journal.record("tenant.deleted", actor="operator", subject=tenant, devices=len(nodes))
         return reply(None)
@@ -248,6 +254,10 @@ ROUTES: tuple[Route, ...] = (
           answer=Device, alone=True),
     Route("POST", _AT + "/devices/{node}/deny", Caller.ADMIN, lambda s, c: s.registry.deny(c), "Turn a held device away",
           Reason, Device, alone=True),
+    Route("POST", _AT + "/posture", Caller.NODE, lambda s, c: s.postures.report(c), "What a device says of itself",
+          PostureReport, status=204),
+    Route("GET", _AT + "/devices/{node}/posture", Caller.ADMIN, lambda s, c: s.postures.show(c),
+          "A device's newest posture report, as policy sees it", answer=PostureRecord),
     Route("POST", _AT + "/devices/{node}/isolate", Caller.ADMIN, lambda s, c: s.isolations.isolate(c),
           "Cut a device off everywhere, until it is released", Reason, IsolationRecord),
     Route("POST", _AT + "/devices/{node}/release", Caller.ADMIN, lambda s, c: s.isolations.release(c),

@@ -1,0 +1,38 @@
+"""What endpoints say of themselves, as far as it is fresh: a report that is late is none."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from kairos.constants import POSTURE_LATE_S
+
+
+class Postures:
+    """now: the fabric's clock, Unix seconds; reports carry the time at which the fabric got them."""
+
+    def __init__(self, now: Callable[[], float]) -> None:
+        self._now = now
+        self._reports: dict[str, tuple[int, dict[str, Any]]] = {}
+        self._late: set[str] = set()
+
+    def learn(self, node: str, at: int, facts: dict[str, Any]) -> bool:
+        """True when policy sees something else now. An older report than the one we have changes nothing."""
+        known_at, _ = self._reports.get(node, (0, {}))
+        if at < known_at:
+            return False
+        before = self.of(node)
+        self._reports[node] = (at, facts)
+        self._late.discard(node)
+        return self.of(node) != before
+
+    def of(self, node: str) -> dict[str, Any]:
+        """The facts, empty when there are none that count."""
+        at, facts = self._reports.get(node, (0, {}))
+        return facts if self._now() - at <= POSTURE_LATE_S else {}
+
+    def became_late(self) -> set[str]:
+        """Nodes whose report has become too old since the last call."""
+        late = {node for node, (at, _) in self._reports.items() if self._now() - at > POSTURE_LATE_S}
+        news, self._late = late - self._late, late
+        return news
