@@ -6,9 +6,11 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import select
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -23,6 +25,9 @@ from kairos_cli.fabric.operator import Operator
 
 START_S = 60.0
 _STOP_S = 10.0
+_PORTS_S = 3.0
+_KEPT_S = 86_400.0
+_EXCEPTION = re.compile(r"[\w.]*(Error|Exception)\b[^:]*: ")
 _CONFIGURATION = {"control": "wrangler.toml", "relay": "wrangler.relay.toml"}
 # What a snapshot holds: modules that every start would import anew.
 _WARM = (
@@ -57,18 +62,35 @@ class LocalFabric:
 
     def start(self) -> None:
         """Starts both and returns when both answer. Raises FabricError."""
+        self._require_ports()
         self.state.mkdir(mode=0o700, parents=True, exist_ok=True)
         plans: dict[Worker, Path] = {worker: self._plan(worker) for worker in WORKERS}
         _ensure_snapshot(plans["control"])
-        for worker, plan in plans.items():
-            self._spawn(worker, plan)
-        for worker in WORKERS:
-            self._await_ready(worker)
+        try:
+            for worker, plan in plans.items():
+                self._spawn(worker, plan)
+            for worker in WORKERS:
+                self._await_ready(worker)
+        except FabricError:
+            self.stop()
+            raise
 
     def restart(self, worker: Worker) -> None:
         """Starts one that was killed."""
         self._spawn(worker, self._plan(worker))
         self._await_ready(worker)
+
+    def _require_ports(self) -> None:
+        """Says in a line what workerd would say in twenty. A fabric that has just ended may hold its ports for a moment more."""
+        deadline = time.monotonic() + _PORTS_S
+        for port in (self.port, self.port + 1):
+            while reason := _obstacle(self.host, port):
+                if time.monotonic() > deadline:
+                    raise FabricError(
+                        f"cannot listen on {self.host} port {port}: {reason}; is a fabric running? "
+                        "Others can be named with --host and --port"
+                    )
+                time.sleep(0.05)
 
     def _spawn(self, worker: Worker, plan: Path) -> None:
         log = self.state / f"{worker}.log"
@@ -105,6 +127,10 @@ class LocalFabric:
             for handle in handles:
                 os.close(handle)
 
+    def group(self, worker: Worker) -> int:
+        """The process group of one, workerd in it."""
+        return self._processes[worker].pid
+
     def log(self, worker: Worker) -> str:
         return (self.state / f"{worker}.log").read_text(errors="replace")
 
@@ -119,8 +145,7 @@ class LocalFabric:
                     return
                 if not line:
                     break
-        said = _last_line(log.read_text(errors="replace"))
-        raise FabricError(f"the {worker} Worker did not start: {said}; the whole log is {log}")
+        raise FabricError(f"the {worker} Worker did not start: {_cause(self.log(worker))}; the whole log is {log}")
 
     def _reap(self, worker: Worker) -> None:
         process = self._processes.pop(worker)
@@ -168,6 +193,19 @@ def address_of(url: str) -> tuple[str, int]:
     """Where to listen for a fabric whose URL is this."""
     parts = urlsplit(url)
     return parts.hostname or "127.0.0.1", parts.port or (443 if parts.scheme == "https" else 80)
+
+
+def _obstacle(host: str, port: int) -> str:
+    """Why nobody can listen there; empty when one can."""
+    if not 0 < port < 65_536:
+        return "no such port"
+    try:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        socket.create_server((host, port), family=family).close()
+    except OSError as error:
+        number = error.errno or 0
+        return os.strerror(number) if number > 0 else "no such address"  # the resolver's numbers are negative
+    return ""
 
 
 def _bindings(configuration: dict[str, Any], services: dict[str, str]) -> dict[str, Any]:
@@ -223,14 +261,28 @@ def _bundle(root: Path) -> tuple[Path, list[dict[str, str]]]:
                 archive.writestr(zipfile.ZipInfo(name), b"" if is_extension else path.read_bytes())
     final = partial.with_name(f"bundle-{hashlib.sha256(partial.read_bytes()).hexdigest()[:16]}.zip")
     partial.rename(final)
+    _forget_unused(final.parent)
     return final, extensions
+
+
+def _forget_unused(folder: Path) -> None:
+    """What no start has used for a day."""
+    for path in folder.iterdir():
+        with contextlib.suppress(FileNotFoundError):  # another start forgot it
+            if path.stat().st_mtime < time.time() - _KEPT_S:
+                path.unlink()
 
 
 def _snapshot_path(root: Path, extensions: list[dict[str, str]]) -> Path:
     """Named by all it depends on: Pyodide, the host, the packages and the list of warm modules."""
     digest = hashlib.sha256(repr(_WARM).encode())
-    for path in (root / "package-lock.json", root / "workers/local/host.mjs", root / "python_modules/.packages"):
-        digest.update(path.read_bytes())
+    for name in (
+        "package-lock.json",
+        "workers/local/host.mjs",
+        "workers/local/prelude.mjs",
+        "python_modules/.packages",
+    ):
+        digest.update((root / name).read_bytes())
     for extension in extensions:
         digest.update(Path(extension["file"]).read_bytes())
     return root / f".build/fabric/snapshot-{digest.hexdigest()[:16]}.bin"
@@ -239,6 +291,7 @@ def _snapshot_path(root: Path, extensions: list[dict[str, str]]) -> Path:
 def _ensure_snapshot(plan: Path) -> None:
     snapshot = Path(json.loads(plan.read_text())["snapshot"])
     if snapshot.exists():
+        snapshot.touch()
         return
     done = subprocess.run(
         (*_node(), "serve.mjs", str(plan), "snapshot"),
@@ -250,7 +303,7 @@ def _ensure_snapshot(plan: Path) -> None:
         check=False,
     )
     if done.returncode or not snapshot.exists():
-        raise FabricError(f"the snapshot of the Workers' interpreter could not be made: {_last_line(done.stderr)}")
+        raise FabricError(f"the snapshot of the Workers' interpreter could not be made: {_cause(done.stderr)}")
 
 
 def _node() -> tuple[str, ...]:
@@ -264,7 +317,17 @@ def _node() -> tuple[str, ...]:
     return (node, "--no-warnings")
 
 
-def _last_line(text: str) -> str:
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    telling = [line for line in lines if "Error" in line]
-    return (telling or lines or ["no word"])[-1][:300]
+def _cause(log: str) -> str:
+    """The one line that tells: of a traceback its last, Python's before the runtime's that wraps it."""
+    lines = [part.strip() for line in log.splitlines() for part in _message(line).splitlines()]
+    errors = [line for line in lines if _EXCEPTION.match(line)]
+    python = [line for line in errors if not line.startswith(("Miniflare", "Python", "Error:"))]
+    return (python or errors or [line for line in lines if line] or ["no word"])[-1][:300]
+
+
+def _message(line: str) -> str:
+    """workerd logs JSON when it has no one to hand its log to."""
+    try:
+        return str(json.loads(line)["message"])
+    except (ValueError, KeyError, TypeError):
+        return line

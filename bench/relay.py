@@ -1,0 +1,111 @@
+"""The relay path: what the real Relay object carries, and how long it lets a frame wait.
+
+A fabric of two workerd processes, two enrolled nodes with session tokens, and the nodes' own relay links with all their
+credit; both links are in this process, on one core. Then frames pass one at a time while the control Worker, beside it,
+is kept busy: no API call may delay traffic.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+import time
+from pathlib import Path
+
+import aiohttp
+
+from bench.processes import cpu_seconds
+from bench.relay_ends import End, enrolled, joined, settled
+from bench.rounds import Rounds
+from fabric_host import TENANT, FabricHost, running_fabric
+from kairos_node.state import Identity
+
+SIZES = {"1k4": 1_400, "16k": 16_384, "64k": 65_536, "256k": 262_144}
+_ENDLESS = 1 << 40
+_WARM_UP_S = 0.3
+_SECONDS, _QUICK_SECONDS = 1.5, 0.5
+_PACE_S, _PACED_FRAME = 0.002, 1_400
+_IDLE_S = 1.0
+_BUSY_CPU_S, _BUSY_WAIT_S = 0.3, 10.0
+_CALLERS = 4
+
+
+def main() -> None:
+    rounds = Rounds("relay", __doc__)
+    with tempfile.TemporaryDirectory(prefix="kairos-bench-") as name, running_fabric(Path(name) / "fabric") as host:
+        asyncio.run(_measure(rounds, host, Path(name)))
+    rounds.finish()
+
+
+async def _measure(rounds: Rounds, host: FabricHost, folder: Path) -> None:
+    identities = await enrolled(host, folder)
+    seconds = _QUICK_SECONDS if rounds.quick else _SECONDS
+    for _ in rounds:
+        for name, size in SIZES.items():
+            await _throughput(rounds, host, identities, name, size, seconds)
+        await _delays(rounds, host, identities)
+
+
+async def _throughput(
+    rounds: Rounds, host: FabricHost, identities: tuple[Identity, Identity], name: str, size: int, seconds: float
+) -> None:
+    """Endpoint to gateway, frames of one size."""
+    async with joined(*identities) as (endpoint, gateway):
+        await endpoint.send(size, _ENDLESS)
+        await asyncio.sleep(_WARM_UP_S)
+        group, queue = host.fabric.group("relay"), gateway.queue
+        began, frames, octets, cpu = time.monotonic(), queue.frames, queue.bytes, cpu_seconds(group)
+        await asyncio.sleep(seconds)
+        took, spent = time.monotonic() - began, cpu_seconds(group) - cpu
+        frames, octets = queue.frames - frames, queue.bytes - octets
+        rounds.add(f"relay_{name}_mbit_per_s", octets * 8 / took / 1e6, "Mbit/s")
+        rounds.add(f"relay_{name}_frames_per_s", frames / took, "frames/s")
+        rounds.add(f"relay_{name}_cpu_us_a_frame", spent / frames * 1e6, "us of the relay")
+        endpoint.queue.left = 0
+        await settled(queue)
+
+
+async def _delays(rounds: Rounds, host: FabricHost, identities: tuple[Identity, Identity]) -> None:
+    """The slowest of one frame each 2 ms, with the control Worker idle, then busy."""
+    async with joined(*identities) as (endpoint, gateway):
+        pacing = asyncio.create_task(_pace(endpoint))
+        try:
+            await asyncio.sleep(_WARM_UP_S)
+            gateway.queue.slowest_ns = 0
+            await asyncio.sleep(_IDLE_S)
+            rounds.add("relay_slowest_idle_ms", gateway.queue.slowest_ns / 1e6, "ms")
+            gateway.queue.slowest_ns = 0
+            spent = await _busy(host)
+            rounds.add("relay_slowest_busy_ms", gateway.queue.slowest_ns / 1e6, "ms")
+            rounds.add("control_busy_cpu_ms", spent * 1e3, "ms of the control Worker")
+        finally:
+            pacing.cancel()
+        await settled(gateway.queue)
+
+
+async def _pace(endpoint: End) -> None:
+    while True:
+        await endpoint.send(_PACED_FRAME, 1)
+        await asyncio.sleep(_PACE_S)
+
+
+async def _busy(host: FabricHost) -> float:
+    """Keeps the control Worker at work until it has spent 300 ms of CPU; returns what it spent, in seconds."""
+    group = host.fabric.group("control")
+    began, deadline = cpu_seconds(group), time.monotonic() + _BUSY_WAIT_S
+    url = f"{host.operator.url}/v1/tenants/{TENANT}/devices"
+    headers = {"Authorization": f"Bearer {host.operator.admin_token}"}
+
+    async def call(http: aiohttp.ClientSession) -> None:
+        while cpu_seconds(group) - began < _BUSY_CPU_S and time.monotonic() < deadline:
+            async with http.get(url, headers=headers) as answer:
+                answer.raise_for_status()
+                await answer.read()
+
+    async with aiohttp.ClientSession() as http:
+        await asyncio.gather(*(call(http) for _ in range(_CALLERS)))
+    return cpu_seconds(group) - began
+
+
+if __name__ == "__main__":
+    main()
