@@ -106,7 +106,7 @@ class FabricHost:
 def running_fabric(folder: Path, suite: str = "KR1", host: str = "127.0.0.1") -> Iterator[FabricHost]:
     """Starts both Workers with new keys in `folder`, stops them at the end. host: the address they listen on."""
     subprocess.run((sys.executable, str(source_tree() / "workers/vendor.py")), check=True)
-    port = _free_ports(host)
+    port = free_ports(host)
     url, relay_url = f"http://{host}:{port}", f"http://{host}:{port + 1}"
     operator = create(folder, suite, "kairos.test", url, relay_url)
     fabric = LocalFabric(operator, folder / "state", host, port)
@@ -117,7 +117,7 @@ def running_fabric(folder: Path, suite: str = "KR1", host: str = "127.0.0.1") ->
         fabric.stop()
 
 
-def _free_ports(host: str) -> int:
+def free_ports(host: str) -> int:
     """The first of two neighbouring ports that nobody listens on."""
     while True:
         with socket.socket() as first, socket.socket() as second:
@@ -155,10 +155,11 @@ class Gatekeeper:
         self._thread.join()
         self._loop.close()
 
-    def await_push(self, wanted: Callable[[ToNode], bool]) -> None:
-        """Returns when such a push has come; fails after 20 s."""
+    def await_push(self, wanted: Callable[[ToNode], bool], patience_s: float = 20) -> None:
+        """Returns when such a push has come; fails when it does not."""
         with self._changed:
-            assert self._changed.wait_for(lambda: any(map(wanted, self.pushes)), 20), "no such push in 20 s"
+            came = self._changed.wait_for(lambda: any(map(wanted, self.pushes)), patience_s)
+            assert came, f"no such push in {patience_s:.0f} s"
 
     async def _serve(self) -> None:
         join = self._identity.join

@@ -95,8 +95,9 @@ async function writeSnapshot(miniflare) {
   const bytes = Buffer.from(await answer.arrayBuffer());
   if (answer.status !== 200) throw new Error(bytes.toString());
   await mkdir(path.dirname(plan.snapshot), { recursive: true });
-  await writeFile(`${plan.snapshot}.partial`, bytes);
-  await rename(`${plan.snapshot}.partial`, plan.snapshot);
+  const partial = `${plan.snapshot}.${process.pid}.partial`; // two first starts may make it at the same time
+  await writeFile(partial, bytes);
+  await rename(partial, plan.snapshot);
 }
 
 const miniflare = await start();
