@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import json
 import shutil
 import subprocess
 import tempfile
@@ -17,6 +18,7 @@ from kairos.identity import transcript
 from kairos_cli.admin import AdminClient, at, client, tenant_of
 from kairos_cli.fabric.operator import Operator
 from kairos_cli.grants import load_grants
+from kairos_cli.negation import traps
 from kairos_cli.output import as_fields, as_json
 
 ENTRYPOINTS = ("kairos/admission/decision", "kairos/egress/decision", "kairos/ingress/decision")
@@ -83,6 +85,13 @@ def compile_bundle(source: Path, grants: Path) -> bytes:
     data = load_grants(grants)
     rules = _rules(source, tests=False)
     _check(rules)
+    for rule in rules:
+        module = json.loads(_opa("parse", "--format", "json", "--json-include", "locations", rule))
+        for trap in traps(module):
+            raise KairosError(
+                f"{rule}:{trap}: is undefined, not true, when the input lacks what it reads; give the call a rule of its own, "
+                "and negate that"
+            )
     with tempfile.TemporaryDirectory() as folder:
         stage = Path(folder) / "policy"
         stage.mkdir()
