@@ -112,18 +112,24 @@ typedef struct {
   struct mmsghdr messages[UDP_BATCH];
   struct iovec vectors[UDP_BATCH];
   struct sockaddr_storage from[UDP_BATCH];
-  char control[UDP_BATCH][CMSG_SPACE(sizeof(int))];
+  char control[UDP_BATCH][3 * CMSG_SPACE(sizeof(int))];
   uint8_t bytes[UDP_BATCH][PACKET_MAX + 1];
 } udp_batch;
 
-static size_t gro_size(struct msghdr *m, size_t len) {
+/* What the kernel tells beside the bytes: the size of the datagrams it has joined, and the ECN bits they all had. */
+static size_t read_control(struct msghdr *m, size_t len, uint8_t *ecn) {
+  size_t size = len;
   for (struct cmsghdr *c = CMSG_FIRSTHDR(m); c != NULL; c = CMSG_NXTHDR(m, c)) {
-    int size;
-    if (c->cmsg_level != IPPROTO_UDP || c->cmsg_type != UDP_GRO) continue;
-    memcpy(&size, CMSG_DATA(c), sizeof size);
-    if (size > 0) return (size_t)size;
+    int value = 0;
+    if (c->cmsg_level == IPPROTO_IP && c->cmsg_type == IP_TOS) {
+      *ecn = *CMSG_DATA(c) & 3; /* one byte, unlike the others */
+      continue;
+    }
+    memcpy(&value, CMSG_DATA(c), sizeof value);
+    if (c->cmsg_level == IPPROTO_IPV6 && c->cmsg_type == IPV6_TCLASS) *ecn = value & 3;
+    if (c->cmsg_level == IPPROTO_UDP && c->cmsg_type == UDP_GRO && value > 0) size = (size_t)value;
   }
-  return len;
+  return size;
 }
 
 static void read_udp(kdp_engine *e, lane *l, udp_batch *b) {
@@ -139,10 +145,11 @@ static void read_udp(kdp_engine *e, lane *l, udp_batch *b) {
   int n = recvmmsg(e->udp, b->messages, UDP_BATCH, MSG_DONTWAIT, NULL);
   for (int i = 0; i < n; i++) {
     struct msghdr *m = &b->messages[i].msg_hdr;
-    size_t left = b->messages[i].msg_len, size = gro_size(m, left);
+    origin from = {.from = &b->from[i], .from_len = m->msg_namelen};
+    size_t left = b->messages[i].msg_len, size = read_control(m, left, &from.ecn);
     for (uint8_t *at = b->bytes[i]; left > 0;) {
       size_t len = left < size ? left : size;
-      receive(e, l, at, len, &b->from[i], m->msg_namelen, 0);
+      receive(e, l, at, len, &from);
       at += len, left -= len;
     }
   }
@@ -265,6 +272,8 @@ int kdp_set_udp(kdp_engine *e, int fd) {
   if (fd >= 0 && own < 0) return -errno;
   if (own >= 0) {
     setsockopt(own, IPPROTO_UDP, UDP_GRO, &on, sizeof on); /* without it datagrams come one by one: slower, right */
+    setsockopt(own, IPPROTO_IP, IP_RECVTOS, &on, sizeof on);
+    setsockopt(own, IPPROTO_IPV6, IPV6_RECVTCLASS, &on, sizeof on); /* refused by an IPv4 socket */
     if (setsockopt(own, SOL_SOCKET, SO_RCVBUFFORCE, &size, sizeof size) != 0)
       setsockopt(own, SOL_SOCKET, SO_RCVBUF, &size, sizeof size);
     if (setsockopt(own, SOL_SOCKET, SO_SNDBUFFORCE, &size, sizeof size) != 0)

@@ -91,7 +91,7 @@ enum {
   X(drop_relay_full) \
   X(drop_no_relay) \
   X(drop_too_large) \
-  X(drop_multicast)
+  X(drop_multicast) X(drop_congested)
 /* clang-format on */
 enum {
 #define X(name) C_##name,
@@ -144,6 +144,11 @@ bool packet_parse(const uint8_t *data, size_t len, packet *out);
 bool packet_parse_embedded(const packet *outer, packet *out); /* lengths inside may exceed what is quoted */
 uint16_t checksum(const uint8_t *data, size_t len, uint32_t sum);
 uint32_t pseudo_sum(uint8_t family, const uint8_t *src, const uint8_t *dst, uint8_t protocol, uint32_t l4_len);
+/* RFC 6040: congestion met on the way, told in the outer header, goes into the inner one. false: the inner sender would not
+ * understand, so the packet must be dropped as the congested queue would have. */
+enum { ECN_NONE = 0, ECN_ECT1 = 1, ECN_ECT0 = 2, ECN_CE = 3 };
+uint8_t packet_ecn(const uint8_t *ip);
+bool packet_set_congestion(uint8_t *ip, size_t len, uint8_t outer);
 /* An answer that refuses `p`: TCP RST, or ICMP administratively prohibited. Returns its length, 0 when none is due. */
 size_t packet_reject(const uint8_t *data, size_t len, const packet *p, uint8_t *out, size_t cap);
 
@@ -219,6 +224,7 @@ typedef struct session {
 typedef struct {
   size_t offset, len, segment, segments;
   bool closed; /* its last segment was short: nothing may follow in this message */
+  uint8_t ecn;
   struct sockaddr_storage to;
   socklen_t to_len;
 } outbox_message;
@@ -239,7 +245,7 @@ typedef struct {
   uint32_t epoch;
   size_t start, len;
   uint16_t first, count, total, gso_size;
-  uint8_t kind, template_len;
+  uint8_t kind, template_len, ecn;
   uint8_t template[TEMPLATE_MAX];
 } segment_run;
 
@@ -344,8 +350,14 @@ int transmit_control(kdp_engine *e, lane *l, session *to, uint8_t type, const ui
 void outbox_flush(kdp_engine *e, lane *l);
 
 /* -- receive.c ----------------------------------------------------------------------------------------------------- */
-void receive(kdp_engine *e, lane *l, const uint8_t *datagram, size_t len, const struct sockaddr_storage *from,
-             socklen_t from_len, uint32_t relay);
+/* Where a datagram came from. from NULL: out of `relay`. ecn: the two bits of its outer IP header. */
+typedef struct {
+  const struct sockaddr_storage *from;
+  socklen_t from_len;
+  uint32_t relay;
+  uint8_t ecn;
+} origin;
+void receive(kdp_engine *e, lane *l, const uint8_t *datagram, size_t len, const origin *o);
 void run_flush(kdp_engine *e, lane *l);
 
 /* -- forward.c ----------------------------------------------------------------------------------------------------- */

@@ -111,6 +111,24 @@ uint32_t pseudo_sum(uint8_t family, const uint8_t *src, const uint8_t *dst, uint
   return sum;
 }
 
+uint8_t packet_ecn(const uint8_t *ip) {
+  return (ip[0] >> 4 == 4 ? ip[1] : ip[1] >> 4) & 3;
+}
+
+bool packet_set_congestion(uint8_t *ip, size_t len, uint8_t outer) {
+  if (outer != ECN_CE && outer != ECN_ECT1) return true;
+  size_t header = (size_t)(ip[0] & 15) * 4;
+  bool ipv4 = len >= 20 && ip[0] >> 4 == 4 && header >= 20 && header <= len;
+  if (!ipv4 && !(len >= 40 && ip[0] >> 4 == 6)) return true; /* no packet: its parser will say so */
+  uint8_t inner_ecn = packet_ecn(ip);
+  if (inner_ecn == ECN_NONE) return outer != ECN_CE;
+  if (outer == ECN_ECT1 && inner_ecn != ECN_ECT0) return true;
+  uint8_t shift = ipv4 ? 0 : 4;
+  ip[1] = (uint8_t)((ip[1] & ~(3 << shift)) | outer << shift);
+  if (ipv4) put16(ip + 10, 0), put16(ip + 10, checksum(ip, header, 0));
+  return true;
+}
+
 /* Writes an IP header from p's destination to p's source. */
 static size_t reply_header(const packet *p, uint8_t protocol, size_t payload, uint8_t *out) {
   if (p->family == 4) {

@@ -59,18 +59,24 @@ void run_flush(kdp_engine *e, lane *l) {
     struct virtio_net_hdr vnet;
     size_t len;
     uint8_t *data = run_header(r, &vnet, &len);
-    if (likely(data != NULL))
-      forward(e, l, r->from->vni, r->from, &vnet, data, len);
+    if (unlikely(data == NULL))
+      count_n(l, C_drop_bad_segment, r->count);
+    else if (unlikely(!packet_set_congestion(data, len, r->ecn)))
+      count_n(l, C_drop_congested, r->count);
     else
-      count(l, C_drop_bad_segment);
+      forward(e, l, r->from->vni, r->from, &vnet, data, len);
   }
   r->count = 0;
   r->at = HEADROOM;
 }
 
 /* One complete packet, not gathered with others. */
-static void whole(kdp_engine *e, lane *l, session *s, uint8_t kind, uint8_t *data, size_t len) {
+static void whole(kdp_engine *e, lane *l, session *s, uint8_t kind, uint8_t ecn, uint8_t *data, size_t len) {
   struct virtio_net_hdr vnet = {0};
+  if (unlikely(!packet_set_congestion(data, len, ecn))) {
+    count(l, C_drop_congested);
+    return;
+  }
   if (kind == SEG_PARTIAL) {
     packet p;
     if (!packet_parse(data, len, &p) || p.fragment || (p.protocol != IPPROTO_TCP && p.protocol != IPPROTO_UDP)) {
@@ -85,7 +91,8 @@ static void whole(kdp_engine *e, lane *l, session *s, uint8_t kind, uint8_t *dat
 }
 
 /* `plain` was opened at the run's end (r->at). It extends the run, or the run is forwarded and it starts another. */
-static void gather(kdp_engine *e, lane *l, session *s, uint32_t epoch, uint64_t counter, uint8_t *plain, size_t len) {
+static void gather(kdp_engine *e, lane *l, session *s, uint32_t epoch, uint64_t counter, uint8_t ecn, uint8_t *plain,
+                   size_t len) {
   segment_run *r = &l->run;
   if (unlikely(len < TRAILER_LEN)) goto bad;
   const uint8_t *trailer = plain + len - TRAILER_LEN;
@@ -96,7 +103,7 @@ static void gather(kdp_engine *e, lane *l, session *s, uint32_t epoch, uint64_t 
     size_t at = r->at;
     if (r->count > 0) run_flush(e, l);
     r->at = at; /* it still lies where it was opened */
-    whole(e, l, s, kind, plain, len);
+    whole(e, l, s, kind, ecn, plain, len);
     r->at = HEADROOM;
     return;
   }
@@ -107,12 +114,13 @@ static void gather(kdp_engine *e, lane *l, session *s, uint32_t epoch, uint64_t 
   if (unlikely(payload > gso_size || (index + 1 < total && payload != gso_size))) goto bad;
   if (unlikely((size_t)gso_size * (size_t)(total - 1) + template_len >= PACKET_MAX)) goto bad;
   bool extends = r->count > 0 && r->from == s && r->epoch == epoch && r->super == counter - index && r->kind == kind &&
-                 index == r->first + r->count && r->gso_size == gso_size && r->total == total &&
+                 r->ecn == ecn && index == r->first + r->count && r->gso_size == gso_size && r->total == total &&
                  r->template_len == template_len && memcmp(r->template, template, template_len) == 0;
   if (!extends) {
     size_t start = (size_t)(plain - r->buffer);
     run_flush(e, l);
-    r->from = s, r->epoch = epoch, r->super = counter - index, r->kind = kind, r->first = index, r->total = total;
+    r->from = s, r->epoch = epoch, r->super = counter - index, r->kind = kind, r->ecn = ecn, r->first = index,
+    r->total = total;
     r->gso_size = gso_size, r->template_len = template_len, r->start = start, r->len = 0;
     memcpy(r->template, template, template_len);
   }
@@ -127,31 +135,31 @@ bad:
 
 /* Only the newest datagram of the newest epoch moves a path: an old one that was kept and re-sent cannot. A PROBE moves
  * none: its sender does not know yet that the way back is open too. */
-static void follow_path(kdp_engine *e, lane *l, session *s, const rx_epoch *k, uint64_t counter,
-                        const struct sockaddr_storage *from, socklen_t from_len, uint32_t relay) {
+static void follow_path(kdp_engine *e, lane *l, session *s, const rx_epoch *k, uint64_t counter, const origin *o) {
   if ((int32_t)(k->epoch - s->newest_epoch) < 0 || (k->epoch == s->newest_epoch && counter < s->newest)) return;
   s->newest_epoch = k->epoch, s->newest = counter;
   if (!s->follow) return;
-  uint8_t kind = from == NULL ? KDP_PATH_RELAY : KDP_PATH_DIRECT;
-  if (likely(s->path == kind && (from == NULL || (s->to_len == from_len && memcmp(&s->to, from, from_len) == 0))))
+  uint8_t kind = o->from == NULL ? KDP_PATH_RELAY : KDP_PATH_DIRECT;
+  if (likely(s->path == kind &&
+             (o->from == NULL || (s->to_len == o->from_len && memcmp(&s->to, o->from, o->from_len) == 0))))
     return;
   pthread_mutex_lock(&s->path_lock);
   s->path = kind;
-  if (from != NULL)
-    memcpy(&s->to, from, from_len), s->to_len = from_len;
+  if (o->from != NULL)
+    memcpy(&s->to, o->from, o->from_len), s->to_len = o->from_len;
   else
-    s->relay = relay;
+    s->relay = o->relay;
   pthread_mutex_unlock(&s->path_lock);
-  kdp_event event = {.type = KDP_EVENT_PATH, .session = s->index, .relay = relay, .path = kind};
-  if (from != NULL) sockaddr_to_addr(from, &event.addr);
+  kdp_event event = {.type = KDP_EVENT_PATH, .session = s->index, .relay = o->relay, .path = kind};
+  if (o->from != NULL) sockaddr_to_addr(o->from, &event.addr);
   if (!events_put(e->events, &event)) count(l, C_drop_event_full);
 }
 
 static void control(kdp_engine *e, lane *l, session *s, uint8_t type, const uint8_t *plain, size_t len,
-                    const struct sockaddr_storage *from, uint32_t relay) {
+                    const origin *o) {
   kdp_event event = {.type = KDP_EVENT_CONTROL,
                      .session = s->index,
-                     .relay = relay,
+                     .relay = o->relay,
                      .control_type = type,
                      .payload_len = (uint16_t)len};
   if (len > CONTROL_MAX) {
@@ -159,12 +167,11 @@ static void control(kdp_engine *e, lane *l, session *s, uint8_t type, const uint
     return;
   }
   memcpy(event.payload, plain, len);
-  if (from != NULL) sockaddr_to_addr(from, &event.addr);
+  if (o->from != NULL) sockaddr_to_addr(o->from, &event.addr);
   if (!events_put(e->events, &event)) count(l, C_drop_event_full);
 }
 
-void receive(kdp_engine *e, lane *l, const uint8_t *datagram, size_t len, const struct sockaddr_storage *from,
-             socklen_t from_len, uint32_t relay) {
+void receive(kdp_engine *e, lane *l, const uint8_t *datagram, size_t len, const origin *o) {
   segment_run *r = &l->run;
   int drop;
   if (unlikely(len < HEADER_LEN + TAG_LEN)) {
@@ -199,12 +206,12 @@ void receive(kdp_engine *e, lane *l, const uint8_t *datagram, size_t len, const 
     goto drop;
   }
   atomic_fetch_add_explicit(&s->rx_datagrams, 1, memory_order_relaxed);
-  count(l, from == NULL ? C_rx_relay_datagrams : C_rx_datagrams);
-  if (type != DG_PROBE) follow_path(e, l, s, k, counter, from, from_len, relay);
+  count(l, o->from == NULL ? C_rx_relay_datagrams : C_rx_datagrams);
+  if (type != DG_PROBE) follow_path(e, l, s, k, counter, o);
   if (likely(type == DG_DATA))
-    gather(e, l, s, k->epoch, counter, plain, plain_len);
+    gather(e, l, s, k->epoch, counter, o->ecn, plain, plain_len);
   else
-    control(e, l, s, type, plain, plain_len, from, relay);
+    control(e, l, s, type, plain, plain_len, o);
   return;
 drop:
   count(l, drop);

@@ -129,7 +129,7 @@ long kdp_relay_put(kdp_engine *e, uint32_t relay, const uint8_t *data, size_t le
       break;
     }
     size_t size = get16(data);
-    receive(e, l, data + 2, size, NULL, 0, relay);
+    receive(e, l, data + 2, size, &(origin){.relay = relay});
     data += 2 + size, len -= 2 + size, read++;
   }
   run_flush(e, l);

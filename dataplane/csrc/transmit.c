@@ -45,7 +45,7 @@ static bool plan(const struct virtio_net_hdr *vnet, size_t len, const packet *p,
 }
 
 typedef struct {
-  uint8_t kind;
+  uint8_t kind, ecn;
   uint32_t relay;
   struct sockaddr_storage to;
   socklen_t to_len;
@@ -69,7 +69,7 @@ static void outbox_add(lane *l, const route *r, size_t len) {
   outbox *o = &l->out;
   if (o->count > 0) {
     outbox_message *m = &o->message[o->count - 1];
-    bool same = m->to_len == r->to_len && memcmp(&m->to, &r->to, r->to_len) == 0;
+    bool same = m->ecn == r->ecn && m->to_len == r->to_len && memcmp(&m->to, &r->to, r->to_len) == 0;
     if (same && !m->closed && len <= m->segment && m->segments < GSO_SEGMENTS_MAX && m->len + len <= UDP_PAYLOAD_MAX) {
       m->len += len, m->segments++, o->used += len;
       m->closed = len < m->segment;
@@ -79,7 +79,7 @@ static void outbox_add(lane *l, const route *r, size_t len) {
   outbox_message *m = &o->message[o->count++];
   m->offset = o->used, m->len = len, m->segment = len, m->segments = 1, m->closed = false;
   memcpy(&m->to, &r->to, r->to_len);
-  m->to_len = r->to_len;
+  m->to_len = r->to_len, m->ecn = r->ecn;
   o->used += len;
 }
 
@@ -99,6 +99,7 @@ void transmit(kdp_engine *e, lane *l, session *to, const struct virtio_net_hdr *
     count(l, C_drop_no_path);
     return;
   }
+  r.ecn = packet_ecn(data); /* RFC 6040: the outer header says whether the inner sender understands congestion marks */
   uint64_t counter = atomic_fetch_add_explicit(&to->tx_counter, c.count, memory_order_relaxed);
   const uint8_t *payload = data + c.template_len;
   size_t left = len - c.template_len, step = c.count == 1 ? left : c.gso_size;
@@ -152,29 +153,41 @@ static void send_apart(kdp_engine *e, lane *l, const outbox_message *m) {
 }
 
 typedef union {
-  char bytes[CMSG_SPACE(sizeof(uint16_t))];
+  char bytes[CMSG_SPACE(sizeof(uint16_t)) + CMSG_SPACE(sizeof(int))];
   struct cmsghdr align;
-} segment_control;
+} send_control;
 
-static void set_segment(struct msghdr *h, segment_control *control, size_t segment) {
-  uint16_t size = (uint16_t)segment;
-  h->msg_control = control->bytes, h->msg_controllen = sizeof control->bytes;
-  struct cmsghdr *header = CMSG_FIRSTHDR(h);
-  header->cmsg_level = IPPROTO_UDP, header->cmsg_type = UDP_SEGMENT, header->cmsg_len = CMSG_LEN(sizeof size);
-  memcpy(CMSG_DATA(header), &size, sizeof size);
+static void add_control(struct msghdr *h, int level, int type, const void *value, size_t len) {
+  struct cmsghdr *c = (struct cmsghdr *)((char *)h->msg_control + h->msg_controllen);
+  c->cmsg_level = level, c->cmsg_type = type, c->cmsg_len = CMSG_LEN(len);
+  memcpy(CMSG_DATA(c), value, len);
+  h->msg_controllen += CMSG_SPACE(len);
+}
+
+static void set_control(struct msghdr *h, const outbox_message *m, send_control *control) {
+  uint16_t segment = (uint16_t)m->segment;
+  int ecn = m->ecn;
+  h->msg_control = control->bytes, h->msg_controllen = 0;
+  if (m->segments > 1) add_control(h, IPPROTO_UDP, UDP_SEGMENT, &segment, sizeof segment);
+  if (ecn == ECN_NONE) return;
+  const struct sockaddr_in6 *to = (const struct sockaddr_in6 *)&m->to;
+  if (to->sin6_family == AF_INET6 && !IN6_IS_ADDR_V4MAPPED(&to->sin6_addr))
+    add_control(h, IPPROTO_IPV6, IPV6_TCLASS, &ecn, sizeof ecn);
+  else
+    add_control(h, IPPROTO_IP, IP_TOS, &ecn, sizeof ecn);
 }
 
 void outbox_flush(kdp_engine *e, lane *l) {
   outbox *o = &l->out;
   struct mmsghdr messages[BATCH];
   struct iovec vectors[BATCH];
-  segment_control control[BATCH];
+  send_control control[BATCH];
   for (int i = 0; i < o->count; i++) {
     outbox_message *m = &o->message[i];
     vectors[i] = (struct iovec){o->bytes + m->offset, m->len};
     messages[i].msg_hdr =
         (struct msghdr){.msg_name = &m->to, .msg_namelen = m->to_len, .msg_iov = &vectors[i], .msg_iovlen = 1};
-    if (m->segments > 1) set_segment(&messages[i].msg_hdr, &control[i], m->segment);
+    set_control(&messages[i].msg_hdr, m, &control[i]);
   }
   for (int sent = 0; sent < o->count;) {
     int n = sendmmsg(e->udp, messages + sent, (unsigned)(o->count - sent), 0);

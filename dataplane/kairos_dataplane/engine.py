@@ -52,6 +52,7 @@ COUNTERS = (
     "drop_no_relay",
     "drop_too_large",
     "drop_multicast",
+    "drop_congested",
 )
 
 

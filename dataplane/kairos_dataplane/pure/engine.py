@@ -9,6 +9,7 @@ import errno
 import os
 import selectors
 import socket
+import sys
 import threading
 import time
 from ipaddress import ip_address
@@ -22,6 +23,7 @@ from kairos_dataplane.pure.segments import VNET_BYTES, Offload, records_untruste
 from kairos_dataplane.pure.session import RelayQueue, Session, refused
 
 _BATCH = 64
+_CONTROL_BYTES = 64
 _EVENTS_TAKEN = 64
 _AGE_EVERY_S = 1.0
 
@@ -97,12 +99,14 @@ class PureEngine(PacketPath):
             if self._udp is None:
                 return
             try:
-                datagram, sender = self._udp.recvfrom(PACKET_MAX)
+                datagram, control, _, sender = self._udp.recvmsg(PACKET_MAX, _CONTROL_BYTES)
             except OSError:  # nothing more, or an ICMP error about a datagram of ours
                 return
             host = ip_address(sender[0].partition("%")[0])
             mapped = host.ipv4_mapped if host.version == 6 else None
-            self._receive(datagram, (str(mapped or host), sender[1]), 0)
+            # IP_TOS comes as one byte, IPV6_TCLASS as an int: the bits stand in the lowest byte of either.
+            marks = [int.from_bytes(value, sys.byteorder) & 3 for _, _, value in control]
+            self._receive(datagram, (str(mapped or host), sender[1]), 0, marks[0] if marks else 0)
 
     # -- configuration -------------------------------------------------------------------------------------------------
 
@@ -114,6 +118,9 @@ class PureEngine(PacketPath):
             self._udp = None if fd < 0 else socket.socket(fileno=os.dup(fd))
             if self._udp is not None:
                 self._udp.setblocking(False)
+                self._udp.setsockopt(socket.IPPROTO_IP, socket.IP_RECVTOS, 1)
+                if self._udp.family == socket.AF_INET6:
+                    self._udp.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVTCLASS, 1)
                 self._selector.register(self._udp, selectors.EVENT_READ)
 
     def add_vni(self, vni: int, tun_fd: int) -> None:

@@ -134,6 +134,30 @@ def pseudo_sum(src: bytes, dst: bytes, protocol: int, l4_len: int) -> int:
     return checksum(src + dst + struct.pack("!IHH", l4_len, 0, protocol)) ^ 0xFFFF
 
 
+def ecn(data: bytes) -> int:
+    """The two bits of RFC 3168: 0 not capable, 1 and 2 capable, 3 congestion was met."""
+    return (data[1] if data[0] >> 4 == 4 else data[1] >> 4) & 3
+
+
+def with_congestion(data: bytes, outer: int) -> bytes | None:
+    """RFC 6040: what the outer header tells of congestion goes into the inner one. None: the inner sender would not
+    understand, so the packet must be dropped as the congested queue would have."""
+    header = (data[0] & 15) * 4 if data else 0
+    version = data[0] >> 4 if data else 0
+    is_packet = (version == 4 and 20 <= header <= len(data)) or (version == 6 and len(data) >= 40)
+    if outer not in (1, 3) or not is_packet:
+        return data
+    inner = ecn(data)
+    if inner == 0:
+        return None if outer == 3 else data
+    if outer == 1 and inner != 2:
+        return data
+    if version == 6:
+        return data[:1] + bytes([data[1] & 0xCF | outer << 4]) + data[2:]
+    head = data[:1] + bytes([data[1] & 0xFC | outer]) + data[2:10] + b"\0\0" + data[12:header]
+    return head[:10] + checksum(head).to_bytes(2) + head[12:] + data[header:]
+
+
 def refusal(data: bytes, packet: Packet) -> bytes | None:
     """The answer that refuses `packet`: TCP RST, or ICMP administratively prohibited. None: none is due."""
     if packet.fragment or packet.quoted is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import sys
 import threading
 import time
 from collections import Counter, deque
@@ -24,11 +25,13 @@ from kairos_dataplane.engine import (
     Verdict,
 )
 from kairos_dataplane.pure.flows import PENDING_LIFE_S, Answer, Fib, FlowTable
-from kairos_dataplane.pure.packet import Packet, parse_untrusted, refusal
+from kairos_dataplane.pure.packet import Packet, ecn, parse_untrusted, refusal, with_congestion
 from kairos_dataplane.pure.segments import Offload, cut, whole_untrusted
 from kairos_dataplane.pure.session import RelayQueue, Session
 
 _EVENTS_MAX = 1024
+_TOS = (socket.IPPROTO_IP, socket.IP_TOS)
+_TCLASS = (socket.IPPROTO_IPV6, socket.IPV6_TCLASS)
 _PARKED_FLOWS, _PARKED_A_FLOW, _PARKED_BYTES = 512, 8, 2048
 
 
@@ -74,7 +77,7 @@ class PacketPath:
 
     # -- datagrams in --------------------------------------------------------------------------------------------------
 
-    def _receive(self, datagram: bytes, source: Address | None, relay: int) -> None:
+    def _receive(self, datagram: bytes, source: Address | None, relay: int, outer_ecn: int = 0) -> None:
         if len(datagram) < 32:
             self._counters["drop_short"] += 1
             return
@@ -95,7 +98,7 @@ class PacketPath:
         if header.type is not DatagramType.PROBE and session.is_newest(header) and session.follow:
             self._follow(session, source, relay)
         if header.type is DatagramType.DATA:
-            self._receive_data(session, plain)
+            self._receive_data(session, plain, outer_ecn)
         elif len(plain) > CONTROL_PAYLOAD_MAX:
             self._counters["drop_too_large"] += 1
         else:
@@ -112,13 +115,17 @@ class PacketPath:
             session.address = source
         self._emit(PathMoved(session.index, kind, source, relay))
 
-    def _receive_data(self, session: Session, plain: bytes) -> None:
+    def _receive_data(self, session: Session, plain: bytes, outer_ecn: int) -> None:
         try:
             offload, data = whole_untrusted(plain)
         except BadMessage:
             self._counters["drop_bad_segment"] += 1
             return
-        self._forward(self._vnis[session.vni], session, offload, data)
+        told = with_congestion(data, outer_ecn)
+        if told is None:
+            self._counters["drop_congested"] += 1
+            return
+        self._forward(self._vnis[session.vni], session, offload, told)
 
     # -- inner packets -------------------------------------------------------------------------------------------------------
 
@@ -201,7 +208,7 @@ class PacketPath:
             self._counters["drop_no_path"] += 1
         else:
             for piece in pieces:
-                self._send(to.seal(DatagramType.DATA, piece), to.path, to.address, to.relay)
+                self._send(to.seal(DatagramType.DATA, piece), to.path, to.address, to.relay, ecn(data))
             self._counters["tx_packets"] += 1
             self._counters["tx_bytes"] += len(data)
             self._counters["tx_datagrams"] += len(pieces)
@@ -209,7 +216,8 @@ class PacketPath:
     def _has_path(self, path: PathKind) -> bool:
         return path is PathKind.RELAY or (path is PathKind.DIRECT and self._udp is not None)
 
-    def _send(self, datagram: bytes, path: PathKind, address: Address | None, relay: int) -> None:
+    def _send(self, datagram: bytes, path: PathKind, address: Address | None, relay: int, mark: int = 0) -> None:
+        """mark: the ECN bits of the inner packet, for the outer header."""
         if path is PathKind.RELAY:
             self._queue(datagram, relay)
             return
@@ -217,9 +225,11 @@ class PacketPath:
             assert self._udp is not None
             assert address is not None
             host = address[0]
+            level, option = _TCLASS if ":" in host else _TOS
             if self._udp.family == socket.AF_INET6 and ":" not in host:
                 host = f"::ffff:{host}"
-            self._udp.sendto(datagram, (host, address[1]))
+            control = [(level, option, mark.to_bytes(4, sys.byteorder))] if mark else []
+            self._udp.sendmsg([datagram], control, 0, (host, address[1]))
         except OSError:
             self._counters["drop_udp_send"] += 1
 
