@@ -21,14 +21,16 @@ from kairos.api.relay import Open, Opened, encode
 from kairos.wire import frame as wire
 from kairos.wire.control import Config, VniConfig
 from kairos.wire.frame import FrameType
+from kairos_agent.tunnel import EndpointDriver
 from kairos_dataplane import ControlReceived, Dataplane, Flow, PathMoved, Verdict
 from kairos_dataplane.engine import Network
+from kairos_gateway.tunnel import GatewayDriver
 from kairos_node.certificates import verify_peer_untrusted
 from kairos_node.dataplane_events import DataplaneEvents, Listeners
 from kairos_node.relay_link import ChannelUser, RelayChannel, RelayLink
 from kairos_node.steps import Steps
 from kairos_node.tls import Check, Credentials, TlsChannel
-from kairos_node.tunnel import EndpointDriver, GatewayDriver, Own, TunnelDriver
+from kairos_node.tunnel import Own, TunnelDriver
 
 TO_GATEWAY, TO_ENDPOINT = "to gateway", "to endpoint"
 EVERYWHERE = [ip_network("10.7.0.0/24")]

@@ -20,6 +20,7 @@ from kairos.wire.control import Config as TunnelConfig
 from kairos_agent.config import Config
 from kairos_agent.connector import Connector
 from kairos_agent.posture import collect
+from kairos_agent.tunnel import EndpointDriver
 from kairos_dataplane import ControlReceived, Dataplane, PathMoved, load
 from kairos_dataplane.engine import Network
 from kairos_node.crypto import provider_named
@@ -29,7 +30,6 @@ from kairos_node.local_api import Handler, LocalServer
 from kairos_node.netlink import AGENT, VniPlan, open_interfaces
 from kairos_node.start import stop_on_signals
 from kairos_node.state import Identity, NodeState
-from kairos_node.tunnel import EndpointDriver
 from kairos_node.vnis import Vnis
 
 _log = logging.getLogger(__name__)

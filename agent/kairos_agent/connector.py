@@ -6,6 +6,7 @@ A new tunnel is made before the old one is given up: one whose relay channel bro
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Awaitable, Collection, Mapping
 from typing import Any, Protocol
@@ -17,20 +18,21 @@ from kairos.constants import HANDSHAKE_WAIT_S, SESSION_LIFE_S, SESSION_RENEW_AT_
 from kairos.errors import KairosError, Refused
 from kairos.protocol.path import Address, Mode
 from kairos.wire.control import Config
+from kairos_agent.tunnel import EndpointDriver
 from kairos_dataplane import ControlReceived, Dataplane
 from kairos_dataplane.engine import Network
 from kairos_node.backoff import Backoff
-from kairos_node.certificates import Peer
 from kairos_node.fabric import FabricClient
 from kairos_node.path_prober import PathProber, format_address, parse_candidates
 from kairos_node.relay_link import RelayChannel, RelayLink
 from kairos_node.steps import Steps
 from kairos_node.tls import Check, Credentials, TlsChannel
-from kairos_node.tunnel import EndpointDriver, Own, TunnelDriver
+from kairos_node.tunnel import Own, TunnelDriver
 
 _log = logging.getLogger(__name__)
 _FIRST_RETRY_S, _MOST_RETRY_S = 0.25, 3.0  # a gateway that comes back should not wait long for its endpoints
 _BRIEF_S = 5.0  # a tunnel that lived no longer counts as a failure
+_FAREWELL_S = 1.0
 _SET_UP_WAIT_S = HANDSHAKE_WAIT_S  # T2 to T6 together
 
 
@@ -86,17 +88,21 @@ class Connector:
         self._loop = asyncio.get_running_loop()
         self._backoff = Backoff(_FIRST_RETRY_S, _MOST_RETRY_S)
         self._again = asyncio.Event()
+        self._sessions: list[str] = []  # those that the fabric still knows
         self._current: Connection | None = None
         self._coming: Connection | None = None
 
     async def run(self) -> None:
-        while True:
-            self._again.clear()
-            try:
-                _log.warning("the tunnel is to be replaced: %s", await self._connect())
-            except (ConnectionError, ProblemError, KairosError, TimeoutError) as error:
-                _log.warning("no tunnel: %s", str(error) or "no answer in time")
-            await self._pause(self._backoff.next())
+        try:
+            while True:
+                self._again.clear()
+                try:
+                    _log.warning("the tunnel is to be replaced: %s", await self._connect())
+                except (ConnectionError, ProblemError, KairosError, TimeoutError) as error:
+                    _log.warning("no tunnel: %s", str(error) or "no answer in time")
+                await self._pause(self._backoff.next())
+        finally:
+            await self._end_sessions(but="")
 
     async def _pause(self, seconds: float) -> None:
         try:
@@ -113,6 +119,7 @@ class Connector:
         asked_at = self._loop.time()
         grant = await self._home.client.open_session(SessionRequest(self._home.fresh_posture(), gateway=self._gateway))
         steps.note("T1", f"session {grant.session[:8]} for VNIs {', '.join(map(str, grant.vnis)) or 'none'}")
+        self._sessions.append(grant.session)
         failure: Exception = ConnectionError("the fabric names no gateway")
         for address in grant.gateways:
             try:
@@ -121,6 +128,7 @@ class Connector:
                 _log.warning("%s: %s", address.gateway, str(error) or "no answer in time")
                 failure = error
             else:
+                await self._end_sessions(but=grant.session)
                 return await self._keep(connection, grant)
         raise failure
 
@@ -130,6 +138,8 @@ class Connector:
         steps.peer = address.gateway
 
         def accept(channel: RelayChannel) -> TunnelDriver:
+            if connection.tunnel is not None:
+                raise Refused("bad-message", "the relay opened a second channel")
             steps.note("T2", f"channel {channel.machine.number} through the relay")
             tls = TlsChannel("client", self._home.credentials, self._home.check_peer("gateway", address.gateway))
             owner = _TunnelOwner(self, connection)
@@ -140,9 +150,7 @@ class Connector:
 
         try:
             async with asyncio.timeout(_SET_UP_WAIT_S):
-                connection.link = await RelayLink.open(
-                    address.relay_url, grant.token, self._home.dataplane, _once(accept)
-                )
+                connection.link = await RelayLink.open(address.relay_url, grant.token, self._home.dataplane, accept)
                 self._home.links.append(connection.link)
                 connection.link.lost.add_done_callback(lambda lost: self._link_lost(connection, lost.result()))
                 await connection.up
@@ -190,6 +198,14 @@ class Connector:
                 connection.link.renew(renewed.token)
             if connection.tunnel is not None:
                 connection.tunnel.session_expires(asked_at + SESSION_LIFE_S)
+
+    async def _end_sessions(self, but: str) -> None:
+        """T7: a session that no tunnel needs any more. One that the fabric does not hear of ends by itself."""
+        over = [session for session in self._sessions if session != but]
+        self._sessions = [session for session in self._sessions if session == but]
+        with contextlib.suppress(ConnectionError, ProblemError, KairosError, TimeoutError):
+            async with asyncio.timeout(_FAREWELL_S):
+                await asyncio.gather(*(self._home.client.end_session(session) for session in over))
 
     def _link_lost(self, connection: Connection, reason: str) -> None:
         if connection.link in self._home.links:
@@ -265,11 +281,8 @@ class Connector:
             self._drop(connection, code, reason)
 
     def status(self) -> list[dict[str, Any]]:
-        return [
-            _status(connection, self._home.own, self._mode, self._loop.time())
-            for connection in (self._current, self._coming)
-            if connection is not None
-        ]
+        known = (self._current, self._coming)
+        return [_status(connection, self._mode) for connection in known if connection is not None]
 
     def _prober(self, connection: Connection, tunnel: EndpointDriver) -> PathProber:
         def moved(to: Address | None) -> None:
@@ -301,42 +314,15 @@ class _TunnelOwner:
         self._connection.end(f"its relay channel is lost: {reason}")
 
 
-def _once(accept: Any) -> Any:
-    """An endpoint's socket carries one channel; a relay that opens another is ended by the link."""
-    opened: list[RelayChannel] = []
-
-    def first(channel: RelayChannel) -> Any:
-        if opened:
-            raise Refused("bad-message", "the relay opened a second channel")
-        opened.append(channel)
-        return accept(channel)
-
-    return first
-
-
-def _status(connection: Connection, own: Own, mode: Mode, now: float) -> dict[str, Any]:
-    tunnel, prober = connection.tunnel, connection.prober
-    peer: Peer | None = tunnel.peer if tunnel is not None else None
-    machine = tunnel.machine if tunnel is not None else None
-    secret = machine.epoch_secret if machine is not None else None
+def _status(connection: Connection, mode: Mode) -> dict[str, Any]:
+    """A tunnel as `status` shows it, or that one is being made."""
+    tunnel, prober, steps = connection.tunnel, connection.prober, connection.steps
     direct = prober.current if prober is not None else None
-    return {
-        "peer": peer.node if peer is not None else connection.steps.peer,
-        "state": machine.state.name.lower() if machine is not None else "connecting",
+    made: dict[str, Any] = {"peer": steps.peer, "state": "connecting", "steps": steps.taken}
+    return (tunnel.status() if tunnel is not None else made) | {
         "path": "direct" if direct else "relay",
         "address": format_address(direct) if direct else "",
         "mode": mode,
         "round_trip_ms": round(prober.round_trip_s * 1000, 2) if prober is not None else 0.0,
-        "suite": own.suite.name,
-        "tls_group": own.suite.tls_group,
-        "kem": own.suite.kem,
-        "signature": own.suite.signature,
-        "provider": own.provider.name,
-        "epoch": secret.epoch if secret is not None else None,
-        "epoch_age_s": round(now - machine.epoch_began, 1) if machine is not None and secret is not None else None,
-        "session": tunnel.session if tunnel is not None else "",
-        "orphan": tunnel.orphan if tunnel is not None else False,
-        "vnis": sorted(tunnel.sessions) if tunnel is not None else [],
-        "t1_at": connection.steps.began,
-        "steps": connection.steps.taken,
+        "t1_at": steps.began,
     }

@@ -33,6 +33,7 @@ from kairos_gateway.mux import Mux
 from kairos_gateway.peers import Peers
 from kairos_gateway.postures import Postures
 from kairos_gateway.sessions import Session, Sessions
+from kairos_gateway.tunnel import GatewayDriver
 from kairos_gateway.uplink import Uplink
 from kairos_node.crypto import provider_named
 from kairos_node.daemon import Daemon, open_udp
@@ -45,7 +46,6 @@ from kairos_node.start import stop_on_signals
 from kairos_node.state import Identity, NodeState
 from kairos_node.steps import Steps
 from kairos_node.tls import TlsChannel
-from kairos_node.tunnel import GatewayDriver
 from kairos_node.vnis import Vnis
 
 _log = logging.getLogger(__name__)
@@ -103,9 +103,9 @@ class Gateway(Daemon):
         tunnel.accept(self.view.record.revision, vnis, leases, self._direct, session.expires_at)
 
     def _config_for(self, session: Session) -> tuple[list[VniConfig], Mapping[int, set[Network]]]:
-        """T5: what this endpoint gets. Its leases say what it may send from."""
+        """T5: what this endpoint gets. Membership is what the network says now, not what it was at T1."""
         view, node = self.view, session.node
-        shared = [vni for vni in sorted(session.vnis) if vni in view.vnis and view.addresses(vni, node)]
+        shared = [vni for vni in sorted(view.vnis) if view.addresses(vni, node)]
         configs = [
             VniConfig(
                 vni,

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Mapping
 from typing import Any, Protocol, cast
 
-from kairos_dataplane import Dataplane, PathKind, PathMoved
+from kairos_dataplane import PathKind, PathMoved
 from kairos_dataplane.engine import Network
 from kairos_gateway.sessions import Session
+from kairos_gateway.tunnel import GatewayDriver
 from kairos_node.path_prober import format_address
-from kairos_node.tunnel import GatewayDriver, Own, TunnelDriver
+from kairos_node.tunnel import TunnelDriver
 from kairos_node.vnis import Vnis
 
 _log = logging.getLogger(__name__)
@@ -20,11 +20,8 @@ _log = logging.getLogger(__name__)
 class Home(Protocol):
     """The gateway, as its peers need it."""
 
-    dataplane: Dataplane
     vnis: Vnis
 
-    @property
-    def own(self) -> Own: ...
     def routes_of(self, tunnel: GatewayDriver) -> Mapping[int, set[Network]]: ...
 
 
@@ -33,7 +30,6 @@ class Peers:
 
     def __init__(self, home: Home) -> None:
         self._home = home
-        self._loop = asyncio.get_running_loop()
         self._tunnels: dict[str, GatewayDriver] = {}
         self._paths: dict[int, str] = {}  # of data plane sessions that moved
 
@@ -97,26 +93,14 @@ class Peers:
         self._paths = {session: path for session, path in self._paths.items() if session in live}
 
     def status(self) -> list[dict[str, Any]]:
-        return [self._status(node, tunnel) for node, tunnel in sorted(self._tunnels.items())]
+        return [self._status(tunnel) for _, tunnel in sorted(self._tunnels.items())]
 
-    def _status(self, node: str, tunnel: GatewayDriver) -> dict[str, Any]:
-        own, machine = self._home.own, tunnel.machine
-        secret = machine.epoch_secret if machine is not None else None
+    def _status(self, tunnel: GatewayDriver) -> dict[str, Any]:
+        """provider: the endpoint's, as its Hello says."""
         address = next((path for each in tunnel.sessions.values() if (path := self._paths.get(each, ""))), "")
-        return {
-            "peer": node,
-            "state": machine.state.name.lower() if machine is not None else "connecting",
+        hello = tunnel.machine.hello if tunnel.machine is not None else None
+        return tunnel.status() | {
             "path": "direct" if address else "relay",
             "address": address,
-            "suite": own.suite.name,
-            "tls_group": own.suite.tls_group,
-            "kem": own.suite.kem,
-            "signature": own.suite.signature,
-            "provider": machine.hello.provider if machine is not None and machine.hello is not None else "",
-            "epoch": secret.epoch if secret is not None else None,
-            "epoch_age_s": round(self._loop.time() - machine.epoch_began, 1) if machine is not None else None,
-            "session": tunnel.session,
-            "orphan": tunnel.orphan,
-            "vnis": sorted(tunnel.sessions),
-            "steps": tunnel.steps.taken,
+            "provider": hello.provider if hello is not None else "",
         }

@@ -128,7 +128,8 @@ class Interfaces:
             await self._netlink.link("set", index=link.index, mtu=plan.mtu, gso_max_size=_GSO_MAX, state="up")
         for route in set(link.plan.routes) - set(plan.routes):
             await self._route("del", link, route, plan)
-        for address in set(link.plan.addresses) - set(plan.addresses):  # takes the routes that prefer it as source along
+        gone = set(link.plan.addresses) - set(plan.addresses)
+        for address in gone:  # it takes the routes along that prefer it as source: they are set again below
             await self._address("del", link, address)
         for address in plan.addresses:
             if address not in link.plan.addresses:

@@ -49,6 +49,7 @@ class TlsChannel:
         else:
             self._connection.set_accept_state()
         self.peer: Peer | None = None
+        self._failed = False
 
     @property
     def established(self) -> bool:
@@ -73,11 +74,13 @@ class TlsChannel:
         except SSL.ZeroReturnError:
             return bytes(plain)
         except SSL.Error as error:
+            self._failed = True
             raise Refused("tls-failed", _said(error)) from None
 
     def send(self, plain: bytes) -> None:
-        """Its records are then in `outgoing`."""
-        self._connection.sendall(plain)
+        """Its records are then in `outgoing`. A connection that failed takes nothing more: its alert has said all."""
+        if not self._failed:
+            self._connection.sendall(plain)
 
     def outgoing(self) -> bytes:
         """Bytes for the peer, taken once."""
@@ -98,6 +101,7 @@ class TlsChannel:
         except SSL.WantReadError:
             return False
         except SSL.Error as error:
+            self._failed = True
             raise Refused("tls-failed", _said(error)) from None
         group = self._connection.get_group_name()
         if group is None or group.lower() != self._suite.tls_group.lower():

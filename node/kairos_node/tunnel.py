@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, replace
-from typing import Protocol
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 from kairos.constants import HANDSHAKE_WAIT_S
 from kairos.crypto.provider import Provider, SigningKey
@@ -19,7 +19,7 @@ from kairos.crypto.suites import Suite
 from kairos.errors import BadMessage, Refused
 from kairos.protocol import tunnel as protocol
 from kairos.protocol.tunnel import EndpointTunnel, GatewayTunnel, Identities, State
-from kairos.wire.control import Config, MessageStream, VniConfig, encode
+from kairos.wire.control import MessageStream, encode
 from kairos_dataplane import Dataplane
 from kairos_dataplane.engine import Network
 from kairos_node.certificates import Peer
@@ -54,9 +54,10 @@ class Owner(Protocol):
 
 
 class TunnelDriver:
-    """What both sides share. Use `EndpointDriver` or `GatewayDriver`."""
+    """What both sides share: kairos_agent.tunnel and kairos_gateway.tunnel have the rest."""
 
     machine: EndpointTunnel | GatewayTunnel | None
+    session: str
 
     def __init__(self, own: Own, tls: TlsChannel, channel: RelayChannel, owner: Owner, steps: Steps) -> None:
         self._own = own
@@ -83,6 +84,26 @@ class TunnelDriver:
     @property
     def live(self) -> bool:
         return self.machine is not None and self.machine.state is State.ESTABLISHED
+
+    def status(self) -> dict[str, Any]:
+        """What `status` shows of any tunnel; its owner adds the path."""
+        suite, secret = self._own.suite, self.machine.epoch_secret if self.machine is not None else None
+        age = self._loop.time() - self.machine.epoch_began if self.machine is not None and secret is not None else None
+        return {
+            "peer": self.peer.node if self.peer is not None else self.steps.peer,
+            "state": self.machine.state.name.lower() if self.machine is not None else "connecting",
+            "suite": suite.name,
+            "tls_group": suite.tls_group,
+            "kem": suite.kem,
+            "signature": suite.signature,
+            "provider": self._own.provider.name,
+            "epoch": secret.epoch if secret is not None else None,
+            "epoch_age_s": round(age, 1) if age is not None else None,
+            "session": self.session,
+            "orphan": self.orphan,
+            "vnis": sorted(self.sessions),
+            "steps": self.steps.taken,
+        }
 
     # -- from the relay link -----------------------------------------------------------------------------------------
 
@@ -245,156 +266,3 @@ class TunnelDriver:
 
     def _tls_is_late(self) -> None:
         self.fail("handshake-timeout", "the peer did not finish the TLS handshake")
-
-
-class EndpointOwner(Owner, Protocol):
-    async def set_up(self, tunnel: EndpointDriver, config: Config) -> Mapping[int, Collection[Network]]:
-        """T5: makes this host's VNIs look like `config`; what lies behind the gateway, by VNI. Raises Refused."""
-        ...
-
-
-class EndpointDriver(TunnelDriver):
-    """The agent's end."""
-
-    machine: EndpointTunnel | None
-    _owner: EndpointOwner
-
-    def __init__(
-        self,
-        own: Own,
-        tls: TlsChannel,
-        channel: RelayChannel,
-        owner: EndpointOwner,
-        steps: Steps,
-        session: str,
-        version: str,
-    ) -> None:
-        super().__init__(own, tls, channel, owner, steps)
-        self.session = session
-        self.config: Config | None = None
-        self._version = version
-        self._turn = asyncio.Lock()  # Configs are carried out one after the other
-        self._tasks: set[asyncio.Task[None]] = set()
-        tls.start()
-        self._flush()
-
-    def _secured(self, peer: Peer) -> None:
-        self.machine = EndpointTunnel(self._identities(peer), self.session, self._loop.time())
-        self.machine.session_expires(self._session_ends_at)
-        self.apply(self.machine.start(self._version))
-
-    def _carry_out_own(self, effect: protocol.Effect) -> None:
-        assert isinstance(effect, protocol.Configure)
-        if not self.live:
-            self.steps.note("T4", f"{self._own.suite.kem} encapsulated, epoch secret agreed")
-        task = self._loop.create_task(self._configure(effect.config))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
-    async def _configure(self, config: Config) -> None:
-        async with self._turn:
-            try:
-                behind = await self._owner.set_up(self, config)
-            except Refused as refusal:
-                self.fail(refusal.code, str(refusal))
-                return
-            if self.over or self.machine is None:
-                return
-            for vni in set(self.sessions) - {each.vni for each in config.vnis}:
-                self._drop_session(vni)
-            for each in config.vnis:
-                session = self._ensure_session(each.vni, behind[each.vni], follow=False)
-                self._own.dataplane.set_remote(session, each.index)
-            self.config = config
-            if not self.live:
-                self.steps.note("T5", f"{len(config.vnis)} VNI(s) configured")
-            self.apply(self.machine.confirm(config.revision, self.sessions, self._loop.time()))
-            if self.live:
-                self._owner.established(self)
-
-
-Verify = Callable[["GatewayDriver", str], None]
-
-
-class GatewayDriver(TunnelDriver):
-    """The gateway's end of one endpoint. verify: asked once for the session that Hello named; it answers, now or later,
-    with `accept` or `fail`."""
-
-    machine: GatewayTunnel | None
-
-    def __init__(
-        self,
-        own: Own,
-        tls: TlsChannel,
-        channel: RelayChannel,
-        owner: Owner,
-        steps: Steps,
-        verify: Verify,
-        rekey_after_s: float,
-    ) -> None:
-        super().__init__(own, tls, channel, owner, steps)
-        self._verify = verify
-        self._rekey_after_s = rekey_after_s
-        self._vnis: tuple[VniConfig, ...] = ()
-        self.session = ""
-
-    def accept(
-        self, revision: int, vnis: Collection[VniConfig], leases: Mapping[int, Collection[Network]], direct: tuple[str, ...],
-        expires_at: float,
-    ) -> None:  # fmt: skip
-        """The session is good. vnis: without their index, which the data plane chooses here; leases: what the endpoint may
-        send from, by VNI; expires_at: the event loop's time."""
-        if self.over or self.machine is None:
-            return
-        config = self._config(revision, vnis, leases, direct)
-        self._session_ends_at = expires_at
-        self.apply(self.machine.accept(config, expires_at, self._loop.time()))
-
-    def reconfigure(
-        self,
-        revision: int,
-        vnis: Collection[VniConfig],
-        leases: Mapping[int, Collection[Network]],
-        direct: tuple[str, ...],
-    ) -> None:
-        """T5 again, for a live tunnel."""
-        if self.live and self.machine is not None and not self.orphan:
-            config = self._config(revision, vnis, leases, direct)
-            self.apply(self.machine.reconfigure(config, self._loop.time()))
-
-    def differs(self, vnis: Collection[VniConfig]) -> bool:
-        """Is this another configuration than the one in force?"""
-        return {replace(each, index=0) for each in self._vnis} != {replace(each, index=0) for each in vnis}
-
-    def _config(
-        self,
-        revision: int,
-        vnis: Collection[VniConfig],
-        leases: Mapping[int, Collection[Network]],
-        direct: tuple[str, ...],
-    ) -> Config:
-        for vni in set(self.sessions) - {each.vni for each in vnis}:
-            self._drop_session(vni)
-        indexed = tuple(
-            VniConfig(
-                each.vni,
-                each.name,
-                self._ensure_session(each.vni, leases[each.vni], follow=True),
-                each.mtu,
-                each.addresses,
-                each.routes,
-                each.dns_suffix,
-            )
-            for each in vnis
-        )
-        self._vnis = indexed
-        return Config(revision, indexed, direct)
-
-    def _secured(self, peer: Peer) -> None:
-        self.machine = GatewayTunnel(self._identities(peer), self._loop.time(), self._rekey_after_s)
-        self._arm()
-
-    def _carry_out_own(self, effect: protocol.Effect) -> None:
-        assert isinstance(effect, protocol.VerifySession)
-        self.session = effect.session
-        self._verify(self, effect.session)

@@ -1,0 +1,84 @@
+"""The agent's end of a tunnel (docs/protocol.md §7)."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Collection, Mapping
+from typing import Protocol
+
+from kairos.errors import Refused
+from kairos.protocol import tunnel as protocol
+from kairos.protocol.tunnel import EndpointTunnel
+from kairos.wire.control import Config
+from kairos_dataplane.engine import Network
+from kairos_node.certificates import Peer
+from kairos_node.relay_link import RelayChannel
+from kairos_node.steps import Steps
+from kairos_node.tls import TlsChannel
+from kairos_node.tunnel import Own, Owner, TunnelDriver
+
+
+class EndpointOwner(Owner, Protocol):
+    async def set_up(self, tunnel: EndpointDriver, config: Config) -> Mapping[int, Collection[Network]]:
+        """T5: makes this host's VNIs look like `config`; what lies behind the gateway, by VNI. Raises Refused."""
+        ...
+
+
+class EndpointDriver(TunnelDriver):
+    """The agent's end."""
+
+    machine: EndpointTunnel | None
+    _owner: EndpointOwner
+
+    def __init__(
+        self,
+        own: Own,
+        tls: TlsChannel,
+        channel: RelayChannel,
+        owner: EndpointOwner,
+        steps: Steps,
+        session: str,
+        version: str,
+    ) -> None:
+        super().__init__(own, tls, channel, owner, steps)
+        self.session = session
+        self.config: Config | None = None
+        self._version = version
+        self._turn = asyncio.Lock()  # Configs are carried out one after the other
+        self._tasks: set[asyncio.Task[None]] = set()
+        tls.start()
+        self._flush()
+
+    def _secured(self, peer: Peer) -> None:
+        self.machine = EndpointTunnel(self._identities(peer), self.session, self._loop.time())
+        self.machine.session_expires(self._session_ends_at)
+        self.apply(self.machine.start(self._version))
+
+    def _carry_out_own(self, effect: protocol.Effect) -> None:
+        assert isinstance(effect, protocol.Configure)
+        if not self.live:
+            self.steps.note("T4", f"{self._own.suite.kem} encapsulated, epoch secret agreed")
+        task = self._loop.create_task(self._configure(effect.config))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _configure(self, config: Config) -> None:
+        async with self._turn:
+            try:
+                behind = await self._owner.set_up(self, config)
+            except Refused as refusal:
+                self.fail(refusal.code, str(refusal))
+                return
+            if self.over or self.machine is None:
+                return
+            for vni in set(self.sessions) - {each.vni for each in config.vnis}:
+                self._drop_session(vni)
+            for each in config.vnis:
+                session = self._ensure_session(each.vni, behind[each.vni], follow=False)
+                self._own.dataplane.set_remote(session, each.index)
+            self.config = config
+            if not self.live:
+                self.steps.note("T5", f"{len(config.vnis)} VNI(s) configured")
+            self.apply(self.machine.confirm(config.revision, self.sessions, self._loop.time()))
+            if self.live:
+                self._owner.established(self)
