@@ -61,7 +61,7 @@ class Daemon(ABC):
         self.stopping = asyncio.Event()
         self.isolations = Isolations(state)
         self.spool = Spool(state.spool)
-        self.policy = PolicyKeeper(state, identity, provider, client, self._policy_changed)
+        self.policy = PolicyKeeper(state, identity, provider, client, self._policy_changed, self.spool.record)
         self.audit = AuditWatch(state, identity, provider, client, self.spool.record)
         self.renewal = Renewal(client, state, provider, identity, self._renewed)
         self.feed = EventFeed(client, self._pushed, Backoff(most=patience_s))

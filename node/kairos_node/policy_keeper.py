@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import secrets
+import time
 from collections.abc import Callable
 from typing import Any
 
 from kairos.api.problem import ProblemError
 from kairos.api.session import PolicyRecord
+from kairos.audit.event import Event
 from kairos.crypto.provider import Provider
 from kairos.errors import BadMessage, Refused
 from kairos.policy.decision import Decision, deny
@@ -20,7 +23,7 @@ _log = logging.getLogger(__name__)
 
 
 class PolicyKeeper:
-    """changed: called after another version came into force."""
+    """changed: called after another version came into force; record: what the audit must know."""
 
     def __init__(
         self,
@@ -29,9 +32,10 @@ class PolicyKeeper:
         provider: Provider,
         client: FabricClient,
         changed: Callable[[], None],
+        record: Callable[[Event], None],
     ) -> None:
         self._state, self._identity, self._provider, self._client = state, identity, provider, client
-        self._changed = changed
+        self._changed, self._record = changed, record
         self._engine: Engine | None = None
         self._turn = asyncio.Lock()
 
@@ -47,30 +51,50 @@ class PolicyKeeper:
 
     async def restore(self) -> None:
         """The last bundle that was believed, believed again."""
-        kept = self._state.policy
-        if kept is not None:
-            try:
+        try:
+            kept = self._state.policy
+            if kept is not None:
                 await self._load_untrusted(*kept)
-            except (Refused, BadMessage) as error:
-                _log.warning("the stored policy is not used: %s", error)
+        except (Refused, BadMessage) as error:
+            _log.warning("the stored policy is not used: %s", error)
 
     async def refresh(self) -> None:
         """Fetches a newer version. Raises ConnectionError; a bundle that does not hold is refused and the old one stays."""
         async with self._turn:
             try:
                 record = await self._client.policy()
-                if record.version <= self.version:
+                if record.version == self.version:
                     return
                 bundle = await self._client.policy_bundle(record.version)
                 await self._load_untrusted(record, bundle)
             except ProblemError as problem:
                 _log.warning("no policy from the fabric: %s", problem)
             except (Refused, BadMessage) as error:
-                _log.error("the fabric's policy is refused: %s", error)
+                _log.error("the fabric's policy is refused, version %d stays in force: %s", self.version, error)
+                self._tell("policy.refused", record.version, "deny", str(error))
             else:
                 self._state.keep_policy(record, bundle)
                 _log.info("policy version %d is in force", self.version)
+                self._tell("policy.enforced", self.version, "allow")
                 self._changed()
+
+    def _tell(self, kind: str, version: int, outcome: str, reason: str = "") -> None:
+        identity = self._identity
+        self._record(
+            Event(
+                id=secrets.token_hex(16),
+                at=time.time(),
+                tenant=identity.join.tenant,
+                source=identity.node,
+                kind=kind,
+                actor=identity.node,
+                subject=f"policy version {version}",
+                outcome=outcome,
+                reason=reason,
+                suite=identity.suite.name,
+                policy_version=self.version,
+            )
+        )
 
     async def _load_untrusted(self, record: PolicyRecord, bundle: bytes) -> None:
         """In a thread: compiling takes a quarter of a second."""

@@ -3,7 +3,7 @@
 join.json       what the join token pinned; written before E1
 identity.json   seed, certificate, and the seed of a rotation in flight: one file, so that they change together
 fabric.json     what the fabric said of itself, after it was checked against the pins
-network.json, policy.json, bundle.tar.gz, revoked.json, isolations.json    the last of each, for when the fabric is out of reach
+network.json, policy.json, bundle-N.tar.gz, revoked.json, isolations.json    the last of each, for when the fabric is out of reach
 audit-head.json the newest head of the audit log that was proven to go on from the one before
 audit-conflict.json    a signed head that did not: evidence
 spool/          audit events not yet delivered
@@ -35,7 +35,7 @@ from kairos_node.certificates import Trust, trust_untrusted
 
 _T = TypeVar("_T")
 _SAID_BY_FABRIC = (
-    "fabric.json", "network.json", "policy.json", "bundle.tar.gz", "revoked.json", "isolations.json", "audit-head.json",
+    "fabric.json", "network.json", "policy.json", "revoked.json", "isolations.json", "audit-head.json",
     "audit-conflict.json",
 )  # fmt: skip
 
@@ -175,12 +175,21 @@ class NodeState:
     def policy(self) -> tuple[PolicyRecord, bytes] | None:
         """The last bundle that was believed. Whoever loads it verifies it again."""
         record = self._load("policy.json", PolicyRecord)
-        bundle = self.directory / "bundle.tar.gz"
-        return (record, bundle.read_bytes()) if record is not None and bundle.exists() else None
+        if record is None or not self._bundle(record.version).exists():
+            return None
+        return record, self._bundle(record.version).read_bytes()
 
     def keep_policy(self, record: PolicyRecord, bundle: bytes) -> None:
-        self._write("bundle.tar.gz", bundle)
+        """The record names the bundle: killed in between, the pair before is still a pair."""
+        kept = self._bundle(record.version)
+        self._write(kept.name, bundle)
         self._save("policy.json", record)
+        for other in self.directory.glob("bundle-*.tar.gz"):
+            if other != kept:
+                other.unlink()
+
+    def _bundle(self, version: int) -> Path:
+        return self.directory / f"bundle-{version}.tar.gz"
 
     @property
     def revoked(self) -> frozenset[str]:
