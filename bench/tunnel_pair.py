@@ -68,6 +68,10 @@ class End:
     def established(self) -> bool:
         return self.machine is not None and self.machine.state is State.ESTABLISHED
 
+    def held(self) -> object:
+        """What stays in memory for the last set-up, for as long as someone keeps it."""
+        return self._tls, self._messages, self.machine
+
     def _tunnel(self, peer_key: bytes) -> EndpointTunnel | GatewayTunnel:
         authority = self._authority
         identities = Identities(authority.suite, authority.provider, self._key, peer_key, self._tls.exporter())

@@ -1,0 +1,91 @@
+"""Many sessions: what a packet costs a gateway among 1, 100 and 1,000 of them, and what an idle one holds in memory.
+
+Packets of 1380 bytes come from all sessions in turn, so none finds its own session in the cache, and no two make a
+run. The cost is CPU time of the receiving thread. Memory is the growth of a gateway process that holds sessions with
+nothing to do: the data plane's part, and with the tunnel's (TLS, tunnel machine).
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from bench.rounds import Rounds
+from kairos.crypto.suites import KR1
+
+CASES = ((1, 1), (100, 1), (1_000, 1), (1_000, 10), (1_000, 100))  # sessions, VNIs
+_PACKETS, _QUICK_PACKETS = 20_000, 2_000
+_IDLE, _QUICK_IDLE = 300, 30
+_KB = 1024
+
+
+def main() -> None:
+    rounds = Rounds("scale", __doc__)
+    for _ in rounds:
+        rates = {case: _packets_per_s(*case, _QUICK_PACKETS if rounds.quick else _PACKETS) for case in CASES}
+        for (sessions, vnis), rate in rates.items():
+            rounds.add(f"scale_{sessions}_sessions_{vnis}_vnis_kpps", rate / 1e3, "1000 packets/s a core")
+        rounds.add("scale_1000_sessions_ratio", rates[1_000, 100] / rates[1, 1], "of one session's rate")
+        for name, value in _idle_in_own_process(_QUICK_IDLE if rounds.quick else _IDLE).items():
+            rounds.add(name, value, "kB resident")
+    rounds.finish()
+
+
+def _packets_per_s(sessions: int, vnis: int, packets: int) -> float:
+    from bench.fan_in import FanIn  # loads OpenSSL, which the other process must not do before it fixed its group
+
+    fan_in = FanIn(sessions, vnis)
+    try:
+        fan_in.cpu_seconds(packets // 10)
+        return packets / fan_in.cpu_seconds(packets)
+    finally:
+        fan_in.close()
+
+
+def _idle_in_own_process(sessions: int) -> dict[str, float]:
+    command = (sys.executable, "-m", "bench.scale", "--idle", str(sessions))
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, timeout=120)
+    measured: dict[str, float] = json.loads(done.stdout)
+    return measured
+
+
+def _idle(sessions: int) -> dict[str, float]:
+    from kairos_node.openssl_groups import fix_group
+
+    fix_group(KR1)
+    from bench.fan_in import FanIn
+    from bench.tunnel_pair import TunnelPair
+    from kairos_node.crypto import provider_named
+
+    pair = TunnelPair(KR1, provider_named("cryptography"))
+    for warm in (FanIn(1, 1), pair):  # what the first one loads is nobody's
+        warm.close() if isinstance(warm, FanIn) else warm.set_up()
+    before = _resident()
+    fan_in = FanIn(sessions, 1)
+    with_sessions = _resident()
+    held = []
+    for _ in range(sessions):
+        pair.set_up()
+        held.append(pair.gateway.held())
+    with_tunnels = _resident()
+    fan_in.close()
+    return {
+        "idle_session_dataplane_kb": (with_sessions - before) / sessions / _KB,
+        "idle_session_kb": (with_tunnels - before) / sessions / _KB,
+    }
+
+
+def _resident() -> int:
+    gc.collect()
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--idle"]:
+        print(json.dumps(_idle(int(sys.argv[2]))))
+    else:
+        main()
