@@ -20,28 +20,37 @@ from kairos.wire.datagram import DatagramHeader, DatagramType, nonce
 from kairos_dataplane import Dataplane, FlowOpened, Verdict, load
 from kairos_dataplane.engine import LOCAL
 
-_RELAY = 1
+RELAY = 1
 _BATCH = 64  # datagrams a frame: what the socket pair of a TUN holds
 _PACKET = 1_380
 _HOST = "10.255.0.1"
 _FIRST_ADDRESS = int(IPv4Address("10.0.0.1"))
 
 
+def add_session(engine: Dataplane, vni: int, number: int, key: bytes, iv: bytes) -> int:
+    """A session as a gateway has it: one address, keys both ways, the relay as its path."""
+    session = engine.add_session(vni)
+    engine.set_remote(session, number + 1)
+    engine.use_relay(session, RELAY, follow=False)
+    engine.add_lease(session, ip_network(_address(number)))
+    engine.add_route(vni, ip_network(_address(number)), session)
+    engine.install_receive(session, 0, key, iv)
+    engine.install_transmit(session, 0, os.urandom(32), os.urandom(12))
+    return session
+
+
+def _address(number: int) -> str:
+    return str(IPv4Address(_FIRST_ADDRESS + number))
+
+
 class _Peer:
     """One endpoint: its keys and the one packet that it sends again and again."""
 
     def __init__(self, engine: Dataplane, vni: int, number: int) -> None:
-        address = str(IPv4Address(_FIRST_ADDRESS + number))
         self._key, self._iv, self._counters = AESGCM.generate_key(256), os.urandom(12), itertools.count()
         self._cipher = AESGCM(self._key)
-        self._plain = whole(udp_packet(address, _HOST, bytes(_PACKET - 28)))
-        self._session = engine.add_session(vni)
-        engine.set_remote(self._session, number + 1)
-        engine.use_relay(self._session, _RELAY, follow=False)
-        engine.add_lease(self._session, ip_network(address))
-        engine.add_route(vni, ip_network(address), self._session)
-        engine.install_receive(self._session, 0, self._key, self._iv)
-        engine.install_transmit(self._session, 0, os.urandom(32), os.urandom(12))
+        self._plain = whole(udp_packet(_address(number), _HOST, bytes(_PACKET - 28)))
+        self._session = add_session(engine, vni, number, self._key, self._iv)
 
     def record(self) -> bytes:
         """The packet as it stands in a DATAGRAMS frame."""
@@ -56,12 +65,12 @@ class FanIn:
 
     def __init__(self, sessions: int, vnis: int) -> None:
         self.engine = load("c")
-        self.engine.add_relay(_RELAY)
+        self.engine.add_relay(RELAY)
         self._tuns = [self._tun(vni) for vni in range(1, vnis + 1)]
         peers = [_Peer(self.engine, 1 + number % vnis, number) for number in range(sessions)]
         self._peers = itertools.cycle(peers)
         for frame in self._frames(sessions):
-            self.engine.put_relay(_RELAY, frame)
+            self.engine.put_relay(RELAY, frame)
             self._allow()
         self._drain()
 
@@ -70,7 +79,7 @@ class FanIn:
         before, seconds = self.engine.counters()["rx_packets"], 0.0
         for frame in self._frames(packets):
             began = time.thread_time()
-            self.engine.put_relay(_RELAY, frame)
+            self.engine.put_relay(RELAY, frame)
             seconds += time.thread_time() - began
             self._drain()
         counters = self.engine.counters()
