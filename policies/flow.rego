@@ -29,6 +29,7 @@ applies(grant) if {
 	in_vni(grant)
 	in_time(grant)
 	in_app(grant)
+	has_posture(grant)
 	some name in grant.to
 	name in destinations
 	some port in grant.ports
@@ -68,6 +69,19 @@ in_app(grant) if concat(":", ["unit", input.app.unit]) in grant.apps
 in_app(grant) if {
 	input.point == "ingress"
 	grant.effect == "allow"
+}
+
+# What a grant requires of the device's newest report, fact by fact. A late or missing report is empty and holds nothing.
+has_posture(grant) if {
+	every fact, value in grant.require {
+		input.posture[fact] == value
+	}
+}
+
+# An endpoint that is reached has no other's report: the gateway in between has asked.
+has_posture(_) if {
+	input.point == "ingress"
+	input.gateway == ""
 }
 
 covers(port) if port.proto == "*"

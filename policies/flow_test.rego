@@ -13,7 +13,7 @@ attempt := {
 }
 
 grant := {
-	"id": "g", "reason": "", "vnis": [], "expires_at": "", "log": true, "apps": [], "effect": "allow",
+	"id": "g", "reason": "", "vnis": [], "expires_at": "", "log": true, "apps": [], "effect": "allow", "require": {},
 	"from": ["tag:staff"], "to": ["tag:web"],
 	"ports": [{"proto": "tcp", "first": 443, "last": 443}],
 }
@@ -122,6 +122,23 @@ test_an_app_is_asked_for_at_the_endpoint if {
 	not verdict([curl], [], object.union(attempt, {"app": {"path": "", "uid": 0, "unit": ""}})).allow
 	verdict([curl], [], object.union(attempt, {"app": {"path": "/usr/bin/curl", "uid": 0, "unit": ""}})).allow
 	verdict([curl], [], object.union(attempt, {"app": {"path": "", "uid": 0, "unit": "web.service"}})).allow
+}
+
+test_a_grant_may_require_posture if {
+	strict := object.union(grant, {"require": {"disk_encrypted": true, "os": "debian"}})
+	good := {"posture": {"disk_encrypted": true, "os": "debian", "kernel": "6"}}
+	verdict([strict], [], object.union(attempt, good)).allow
+	every posture in [{}, {"os": "debian"}, {"disk_encrypted": false, "os": "debian"}, {"disk_encrypted": "true", "os": "debian"}] {
+		not verdict([strict], [], object.union(attempt, {"posture": posture})).allow
+	}
+	not verdict([strict], [], attempt).allow
+}
+
+test_only_the_gateway_asks_for_anothers_posture if {
+	strict := object.union(grant, {"require": {"disk_encrypted": true}})
+	arriving := object.union(attempt, {"point": "ingress", "posture": {}})
+	verdict([strict], [], object.union(arriving, {"gateway": ""})).allow
+	not verdict([strict], [], object.union(arriving, {"gateway": "gw-a"})).allow
 }
 
 test_the_gateway_does_not_see_apps if {

@@ -10,7 +10,7 @@ grants := [{"kind": kind, "id": grant.id, "lacks": lacks, "reason": grant.reason
 	count(lacks) <= 1
 ]
 
-conditions := ["from", "to", "ports", "vnis", "expires_at", "apps"]
+conditions := ["from", "to", "ports", "vnis", "expires_at", "apps", "require"]
 
 holds("from", grant) if {
 	some name in grant.from
@@ -32,3 +32,5 @@ holds("vnis", grant) if flow.in_vni(grant)
 holds("expires_at", grant) if flow.in_time(grant)
 
 holds("apps", grant) if flow.in_app(grant)
+
+holds("require", grant) if flow.has_posture(grant)

@@ -23,6 +23,7 @@ test_each_condition_alone_is_told if {
 		"ports": {"ports": [{"proto": "udp", "first": 1, "last": 2}]},
 		"vnis": {"vnis": ["lab"]},
 		"apps": {"apps": ["/usr/bin/curl"]},
+		"require": {"require": {"disk_encrypted": true}},
 		"expires_at": {"expires_at": "2020-01-01T00:00:00Z"},
 	} {
 		considered(object.union(flow_test.grant, change), flow_test.attempt) == {{"id": "g", "lacks": [condition]}}

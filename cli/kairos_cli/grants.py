@@ -5,7 +5,7 @@
      "allow": [{"id": "web", "from": ["group:dev"], "to": ["192.168.50.0/24"], "ports": ["tcp/80", "tcp/8000-8100"]}]}
 
 A party is `*`, `tag:`, `group:`, `owner:` or `node:` and a name, or a network. A port is `*`, `icmp`, or `tcp/` or `udp/` and a number, a
-range or `*`. `vnis` and `apps` narrow a grant, `expires_at` (RFC 3339) ends it and the connections it allowed, `log: false` leaves what it allows out of
+range or `*`. `vnis`, `apps` and `require` (posture) narrow a grant, `expires_at` (RFC 3339) ends it and the connections it allowed, `log: false` leaves what it allows out of
 the audit.
 """
 
@@ -43,6 +43,7 @@ class Grant(msgspec.Struct, forbid_unknown_fields=True, rename={"source": "from"
     vnis: list[str] = []
     expires_at: str = ""
     apps: list[str] = []
+    require: dict[str, bool | int | str] = {}
     reason: str = ""
     log: bool = True
 
@@ -93,12 +94,21 @@ def _normal(grant: Grant, effect: str) -> dict[str, Any]:
             "ports": [_port(text) for text in grant.ports],
             "vnis": grant.vnis,
             "apps": [_app(text) for text in grant.apps],
+            "require": _required(grant, effect),
             "expires_at": _moment(grant.expires_at),
             "reason": grant.reason,
             "log": grant.log,
         }
     except ValueError as error:
         raise ValueError(f"grant {grant.id}: {error}") from None
+
+
+def _required(grant: Grant, effect: str) -> dict[str, bool | int | str]:
+    if grant.require and effect == "deny":
+        raise ValueError(
+            "a deny cannot require posture: whoever reports nothing would escape it; require it of an allow"
+        )
+    return grant.require
 
 
 def _party(text: str) -> str:

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from kairos.api.admin import Device, VniRecord
+from kairos.api.admin import Device, PostureRecord, VniRecord
+from kairos.api.problem import ProblemError
 from kairos.api.session import Member, PolicyRecord
 from kairos.errors import KairosError
 from kairos.policy.decision import Decision
@@ -21,7 +22,15 @@ from kairos_cli.history import bundle_of
 from kairos_cli.output import as_fields, as_json, as_table
 
 _TOLD = 20  # grants at most
-_SAID = {"from": "source", "to": "destination", "ports": "port", "vnis": "VNI", "expires_at": "time", "apps": "program"}
+_SAID = {
+    "from": "source",
+    "to": "destination",
+    "ports": "port",
+    "vnis": "VNI",
+    "expires_at": "time",
+    "apps": "program",
+    "require": "posture",
+}
 
 
 @dataclass(frozen=True)
@@ -81,7 +90,21 @@ def _attempt(options: argparse.Namespace, admin: AdminClient, tenant: str) -> di
         protocol=numbers[options.proto],
         gateway="",
         app=_app(options.app),
+        posture=_posture(admin, tenant, source),
     )
+
+
+def _posture(admin: AdminClient, tenant: str, source: Party) -> dict[str, Any]:
+    """As policy sees it: a device that was silent has none."""
+    if source.device is None:
+        return {}
+    try:
+        record = admin.get(at(tenant, "devices", source.device.node, "posture"), PostureRecord)
+    except ProblemError as error:
+        if error.code != "not-found":
+            raise
+        return {}
+    return {} if record.late else record.facts
 
 
 def _party(text: str, devices: list[Device]) -> Party:

@@ -58,6 +58,7 @@ def test_an_end_is_kept_in_utc(tmp_path: Path) -> None:
         ({"expires_at": "2027-01-01T00:00:00"}, "time zone"),
         ({"expires_at": "soon"}, "soon"),
         ({"apps": ["curl"]}, "no program"),
+        ({"require": {"disk_encrypted": None}}, "require"),
         ({"apps": ["unit:web"]}, "no program"),
         ({"form": ["*"]}, "form"),
     ],
@@ -75,3 +76,11 @@ def test_an_id_names_one_rule(tmp_path: Path) -> None:
 def test_no_file_is_said_so(tmp_path: Path) -> None:
     with pytest.raises(KairosError, match="no grants file"):
         load_grants(tmp_path / "nothing.json")
+
+
+def test_only_an_allow_may_require_posture(tmp_path: Path) -> None:
+    strict = {**GRANT, "require": {"disk_encrypted": True}}
+    (got,) = loaded(tmp_path, {"allow": [strict]})["allow"]["list"]
+    assert got["require"] == {"disk_encrypted": True}
+    with pytest.raises(KairosError, match="cannot require posture"):
+        loaded(tmp_path, {"deny": [strict]})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 import sys
@@ -13,7 +14,8 @@ from typing import Any
 
 import pytest
 
-from overlay import GRANTS, WEB, Host, Overlay, serving, wait_for
+from kairos_agent.posture import collect
+from overlay import GRANTS, WEB, Host, Overlay, serving, sh, wait_for
 
 CURL = ("curl", "-sS", "-o", "/dev/null", "-m", "5", "-w", "%{http_code}")
 URL = f"http://{WEB}:8080/protocol.md"
@@ -132,3 +134,16 @@ def test_a_new_policy_cuts_what_it_denies_and_leaves_the_rest(overlay: Overlay) 
             flows = [flow for flow in overlay.alice.tell("flows") if "8082" in str(flow)]
             assert all(flow["verdict"] == "allow" for flow in flows)
             assert flows
+
+
+def test_a_grant_that_requires_posture_holds_for_devices_that_report_it(overlay: Overlay) -> None:
+    alice = overlay.alice
+    overlay.push_policy(allowing({"id": "web", "require": {"os": "debian-of-another-world"}}))
+    wait_for("a refusal", lambda: alice.run(*CURL, URL).stdout != "200")
+    facts = collect()
+    overlay.push_policy(allowing({"id": "web", "require": {"os": facts["os"], "agent_sha256": facts["agent_sha256"]}}))
+    wait_for("the page", lambda: alice.run(*CURL, URL).stdout == "200")
+    shown = sh(
+        f"{sys.executable} -m kairos_cli.main posture {alice.node} --tenant acme --dir {overlay.folder}/fabric --json"
+    )
+    assert json.loads(shown.stdout)["facts"] == facts
