@@ -41,8 +41,8 @@ def require_internal(settings: Settings, call: Call) -> None:
         raise problem("unauthorized", "only the fabric's own Workers may call this")
 
 
-async def require_node(platform: TenantPlatform, call: Call) -> None:
-    """Sets call.device to the row of an active node of this tenant whose signature verifies."""
+async def require_node(platform: TenantPlatform, call: Call) -> str:
+    """The active node of this tenant whose signature verifies; sets call.device to its row."""
     node = call.headers.get(DEVICE_HEADER.lower(), "")
     device = await device_of(platform.store, platform.tenant, node)
     if device is None:
@@ -55,6 +55,7 @@ async def require_node(platform: TenantPlatform, call: Call) -> None:
     if not call.path.endswith(_EVEN_ISOLATED):
         refuse_isolated(platform.local, node)
     call.device = device
+    return node
 
 
 def unknown_device(tenant: str, call: Call) -> ProblemError:

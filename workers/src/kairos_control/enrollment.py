@@ -27,6 +27,7 @@ from .certificates import issue, record_of
 from .http import Call, Reply, reply
 from .journal import Journal
 from .leases import LeasePlan
+from .limits import TOKEN, Limits
 from .ports import ConstraintError, Row, TenantPlatform
 from .posture import check_posture
 from .problems import problem
@@ -37,8 +38,11 @@ NAME_MAX = 64
 
 
 class Enrollments:
-    def __init__(self, platform: TenantPlatform, journal: Journal, pushes: Pushes, admission: Admission) -> None:
+    def __init__(
+        self, platform: TenantPlatform, journal: Journal, pushes: Pushes, admission: Admission, limits: Limits
+    ) -> None:
         self._platform = platform
+        self._limits = limits
         self._journal = journal
         self._pushes = pushes
         self._admission = admission
@@ -174,6 +178,7 @@ class Enrollments:
         secret = transcript.fingerprint(wanted.token_secret)
         if token is None or not hmac.compare_digest(unb64(token["secret_hash"]), secret):
             raise unknown_token()
+        self._limits.take(TOKEN, wanted.token_id)
         if token["tenant"] != self._platform.tenant:
             raise problem("wrong-tenant", "the join token belongs to another tenant")
         if token["role"] != wanted.role:

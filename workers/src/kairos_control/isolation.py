@@ -40,7 +40,7 @@ class Isolations:
 
     async def isolate(self, call: Call) -> Reply:
         """Asked again for one that is isolated, it is told again to everyone, under the same id."""
-        node = call.parameters["node"]
+        node, reason = call.parameters["node"], call.decode(Reason).reason
         await self._require_device(node)
         known = self._row(node)
         if known is None or known["state"] != "isolated":
@@ -48,7 +48,7 @@ class Isolations:
                 "INSERT INTO isolations (node, id, state, reason, at, expected) VALUES (?, ?, 'isolated', ?, ?, ?)"
                 " ON CONFLICT (node) DO UPDATE SET id = excluded.id, state = 'isolated', reason = excluded.reason,"
                 " at = excluded.at, expected = excluded.expected",
-                node, self._platform.entropy(16).hex(), call.decode(Reason).reason, int(self._platform.clock()), "[]",
+                node, self._platform.entropy(16).hex(), reason, int(self._platform.clock()), "[]",
             )  # fmt: skip
         self._sessions.forget(node)
         self._pushes.to_all(self._push(node))
@@ -60,14 +60,14 @@ class Isolations:
 
     async def release(self, call: Call) -> Reply:
         """The device may come back; its sessions are gone, it opens a new one."""
-        node = call.parameters["node"]
+        node, reason = call.parameters["node"], call.decode(Reason).reason
         if self._of(node)["state"] != "isolated":
             raise problem("not-found", f"{node} is not isolated")
         self._platform.local.write("UPDATE isolations SET state = 'released' WHERE node = ?", node)
         await self._sessions.cut_at_relay(node, 0)
         self._pushes.to_all(self._push(node))
         await self._expect(node, [])
-        self._journal.record("device.released", actor="operator", subject=node, reason=call.decode(Reason).reason)
+        self._journal.record("device.released", actor="operator", subject=node, reason=reason)
         return reply(await self._record(node))
 
     async def show(self, call: Call) -> Reply:

@@ -138,4 +138,6 @@ class TenantPlatform(Platform):
     local: LocalStore
     sockets: Sockets
     relay: Relay
-    wake: Callable[[float], Awaitable[None]]  # the object's alarm: TenantService.woken at this Unix time, or a little later
+    wake: Callable[
+        [float], Awaitable[None]
+    ]  # the object's alarm: TenantService.woken at this Unix time, or a little later

@@ -38,6 +38,7 @@ PROBLEMS: dict[str, tuple[int, str]] = {
     "addresses-exhausted": (409, "A prefix has no free address left"),
     "policy-unsigned": (403, "The bundle is not signed by the operator's policy key"),
     "policy-stale": (409, "The bundle is not newer than the one in force"),
+    "too-many-requests": (429, "Too many requests"),
     "no-gateway": (503, "The tenant has no gateway yet"),
     "gateway-unavailable": (503, "No gateway answered"),
     "internal": (500, "The fabric failed"),

@@ -12,19 +12,24 @@ from kairos.constants import SESSION_LIFE_S
 
 from .http import Call, Reply, reply
 from .journal import Journal
+from .limits import SESSION, Limits
 from .ports import Row, TenantPlatform
 from .posture import Postures, check_posture
 from .problems import problem
 from .pushes import Pushes
 from .records import gateways_of, refuse_isolated
 
+LIVE_MAX = 16  # sessions of one node: the oldest gives way
 _TOKEN_BYTES = 32
 
 
 class Sessions:
-    def __init__(self, platform: TenantPlatform, journal: Journal, pushes: Pushes, postures: Postures) -> None:
+    def __init__(
+        self, platform: TenantPlatform, journal: Journal, pushes: Pushes, postures: Postures, limits: Limits
+    ) -> None:
         self._platform = platform
         self._postures = postures
+        self._limits = limits
         self._journal = journal
         self._pushes = pushes
         self._revoked: set[str] = (
@@ -37,6 +42,7 @@ class Sessions:
         wanted = call.decode(SessionRequest)
         check_posture(wanted.posture)
         node, role = call.device["node"], call.device["role"]
+        self._limits.take(SESSION, node)
         gateways = [node] if role == "gateway" else await self._gateways(wanted.gateway)
         vnis = await self._vnis_of(node)
         session = self._renewable(wanted.renews, node)["session"] if wanted.renews else self._platform.entropy(16).hex()
@@ -55,6 +61,11 @@ class Sessions:
             " VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (session) DO UPDATE SET token_hash = excluded.token_hash,"
             " gateways = excluded.gateways, vnis = excluded.vnis, posture = excluded.posture, expires_at = excluded.expires_at",
             session, _hash(token), node, role, json.dumps(gateways), json.dumps(vnis), json.dumps(wanted.posture), expires_at,
+        )  # fmt: skip
+        self._platform.local.write(
+            "DELETE FROM sessions WHERE node = ? AND session NOT IN"
+            " (SELECT session FROM sessions WHERE node = ? ORDER BY expires_at DESC, rowid DESC LIMIT ?)",
+            node, node, LIVE_MAX,
         )  # fmt: skip
         if role == "endpoint":
             at = self._postures.learn(node, wanted.posture)

@@ -44,6 +44,7 @@ from .http import Call, Reply, reply
 from .isolation import SCHEMA as ISOLATION_SCHEMA
 from .isolation import Isolations
 from .journal import Journal
+from .limits import DEVICE, SOURCE, Limits
 from .policy import Policies
 from .ports import TenantPlatform
 from .posture import SCHEMA as POSTURE_SCHEMA
@@ -81,12 +82,13 @@ class TenantService:
         self.turn = asyncio.Lock()  # D1 is awaited between reading and writing
         self.journal = Journal(platform, platform.tenant)
         self.refusals = Refusals(self.journal, platform.clock)
+        self.limits = Limits(platform.clock)
         self.pushes = Pushes(platform)
         self.audit_log = AuditLog(platform, self.pushes)
         self.admission = Admission(platform)
         self.postures = Postures(platform, self.pushes)
-        self.sessions = Sessions(platform, self.journal, self.pushes, self.postures)
-        self.enrollments = Enrollments(platform, self.journal, self.pushes, self.admission)
+        self.sessions = Sessions(platform, self.journal, self.pushes, self.postures, self.limits)
+        self.enrollments = Enrollments(platform, self.journal, self.pushes, self.admission, self.limits)
         self.policies = Policies(platform, self.journal, self.pushes)
         self.vnis = Vnis(platform, self.journal, self.pushes, self.sessions)
         self.registry = Registry(platform, self.journal, self.pushes, self.enrollments, self.sessions)
@@ -95,10 +97,12 @@ class TenantService:
     async def authenticate(self, route: Route, call: Call) -> None:
         """Raises a ProblemError unless the caller is one that the route is for."""
         settings = self.platform.settings
+        if call.source:
+            self.limits.take(SOURCE, call.source)
         if route.caller is Caller.ADMIN or (route.caller is Caller.NODE_OR_ADMIN and is_admin(settings, call)):
             require_admin(settings, call)
         elif route.caller in (Caller.NODE, Caller.NODE_OR_ADMIN):
-            await require_node(self.platform, call)
+            self.limits.take(DEVICE, await require_node(self.platform, call))
             return  # where there is a device, there is a tenant
         elif route.caller is Caller.INTERNAL:
             require_internal(settings, call)
@@ -194,6 +198,7 @@ _T = TenantService
 _AT = "/v1/tenants/{tenant}"
 _ENROLLMENTS = _AT + "/enrollments"
 
+EVENTS = Route("GET", _AT + "/events", Caller.NODE, _T.events_socket, "WebSocket of pushes", status=101)
 ROUTES: tuple[Route, ...] = (
     Route("GET", _AT, Caller.ADMIN, _T.show, "One tenant", answer=Tenant),
     Route("DELETE", _AT, Caller.ADMIN, _T.delete, "Delete a tenant and all its records", status=204, alone=True),
@@ -227,7 +232,7 @@ ROUTES: tuple[Route, ...] = (
           "?first=N&second=M: that the log only grew", answer=Consistency),
     Route("GET", _AT + "/audit/segments/{first}", Caller.ADMIN, lambda s, c: s.audit_log.show_segment(c),
           "The sealed segment that begins at a position", answer=SealedSegment),
-    Route("GET", _AT + "/events", Caller.NODE, _T.events_socket, "WebSocket of pushes", status=101),
+    EVENTS,
     Route("POST", _AT + "/vnis", Caller.ADMIN, lambda s, c: s.vnis.create(c), "Create a VNI", VniCreate, VniRecord, 201, alone=True),
     Route("GET", _AT + "/vnis", Caller.ADMIN, lambda s, c: s.vnis.listing(c), "List VNIs", answer=Page),
     Route("GET", _AT + "/vnis/{name}", Caller.ADMIN, lambda s, c: s.vnis.show(c), "One VNI", answer=VniRecord),

@@ -56,8 +56,8 @@ class Vnis:
     async def change(self, call: Call) -> Reply:
         """All of it anew, but its number. Members stay; who a selector names becomes one. A prefix goes when no endpoint has an
         address in it."""
-        before = await self._record(call.parameters["name"])
         wanted = await self._checked(call)
+        before = await self._record(call.parameters["name"])
         if wanted.name != before.name or wanted.vni not in (0, before.vni):
             raise problem("invalid", f"{before.name} keeps its name and its number, {before.vni}")
         row = {"vni": before.vni, "prefixes": json.dumps(wanted.prefixes)}
@@ -118,9 +118,9 @@ class Vnis:
 
     async def put_member(self, call: Call) -> Reply:
         """A member from now on, with the addresses that were asked for and one of every other prefix."""
+        wanted = call.decode(MemberWanted)
         row = await self._row(call.parameters["name"])
         device = await self._device(call.parameters["node"])
-        wanted = call.decode(MemberWanted)
         before = await self._addresses(row["vni"], device["node"])
         plan = LeasePlan(self._platform, self._platform.tenant, row)
         for address in wanted.addresses:

@@ -15,7 +15,6 @@ from .. import app, tenant
 from ..adapters.messages import call_of, refusal_of, response_of
 from ..adapters.platform import BoundRelay, platform_of
 from ..adapters.storage import ObjectStore
-from ..authentication import require_node
 from ..http import Call, problem_reply
 from ..ports import TenantPlatform
 from ..tenant import TenantService
@@ -88,7 +87,7 @@ class Tenant(DurableObject):  # type: ignore[misc]
 
     async def _open_events(self, service: TenantService, call: Call) -> Any:
         try:
-            await require_node(service.platform, call)
+            await service.authenticate(tenant.EVENTS, call)
         except ProblemError as error:
             return response_of(problem_reply(error, call.path))
         assert call.device is not None
