@@ -11,7 +11,6 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-from urllib.request import Request, urlopen
 
 import pytest
 
@@ -65,10 +64,7 @@ def sealed(host: FabricHost, label: str) -> str:
         page = host.admin("GET", f"/{TENANT}/audit?kind=token")["items"]
         if found := [str(each["id"]) for each in page if each["subject"] == made]:
             break
-    headers = {"Authorization": f"Bearer {host.operator.internal_key}", "Content-Length": "0"}
-    sweep = Request(f"{host.operator.url}/internal/sweep/{TENANT}", method="POST", headers=headers)
-    with urlopen(sweep, timeout=20) as answer:
-        assert answer.status == 204
+    host.sweep(TENANT)
     return found[0]
 
 

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import time
+from pathlib import Path
 
 import msgspec
 import pytest
 
-from fabric_host import TENANT, FabricHost, client_of, default_provider
+from fabric_host import TENANT, FabricHost, Gatekeeper, client_of, default_provider
 from kairos.api.problem import ProblemError
+from kairos.api.push import AuditHead, Welcome
 from kairos.audit.event import Event
 from kairos.audit.head import SealedSegment, SignedHead
 from kairos.audit.verification import Report, examine
 from kairos.identity.certificate import parse_certificate_untrusted
+from kairos_node.audit_watch import AuditWatch
 from kairos_node.certificates import check_audit_head
-from kairos_node.state import Identity
+from kairos_node.state import Identity, NodeState
 
 SENT = [Event(f"{number:032x}", 1_800_000_000.0 + number, "", "", "test.event") for number in range(1, 301)]
 
@@ -75,3 +78,38 @@ def test_every_event_is_in_the_log_once_whatever_dies(host: FabricHost, endpoint
     report = examined(host, newest)
     assert report.findings == []
     assert report.proven == newest.size
+
+
+def test_a_node_follows_the_log_by_what_it_is_pushed(
+    host: FabricHost, gateway: Identity, endpoint: Identity, tmp_path: Path
+) -> None:
+    """The welcome has a head, the next sealing pushes another, and the fabric's proof leads from one to the other."""
+    state = NodeState(tmp_path)
+    state.create()
+
+    async def shown(newest: SignedHead) -> int:
+        async with client_of(gateway) as client:
+            await AuditWatch(state, gateway, default_provider(), client, _no_alarm).shown(newest)
+        assert state.audit_head == newest
+        return newest.size
+
+    with Gatekeeper(gateway, lambda _: ("allow", "")) as keeper:
+        welcomed = next(push.audit_head for push in keeper.pushes if isinstance(push, Welcome))
+        assert welcomed is not None
+        before = asyncio.run(shown(welcomed))
+        asyncio.run(send(endpoint, [Event("e" * 32, 1.0, "", "", "another.event")]))
+        await_listed(host, "e" * 32)
+        host.sweep(TENANT)
+        keeper.await_push(lambda push: isinstance(push, AuditHead) and push.head.size > before)
+        pushed = [push.head for push in keeper.pushes if isinstance(push, AuditHead)][-1]
+        assert asyncio.run(shown(pushed)) > before
+
+
+def await_listed(host: FabricHost, event: str) -> None:
+    deadline = time.monotonic() + 30
+    while all(each["id"] != event for each in host.admin("GET", f"/{TENANT}/audit")["items"]):
+        assert time.monotonic() < deadline, "the event did not come out of the queue"
+
+
+def _no_alarm(event: Event) -> None:
+    raise AssertionError(f"an honest log was accused: {event.reason}")
