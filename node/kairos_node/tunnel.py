@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Collection
+import errno
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from kairos.constants import HANDSHAKE_WAIT_S
 from kairos.crypto.provider import Provider, SigningKey
+from kairos.crypto.schedule import VniKey
 from kairos.crypto.suites import Suite
 from kairos.errors import BadMessage, Refused
 from kairos.protocol import tunnel as protocol
@@ -170,11 +172,9 @@ class TunnelDriver:
                 self._tls.send(encode(message))
                 self._flush()
             case protocol.InstallReceive(epoch, keys):
-                for vni, key in keys.items():
-                    dataplane.install_receive(self.sessions[vni], epoch, key.key, key.iv)
+                self._install(dataplane.install_receive, epoch, keys)
             case protocol.InstallTransmit(epoch, keys):
-                for vni, key in keys.items():
-                    dataplane.install_transmit(self.sessions[vni], epoch, key.key, key.iv)
+                self._install(dataplane.install_transmit, epoch, keys)
                 self.steps.note("T6", f"sending under epoch {epoch}")
             case protocol.RetireReceive(epoch):
                 for session in self.sessions.values():
@@ -182,13 +182,24 @@ class TunnelDriver:
                         dataplane.retire_receive(session, epoch)
             case protocol.PeerIndexes(indexes):
                 for vni, index in indexes.items():
-                    dataplane.set_remote(self.sessions[vni], index)
+                    if vni in self.sessions:
+                        dataplane.set_remote(self.sessions[vni], index)
             case protocol.Established():
                 self._established()
             case protocol.Closed(code, reason):
                 self._finish(code, reason)
             case _:
                 self._carry_out_own(effect)
+
+    def _install(self, put: Callable[[int, int, bytes, bytes], None], epoch: int, keys: Mapping[int, VniKey]) -> None:
+        """A VNI may have left the tunnel while these keys were agreed: then they are not needed."""
+        for vni, key in keys.items():
+            try:
+                if vni in self.sessions:
+                    put(self.sessions[vni], epoch, key.key, key.iv)
+            except OSError as error:
+                if error.errno != errno.ENOENT:
+                    raise
 
     def _carry_out_own(self, effect: protocol.Effect) -> None:
         """Effects that only one side has."""
