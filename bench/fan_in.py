@@ -69,15 +69,15 @@ class FanIn:
         self._tuns = [self._tun(vni) for vni in range(1, vnis + 1)]
         peers = [_Peer(self.engine, 1 + number % vnis, number) for number in range(sessions)]
         self._peers = itertools.cycle(peers)
-        for frame in self._frames(sessions):
+        for frame in self._frames(sessions, 1):
             self.engine.put_relay(RELAY, frame)
             self._allow()
         self._drain()
 
-    def cpu_seconds(self, packets: int) -> float:
-        """What so many packets cost. Raises RuntimeError when one did not get through."""
+    def cpu_seconds(self, packets: int, run: int) -> float:
+        """What so many packets cost, `run` of one session after each other. Raises RuntimeError when one is lost."""
         before, seconds = self.engine.counters()["rx_packets"], 0.0
-        for frame in self._frames(packets):
+        for frame in self._frames(packets, run):
             began = time.thread_time()
             self.engine.put_relay(RELAY, frame)
             seconds += time.thread_time() - began
@@ -101,9 +101,10 @@ class FanIn:
         self.engine.add_route(vni, ip_network(_HOST), LOCAL)
         return outer
 
-    def _frames(self, packets: int) -> Iterator[bytes]:
+    def _frames(self, packets: int, run: int) -> Iterator[bytes]:
+        records = (peer.record() for peer in self._peers for _ in range(run))
         for start in range(0, packets, _BATCH):
-            yield b"".join(next(self._peers).record() for _ in range(min(_BATCH, packets - start)))
+            yield b"".join(itertools.islice(records, min(_BATCH, packets - start)))
 
     def _allow(self) -> None:
         while events := self.engine.events():
