@@ -161,6 +161,7 @@ class Rig:
         for packet in packets:
             self.tun.send((offload or Offload()).pack() + packet)
         wait_until(lambda: self._outcomes() >= before + len(packets))
+        self.engine.set_remote(self.session, PEER_INDEX)  # a change waits for the batch to end: its events are out
 
     def _outcomes(self) -> int:
         counters = self.engine.counters()
