@@ -18,8 +18,9 @@ from collections.abc import Callable
 from typing import Protocol
 
 import msgspec
-from picows import WSError, WSFrame, WSListener, WSMsgType, WSTransport, ws_connect
+from picows import WSError, WSFrame, WSHandshakeError, WSListener, WSMsgType, WSTransport, ws_connect
 
+from kairos.api.problem import Problem
 from kairos.api.relay import Close, encode, parse_close_untrusted, parse_open_untrusted, parse_opened_untrusted
 from kairos.errors import BadMessage, KairosError, Refused
 from kairos.protocol.channel import Channel
@@ -105,8 +106,12 @@ class RelayLink(WSListener):
                 )
         except TimeoutError:
             raise ConnectionError(f"relay {url}: no answer in time") from None
+        except WSHandshakeError as error:
+            raise ConnectionError(f"relay {url}: {_refusal_untrusted(error)}") from None
         except (WSError, OSError) as error:
             raise ConnectionError(f"relay {url}: {error}") from None
+        if link._transport is None:  # the connection ended before the upgrade: picows says nothing of it
+            raise ConnectionError(f"relay {url}: it closed the connection")
         return link
 
     # -- for the tunnels ---------------------------------------------------------------------------------------------
@@ -310,3 +315,12 @@ class RelayLink(WSListener):
         if silent >= _PING_AFTER_S / 2:
             self.send_frames([wire.encode(FrameType.PING, 0, b"alive?")])
         self._watch = self._loop.call_later(_PING_AFTER_S / 2, self._watch_silence)
+
+
+def _refusal_untrusted(error: WSHandshakeError) -> str:
+    """The problem that the relay answered with instead of a socket."""
+    try:
+        problem = msgspec.json.decode(error.raw_body or b"", type=Problem)
+    except msgspec.MsgspecError:
+        return str(error)
+    return f"{problem.title}: {problem.detail}" if problem.detail else problem.title
