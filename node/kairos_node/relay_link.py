@@ -97,12 +97,13 @@ class RelayLink(WSListener):
         """Connects. Raises ConnectionError."""
         link = cls(dataplane, accept)
         try:
-            async with asyncio.timeout(_OPEN_WAIT_S):  # a relay that dies during the upgrade would be waited for
+            async with asyncio.timeout(2 * _OPEN_WAIT_S):  # to connect, and then to be upgraded
                 await ws_connect(
                     lambda: link,
                     url.replace("http", "ws", 1),
                     extra_headers={"Authorization": f"Bearer {token}"},
                     max_frame_size=wire.HEADER.size + FRAME_PAYLOAD_MAX,
+                    websocket_handshake_timeout=_OPEN_WAIT_S,
                 )
         except TimeoutError:
             raise ConnectionError(f"relay {url}: no answer in time") from None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable
 
 import pytest
@@ -25,9 +26,15 @@ def refusal(answer: Answer) -> str:
     """What opening a link says when the relay answers the upgrade like that."""
 
     async def story() -> str:
+        served = asyncio.Event()
+
         async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             await reader.readuntil(b"\r\n\r\n")
             await answer(writer)
+            writer.close()
+            with contextlib.suppress(ConnectionError):
+                await writer.wait_closed()
+            served.set()
 
         server = await asyncio.start_server(serve, "127.0.0.1", 0)
         port = server.sockets[0].getsockname()[1]
@@ -35,6 +42,7 @@ def refusal(answer: Answer) -> str:
         try:
             with pytest.raises(ConnectionError) as error:
                 await RelayLink.open(f"http://127.0.0.1:{port}/v1/relay/gw-a", "token", dataplane, nobody)
+            await served.wait()
         finally:
             server.close()
             dataplane.close()
@@ -47,14 +55,13 @@ def http(status: str, body: bytes) -> Answer:
     async def answer(writer: asyncio.StreamWriter) -> None:
         writer.write(f"HTTP/1.1 {status}\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body)
         await writer.drain()
-        writer.close()
 
     return answer
 
 
 async def silence(writer: asyncio.StreamWriter) -> None:
+    """For longer than it is waited for."""
     await asyncio.sleep(1.0)
-    writer.close()
 
 
 async def death(writer: asyncio.StreamWriter) -> None:
@@ -75,7 +82,6 @@ def test_what_is_no_web_server_at_all_is_a_connection_error() -> None:
     async def noise(writer: asyncio.StreamWriter) -> None:
         writer.write(bytes(range(256)) * 4 + b"\r\n\r\n")
         await writer.drain()
-        writer.close()
 
     assert refusal(noise)
 
