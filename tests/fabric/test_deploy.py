@@ -1,10 +1,12 @@
-"""`kairos fabric deploy --dry-run`: wrangler takes both Workers, with all their bindings. A real deployment needs an account."""
+"""`kairos fabric deploy`: wrangler takes both Workers with all their bindings, and puts them into an account, new or deployed to before.
+The account is a stand-in; wrangler is the real one."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import pytest
+from cloudflare_account import DATABASE, NAMESPACE, running_account
 
 from kairos_cli.fabric.deploy import RESOURCES, Configured, Wrangler
 from kairos_cli.fabric.init import create
@@ -43,3 +45,46 @@ def test_ids_take_the_place_of_the_placeholders() -> None:
         text = (source_tree() / configurations["wrangler.toml"]).read_text()
         assert text.count('"ffff"') == len(placeholders)
     assert not (source_tree() / configurations["wrangler.toml"]).exists()
+
+
+def test_a_new_account_and_a_second_deployment(operator: Operator, monkeypatch: pytest.MonkeyPatch) -> None:
+    from kairos_cli.main import main
+
+    verb = ["fabric", "deploy", "--dir", str(operator.folder)]
+    with running_account() as account:
+        for name, value in account.environment().items():
+            monkeypatch.setenv(name, value)
+        assert main(verb) == 0
+        assert account.created == ["database", "cache", "blobs", "events"]
+        assert account.unknown == []
+        assert account.secrets == dict.fromkeys(("kairos-relay", "kairos-fabric"), operator.worker_secrets())
+        assert "CREATE TABLE tenants" in "".join(account.statements)
+
+        bound = {name: {each["name"]: each for each in script["bindings"]} for name, script in account.scripts.items()}
+        assert bound["kairos-fabric"]["DB"]["id"] == DATABASE
+        assert bound["kairos-fabric"]["CACHE"]["namespace_id"] == NAMESPACE
+        assert bound["kairos-fabric"]["RELAY"]["service"] == "kairos-relay"
+        assert bound["kairos-relay"]["CONTROL"]["service"] == "kairos-fabric"
+        for bindings in bound.values():
+            assert {name: bindings[name]["text"] for name in operator.worker_vars()} == operator.worker_vars()
+        assert [each["migrations"]["new_tag"] for each in account.scripts.values()] == ["v1", "v1"]
+        assert len(account.triggers) == 2
+
+        assert main(verb) == 0
+        assert len(account.created) == 4
+        assert "migrations" not in account.scripts["kairos-fabric"]
+    assert not list(source_tree().glob(".deploy.*"))
+
+
+def test_what_wrangler_refuses_is_one_line(
+    operator: Operator, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from kairos_cli.main import main
+
+    monkeypatch.setenv("CLOUDFLARE_API_BASE_URL", "http://127.0.0.1:9/client/v4")
+    monkeypatch.setenv("CLOUDFLARE_API_TOKEN", "a-token")
+    monkeypatch.setenv("CLOUDFLARE_ACCOUNT_ID", "0" * 32)
+    assert main(["fabric", "deploy", "--dir", str(operator.folder)]) == 1
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert "wrangler" in said

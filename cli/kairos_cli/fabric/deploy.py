@@ -18,6 +18,7 @@ from kairos_cli.fabric.operator import Operator, directory, write_files
 
 _NODE_MIN = (22, 12)  # what wrangler takes
 _RESOURCES = "deployment.json"
+_CONFIGURATIONS = ("wrangler.relay.toml", "wrangler.toml")
 
 
 class DeployError(KairosError):
@@ -45,7 +46,7 @@ def run(options: argparse.Namespace) -> None:
     operator = Operator.load(directory(options.dir))
     wrangler = Wrangler(source_tree())
     if options.dry_run:
-        for configuration in ("wrangler.relay.toml", "wrangler.toml"):
+        for configuration in _CONFIGURATIONS:
             summary = wrangler.dry_run(configuration, operator)
             print(f"{configuration}: {summary}")
         print("Nothing was changed. Without --dry-run: resources, migrations, secrets, then both Workers.")
@@ -53,14 +54,16 @@ def run(options: argparse.Namespace) -> None:
     identifiers = _resources(operator, wrangler)
     with wrangler.configured(identifiers) as configurations:
         wrangler.run("d1", "migrations", "apply", "kairos", "--remote", "--config", configurations["wrangler.toml"])
-        for name in ("wrangler.relay.toml", "wrangler.toml"):
+        # Secrets first: wrangler then makes a Worker that is not there yet. Each of the two is bound to the other, and Cloudflare
+        # refuses a binding to a Worker that is not there. And none ever runs without its secrets.
+        for name in _CONFIGURATIONS:
+            secrets = json.dumps(operator.worker_secrets())
+            wrangler.run("secret", "bulk", "--config", configurations[name], stdin=secrets)
+        for name in _CONFIGURATIONS:
             wrangler.deploy(configurations[name], operator)
-            wrangler.run(
-                "secret", "bulk", "--config", configurations[name], stdin=json.dumps(operator.worker_secrets())
-            )
             print(f"{name}: deployed")
     print(
-        f"Next: kairos fabric info, then kairos tenant create NAME. Route {operator.url} and {operator.relay_url} to the two Workers."
+        f"Route {operator.url} and {operator.relay_url} to the two Workers; then: kairos fabric info, kairos tenant create NAME"
     )
 
 
@@ -116,7 +119,7 @@ class Configured:
 
     def __enter__(self) -> dict[str, str]:
         names = {}
-        for name in ("wrangler.toml", "wrangler.relay.toml"):
+        for name in _CONFIGURATIONS:
             text = (self._root / name).read_text()
             for placeholder, identifier in self._identifiers.items():
                 text = text.replace(f'"{placeholder}"', f'"{identifier}"')
