@@ -100,8 +100,11 @@ class Octets(dict[str, bytes]):
 class Queue:
     def __init__(self) -> None:
         self.messages: list[Mapping[str, Any]] = []
+        self.reachable = True
 
     async def send(self, messages: Sequence[Mapping[str, Any]]) -> None:
+        if not self.reachable:
+            raise OSError("the queue is down")
         self.messages += messages
 
 

@@ -210,6 +210,15 @@ def test_an_event_delivered_twice_is_stored_once(plane: ControlPlane, gateway: D
     assert set(plane.blobs) == blobs
 
 
+def test_a_queue_that_is_down_delays_the_audit_and_nothing_else(plane: ControlPlane, gateway: Device) -> None:
+    plane.queue.reachable = False
+    device = plane.joined()
+    assert not [event for event in plane.audited("certificate.issued") if event["subject"] == device.node]
+    plane.queue.reachable = True
+    plane.node(device, "GET", "/network")
+    assert [event for event in plane.audited("certificate.issued") if event["subject"] == device.node]
+
+
 def test_the_audit_is_read_newest_first_in_pages(plane: ControlPlane, gateway: Device) -> None:
     for _ in range(5):
         plane.joined()

@@ -7,16 +7,15 @@ from collections.abc import Sequence
 
 import msgspec
 
-from kairos.api.admin import Page
 from kairos.audit.event import Accepted, Event, EventBatch
 
 from .http import Call, Reply, reply
+from .paging import window
 from .ports import Logs, Platform, Statement
 from .problems import problem
 
 BATCH_MAX = 500
 EVENT_MAX = 16 * 1024
-PAGE_MAX = 1000
 _ID = re.compile("[0-9a-f]{32}")
 
 
@@ -49,18 +48,12 @@ async def consume(platform: Platform, logs: Logs, messages: Sequence[object]) ->
 
 async def listing(platform: Platform, call: Call) -> Reply:
     """Newest first; `after` is the cursor of the page before."""
-    query = call.query
-    try:
-        limit, before = min(int(query.get("limit", "100")), PAGE_MAX), int(query.get("after", str(1 << 50)))
-    except ValueError:
-        raise problem("invalid", "limit and after are numbers") from None
-    kind = query.get("kind", "")
+    view, kind = window(call), call.query.get("kind", "")
     rows = await platform.store.rows(
         "SELECT seq, body FROM audit WHERE tenant = ? AND seq < ? AND substr(kind, 1, ?) = ? ORDER BY seq DESC LIMIT ?",
-        call.parameters["tenant"], before, len(kind), kind, limit,
+        call.parameters["tenant"], view.before, len(kind), kind, view.fetch,
     )  # fmt: skip
-    items = [msgspec.json.decode(row["body"], type=Event) for row in rows]
-    return reply(Page(items, str(rows[-1]["seq"]) if len(rows) == limit else ""))
+    return view.page(rows, "seq", lambda row: msgspec.json.decode(row["body"], type=Event))
 
 
 def _row(event: Event) -> Statement:

@@ -10,6 +10,8 @@ from kairos.audit.event import Event
 
 from .ports import Platform
 
+_WAITING_MAX = 1000  # and what does not fit was printed: the Worker's own log has at least their number
+
 
 class Journal:
     def __init__(self, platform: Platform, tenant: str) -> None:
@@ -46,6 +48,11 @@ class Journal:
         )
 
     async def flush(self) -> None:
+        """A queue that does not take them now gets them with the next call: what was done is done, and its answer is due."""
         events, self._events = self._events, []
-        if events:
-            await self._platform.queue.send([msgspec.to_builtins(event) for event in events])
+        try:
+            if events:
+                await self._platform.queue.send([msgspec.to_builtins(event) for event in events])
+        except Exception as error:  # whatever the queue's bridge makes of an outage
+            print(f"audit: {len(events)} events wait: {error}")
+            self._events = [*events, *self._events][:_WAITING_MAX]

@@ -13,6 +13,7 @@ from .ports import Row
 from .problems import problem
 
 LIMIT, LIMIT_MAX = 100, 1000
+_NEWEST = 1 << 50  # above every number, and still one that D1 takes
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,11 +28,18 @@ class Window:
         """One more than is shown tells whether there is a next page."""
         return self.limit + 1
 
-    def page(self, rows: Sequence[Row], key: str, record: Callable[[Row], Any], before: Sequence[Any] = ()) -> Reply:
-        """rows: what a query with LIMIT `fetch` found after `after`, in the order of column `key`. before: goes ahead of them."""
+    @property
+    def before(self) -> int:
+        """For listings that are numbered and show the newest first. Raises invalid."""
+        if self.after and not self.after.isdecimal():
+            raise problem("invalid", "after: the `next` of the page before")
+        return int(self.after or _NEWEST)
+
+    def page(self, rows: Sequence[Row], key: str, record: Callable[[Row], Any], ahead: Sequence[Any] = ()) -> Reply:
+        """rows: what a query with LIMIT `fetch` found after `after`, in the order of column `key`. ahead: goes first."""
         shown = rows[: self.limit]
         following = str(shown[-1][key]) if len(rows) > self.limit else ""
-        return reply(Page([*before, *map(record, shown)], following))
+        return reply(Page([*ahead, *map(record, shown)], following))
 
 
 def window(call: Call) -> Window:

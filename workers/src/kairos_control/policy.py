@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 
-from kairos.api.admin import Page, PolicyVersion
+from kairos.api.admin import PolicyVersion
 from kairos.api.push import PolicyAnnouncement
 from kairos.api.session import PolicyRecord, PolicyUpload
 from kairos.constants import BUNDLE_MAX
@@ -13,13 +13,13 @@ from kairos.identity import transcript
 
 from .http import Call, Reply, reply
 from .journal import Journal
+from .paging import window
 from .ports import ConstraintError, Row, TenantPlatform
 from .problems import problem
 from .pushes import Pushes
 from .records import b64, unb64
 
 _CACHED_S = 3600
-_PAGE_MAX = 500
 
 
 class Policies:
@@ -44,17 +44,12 @@ class Policies:
 
     async def versions(self, call: Call) -> Reply:
         """The newest first; `after` is the version that the page before ended with."""
-        query = call.query
-        try:
-            limit, before = min(int(query.get("limit", "100")), _PAGE_MAX), int(query.get("after", str(1 << 50)))
-        except ValueError:
-            raise problem("invalid", "limit and after are numbers") from None
+        view = window(call)
         rows = await self._platform.store.rows(
             "SELECT * FROM policies WHERE tenant = ? AND version < ? ORDER BY version DESC LIMIT ?",
-            self._platform.tenant, before, limit,
+            self._platform.tenant, view.before, view.fetch,
         )  # fmt: skip
-        items = [PolicyVersion(_record(row), row["created_at"]) for row in rows]
-        return reply(Page(items, str(rows[-1]["version"]) if rows and len(rows) == limit else ""))
+        return view.page(rows, "version", lambda row: PolicyVersion(_record(row), row["created_at"]))
 
     async def bundle(self, call: Call) -> Reply:
         """The bytes of one version. They are named by their digest, so a stale cache can only hold the right ones."""

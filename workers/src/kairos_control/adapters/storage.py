@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,6 +11,7 @@ from pyodide.ffi import JsException, to_js
 from ..ports import ConstraintError, Row, Statement
 
 _TTL_MIN_S = 60  # what KV takes
+_BATCH_MESSAGES, _BATCH_BYTES = 100, 200_000  # what a queue takes in one call: 100, and 256 KB with its own overhead
 
 
 class D1Store:
@@ -83,8 +85,17 @@ class Queue:
         self._queue = queue
 
     async def send(self, messages: Sequence[Mapping[str, Any]]) -> None:
-        for start in range(0, len(messages), 100):  # what one call takes
-            await self._queue.sendBatch([{"body": message} for message in messages[start : start + 100]])
+        batch: list[Mapping[str, Any]] = []
+        size = 0
+        for message in messages:
+            length = len(json.dumps(message))
+            if len(batch) == _BATCH_MESSAGES or size + length > _BATCH_BYTES:
+                await self._queue.sendBatch(batch)
+                batch, size = [], 0
+            batch.append({"body": message})
+            size += length
+        if batch:
+            await self._queue.sendBatch(batch)
 
 
 def octets(value: Any) -> bytes:
