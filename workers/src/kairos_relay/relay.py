@@ -1,8 +1,8 @@
 """The Relay Durable Object of one gateway (docs/design/0002-two-workers.md).
 
-Every socket has a number that is never given twice; an endpoint's is its channel. A socket's tags say what it is: `gateway` or the
-channel, `#number`, its session and its node. What else must outlive an eviction is in its attachment, so the object may be forgotten
-while its sockets stay open. Frames pass as the buffer they came in.
+Every socket has a number that is never given twice; an endpoint's is its channel. A socket's first tag says what it is, `gateway/7` or
+`endpoint/8`; the others name its session and its node. What else must outlive an eviction is in its attachment, so the object may be
+forgotten while its sockets stay open. Frames pass as the buffer they came in; each look at something of JavaScript costs microseconds.
 """
 
 from __future__ import annotations
@@ -46,15 +46,15 @@ class Relay(DurableObject):  # type: ignore[misc]
     def __init__(self, ctx: Any, env: Any) -> None:
         super().__init__(ctx, env)
         self._meter = Meter()
-        self._renewing: set[str] = set()  # sockets whose renewal is being looked up
+        self._renewing: set[int] = set()  # sockets whose renewal is being looked up
         self._cuts: dict[str, int] = {}  # tag of a node or session -> until when (Unix s) it is let in nowhere
-        # Place (`gateway` or channel) -> number and socket. One that was closed is not among them, though it may ignore that and
-        # go on sending: then it is heard no more.
-        self._live: dict[str, tuple[str, Any]] = {}
+        # By number. One that was closed is not among them, though it may ignore that and go on sending: then it is heard no more.
+        self._live: dict[int, Any] = {}
+        self._gateway = 0  # the number of the gateway's socket, which must be live
         for socket in ctx.getWebSockets():
             if not socket.deserializeAttachment().ended:
-                place, number = _tags(ctx, socket)
-                self._live[place] = (number, socket)
+                role, number = self._who(socket)
+                self._remember(role, number, socket)
 
     async def fetch(self, request: Any) -> Any:
         path = urlsplit(request.url).path
@@ -67,7 +67,7 @@ class Relay(DurableObject):  # type: ignore[misc]
             who = await self._introspect(token, gateway)
         except TokenRefused as error:
             return problem_response(error.problem)
-        if who.role == "endpoint" and GATEWAY not in self._live:
+        if who.role != GATEWAY and self._gateway not in self._live:
             return problem_response(
                 Problem(
                     "urn:kairos:problem:gateway-unavailable", "The gateway is not connected", 503, f"{gateway} is not at the relay",
@@ -82,30 +82,31 @@ class Relay(DurableObject):  # type: ignore[misc]
     # -- frames: plain functions, for a coroutine a frame would halve what passes ---------------------------------------
 
     def webSocketMessage(self, socket: Any, message: Any) -> None:
-        place, number = _tags(self.ctx, socket)
-        if not self._is_live(place, number):
+        role, number = self._who(socket)
+        if number not in self._live:
             return
         if isinstance(message, str):
             self._expel(socket, "bad-message", "frames are binary")
             return
-        head = message.slice(0, HEADER.size).to_bytes()
+        size = message.byteLength
         try:
-            header = parse_frame_header_untrusted(head, message.byteLength)
+            header = parse_frame_header_untrusted(message.slice(0, HEADER.size).to_bytes(), size)
             if header.type not in _FORWARDED:
-                self._own_frame(socket, header, message, from_gateway=place == GATEWAY)
-            elif place in (GATEWAY, str(header.channel)):
-                self._forward(socket, header, message, from_gateway=place == GATEWAY)
+                self._own_frame(socket, header.type, message, size - HEADER.size)
+            elif role == GATEWAY or number == header.channel:
+                self._forward(socket, header, message, size - HEADER.size, from_gateway=role == GATEWAY)
             else:
                 self._expel(socket, "wrong-channel", f"channel {header.channel} is not yours")
         except BadMessage as error:
             self._expel(socket, "bad-message", str(error))
 
-    def _forward(self, socket: Any, header: FrameHeader, message: Any, *, from_gateway: bool) -> None:
-        live = self._live.get(str(header.channel) if from_gateway else GATEWAY)
-        if live is None:
-            return  # it has just gone
-        other = live[1]
-        ruling = self._rule(header, message, from_gateway=from_gateway)
+    def _forward(self, socket: Any, header: FrameHeader, message: Any, size: int, *, from_gateway: bool) -> None:
+        """To the other end of the channel. Raises BadMessage."""
+        to = header.channel if from_gateway else self._gateway
+        other = self._live.get(to)
+        if other is None or (from_gateway and to == self._gateway):
+            return  # it has just gone, or never was
+        ruling = self._rule(header, message, size, from_gateway=from_gateway)
         if ruling is Ruling.PASS:
             _send(other, message)
             if header.type is FrameType.CLOSE:
@@ -114,9 +115,8 @@ class Relay(DurableObject):  # type: ignore[misc]
             # The channel ends, whichever end overdrew it; a gateway keeps its socket for the others.
             self._expel(other if from_gateway else socket, ruling.value, "beyond what the other end takes")
 
-    def _rule(self, header: FrameHeader, message: Any, *, from_gateway: bool) -> Ruling:
+    def _rule(self, header: FrameHeader, message: Any, size: int, *, from_gateway: bool) -> Ruling:
         """Credit and floods. Raises BadMessage."""
-        size = message.byteLength - HEADER.size
         if size and header.type in (FrameType.STREAM, FrameType.DATAGRAMS):
             return self._meter.sent(header, size, from_gateway=from_gateway)
         if header.type is FrameType.CREDIT:
@@ -154,48 +154,53 @@ class Relay(DurableObject):  # type: ignore[misc]
         number = int(kept.get("number") or 0) % 0xFFFFFFFF + 1
         kept.put("number", number)
         kept.put("gateway", gateway)
-        place = GATEWAY if who.role == GATEWAY else str(number)
-        self.ctx.acceptWebSocket(socket, to_js([place, f"#{number}", f"session/{who.session}", f"node/{who.node}"]))
+        tags = [f"{who.role}/{number}", f"session/{who.session}", f"node/{who.node}"]
+        self.ctx.acceptWebSocket(socket, to_js(tags))
         _attach(socket, who.session, who.expires_at, ended=False)
-        self._live[place] = (f"#{number}", socket)
-        if place != GATEWAY:
+        self._remember(who.role, number, socket)
+        if who.role != GATEWAY:
             socket.send(to_js(frame(FrameType.OPENED, number, encode(Opened(number, gateway)))))
             self._tell_gateway(FrameType.OPEN, number, Open(who.node, who.tenant, who.session, who.expires_at))
 
+    def _who(self, socket: Any) -> tuple[str, int]:
+        """Role and number."""
+        role, _, number = self.ctx.getTags(socket)[0].partition("/")
+        return role, int(number)
+
+    def _remember(self, role: str, number: int, socket: Any) -> None:
+        self._live[number] = socket
+        if role == GATEWAY:
+            self._gateway = number
+
     def _everyone(self) -> list[Any]:
         """The gateway last, so that endpoints hear the reason and not that it left."""
-        return [socket for _, (_, socket) in sorted(self._live.items(), key=lambda item: item[0] == GATEWAY)]
+        return [socket for _, socket in sorted(self._live.items(), key=lambda item: item[0] == self._gateway)]
 
     def _live_of(self, what: str, name: str) -> list[Any]:
         """The sockets of a node or a session."""
         sockets = list(self.ctx.getWebSockets(f"{what}/{name}"))
         return [each for each in sockets if not each.deserializeAttachment().ended]
 
-    def _is_live(self, place: str, number: str) -> bool:
-        live = self._live.get(place)
-        return live is not None and live[0] == number
-
     def _tell_gateway(self, kind: FrameType, channel: int, message: Open | Close) -> None:
-        if GATEWAY in self._live:
-            _send(self._live[GATEWAY][1], to_js(frame(kind, channel, encode(message))))
+        if self._gateway in self._live:
+            _send(self._live[self._gateway], to_js(frame(kind, channel, encode(message))))
 
     def _expel(self, socket: Any, code: str, reason: str) -> None:
         """Says why, and closes. What has ended already is left alone."""
-        place, number = _tags(self.ctx, socket)
-        if not self._is_live(place, number):
-            return
-        _send(socket, to_js(frame(FrameType.CLOSE, _channel(place), encode(Close(code, reason)))))
-        self._gone(socket, code)
-        socket.close(_BAD if code in _FAULTS else _ENDED, code)
+        role, number = self._who(socket)
+        if number in self._live:
+            _send(socket, to_js(frame(FrameType.CLOSE, _channel(role, number), encode(Close(code, reason)))))
+            self._gone(socket, code)
+            socket.close(_BAD if code in _FAULTS else _ENDED, code)
 
     def _gone(self, socket: Any, code: str = "endpoint-gone") -> None:
         """The other side of a socket that ended is told, once: one that we expelled also reports its own close. A gateway's
         end is the end of all its channels."""
+        role, number = self._who(socket)
         if not self._end(socket):
             return
-        place, _ = _tags(self.ctx, socket)
-        if place != GATEWAY:
-            self._tell_gateway(FrameType.CLOSE, int(place), Close(code))
+        if role != GATEWAY:
+            self._tell_gateway(FrameType.CLOSE, number, Close(code))
         else:
             for endpoint in self._everyone():
                 self._expel(endpoint, "gateway-gone", "the gateway left the relay")
@@ -207,11 +212,10 @@ class Relay(DurableObject):  # type: ignore[misc]
 
     def _end(self, socket: Any) -> bool:
         """From now on it is heard no more, also after an eviction. False: it had ended before."""
-        place, number = _tags(self.ctx, socket)
-        if not self._is_live(place, number):
+        _, number = self._who(socket)
+        if self._live.pop(number, None) is None:
             return False
-        del self._live[place]
-        self._meter.forget(int(number[1:]))
+        self._meter.forget(number)
         facts = socket.deserializeAttachment()
         _attach(socket, str(facts.session), int(facts.expires_at), ended=True)
         return True
@@ -229,44 +233,43 @@ class Relay(DurableObject):  # type: ignore[misc]
 
     # -- frames for the relay itself ------------------------------------------------------------------------------------
 
-    def _own_frame(self, socket: Any, header: FrameHeader, message: Any, *, from_gateway: bool) -> None:
-        kind, size = header.type, message.byteLength - HEADER.size
-        if not from_gateway and self._meter.bare(int(_tags(self.ctx, socket)[0]), time.time()) is not Ruling.PASS:
+    def _own_frame(self, socket: Any, kind: FrameType, message: Any, size: int) -> None:
+        """Raises BadMessage."""
+        role, number = self._who(socket)
+        if role != GATEWAY and self._meter.bare(number, time.time()) is not Ruling.PASS:
             self._expel(socket, "flooding", "more frames than there is reason for")
         elif kind is FrameType.PING and size <= PING_PAYLOAD_MAX:
-            payload = message.slice(HEADER.size).to_bytes()
-            socket.send(to_js(frame(FrameType.PONG, 0, payload)))
+            socket.send(to_js(frame(FrameType.PONG, 0, message.slice(HEADER.size).to_bytes())))
         elif kind is FrameType.RENEW and size <= _TOKEN_MAX:
             self._start_renewal(socket, message.slice(HEADER.size).to_bytes())
         elif kind is not FrameType.PONG:
             raise BadMessage(f"a node does not send {kind.name} of {size} bytes")
 
     def _start_renewal(self, socket: Any, token: bytes) -> None:
-        place, number = _tags(self.ctx, socket)
+        role, number = self._who(socket)
         if number in self._renewing:
             self._expel(socket, "flooding", "a renewal is under way")
             return
         self._renewing.add(number)
-        renewal = self._renew(socket, place, number, token.decode("ascii", "replace"))
+        renewal = self._renew(socket, role, number, token.decode("ascii", "replace"))
         self.ctx.waitUntil(asyncio.ensure_future(renewal))
 
-    async def _renew(self, socket: Any, place: str, number: str, token: str) -> None:
+    async def _renew(self, socket: Any, role: str, number: int, token: str) -> None:
         """A renewed session lengthens the life of its own socket only."""
         try:
             who = await self._introspect_patiently(socket, token)
         except TokenRefused as error:
-            if self._is_live(place, number):
-                self._expel(socket, error.problem.code, error.problem.detail)
+            self._expel(socket, error.problem.code, error.problem.detail)
             return
         finally:
             self._renewing.discard(number)
-        if not self._is_live(place, number):
+        if number not in self._live:
             return
         if who.session != str(socket.deserializeAttachment().session):
             self._expel(socket, "unauthorized", "this token is of another session")
         else:
             _attach(socket, who.session, who.expires_at, ended=False)
-            _send(socket, to_js(frame(FrameType.RENEWED, _channel(place), encode(Renewed(who.expires_at)))))
+            _send(socket, to_js(frame(FrameType.RENEWED, _channel(role, number), encode(Renewed(who.expires_at)))))
 
     async def _introspect_patiently(self, socket: Any, token: str) -> Introspected:
         """A control plane that is away for a moment costs nobody a session that still has time. Raises TokenRefused."""
@@ -294,14 +297,9 @@ class Relay(DurableObject):  # type: ignore[misc]
             await self.ctx.storage.setAlarm(unix * 1000)
 
 
-def _tags(ctx: Any, socket: Any) -> tuple[str, str]:
-    """Its place, and `#` and its number."""
-    tags = ctx.getTags(socket)
-    return tags[0], tags[1]
-
-
-def _channel(place: str) -> int:
-    return 0 if place == GATEWAY else int(place)
+def _channel(role: str, number: int) -> int:
+    """What a frame to this socket names: a gateway's own socket is no channel."""
+    return 0 if role == GATEWAY else number
 
 
 def _attach(socket: Any, session: str, expires_at: int, *, ended: bool) -> None:
