@@ -20,6 +20,7 @@ from kairos_cli.fabric import local
 from kairos_cli.fabric.init import create
 from kairos_cli.fabric.local import WORKERS, FabricError, LocalFabric
 from kairos_cli.fabric.operator import Operator
+from overlay import wait_for
 
 HOST = "127.0.0.1"
 
@@ -46,10 +47,7 @@ def listens(port: int) -> bool:
 
 
 def await_silence(port: int) -> None:
-    deadline = time.monotonic() + 10
-    while listens(port):
-        assert time.monotonic() < deadline, f"port {port} is still open"
-        time.sleep(0.02)
+    wait_for(f"port {port} is closed", lambda: not listens(port))
 
 
 def dev(operator: Operator) -> subprocess.Popen[str]:
