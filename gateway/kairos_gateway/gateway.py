@@ -23,6 +23,7 @@ from kairos.api.push import (
 )
 from kairos.crypto import labels
 from kairos.crypto.provider import Provider
+from kairos.errors import Refused
 from kairos.identity import transcript
 from kairos.policy.decision import Decision, deny
 from kairos.wire.control import VniConfig
@@ -105,7 +106,8 @@ class Gateway(Daemon):
     def _config_for(self, session: Session) -> tuple[list[VniConfig], Mapping[int, set[Network]]]:
         """T5: what this endpoint gets. Membership is what the network says now, not what it was at T1."""
         view, node = self.view, session.node
-        shared = [vni for vni in sorted(view.vnis) if view.addresses(vni, node)]
+        here = sorted(plan.vni for plan in self.vnis.plans)
+        shared = [vni for vni in here if vni in view.vnis and view.addresses(vni, node)]
         configs = [
             VniConfig(
                 vni,
@@ -137,13 +139,11 @@ class Gateway(Daemon):
         view, node = self.view, self.identity.node
         for gone in {plan.vni for plan in self.vnis.plans} - set(view.vnis):
             await self.vnis.remove(gone)
-        for vni, record in view.vnis.items():
-            addresses = tuple(ip_interface(text) for text in view.addresses(vni, node))
-            behind = view.reachable(vni, node)
-            await self.vnis.apply(
-                VniPlan(vni, record.name, record.mtu, addresses, tuple(sorted(behind, key=str))),
-                view.routes_via(vni, node),
-            )
+        for vni in view.vnis:
+            try:
+                await self.vnis.apply(self._plan(vni), view.routes_via(vni, node))
+            except Refused as refusal:  # the others must not suffer for it
+                _log.error("VNI %s is left out: %s", view.vnis[vni].name, refusal)
         await self._uplink.masquerade(
             [
                 self.vnis.interface(vni)
@@ -155,6 +155,12 @@ class Gateway(Daemon):
             session = self.sessions.of_node(tunnel.peer.node) if tunnel.peer is not None else None
             if session is not None:
                 self._reconfigure(tunnel, session)
+
+    def _plan(self, vni: int) -> VniPlan:
+        record, node = self.view.vnis[vni], self.identity.node
+        addresses = tuple(ip_interface(text) for text in self.view.addresses(vni, node))
+        behind = sorted(self.view.reachable(vni, node), key=str)
+        return VniPlan(vni, record.name, record.mtu, addresses, tuple(behind))
 
     def _reconfigure(self, tunnel: GatewayDriver, session: Session) -> None:
         """T5 again where this endpoint's part of the network is another."""

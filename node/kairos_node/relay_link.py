@@ -233,11 +233,16 @@ class RelayLink(WSListener):
                     close = parse_close_untrusted(payload)
                     self._lost(channel, close.code, close.reason)
         except (BadMessage, Refused) as error:
-            code = error.code if isinstance(error, Refused) else "bad-message"
-            user = channel.user
-            channel.close(code, str(error))
-            if user is not None:
-                user.channel_lost(code, str(error))
+            self._give_up(channel, error.code if isinstance(error, Refused) else "bad-message", str(error))
+        except Exception:  # a defect met by one tunnel must not end all the others on this socket
+            _log.exception("channel %d", channel.machine.number)
+            self._give_up(channel, "internal", "an unexpected error; the log of this node says which")
+
+    def _give_up(self, channel: RelayChannel, code: str, reason: str) -> None:
+        user = channel.user
+        channel.close(code, reason)
+        if user is not None:
+            user.channel_lost(code, reason)
 
     def _datagrams(self, channel: RelayChannel, payload: memoryview) -> None:
         size = len(payload)
