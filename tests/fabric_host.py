@@ -148,7 +148,7 @@ class Gatekeeper:
         self._judge = judge
         self._changed = threading.Condition()
         self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_until_complete, args=(self._serve(),))
+        self._thread = threading.Thread(target=self._loop.run_until_complete, args=(self._serve(),), daemon=True)
         self._stop = asyncio.Event()
         self._feed: EventFeed | None = None
 
