@@ -137,7 +137,7 @@ class Host:
         return ask(self.state.socket, verb, **fields)
 
     def reaches(self, address: str) -> bool:
-        return self.run("ping", "-c1", "-W1", address).returncode == 0
+        return self.run("ping", "-c1", "-W2", address).returncode == 0
 
     def traces(self) -> str:
         """What a daemon makes on a host and must not leave: TUNs, rules, tables."""

@@ -99,8 +99,9 @@ def test_sigterm_leaves_nothing_behind(overlay: Overlay) -> None:
 def test_a_revoked_device_is_cut_within_a_second(overlay: Overlay) -> None:
     """Last here: bob does not come back."""
     overlay.up(overlay.gateway, overlay.bob)
-    assert overlay.bob.reaches(overlay.address_of(overlay.gateway))
+    wait_for("traffic", lambda: overlay.bob.reaches(overlay.address_of(overlay.gateway)))
     overlay.fabric.admin("DELETE", f"/acme/devices/{overlay.bob.node}")
     wait_for("the end of its tunnel", lambda: not overlay.gateway.status()["tunnels"], 1.0)
     overlay.bob.await_line("is revoked")
+    wait_for("the end of its daemon", lambda: not overlay.bob.running)
     assert sh(f"ip netns exec {overlay.bob.namespace} ip -o link | grep kairos", check=False).stdout == ""
