@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pyodide.ffi import JsException, to_js
+from pyodide.ffi import JsException
 
 from ..ports import ConstraintError, Row, Statement
 
@@ -65,7 +65,7 @@ class KvCache:
         return None if value is None else octets(value)
 
     async def put(self, key: str, value: bytes, life_s: int) -> None:
-        await self._namespace.put(key, to_js(value), expirationTtl=max(life_s, _TTL_MIN_S))
+        await self._namespace.put(key, value, expirationTtl=max(life_s, _TTL_MIN_S))
 
 
 class R2Blobs:
