@@ -294,13 +294,14 @@ class ControlPlane:
         return pushes
 
     def state(self) -> dict[str, list[tuple[Any, ...]]]:
-        """All that is written down, but for nonces: a request that was refused is still a request that was made."""
+        """All that is written down, but for nonces and audit events on their way: a request that was refused is still a
+        request that was made."""
         databases = [self.store.database, *(local.database for local in self._locals.values())]
         return {
             f"{number}.{table}": sorted(tuple(row) for row in database.execute(f"SELECT * FROM {table}"))
             for number, database in enumerate(databases)
             for (table,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
-            if table not in ("nonces", "sqlite_sequence")
+            if table not in ("nonces", "outbox", "sqlite_sequence")
         }
 
     def audited(self, kind: str) -> list[Mapping[str, Any]]:

@@ -7,7 +7,6 @@ import os
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ import pytest
 
 from fabric_host import TENANT, FabricHost, running_fabric
 from kairos_cli.main import main
+from overlay import wait_for
 
 
 @pytest.fixture(scope="module")
@@ -58,14 +58,17 @@ def sealed(host: FabricHost, label: str) -> str:
     """Makes a token, awaits its event out of the queue and has it sealed, as the cron would. Returns the event's id."""
     wanted = {"role": "endpoint", "secret_hash": "A" * 43 + "=", "label": label}
     made = host.admin("POST", f"/{TENANT}/tokens", wanted)["token_id"]
-    deadline = time.monotonic() + 30
-    while True:
-        assert time.monotonic() < deadline, "the event did not come out of the queue"
-        page = host.admin("GET", f"/{TENANT}/audit?kind=token")["items"]
-        if found := [str(each["id"]) for each in page if each["subject"] == made]:
-            break
+    listed = wait_for(
+        "the event",
+        lambda: [
+            str(each["id"])
+            for each in host.admin("GET", f"/{TENANT}/audit?kind=token")["items"]
+            if each["subject"] == made
+        ],
+    )
     host.sweep(TENANT)
-    return found[0]
+    event: str = listed[0]
+    return event
 
 
 @pytest.fixture(scope="module")

@@ -17,6 +17,7 @@ from kairos.audit.head import Consistency, EventProof, SealedSegment, SignedHead
 from kairos.audit.merkle import leaf_hash
 from kairos.audit.verification import Report, examine
 from kairos_control import audit_log
+from kairos_control.outbox import RESEND_AFTER_S
 from kairos_node.certificates import check_audit_head
 
 AUDIT = "/v1/tenants/acme/audit"
@@ -168,6 +169,26 @@ def test_a_crash_in_the_middle_of_a_batch_leaves_its_beginning(plane: ControlPla
     seal(plane)
     assert numbers(plane) == [0, 1, 2, 3, 4]
     assert examined(plane).findings == []
+
+
+def test_an_event_that_the_queue_forgot_is_sent_again(plane: ControlPlane) -> None:
+    """What the fabric has taken, its object keeps until the log has it."""
+    gateway = plane.joined("gateway")
+    plane.node(gateway, "POST", "/audit", {"events": [event(1), event(2)]})
+    plane.queue.messages.clear()
+    plane.restart()
+    plane.now += RESEND_AFTER_S - 1
+    seal(plane)
+    assert plane.queue.messages == []
+    plane.now += 1
+    seal(plane)
+    assert len(plane.audited("test.event")) == 2
+    plane.seal()
+    assert numbers(plane)[-2:] == [1, 2]
+    plane.now += RESEND_AFTER_S
+    before = list(plane.queue.messages)
+    seal(plane)
+    assert plane.queue.messages == before
 
 
 def test_nodes_are_told_of_every_head(plane: ControlPlane) -> None:

@@ -21,6 +21,7 @@ from kairos.crypto import labels
 from kairos.identity import transcript
 
 from .http import Call, Reply, reply
+from .outbox import Outbox
 from .ports import Row, TenantPlatform
 from .problems import problem
 from .pushes import Pushes
@@ -39,9 +40,10 @@ SCHEMA = (
 
 
 class AuditLog:
-    def __init__(self, platform: TenantPlatform, pushes: Pushes) -> None:
+    def __init__(self, platform: TenantPlatform, pushes: Pushes, outbox: Outbox) -> None:
         self._platform = platform
         self._pushes = pushes
+        self._outbox = outbox
         self._sealing = asyncio.Lock()
         self._head = self._kept_head()
 
@@ -66,6 +68,7 @@ class AuditLog:
             if not self._platform.local.rows("SELECT 1 FROM log_events WHERE id = ?", event.id):
                 self._append(size, event)
                 size += 1
+            self._outbox.arrived(event.id)
         sealed = self._head.size if self._head else 0
         if size - sealed >= SEGMENT_EVENTS:
             await self._platform.wake(self._platform.clock())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 
 from kairos.api.admin import (
     Device,
@@ -35,7 +36,7 @@ from kairos.audit.head import Appended, Consistency, EventProof, SealedSegment, 
 from kairos.constants import BUNDLE_MAX
 from kairos.errors import BadMessage
 
-from . import audit, audit_log, network
+from . import audit, audit_log, network, outbox
 from .admission import Admission
 from .audit_log import AuditLog
 from .authentication import is_admin, require_admin, require_internal, require_node
@@ -45,6 +46,7 @@ from .isolation import SCHEMA as ISOLATION_SCHEMA
 from .isolation import Isolations
 from .journal import Journal
 from .limits import DEVICE, SOURCE, Limits
+from .outbox import Outbox
 from .policy import Policies
 from .ports import TenantPlatform
 from .posture import SCHEMA as POSTURE_SCHEMA
@@ -70,6 +72,7 @@ SCHEMA = (
     *ISOLATION_SCHEMA,
     *POSTURE_SCHEMA,
     *audit_log.SCHEMA,
+    *outbox.SCHEMA,
 )
 _ENROLLMENT_KEPT_S = 86_400
 
@@ -78,13 +81,14 @@ class TenantService:
     """Everything a tenant's object does, over its platform."""
 
     def __init__(self, platform: TenantPlatform) -> None:
-        self.platform = platform
+        self.outbox = Outbox(platform.queue, platform.local, platform.clock)
+        self.platform = platform = replace(platform, queue=self.outbox)
         self.turn = asyncio.Lock()  # D1 is awaited between reading and writing
         self.journal = Journal(platform, platform.tenant)
         self.refusals = Refusals(self.journal, platform.clock)
         self.limits = Limits(platform.clock)
         self.pushes = Pushes(platform)
-        self.audit_log = AuditLog(platform, self.pushes)
+        self.audit_log = AuditLog(platform, self.pushes, self.outbox)
         self.admission = Admission(platform)
         self.postures = Postures(platform, self.pushes)
         self.sessions = Sessions(platform, self.journal, self.pushes, self.postures, self.limits)
@@ -174,11 +178,12 @@ class TenantService:
 
     async def woken(self) -> None:
         """By the alarm that the log has set."""
+        await self.outbox.send_again()
         await self.audit_log.seal()
 
     async def sweep(self, call: Call) -> Reply:
-        """Housekeeping, asked for by the cron: what has ended is forgotten, and what an alarm left is sealed."""
-        await self.audit_log.seal()
+        """Housekeeping, asked for by the cron: what has ended is forgotten, and what an alarm left is sent and sealed."""
+        await self.woken()
         now = int(self.platform.clock())
         self.sessions.forget_ended()
         self.platform.local.write("DELETE FROM nonces WHERE expires_at < ?", now)
