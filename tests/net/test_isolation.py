@@ -12,7 +12,17 @@ from overlay import TENANT, Host, Overlay, wait_for
 
 def command(overlay: Overlay, verb: str, node: str) -> tuple[int, dict[str, Any]]:
     """`kairos isolate|release` as a person runs it: exit status and document."""
-    arguments = (verb, node, "--reason", "stolen", "--tenant", TENANT, "--dir", str(overlay.folder / "fabric"), "--json")
+    arguments = (
+        verb,
+        node,
+        "--reason",
+        "stolen",
+        "--tenant",
+        TENANT,
+        "--dir",
+        str(overlay.folder / "fabric"),
+        "--json",
+    )
     done = subprocess.run(
         (sys.executable, "-m", "kairos_cli.main", *arguments), capture_output=True, text=True, timeout=60, check=False
     )
