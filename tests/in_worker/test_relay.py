@@ -423,7 +423,8 @@ def test_idle_objects_are_evicted_and_their_sockets_live_on(
             vni = {"name": "lab", "prefixes": ["10.9.0.0/24"]}
             await asyncio.to_thread(host.admin, "POST", f"/{TENANT}/vnis", vni)
             async with asyncio.timeout(_WAIT_S):
-                assert isinstance(await anext(events), NetworkChanged)
+                while not isinstance(await anext(events), NetworkChanged):
+                    """The log's head may be pushed first."""
         third = await ends.endpoint()
         assert third.channel > socket.channel
 
