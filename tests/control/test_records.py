@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 from control_plane import ROOT, ControlPlane, Device
 from kairos.api.problem import ProblemError
 from kairos.api.session import Network
+from kairos_control import fabric
 
 VNIS = "/v1/tenants/acme/vnis"
 
@@ -159,3 +161,19 @@ def test_a_deleted_tenant_leaves_nothing_but_its_audit(plane: ControlPlane, gate
     assert plane.admin("GET", "/v1/tenants/rival/vnis")["items"]
     with refused("not-found"):
         plane.admin("GET", "/v1/tenants/acme")
+
+
+def test_what_ended_long_ago_is_forgotten(plane: ControlPlane, gateway: Device) -> None:
+    def kept() -> tuple[int, int]:
+        state = plane.state()
+        return len(state["0.certificates"]), len(state["0.tokens"])
+
+    plane.joined()
+    before = kept()
+    asyncio.run(fabric.forget_ended(plane.platform))
+    plane.now += 20 * 86_400
+    asyncio.run(fabric.forget_ended(plane.platform))
+    assert kept() == before
+    plane.now += 20 * 86_400
+    asyncio.run(fabric.forget_ended(plane.platform))
+    assert kept() == (0, 0)

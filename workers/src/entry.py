@@ -6,7 +6,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from kairos.api.problem import ProblemError
-from kairos_control import app, audit
+from kairos_control import app, audit, fabric
 from kairos_control.adapters.messages import call_of, refusal_of, response_of
 from kairos_control.adapters.platform import BoundLogs, platform_of
 from kairos_control.objects.tenant import Tenant
@@ -51,6 +51,7 @@ class Default(WorkerEntrypoint):  # type: ignore[misc]
 
     async def scheduled(self, controller: Any, env: Any, ctx: Any) -> None:
         platform = platform_of(self.env)
+        await fabric.forget_ended(platform)
         for row in await platform.store.rows("SELECT tenant FROM tenants"):
             await self.env.TENANT.getByName(row["tenant"]).fetch(
                 f"http://fabric/internal/sweep/{row['tenant']}",

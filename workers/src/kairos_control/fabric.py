@@ -14,6 +14,8 @@ from .ports import ConstraintError, Platform
 from .problems import problem
 from .records import tenant_record
 
+_ENDED_KEPT_S = 30 * 86_400
+
 
 async def info(platform: Platform, call: Call) -> Reply:
     settings = platform.settings
@@ -52,3 +54,14 @@ async def list_tenants(platform: Platform, call: Call) -> Reply:
         "SELECT * FROM tenants WHERE tenant > ? ORDER BY tenant LIMIT ?", view.after, view.fetch
     )
     return view.page(rows, "tenant", tenant_record)
+
+
+async def forget_ended(platform: Platform) -> None:
+    """Housekeeping, by the cron: certificates and join tokens that ended long ago; the audit remembers them."""
+    long_ago = (int(platform.clock()) - _ENDED_KEPT_S,)
+    await platform.store.write(
+        [
+            ("DELETE FROM certificates WHERE not_after < ?", long_ago),
+            ("DELETE FROM tokens WHERE expires_at < ?", long_ago),
+        ]
+    )
