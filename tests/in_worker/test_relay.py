@@ -424,7 +424,7 @@ def test_idle_objects_are_evicted_and_their_sockets_live_on(
             await asyncio.to_thread(host.admin, "POST", f"/{TENANT}/vnis", vni)
             async with asyncio.timeout(_WAIT_S):
                 while not isinstance(await anext(events), NetworkChanged):
-                    """The log's head may be pushed first."""
+                    continue  # the log's head may be pushed first
         third = await ends.endpoint()
         assert third.channel > socket.channel
 
