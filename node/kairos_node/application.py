@@ -99,12 +99,20 @@ def _has_open(pid: int, wanted: str) -> bool:
 
 
 def _path(pid: int) -> str:
-    """Of the program's file, if that very file is what the path names here."""
+    """Of the program's file, if that very file is what the path names here.
+
+    In a chroot the kernel names it from a root that we do not see, so the ends of what it says are tried too; what decides is
+    that the path leads to this very file.
+    """
     link = f"/proc/{pid}/exe"
     with suppress(OSError):
-        path = os.readlink(link)
-        if os.path.samestat(os.stat(link), os.stat(path)):
-            return path
+        parts = os.readlink(link).split("/")
+        program = os.stat(link)
+        for start in range(1, len(parts)):
+            path = "/" + "/".join(parts[start:])
+            with suppress(OSError):
+                if os.path.samestat(program, os.stat(path)):
+                    return path
     return ""
 
 
