@@ -21,7 +21,7 @@ from kairos_agent.config import Config
 from kairos_agent.connector import Connector
 from kairos_agent.posture import collect
 from kairos_agent.tunnel import EndpointDriver
-from kairos_dataplane import ControlReceived, Dataplane, PathMoved, load
+from kairos_dataplane import ControlReceived, Dataplane, PathMoved
 from kairos_dataplane.engine import Network
 from kairos_node.crypto import provider_named
 from kairos_node.daemon import Daemon, open_udp
@@ -173,16 +173,8 @@ def _checked(config: TunnelConfig) -> TunnelConfig:
     return config
 
 
-def serve(state: NodeState, config: Config) -> None:
+async def serve(state: NodeState, config: Config, dataplane: Dataplane) -> None:
     """Runs the agent to its end. Raises KairosError, or OSError where the host does not allow what it needs."""
-    dataplane = load(config.dataplane, config.aead)
-    try:
-        asyncio.run(_serve(state, config, dataplane))
-    finally:
-        dataplane.close()  # when nothing on the loop can call it any more
-
-
-async def _serve(state: NodeState, config: Config, dataplane: Dataplane) -> None:
     provider = provider_named(config.provider)
     identity = state.identity(provider, time.time())
     _log.info("kairos %s, %s, data plane %s", kairos.__version__, identity.node, dataplane.description)

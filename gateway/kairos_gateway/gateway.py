@@ -27,7 +27,7 @@ from kairos.errors import Refused
 from kairos.identity import transcript
 from kairos.policy.decision import Decision, deny
 from kairos.wire.control import VniConfig
-from kairos_dataplane import ControlReceived, Dataplane, PathMoved, load
+from kairos_dataplane import ControlReceived, Dataplane, PathMoved
 from kairos_dataplane.engine import Network
 from kairos_gateway.config import Config
 from kairos_gateway.mux import Mux
@@ -248,16 +248,8 @@ class Gateway(Daemon):
         return self.peers.status()
 
 
-def serve(state: NodeState, config: Config) -> None:
+async def serve(state: NodeState, config: Config, dataplane: Dataplane) -> None:
     """Runs the gateway to its end. Raises KairosError, or OSError where the host does not allow what it needs."""
-    dataplane = load(config.dataplane, config.aead)
-    try:
-        asyncio.run(_serve(state, config, dataplane))
-    finally:
-        dataplane.close()  # when nothing on the loop can call it any more
-
-
-async def _serve(state: NodeState, config: Config, dataplane: Dataplane) -> None:
     provider = provider_named(config.provider)
     identity = state.identity(provider, time.time())
     _log.info("kairos %s, %s, data plane %s", kairos.__version__, identity.node, dataplane.description)

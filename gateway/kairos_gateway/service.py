@@ -4,21 +4,18 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from kairos.errors import KairosError
+from kairos_dataplane import Dataplane
 from kairos_gateway.config import Config
-from kairos_node.start import load_config, log_to_stderr, prepare, say
+from kairos_node.start import run
+from kairos_node.state import NodeState
 
 
 def main(config_path: Path | None, directory: Path) -> int:
     """Runs until SIGTERM, SIGINT or `kairos gateway down`; the exit status."""
-    try:
-        config = load_config(config_path, Config)
-        state = prepare(directory, "gateway")
-        log_to_stderr(config.log)
-        from kairos_gateway.gateway import serve  # only now: it loads OpenSSL
+    return run(config_path, Config, directory, "gateway", _serve)
 
-        with state.locked():
-            serve(state, config)
-    except (KairosError, RuntimeError, OSError) as error:
-        return say(error)
-    return 0
+
+async def _serve(state: NodeState, config: Config, dataplane: Dataplane) -> None:
+    from kairos_gateway.gateway import serve  # only now: it loads OpenSSL
+
+    await serve(state, config, dataplane)

@@ -6,20 +6,58 @@ import asyncio
 import logging
 import signal
 import sys
+from collections.abc import Callable, Coroutine
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, Protocol, TypeVar
 
 import msgspec
 
 from kairos.api.enrollment import Role
 from kairos.crypto.suites import suite_named
-from kairos.errors import Refused
+from kairos.errors import KairosError, Refused
+from kairos_dataplane import Dataplane, load
 from kairos_node.openssl_groups import fix_group
 from kairos_node.state import NodeState
 
+
+class Config(Protocol):
+    """What both daemons' configurations have."""
+
+    @property
+    def log(self) -> str: ...
+    @property
+    def dataplane(self) -> str: ...
+    @property
+    def aead(self) -> str: ...
+
+
 _C = TypeVar("_C")
+_D = TypeVar("_D", bound=Config)
 _FORMAT = "%(asctime)s %(levelname)-7s %(name)s: %(message)s"
 _NAMES: dict[Role, str] = {"endpoint": "agent", "gateway": "gateway"}
+
+
+def run(
+    config_path: Path | None,
+    kind: type[_D],
+    directory: Path,
+    role: Role,
+    serve: Callable[[NodeState, _D, Dataplane], Coroutine[Any, Any, None]],
+) -> int:
+    """Runs a daemon until SIGTERM, SIGINT or its `down`; the exit status. serve: called once OpenSSL may be loaded."""
+    try:
+        config = load_config(config_path, kind)
+        state = prepare(directory, role)
+        log_to_stderr(config.log)
+        with state.locked():
+            dataplane = load(config.dataplane, config.aead)
+            try:
+                asyncio.run(serve(state, config, dataplane))
+            finally:
+                dataplane.close()  # when nothing on the loop can call it any more
+    except (KairosError, RuntimeError, OSError) as error:
+        return say(error)
+    return 0
 
 
 def load_config(path: Path | None, kind: type[_C]) -> _C:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -55,7 +56,7 @@ class Owner(Protocol):
         ...
 
 
-class TunnelDriver:
+class TunnelDriver(ABC):
     """What both sides share: kairos_agent.tunnel and kairos_gateway.tunnel have the rest."""
 
     machine: EndpointTunnel | GatewayTunnel | None
@@ -201,13 +202,13 @@ class TunnelDriver:
                 if error.errno != errno.ENOENT:
                     raise
 
+    @abstractmethod
     def _carry_out_own(self, effect: protocol.Effect) -> None:
         """Effects that only one side has."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _secured(self, peer: Peer) -> None:
         """T3 is done: TLS is established with this peer."""
-        raise NotImplementedError
 
     def _identities(self, peer: Peer) -> Identities:
         self.peer = peer
