@@ -9,13 +9,12 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from fabric_host import TENANT, FabricHost, running_fabric
-from kairos_cli.main import main
 from overlay import wait_for
+from typed_command import Kairos
 
 
 @pytest.fixture(scope="module")
@@ -23,28 +22,6 @@ def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FabricHost]:
     with running_fabric(tmp_path_factory.mktemp("audit") / "fabric") as running:
         running.tenant(TENANT)
         yield running
-
-
-class Kairos:
-    def __init__(self, capsys: pytest.CaptureFixture[str]) -> None:
-        self._capsys = capsys
-
-    def __call__(self, *words: str) -> str:
-        status = main(words)
-        said = self._capsys.readouterr()
-        assert status == 0, said.err
-        return said.out
-
-    def json(self, *words: str) -> Any:
-        return json.loads(self(*words, "--json"))
-
-    def refused(self, *words: str) -> tuple[str, str]:
-        """What it prints, and the one line that it fails with."""
-        assert main(words) == 1
-        said = self._capsys.readouterr()
-        assert said.err.startswith("kairos: ")
-        assert said.err.count("\n") == 1
-        return said.out, said.err
 
 
 @pytest.fixture
@@ -86,7 +63,7 @@ def folder(kairos: Kairos, event: str, tmp_path: Path) -> Path:
 def test_an_event_is_proven(kairos: Kairos, event: str) -> None:
     assert event in kairos("audit", "prove", event)
     assert kairos.json("audit", "prove", event)["position"] >= 0
-    assert "no such event" in kairos.refused("audit", "prove", "0" * 32)[1]
+    assert "no such event" in kairos.fails("audit", "prove", "0" * 32)[1]
 
 
 def test_heads_follow_each_other(kairos: Kairos, host: FabricHost, event: str) -> None:
@@ -96,7 +73,7 @@ def test_heads_follow_each_other(kairos: Kairos, host: FabricHost, event: str) -
     forged = json.loads(kept.read_text())
     forged["root"] = "A" * 43 + "="
     kept.write_text(json.dumps(forged))
-    assert "does not begin with" in kairos.refused("audit", "head")[1]
+    assert "does not begin with" in kairos.fails("audit", "head")[1]
     kept.unlink()
 
 
@@ -118,7 +95,7 @@ def test_an_edit_is_named_with_its_place(kairos: Kairos, folder: Path) -> None:
     lines = segment.read_bytes().splitlines(keepends=True)
     lines[1] = lines[1].replace(b"operator", b"somebody")
     segment.write_bytes(b"".join(lines))
-    said, failure = kairos.refused("audit", "verify", str(folder))
+    said, failure = kairos.fails("audit", "verify", str(folder))
     assert "edited       event 1 is not the one that was recorded" in said
     assert "event 1" in failure
 
@@ -127,17 +104,17 @@ def test_a_cut_export_is_named(kairos: Kairos, folder: Path) -> None:
     last = max(folder.glob("[0-9]*.head.json"))
     for path in folder.glob(f"{last.name.split('.')[0]}.*"):
         path.unlink()
-    assert "truncated" in kairos.refused("audit", "verify", str(folder))[0]
+    assert "truncated" in kairos.fails("audit", "verify", str(folder))[0]
 
 
 def test_another_root_certifies_nothing(kairos: Kairos, host: FabricHost, folder: Path, tmp_path: Path) -> None:
     other = ("--dir", str(tmp_path / "other"), "--trust-domain", host.operator.trust_domain)
     kairos("fabric", "init", *other)
-    said, failure = kairos.refused("audit", "verify", str(folder), "--root", str(tmp_path / "other/root.der"))
+    said, failure = kairos.fails("audit", "verify", str(folder), "--root", str(tmp_path / "other/root.der"))
     assert "bad-head" in said
     assert "signature" in failure
-    assert "--root" in kairos.refused("audit", "verify", str(folder), "--root", str(tmp_path / "none"))[1]
-    assert "audit export" in kairos.refused("audit", "verify", str(tmp_path))[1]
+    assert "--root" in kairos.fails("audit", "verify", str(folder), "--root", str(tmp_path / "none"))[1]
+    assert "audit export" in kairos.fails("audit", "verify", str(tmp_path))[1]
 
 
 def test_the_tail_goes_on(host: FabricHost, event: str) -> None:

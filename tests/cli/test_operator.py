@@ -7,7 +7,6 @@ import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -18,11 +17,11 @@ from kairos.identity.join_token import parse_join_token_untrusted
 from kairos.policy.input import flow_input
 from kairos_cli.admin import AdminClient
 from kairos_cli.history import bundle_of
-from kairos_cli.main import main
 from kairos_node.enrollment import enroll
 from kairos_node.fabric import FabricClient, Signer
 from kairos_node.policy import Engine
 from kairos_node.state import Identity, NodeState
+from typed_command import Kairos
 
 TENANT = "acme"
 
@@ -34,37 +33,21 @@ def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FabricHost]:
 
 
 @pytest.fixture
-def kairos(host: FabricHost, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Kairos:
+def kairos(host: FabricHost, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Operator:
     monkeypatch.setenv("KAIROS_FABRIC", str(host.operator.folder))
     monkeypatch.setenv("KAIROS_TENANT", TENANT)
-    command = Kairos(capsys)
+    command = Operator(capsys)
     if TENANT not in [each["tenant"] for each in command.json("tenant", "list")]:
         command("tenant", "create", TENANT)
     return command
 
 
-class Kairos:
-    """The command, as typed."""
-
-    def __init__(self, capsys: pytest.CaptureFixture[str]) -> None:
-        self._capsys = capsys
-
-    def __call__(self, *words: str) -> str:
-        status = main(words)
-        said = self._capsys.readouterr()
-        assert status == 0, said.err
-        return said.out
-
-    def json(self, *words: str) -> Any:
-        return json.loads(self(*words, "--json"))
+class Operator(Kairos):
+    """The command, and what an operator does with it more than once."""
 
     def refused(self, *words: str) -> str:
         """What it says when it fails: one line."""
-        assert main(words) == 1
-        said = self._capsys.readouterr().err
-        assert said.startswith("kairos: ")
-        assert said.count("\n") == 1
-        return said
+        return self.fails(*words)[1]
 
     def node(self, folder: Path, name: str, *options: str) -> Identity:
         """Enrolls; a node that is held is approved on the way, as the operator would."""
@@ -77,11 +60,11 @@ class Kairos:
         return asyncio.run(enroll(token, NodeState(folder), default_provider(), name, approve))
 
 
-def test_the_fabric_is_the_one_that_was_pinned(kairos: Kairos, host: FabricHost) -> None:
+def test_the_fabric_is_the_one_that_was_pinned(kairos: Operator, host: FabricHost) -> None:
     assert host.operator.url in kairos("fabric", "info")
 
 
-def test_a_tenant_comes_with_the_shipped_policy_and_goes(kairos: Kairos) -> None:
+def test_a_tenant_comes_with_the_shipped_policy_and_goes(kairos: Operator) -> None:
     assert "version 1" in kairos("tenant", "create", "shortlived")
     assert kairos.json("policy", "show", "--tenant", "shortlived")["version"] == 1
     assert "shortlived" in kairos("tenant", "list")
@@ -91,7 +74,7 @@ def test_a_tenant_comes_with_the_shipped_policy_and_goes(kairos: Kairos) -> None
     assert "shortlived" in kairos.refused("tenant", "show", "shortlived")
 
 
-def test_vnis(kairos: Kairos) -> None:
+def test_vnis(kairos: Operator) -> None:
     made = kairos.json("vni", "create", "lab", "--prefix", "10.9.0.0/24", "--prefix", "fd09::/64", "--mtu", "1300")
     assert made["mtu"] == 1300
     assert "10.9.0.0/24" in kairos("vni", "list")
@@ -105,7 +88,7 @@ def test_vnis(kairos: Kairos) -> None:
     assert "lab" in kairos.refused("vni", "show", "lab")
 
 
-def test_members(kairos: Kairos, tmp_path: Path) -> None:
+def test_members(kairos: Operator, tmp_path: Path) -> None:
     kairos("vni", "create", "shop", "--prefix", "10.8.0.0/24")
     gateway = kairos.node(tmp_path / "gateway", "shop-gw", "--role", "gateway")
     assert gateway.node in kairos("member", "list", "shop")
@@ -118,7 +101,7 @@ def test_members(kairos: Kairos, tmp_path: Path) -> None:
     assert "nobody yet" in kairos("member", "list", "shop")
 
 
-def test_a_file_is_applied_once(kairos: Kairos, tmp_path: Path) -> None:
+def test_a_file_is_applied_once(kairos: Operator, tmp_path: Path) -> None:
     wanted = tmp_path / "network.toml"
     wanted.write_text(
         """
@@ -143,7 +126,7 @@ def test_a_file_is_applied_once(kairos: Kairos, tmp_path: Path) -> None:
     assert "cannot be read" in kairos.refused("apply", str(tmp_path / "none.toml"))
 
 
-def test_a_token_is_shown_once_and_pins_root_and_policy_key(kairos: Kairos, host: FabricHost) -> None:
+def test_a_token_is_shown_once_and_pins_root_and_policy_key(kairos: Operator, host: FabricHost) -> None:
     made = kairos.json("token", "create", "--tag", "web", "--uses", "3", "--life", "90s", "--label", "for the lab")
     token = parse_join_token_untrusted(made["token"])
     assert (token.tenant, token.role, token.fabric_url) == (TENANT, "endpoint", host.operator.url)
@@ -158,7 +141,7 @@ def test_a_token_is_shown_once_and_pins_root_and_policy_key(kairos: Kairos, host
     assert "nowhere" in kairos.refused("token", "create", "--vni", "nowhere")
 
 
-def test_devices_from_held_to_revoked(kairos: Kairos, tmp_path: Path) -> None:
+def test_devices_from_held_to_revoked(kairos: Operator, tmp_path: Path) -> None:
     gateway = kairos.node(tmp_path / "gateway", "edge", "--role", "gateway")
     (listed,) = [each for each in kairos.json("device", "list") if each["node"] == gateway.node]
     assert (listed["name"], listed["status"]) == ("edge", "active")
@@ -168,7 +151,7 @@ def test_devices_from_held_to_revoked(kairos: Kairos, tmp_path: Path) -> None:
     assert kairos.json("device", "show", gateway.node)["status"] == "revoked"
 
 
-def test_a_pushed_policy_is_what_nodes_believe(kairos: Kairos, host: FabricHost, tmp_path: Path) -> None:
+def test_a_pushed_policy_is_what_nodes_believe(kairos: Operator, host: FabricHost, tmp_path: Path) -> None:
     before = kairos.json("policy", "show")["version"]
     grants = tmp_path / "grants.json"
     grants.write_text(json.dumps({"admission": [{"id": "all", "roles": ["endpoint"], "outcome": "hold"}]}))
@@ -196,7 +179,7 @@ async def fetched(node: Identity) -> Engine:
         )
 
 
-def test_a_policys_history_is_shown_compared_and_gone_back_to(kairos: Kairos, tmp_path: Path) -> None:
+def test_a_policys_history_is_shown_compared_and_gone_back_to(kairos: Operator, tmp_path: Path) -> None:
     grants = tmp_path / "grants.json"
     first = kairos.json("policy", "push")["version"]
     grants.write_text(json.dumps({"allow": [{"id": "dns", "from": ["*"], "to": ["tag:dns"], "ports": ["udp/53"]}]}))
@@ -213,7 +196,7 @@ def test_a_policys_history_is_shown_compared_and_gone_back_to(kairos: Kairos, tm
     assert "never had" in kairos.refused("policy", "rollback", "999")
 
 
-def test_a_bundle_that_the_fabric_altered_is_not_signed_again(kairos: Kairos, host: FabricHost) -> None:
+def test_a_bundle_that_the_fabric_altered_is_not_signed_again(kairos: Operator, host: FabricHost) -> None:
     """Rollback and diff trust the operator's own signature, and nothing that the fabric says."""
     admin = AdminClient(host.operator)
     version = kairos.json("policy", "push")["version"]
@@ -230,7 +213,7 @@ def test_a_bundle_that_the_fabric_altered_is_not_signed_again(kairos: Kairos, ho
 
 
 def test_why_tells_both_ends_verdict_and_the_grant_that_all_but_fits(
-    kairos: Kairos, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    kairos: Operator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("KAIROS_TENANT", "plant")
     kairos("tenant", "create", "plant")
@@ -255,7 +238,7 @@ def test_why_tells_both_ends_verdict_and_the_grant_that_all_but_fits(
 
 
 def test_replay_tells_what_a_candidate_would_change(
-    kairos: Kairos, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    kairos: Operator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("KAIROS_TENANT", "mill")
     kairos("tenant", "create", "mill")
@@ -307,7 +290,7 @@ async def sent(node: Identity, events: list[Event]) -> None:
         await client.send_events(events)
 
 
-def test_the_audit_tells_what_the_operator_did(kairos: Kairos) -> None:
+def test_the_audit_tells_what_the_operator_did(kairos: Operator) -> None:
     """Events come through a queue, so they are awaited."""
     made = kairos.json("token", "create", "--label", "audited")["token_id"]
     deadline = time.monotonic() + 20
@@ -320,7 +303,7 @@ def test_the_audit_tells_what_the_operator_did(kairos: Kairos) -> None:
     assert kairos.json("audit", "list", "--kind", "nonsense") == []
 
 
-def test_another_operators_credential_is_refused(kairos: Kairos, host: FabricHost, tmp_path: Path) -> None:
+def test_another_operators_credential_is_refused(kairos: Operator, host: FabricHost, tmp_path: Path) -> None:
     other = tmp_path / "other"
     kairos("fabric", "init", "--dir", str(other), "--url", host.operator.url)
     assert "not yours" in kairos.refused("fabric", "info", "--dir", str(other))
