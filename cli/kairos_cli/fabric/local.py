@@ -82,15 +82,12 @@ class LocalFabric:
 
     def _require_ports(self) -> None:
         """Says in a line what workerd would say in twenty. A fabric that has just ended may hold its ports for a moment more."""
-        deadline = time.monotonic() + _PORTS_S
         for port in (self.port, self.port + 1):
-            while reason := _obstacle(self.host, port):
-                if time.monotonic() > deadline:
-                    raise FabricError(
-                        f"cannot listen on {self.host} port {port}: {reason}; is a fabric running? "
-                        "Others can be named with --host and --port"
-                    )
-                time.sleep(0.05)
+            if reason := _await_port(self.host, port):
+                raise FabricError(
+                    f"cannot listen on {self.host} port {port}: {reason}; is a fabric running? "
+                    "Others can be named with --host and --port"
+                )
 
     def _spawn(self, worker: Worker, plan: Path) -> None:
         log = self.state / f"{worker}.log"
@@ -106,10 +103,12 @@ class LocalFabric:
         self._processes[worker] = process
 
     def stop(self) -> None:
+        """Ends both; their ports are free when it returns."""
         for process in self._processes.values():
             process.send_signal(signal.SIGTERM)
         for worker in list(self._processes):
             self._reap(worker)
+            _await_port(self.host, self._port(worker))
 
     def kill(self, worker: Worker) -> None:
         """What a crash looks like: the process group, workerd with it."""
@@ -126,6 +125,9 @@ class LocalFabric:
         finally:
             for handle in handles:
                 os.close(handle)
+
+    def _port(self, worker: Worker) -> int:
+        return self.port + (worker == "relay")
 
     def group(self, worker: Worker) -> int:
         """The process group of one, workerd in it."""
@@ -175,7 +177,7 @@ class LocalFabric:
             "crons": configuration.get("triggers", {}).get("crons", []),
             "migrations": _migrations(configuration, root),
             "host": self.host,
-            "port": self.port + (worker == "relay"),
+            "port": self._port(worker),
             "state": str(self.state / worker),
             "warm": _WARM,
             "bundle": str(bundle),
@@ -193,6 +195,15 @@ def address_of(url: str) -> tuple[str, int]:
     """Where to listen for a fabric whose URL is this."""
     parts = urlsplit(url)
     return parts.hostname or "127.0.0.1", parts.port or (443 if parts.scheme == "https" else 80)
+
+
+def _await_port(host: str, port: int) -> str:
+    """Why nobody can listen there even after a while. A killed workerd holds its port until the kernel has torn down its memory,
+    which is after the process that started it has ended."""
+    deadline = time.monotonic() + _PORTS_S
+    while (reason := _obstacle(host, port)) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return reason
 
 
 def _obstacle(host: str, port: int) -> str:
