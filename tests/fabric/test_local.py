@@ -52,10 +52,10 @@ def await_silence(port: int) -> None:
 
 def dev(operator: Operator) -> subprocess.Popen[str]:
     """`kairos fabric dev`, once it has said that it is ready."""
-    command = (sys.executable, "-m", "kairos_cli.main", "fabric", "dev", "--dir", str(operator.folder))
+    command = (sys.executable, "-m", "kairos_cli.main", "fabric", "dev", "--json", "--dir", str(operator.folder))
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stdout is not None
-    assert "ready in" in process.stdout.readline()
+    assert json.loads(process.stdout.readline())["url"] == operator.url
     return process
 
 

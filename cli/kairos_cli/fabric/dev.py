@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import signal
 import subprocess
 import sys
@@ -24,17 +25,23 @@ def run(options: argparse.Namespace) -> None:
     started = time.monotonic()
     try:
         fabric.start()
-        print(f"fabric  http://{fabric.host}:{fabric.port}  ready in {time.monotonic() - started:.1f} s", flush=True)
-        print(
-            f"relay   http://{fabric.host}:{fabric.port + 1}\nstate   {fabric.state}\nCtrl-C stops it; its state stays.",
-            flush=True,
-        )
+        _say(fabric, time.monotonic() - started, options.json)
         ended = fabric.wait()
         raise FabricError(f"the {ended} Worker ended; its log is {fabric.state / ended}.log")
     except KeyboardInterrupt:
         return
     finally:
         fabric.stop()
+
+
+def _say(fabric: LocalFabric, took_s: float, as_json: bool) -> None:
+    url, relay_url = (f"http://{fabric.host}:{port}" for port in (fabric.port, fabric.port + 1))
+    if as_json:
+        ready = {"url": url, "relay_url": relay_url, "state": str(fabric.state), "ready_s": round(took_s, 3)}
+        print(json.dumps(ready), flush=True)
+        return
+    print(f"fabric  {url}  ready in {took_s:.1f} s", flush=True)
+    print(f"relay   {relay_url}\nstate   {fabric.state}\nCtrl-C stops it; its state stays.", flush=True)
 
 
 def vendor() -> None:

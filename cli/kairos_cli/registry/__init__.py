@@ -1,0 +1,63 @@
+"""Every verb of the command, declared in one table: what it is called, takes, does, and where its code is.
+
+Nothing here imports a verb's module; `kairos_cli.main` does when the verb is called. `docs/cli.md` has a heading for each
+row, which a test holds true.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from kairos_cli.registry.audit import AUDIT
+from kairos_cli.registry.devices import DEVICES, ISOLATION
+from kairos_cli.registry.fabric import FABRIC
+from kairos_cli.registry.node import AGENT, GATEWAY
+from kairos_cli.registry.policy import POLICY
+from kairos_cli.registry.segments import SEGMENTS
+from kairos_cli.registry.verb import JSON, Verb, arg
+
+__all__ = ["GROUPS", "VERBS", "Verb", "in_group"]
+
+GROUPS = {
+    "fabric": "make, run and deploy a fabric",
+    "tenant": "tenants of the fabric",
+    "vni": "isolated network segments of a tenant",
+    "member": "who is in a network segment",
+    "token": "join tokens for devices and gateways",
+    "device": "devices and gateways that have enrolled",
+    "policy": "check, test and push the tenant's policy",
+    "audit": "the record of what happened",
+    "agent": "this machine as an endpoint",
+    "gateway": "this machine as a gateway",
+}
+
+_DEMO = Verb(
+    "demo",
+    "demo.story:run",
+    "the whole fabric on this machine, out of network namespaces",
+    (
+        arg("--json", help="write the figures to this file", dest="figures", metavar="FILE", default=None),
+        arg("--keep", help="leave it running at the end and say how to play with it", action="store_true"),
+        arg("--remove", help="remove what a kept demo left, and do nothing else", action="store_true"),
+        arg("--quick", help="fewer repetitions: a check that all holds, not a measurement", action="store_true"),
+        arg("--suite", help="KR1 (default) or KR5", choices=("KR1", "KR5"), default="KR1"),
+    ),
+)
+
+VERBS: tuple[Verb, ...] = (
+    *FABRIC,
+    *SEGMENTS,
+    *DEVICES,
+    *ISOLATION,
+    *POLICY,
+    *AUDIT,
+    *AGENT,
+    *GATEWAY,
+    _DEMO,
+    Verb("version", "version:run", "versions of this program and of what it stands on", (JSON,)),
+)
+
+
+def in_group(group: str) -> Iterator[Verb]:
+    """The verbs of a group, in table order."""
+    return (verb for verb in VERBS if verb.group == group and verb.name != group)

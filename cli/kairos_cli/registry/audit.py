@@ -1,0 +1,58 @@
+"""Verbs for the record of what happened."""
+
+from __future__ import annotations
+
+from kairos_cli.registry.verb import ADMIN, IN_TENANT, OPERATOR, TENANT, Verb, arg
+
+_ROOT = arg("--root", help="root certificate, DER (default: root.der of the operator directory)", default=None)
+AUDIT = (
+    Verb(
+        "audit list",
+        "audit:listing",
+        "list audit events, newest first",
+        (
+            arg("--kind", help="only events of this kind, or kinds that begin with it", default=""),
+            arg("--limit", help="at most this many (default 100)", type=int, default=100),
+            *IN_TENANT,
+        ),
+    ),
+    Verb(
+        "audit tail",
+        "audit:tail",
+        "show audit events as they come, until interrupted",
+        (
+            arg("--kind", help="only events of this kind, or kinds that begin with it", default=""),
+            arg("--limit", help="begin with at most this many old ones (default 10)", type=int, default=10),
+            *IN_TENANT,
+        ),
+    ),
+    Verb(
+        "audit head",
+        "audit:head",
+        "the newest signed head of the log; it must go on from the one seen last",
+        (_ROOT, *IN_TENANT),
+    ),
+    Verb(
+        "audit prove",
+        "audit:prove",
+        "prove that an event is in the log",
+        (arg("event", help="id of the event"), _ROOT, *IN_TENANT),
+    ),
+    Verb(
+        "audit export",
+        "audit:export",
+        "fetch the whole log into a folder, or what the folder has not yet",
+        (arg("folder", help="where to, or what to add to"), _ROOT, TENANT, OPERATOR),
+    ),
+    Verb(
+        "audit verify",
+        "audit:verify",
+        "prove an export, offline: nothing edited, removed, inserted, reordered or cut off",
+        (
+            arg("folder", help="an export"),
+            arg("--head", help="a head that was kept elsewhere; repeat for more", action="append", default=[]),
+            _ROOT,
+            *ADMIN,
+        ),
+    ),
+)

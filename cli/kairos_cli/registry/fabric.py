@@ -1,0 +1,47 @@
+"""Verbs that make, run and deploy a fabric."""
+
+from __future__ import annotations
+
+from kairos_cli.registry.verb import ADMIN, OPERATOR, Verb, arg
+
+FABRIC = (
+    Verb(
+        "fabric init",
+        "fabric.init:run",
+        "make a new fabric's keys: root CA, policy key, issuing CA, admin credential",
+        (
+            OPERATOR,
+            arg("--suite", help="KR1 (default) or KR5 (CNSA 2.0 level); fixed for the fabric's life", default="KR1"),
+            arg(
+                "--trust-domain", help="name in every certificate (default: kairos.internal)", default="kairos.internal"
+            ),
+            arg("--url", help="where nodes reach the fabric (default: http://127.0.0.1:8787)", default=None),
+            arg("--relay-url", help="where nodes reach the relay (default: the fabric's port + 1)", default=None),
+        ),
+    ),
+    Verb(
+        "fabric dev",
+        "fabric.dev:run",
+        "run the fabric on this machine, in the foreground, state on disk",
+        (
+            OPERATOR,
+            arg("--state", help="where its state lives (default: state/ in the operator directory)", default=None),
+            arg("--host", help="address to listen on (default: from the fabric's URL)", default=None),
+            arg("--port", help="port of the fabric; the relay takes the next", type=int, default=None),
+            arg("--json", help="say in one line of JSON that it is ready, and where", action="store_true"),
+        ),
+    ),
+    Verb(
+        "fabric deploy",
+        "fabric.deploy:run",
+        "put the fabric into your Cloudflare account: database, secrets, both Workers",
+        (OPERATOR, arg("--dry-run", help="say and check all, change nothing", action="store_true")),
+    ),
+    Verb("fabric info", "fabric.info:run", "what the fabric says of itself, against what you pinned", ADMIN),
+    Verb(
+        "fabric renew",
+        "fabric.init:renew",
+        "certify a new issuing CA key with the root (it lives 90 days)",
+        (OPERATOR,),
+    ),
+)

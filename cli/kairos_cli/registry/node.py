@@ -1,0 +1,47 @@
+"""Verbs of the daemons on this machine."""
+
+from __future__ import annotations
+
+from kairos_cli.registry.verb import JSON, Verb, arg
+
+_STATE = arg("--state", help="state directory of this node", default=None)
+
+
+def _node_verbs(group: str, service: str) -> tuple[Verb, ...]:
+    return (
+        Verb(
+            f"{group} enroll",
+            f"node:{group}_enroll",
+            f"join a fabric as {service} with a join token",
+            (
+                arg("token", help="join token, or - to read it from standard input"),
+                _STATE,
+                arg("--hostname", help="name to show for this machine (default: its host name)", default=None),
+                arg("--provider", help="crypto library: cryptography (default) or oqs", default="cryptography"),
+                JSON,
+            ),
+        ),
+        Verb(
+            f"{group} run",
+            f"node:{group}_run",
+            "run the daemon in the foreground",
+            (_STATE, arg("--config", help="TOML configuration file", default=None)),
+        ),
+        Verb(f"{group} status", f"node:{group}_status", "peers, paths, suite, epochs and counters", (_STATE, JSON)),
+        Verb(f"{group} flows", f"node:{group}_flows", "connections, their verdicts and rules", (_STATE, JSON)),
+        Verb(f"{group} rotate", f"node:{group}_rotate", "replace the device key with a new one, now", (_STATE,)),
+        Verb(f"{group} down", f"node:{group}_down", "stop the daemon and remove what it made", (_STATE,)),
+    )
+
+
+AGENT = (
+    *_node_verbs("agent", "an endpoint"),
+    Verb("agent reconnect", "node:agent_reconnect", "drop session and tunnel and set them up anew", (_STATE,)),
+    Verb(
+        "agent path",
+        "node:agent_path",
+        "choose the way of the datagrams until the daemon restarts",
+        (arg("mode", help="auto, relay or direct", choices=("auto", "relay", "direct")), _STATE),
+    ),
+)
+GATEWAY = _node_verbs("gateway", "a gateway")
