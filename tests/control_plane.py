@@ -194,6 +194,10 @@ class ControlPlane:
         self._locals: dict[str, SqliteLocal] = {}
         self._services: dict[str, TenantService] = {}
 
+    def close(self) -> None:
+        for database in (self.store.database, *(local.database for local in self._locals.values())):
+            database.close()
+
     def service(self, name: str) -> TenantService:
         if name not in self._services:
             shared = {each: getattr(self.platform, each) for each in self.platform.__slots__}

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import sqlite3
 from typing import Any
 
 import pytest
 
-from control_plane import ROOT, ControlPlane, Device
+from control_plane import ControlPlane, Device
 from kairos.api.problem import ProblemError
 from kairos.api.session import Network
 from kairos_control import fabric
@@ -18,20 +17,6 @@ VNIS = "/v1/tenants/acme/vnis"
 
 def refused(code: str) -> pytest.RaisesExc[ProblemError]:
     return pytest.RaisesExc(ProblemError, check=lambda error: error.code == code)
-
-
-def test_the_schema_is_all_migrations_applied() -> None:
-    def structure(*files: Any) -> list[tuple[Any, ...]]:
-        database = sqlite3.connect(":memory:")
-        for file in files:
-            database.executescript(file.read_text())
-        return sorted(
-            (kind, name, " ".join(sql.split()))
-            for kind, name, sql in database.execute("SELECT type, name, sql FROM sqlite_master WHERE sql IS NOT NULL")
-        )
-
-    migrations = sorted((ROOT / "workers/migrations").glob("*.sql"))
-    assert structure(*migrations) == structure(ROOT / "schema.sql")
 
 
 def test_addresses_are_never_given_twice(plane: ControlPlane, gateway: Device) -> None:
