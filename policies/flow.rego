@@ -10,22 +10,28 @@ default decision := {"allow": false, "rule": "deny:default", "reason": "no grant
 decision := {"allow": false, "rule": "deny:malformed", "reason": "the input is not whole"} if {
 	not whole
 } else := {"allow": false, "rule": concat(":", ["deny", grant.id]), "reason": grant.reason} if {
-	grant := first(data.grants.deny)
+	grant := first(data.grants.deny.list, denying)
 } else := {
 	"allow": true,
 	"rule": concat(":", ["grant", grant.id]),
 	"reason": grant.reason,
 	"expires_at": grant.expires_at,
 	"log": grant.log,
+	"minutes_left": minutes_left,
 } if {
-	grant := first(data.grants.allow)
+	grant := first(data.grants.allow.list, allowing)
 }
 
-first(grants) := grants.list[min(places)] if {
-	places := {place | some name in sources; some place in grants.from[name]; applies(grants.list[place])}
-}
+first(list, places) := list[min({place | some place in places; in_window(list[place])})]
 
-applies(grant) if {
+denying := {place | some place in naming(data.grants.deny.from); concerns(data.grants.deny.list[place])}
+
+allowing := {place | some place in naming(data.grants.allow.from); concerns(data.grants.allow.list[place])}
+
+naming(index) := union({{place | some place in index[name]} | some name in sources})
+
+# Apart from the hour of the week.
+concerns(grant) if {
 	in_vni(grant)
 	in_time(grant)
 	in_app(grant)
@@ -59,17 +65,51 @@ in_time(grant) if grant.expires_at == ""
 
 in_time(grant) if input.now < grant.expires_at
 
+# Windows are minutes of the week in UTC, [first, past the last]; kairos_cli/grants.py turns days and zones into them.
+in_window(grant) if count(grant.windows) == 0
+
+in_window(grant) if {
+	some window in grant.windows
+	window[0] <= input.week_minute
+	input.week_minute < window[1]
+}
+
+# Until a window of a grant that concerns this connection opens or closes: then it is judged again. 0: none does.
+default minutes_left := 0
+
+minutes_left := min(ahead) if count(ahead) > 0
+
+ahead := {until(edge) |
+	some grant in array.concat(
+		[data.grants.deny.list[place] | some place in denying],
+		[data.grants.allow.list[place] | some place in allowing],
+	)
+	some edge in grant.windows[_]
+}
+
+until(edge) := edge - input.week_minute if edge > input.week_minute
+
+until(edge) := (edge + 10080) - input.week_minute if edge <= input.week_minute
+
 in_app(grant) if count(grant.apps) == 0
 
-in_app(grant) if input.app.path in grant.apps
+in_app(grant) if {
+	some named in grant.apps
+	every fact, value in named {
+		program[fact] == value
+	}
+}
 
-in_app(grant) if concat(":", ["unit", input.app.unit]) in grant.apps
-
-# Only the endpoint sees programs. At the gateway an allow counts without them, and a deny by program does not count.
+# Only the endpoint sees programs. Where it claims none, an allow counts without them, and a deny by program does not count.
 in_app(grant) if {
 	input.point == "ingress"
+	input.claims.app == null
 	grant.effect == "allow"
 }
+
+program := input.app if input.point == "egress"
+
+program := input.claims.app if input.point == "ingress"
 
 # What a grant requires of the device's newest report, fact by fact. A late or missing report is empty and holds nothing.
 has_posture(grant) if {
@@ -95,24 +135,28 @@ covers(port) if {
 # What is missing makes a rule undefined, and a deny rule that is undefined denies nothing: so a hole is deny by itself.
 whole if {
 	is_string(input.now)
+	is_number(input.week_minute)
 	is_string(input.vni.name)
 	is_party(input.device)
 	peer_is_whole
 	is_address(input.src.ip)
 	is_address(input.dst.ip)
 	is_string(input.point)
-	app_is_whole
+	is_app(input.app)
+	is_app(input.claims.app)
 	is_number(input.dst.port)
 	is_string(input.proto)
 	is_object(data.grants.deny.from)
 	is_array(data.grants.networks)
 }
 
-app_is_whole if input.app == null
+is_app(app) if app == null
 
-app_is_whole if {
-	is_string(input.app.path)
-	is_string(input.app.unit)
+is_app(app) if {
+	is_string(app.path)
+	is_string(app.unit)
+	is_string(app.sha256)
+	is_number(app.uid)
 }
 
 peer_is_whole if input.peer == null

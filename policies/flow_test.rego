@@ -7,13 +7,14 @@ staff := {"node": "ep-a", "name": "a", "role": "endpoint", "tags": ["staff"], "g
 server := {"node": "ep-b", "name": "b", "role": "endpoint", "tags": ["web"], "groups": [], "owner": "bob"}
 
 attempt := {
-	"point": "egress", "app": null, "now": "2026-11-25T12:00:00Z", "vni": {"id": 1, "name": "office"},
+	"point": "egress", "app": null, "claims": {"app": null},
+	"now": "2026-11-25T12:00:00Z", "week_minute": 3600, "vni": {"id": 1, "name": "office"},
 	"device": staff, "peer": server,
 	"src": {"ip": "10.7.0.2", "port": 40000}, "dst": {"ip": "10.7.0.3", "port": 443}, "proto": "tcp",
 }
 
 grant := {
-	"id": "g", "reason": "", "vnis": [], "expires_at": "", "log": true, "apps": [], "effect": "allow", "require": {},
+	"id": "g", "reason": "", "vnis": [], "expires_at": "", "log": true, "apps": [], "effect": "allow", "require": {}, "windows": [],
 	"from": ["tag:staff"], "to": ["tag:web"],
 	"ports": [{"proto": "tcp", "first": 443, "last": 443}],
 }
@@ -107,7 +108,7 @@ test_a_hole_in_the_input_is_deny_whatever_the_grants_say if {
 		"ports": [{"proto": "*", "first": 0, "last": 0}],
 	})
 	verdict([anything], [], attempt).allow
-	every field in ["point", "app", "now", "vni", "device", "peer", "src", "dst", "proto"] {
+	every field in ["point", "app", "claims", "now", "week_minute", "vni", "device", "peer", "src", "dst", "proto"] {
 		verdict([anything], [], object.remove(attempt, [field])).rule == "deny:malformed"
 	}
 	verdict([anything], [], object.union(attempt, {"dst": {"ip": "10.7.0.300", "port": 443}})).rule == "deny:malformed"
@@ -115,13 +116,24 @@ test_a_hole_in_the_input_is_deny_whatever_the_grants_say if {
 	verdict([anything], [], object.union(attempt, {"src": {"ip": "fd07::2", "port": 1}})).allow
 }
 
+curl := {"path": "/usr/bin/curl", "sha256": "aa", "uid": 1000, "unit": "web.service"}
+
+netcat := {"path": "/usr/bin/nc", "sha256": "bb", "uid": 1000, "unit": ""}
+
 test_an_app_is_asked_for_at_the_endpoint if {
-	curl := object.union(grant, {"apps": ["/usr/bin/curl", "unit:web.service"]})
-	not verdict([curl], [], attempt).allow
-	not verdict([curl], [], object.union(attempt, {"app": {"path": "/usr/bin/nc", "uid": 0, "unit": ""}})).allow
-	not verdict([curl], [], object.union(attempt, {"app": {"path": "", "uid": 0, "unit": ""}})).allow
-	verdict([curl], [], object.union(attempt, {"app": {"path": "/usr/bin/curl", "uid": 0, "unit": ""}})).allow
-	verdict([curl], [], object.union(attempt, {"app": {"path": "", "uid": 0, "unit": "web.service"}})).allow
+	every named in [{"path": "/usr/bin/curl"}, {"sha256": "aa"}, {"unit": "web.service"}, {"path": "/usr/bin/curl", "uid": 1000}] {
+		asking := object.union(grant, {"apps": [{"path": "/nowhere"}, named]})
+		not verdict([asking], [], attempt).allow
+		not verdict([asking], [], object.union(attempt, {"app": netcat})).allow
+		verdict([asking], [], object.union(attempt, {"app": curl})).allow
+	}
+	another := object.union(grant, {"apps": [{"path": "/usr/bin/curl", "uid": 0}]})
+	not verdict([another], [], object.union(attempt, {"app": curl})).allow
+}
+
+test_an_app_that_is_only_claimed_is_none_at_the_endpoint if {
+	asking := object.union(grant, {"apps": [{"path": "/usr/bin/curl"}]})
+	not verdict([asking], [], object.union(attempt, {"claims": {"app": curl}})).allow
 }
 
 test_a_grant_may_require_posture if {
@@ -141,10 +153,30 @@ test_only_the_gateway_asks_for_anothers_posture if {
 	not verdict([strict], [], object.union(arriving, {"gateway": "gw-a"})).allow
 }
 
-test_the_gateway_does_not_see_apps if {
+test_the_gateway_hears_of_apps_or_does_not if {
 	arriving := object.union(attempt, {"point": "ingress"})
-	verdict([object.union(grant, {"apps": ["/usr/bin/curl"]})], [], arriving).allow
-	verdict([grant], [object.union(grant, {"id": "no", "apps": ["/usr/bin/nc"], "effect": "deny"})], arriving).allow
-	netcat := object.union(attempt, {"app": {"path": "/usr/bin/nc", "uid": 0, "unit": ""}})
-	not verdict([grant], [object.union(grant, {"id": "no", "apps": ["/usr/bin/nc"], "effect": "deny"})], netcat).allow
+	for_curl := object.union(grant, {"apps": [{"path": "/usr/bin/curl"}]})
+	no_netcat := object.union(grant, {"id": "no", "apps": [{"path": "/usr/bin/nc"}], "effect": "deny"})
+	verdict([for_curl], [], arriving).allow
+	verdict([grant], [no_netcat], arriving).allow
+	verdict([for_curl], [], object.union(arriving, {"claims": {"app": curl}})).allow
+	not verdict([for_curl], [], object.union(arriving, {"claims": {"app": netcat}})).allow
+	not verdict([grant], [no_netcat], object.union(arriving, {"claims": {"app": netcat}})).allow
+	not verdict([grant], [no_netcat], object.union(attempt, {"app": netcat})).allow
+}
+
+test_a_grant_holds_in_its_windows if {
+	by_day := object.union(grant, {"windows": [[0, 60], [3600, 3660]]})
+	verdict([by_day], [], attempt).minutes_left == 60
+	verdict([by_day], [], object.union(attempt, {"week_minute": 3659})).minutes_left == 1
+	not verdict([by_day], [], object.union(attempt, {"week_minute": 3660})).allow
+	not verdict([by_day], [], object.union(attempt, {"week_minute": 3599})).allow
+	verdict([grant], [], attempt).minutes_left == 0
+}
+
+test_a_deny_that_will_begin_is_waited_for if {
+	night := object.union(grant, {"id": "night", "effect": "deny", "windows": [[100, 200]]})
+	verdict([grant], [night], attempt).minutes_left == (10080 + 100) - 3600
+	verdict([grant], [night], object.union(attempt, {"week_minute": 90})).minutes_left == 10
+	verdict([grant], [night], object.union(attempt, {"week_minute": 100})).rule == "deny:night"
 }

@@ -3,6 +3,7 @@ package kairos.points_test
 import data.kairos.admission
 import data.kairos.egress
 import data.kairos.ingress
+import data.kairos.session
 
 rules := [
 	{"id": "gateways", "roles": ["gateway"], "tags": [], "outcome": "hold", "reason": "wait"},
@@ -41,4 +42,22 @@ test_both_ends_ask_the_same if {
 	at_endpoint := egress.decision with data.grants as nothing with input as {}
 	at_gateway := ingress.decision with data.grants as nothing with input as {}
 	at_endpoint == at_gateway
+}
+
+test_session if {
+	sessions := [
+		{"id": "staff", "tags": ["staff"], "outcome": "allow", "reason": "", "require": {"disk_encrypted": true}},
+		{"id": "lost", "tags": ["lost"], "outcome": "deny", "reason": "reported lost", "require": {}},
+		{"id": "kiosks", "tags": ["kiosk"], "outcome": "allow", "reason": "", "require": {}},
+	]
+	every tags, expected in {
+		["staff"]: "session:staff", ["staff", "lost"]: "session:lost",
+		["kiosk"]: "session:kiosks", ["guest"]: "deny:default",
+	} {
+		asked := {"device": {"tags": tags}, "posture": {"disk_encrypted": true}}
+		decided := session.decision with data.grants as {"session": sessions} with input as asked
+		decided.rule == expected
+	}
+	without := session.decision with data.grants as {"session": sessions} with input as {"device": {"tags": ["staff"]}, "posture": {}}
+	without.rule == "deny:default"
 }

@@ -22,7 +22,8 @@ test_each_condition_alone_is_told if {
 		"to": {"to": ["tag:nobody"]},
 		"ports": {"ports": [{"proto": "udp", "first": 1, "last": 2}]},
 		"vnis": {"vnis": ["lab"]},
-		"apps": {"apps": ["/usr/bin/curl"]},
+		"apps": {"apps": [{"path": "/usr/bin/curl"}]},
+		"when": {"windows": [[0, 60]]},
 		"require": {"require": {"disk_encrypted": true}},
 		"expires_at": {"expires_at": "2020-01-01T00:00:00Z"},
 	} {

@@ -5,8 +5,8 @@
      "allow": [{"id": "web", "from": ["group:dev"], "to": ["192.168.50.0/24"], "ports": ["tcp/80", "tcp/8000-8100"]}]}
 
 A party is `*`, `tag:`, `group:`, `owner:` or `node:` and a name, or a network. A port is `*`, `icmp`, or `tcp/` or `udp/` and a number, a
-range or `*`. `vnis`, `apps` and `require` (posture) narrow a grant, `expires_at` (RFC 3339) ends it and the connections it allowed, `log: false` leaves what it allows out of
-the audit.
+range or `*`. `vnis`, `apps`, `when` (hours of the week) and `require` (posture) narrow a grant, `expires_at` (RFC 3339) ends it and the connections it allowed,
+`log: false` leaves what it allows out of the audit. A file that says nothing of `session` lets every device have a tunnel.
 """
 
 from __future__ import annotations
@@ -21,9 +21,12 @@ from typing import Any, Literal
 import msgspec
 
 from kairos.errors import KairosError
+from kairos_cli.windows import Window, minutes
 
 _PORT = re.compile(r"(tcp|udp|sctp)/(?:(\*)|(\d{1,5})(?:-(\d{1,5}))?)")
 _PORT_MAX = 65_535
+_SHA256 = re.compile(r"sha256:[0-9a-f]{64}")
+_UID = re.compile(r"uid:\d{1,10}")
 _KINDS = ("tag", "group", "owner", "node")
 
 
@@ -35,12 +38,24 @@ class AdmissionRule(msgspec.Struct, forbid_unknown_fields=True):
     reason: str = ""
 
 
+class SessionRule(msgspec.Struct, forbid_unknown_fields=True):
+    id: str
+    outcome: Literal["allow", "deny"]
+    tags: list[str] = []
+    require: dict[str, bool | int | str] = {}
+    reason: str = ""
+
+
+_EVERYBODY = SessionRule("all", "allow", reason="the grants file asks nothing of sessions")
+
+
 class Grant(msgspec.Struct, forbid_unknown_fields=True, rename={"source": "from", "destination": "to"}):
     id: str
     source: list[str]
     destination: list[str]
     ports: list[str]
     vnis: list[str] = []
+    when: list[Window] = []
     expires_at: str = ""
     apps: list[str] = []
     require: dict[str, bool | int | str] = {}
@@ -50,6 +65,7 @@ class Grant(msgspec.Struct, forbid_unknown_fields=True, rename={"source": "from"
 
 class Grants(msgspec.Struct, forbid_unknown_fields=True):
     admission: list[AdmissionRule] = []
+    session: list[SessionRule] = msgspec.field(default_factory=lambda: [_EVERYBODY])
     deny: list[Grant] = []
     allow: list[Grant] = []
 
@@ -58,7 +74,10 @@ def load_grants(path: Path) -> bytes:
     """data.json of the bundle. Raises KairosError that names the file and the place in it."""
     try:
         grants = msgspec.json.decode(path.read_bytes(), type=Grants)
-        _unique([*grants.admission, *grants.deny, *grants.allow])
+        for rules in (grants.admission, grants.session, [*grants.deny, *grants.allow]):
+            _unique(rules)
+        for rule in grants.session:
+            _required(rule.require, rule.outcome)
         deny, allow = ([_normal(grant, kind) for grant in getattr(grants, kind)] for kind in ("deny", "allow"))
     except FileNotFoundError:
         raise KairosError(f"there is no grants file {path}") from None
@@ -66,6 +85,7 @@ def load_grants(path: Path) -> bytes:
         raise KairosError(f"{path}: {error}") from None
     data = {
         "admission": grants.admission,
+        "session": grants.session,
         "deny": _indexed(deny),
         "allow": _indexed(allow),
         "networks": sorted(
@@ -93,8 +113,9 @@ def _normal(grant: Grant, effect: str) -> dict[str, Any]:
             "to": [_party(text) for text in grant.destination],
             "ports": [_port(text) for text in grant.ports],
             "vnis": grant.vnis,
-            "apps": [_app(text) for text in grant.apps],
-            "require": _required(grant, effect),
+            "apps": [program(text) for text in grant.apps],
+            "windows": sorted(each for window in grant.when for each in minutes(window)),
+            "require": _required(grant.require, effect),
             "expires_at": _moment(grant.expires_at),
             "reason": grant.reason,
             "log": grant.log,
@@ -103,12 +124,12 @@ def _normal(grant: Grant, effect: str) -> dict[str, Any]:
         raise ValueError(f"grant {grant.id}: {error}") from None
 
 
-def _required(grant: Grant, effect: str) -> dict[str, bool | int | str]:
-    if grant.require and effect == "deny":
+def _required(facts: dict[str, bool | int | str], effect: str) -> dict[str, bool | int | str]:
+    if facts and effect == "deny":
         raise ValueError(
             "a deny cannot require posture: whoever reports nothing would escape it; require it of an allow"
         )
-    return grant.require
+    return facts
 
 
 def _party(text: str) -> str:
@@ -126,11 +147,27 @@ def _is_name(text: str) -> bool:
     return text == "*" or (kind in _KINDS and value != "")
 
 
-def _app(text: str) -> str:
-    """The path of an executable, or `unit:` and the name of a systemd unit."""
-    if text.startswith("/") or (text.startswith("unit:") and text.endswith((".service", ".scope"))):
-        return text
-    raise ValueError(f"{text!r} is no program: /usr/bin/curl or unit:nginx.service")
+def program(text: str) -> dict[str, Any]:
+    """Facts of a program that must all hold: path, hash and owner of its executable, systemd unit."""
+    named: dict[str, Any] = {}
+    for word in text.split():
+        kind, _, value = word.partition(":")
+        if word.startswith("/"):
+            named["path"] = word
+        elif kind == "unit" and value.endswith((".service", ".scope")):
+            named["unit"] = value
+        elif _SHA256.fullmatch(word):
+            named["sha256"] = value
+        elif _UID.fullmatch(word):
+            named["uid"] = int(value)
+        else:
+            named.clear()
+            break
+    if not named or len(named) != len(text.split()):
+        raise ValueError(
+            f"{text!r} is no program: /usr/bin/curl, unit:nginx.service, sha256:HEX, uid:1000, or several of these with spaces"
+        )
+    return named
 
 
 def _port(text: str) -> dict[str, Any]:
@@ -155,7 +192,7 @@ def _moment(text: str) -> str:
     return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-def _unique(items: Sequence[AdmissionRule | Grant]) -> None:
+def _unique(items: Sequence[AdmissionRule | SessionRule | Grant]) -> None:
     seen: set[str] = set()
     for item in items:
         if item.id in seen:

@@ -21,7 +21,7 @@ from kairos_cli.grants import load_grants
 from kairos_cli.negation import traps
 from kairos_cli.output import as_fields, as_json
 
-ENTRYPOINTS = ("kairos/admission/decision", "kairos/egress/decision", "kairos/ingress/decision")
+ENTRYPOINTS = tuple(f"kairos/{point}/decision" for point in ("admission", "session", "egress", "ingress"))
 _TIMEOUT_S = 60
 
 

@@ -18,6 +18,7 @@ from kairos.errors import KairosError
 from kairos.policy.decision import Decision
 from kairos.policy.input import PROTOCOLS, Application, flow_input
 from kairos_cli.admin import AdminClient, at, client, tenant_of
+from kairos_cli.grants import program
 from kairos_cli.history import bundle_of
 from kairos_cli.output import as_fields, as_json, as_table
 
@@ -28,6 +29,7 @@ _SAID = {
     "ports": "port",
     "vnis": "VNI",
     "expires_at": "time",
+    "when": "hour of the week",
     "apps": "program",
     "require": "posture",
 }
@@ -148,9 +150,14 @@ def _addresses_in(vni: VniRecord, source: Party, destination: Party) -> tuple[st
 
 
 def _app(text: str) -> Application | None:
+    """As a grant names it."""
     if not text:
         return None
-    return Application("", 0, text.removeprefix("unit:")) if text.startswith("unit:") else Application(text, 0, "")
+    try:
+        named = program(text)
+    except ValueError as error:
+        raise KairosError(f"--app: {error}") from None
+    return Application(**{"path": "", "uid": 0, "unit": "", **named})
 
 
 def _host(address: str) -> str:

@@ -6,7 +6,8 @@ for a rule must never be skipped because a name was missing.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from datetime import datetime
 from typing import Any
 
 from kairos.api.session import Member
@@ -17,11 +18,13 @@ NOBODY = Member("", "client", "", "", b"")
 
 @dataclass(frozen=True, slots=True)
 class Application:
-    """Who opened a connection on its own host. path: of the executable, empty when it is in doubt; unit: of systemd, or empty."""
+    """Who opened a connection on its own host. path: of the executable, empty when it is in doubt; unit: of systemd, or empty;
+    sha256: of the executable, hex, empty when it could not be read."""
 
     path: str
     uid: int
     unit: str
+    sha256: str = ""
 
 
 def party(member: Member | None) -> dict[str, Any] | None:
@@ -53,19 +56,22 @@ def flow_input(
     gateway: str,
     posture: dict[str, Any] | None = None,
     app: Application | None = None,
+    claimed_app: Application | None = None,
 ) -> dict[str, Any]:
     """One connection attempt. point: egress or ingress; now: RFC 3339, UTC, whole seconds; device: who begins it; peer: who is
-    asked; for ICMP the destination's port is the message type."""
+    asked; for ICMP the destination's port is the message type; claimed_app: what the endpoint says, at a gateway."""
     name = PROTOCOLS.get(protocol, str(protocol))
     return {
         "point": point,
         "now": now,
+        "week_minute": week_minute(now),
         "tenant": tenant,
         "vni": {"id": vni, "name": vni_name},
         "device": party(device) or party(NOBODY),
         "peer": party(peer),
         "posture": posture or {},
-        "app": None if app is None else {"path": app.path, "uid": app.uid, "unit": app.unit},
+        "app": None if app is None else asdict(app),
+        "claims": {"app": None if claimed_app is None else asdict(claimed_app)},
         "src": {"ip": source[0], "port": source[1]},
         "dst": {"ip": destination[0], "port": destination[1]},
         "proto": name,
@@ -73,3 +79,25 @@ def flow_input(
         "direction": "out" if point == "egress" else "in",
         "gateway": gateway,
     }
+
+
+def session_input(
+    *, now: str, tenant: str, device: Member, posture: dict[str, Any], vnis: list[str], gateway: str
+) -> dict[str, Any]:
+    """T4: an endpoint asks for a tunnel, or to keep it. vnis: the names of those it would be in."""
+    return {
+        "point": "session",
+        "now": now,
+        "week_minute": week_minute(now),
+        "tenant": tenant,
+        "device": party(device),
+        "posture": posture,
+        "vnis": vnis,
+        "gateway": gateway,
+    }
+
+
+def week_minute(now: str) -> int:
+    """Minutes since Monday 00:00 UTC. now: RFC 3339 in UTC."""
+    moment = datetime.fromisoformat(now)
+    return (moment.weekday() * 24 + moment.hour) * 60 + moment.minute

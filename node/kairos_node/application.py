@@ -6,6 +6,7 @@ its path names here, so its path is left out.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import socket
 import struct
@@ -27,6 +28,7 @@ _OWNER = struct.Struct("=II")  # uid, inode
 _OWNER_AT = _HEADER.size + 4 + 48 + 12
 _ANSWER_S = 0.05
 _REMEMBERED = 64
+_HASHED_MAX = 256 * 1024 * 1024  # a longer program is not worth the time the packet waits
 _UDP = 17
 Address = IPv4Address | IPv6Address
 
@@ -36,6 +38,7 @@ class Applications:
 
     def __init__(self) -> None:
         self._lately: OrderedDict[int, None] = OrderedDict()
+        self._hashes: OrderedDict[tuple[int, ...], str] = OrderedDict()
 
     def of(self, protocol: int, source: tuple[Address, int], destination: tuple[Address, int]) -> Application | None:
         """protocol: 6 or 17. Cannot fail: None when the kernel or /proc does not tell."""
@@ -45,7 +48,7 @@ class Applications:
                 return None
             uid, inode = owner
             pid = self._holder(uid, inode)
-            return None if pid is None else Application(_path(pid), uid, _unit(pid))
+            return None if pid is None else Application(_path(pid), uid, _unit(pid), self._sha256(pid))
         except OSError:
             return None
 
@@ -60,6 +63,21 @@ class Applications:
                     self._lately.popitem(last=False)
                 return pid
         return None
+
+    def _sha256(self, pid: int) -> str:
+        """Of the file that runs, whatever its path names now. Known again by inode, size and the two times: ctime, unlike
+        mtime, is nobody's to set."""
+        with suppress(OSError), open(f"/proc/{pid}/exe", "rb") as program:
+            about = os.fstat(program.fileno())
+            file = (about.st_dev, about.st_ino, about.st_size, about.st_mtime_ns, about.st_ctime_ns)
+            if about.st_size > _HASHED_MAX:
+                return ""
+            if file not in self._hashes:
+                self._hashes[file] = hashlib.file_digest(program, "sha256").hexdigest()
+                if len(self._hashes) > _REMEMBERED:
+                    self._hashes.popitem(last=False)
+            return self._hashes[file]
+        return ""
 
 
 def _owner(protocol: int, source: tuple[Address, int], destination: tuple[Address, int]) -> tuple[int, int] | None:

@@ -60,6 +60,12 @@ def test_an_end_is_kept_in_utc(tmp_path: Path) -> None:
         ({"apps": ["curl"]}, "no program"),
         ({"require": {"disk_encrypted": None}}, "require"),
         ({"apps": ["unit:web"]}, "no program"),
+        ({"apps": ["/usr/bin/curl curl"]}, "no program"),
+        ({"apps": ["sha256:12"]}, "no program"),
+        ({"when": [{"days": ["mo"]}]}, "no day"),
+        ({"when": [{"from": "24:01"}]}, "no time of day"),
+        ({"when": [{"to": "9:00"}]}, "no time of day"),
+        ({"when": [{"zone": "Europe/Berlin"}]}, "no zone"),
         ({"form": ["*"]}, "form"),
     ],
 )
@@ -84,3 +90,37 @@ def test_only_an_allow_may_require_posture(tmp_path: Path) -> None:
     assert got["require"] == {"disk_encrypted": True}
     with pytest.raises(KairosError, match="cannot require posture"):
         loaded(tmp_path, {"deny": [strict]})
+
+
+def test_a_program_is_named_by_facts_that_must_all_hold(tmp_path: Path) -> None:
+    digest = "ab" * 32
+    grant = {**GRANT, "apps": ["/usr/bin/curl", f"/usr/bin/nc sha256:{digest} uid:1000", "unit:web.service"]}
+    (got,) = loaded(tmp_path, {"allow": [grant]})["allow"]["list"]
+    assert got["apps"] == [
+        {"path": "/usr/bin/curl"},
+        {"path": "/usr/bin/nc", "sha256": digest, "uid": 1000},
+        {"unit": "web.service"},
+    ]
+
+
+@pytest.mark.parametrize(
+    ("when", "windows"),
+    [
+        ({}, [[day * 1440, (day + 1) * 1440] for day in range(7)]),
+        ({"days": ["mon"], "from": "09:00", "to": "17:30"}, [[540, 1050]]),
+        ({"days": ["mon"], "from": "00:30", "to": "01:30", "zone": "+01:00"}, [[0, 30], [10050, 10080]]),
+        ({"days": ["sun"], "from": "22:00", "to": "06:00"}, [[0, 360], [9960, 10080]]),
+        ({"days": ["mon"], "from": "22:00", "to": "23:00", "zone": "-02:00"}, [[1440, 1500]]),
+        ({"days": ["sat-sun", "fri"], "to": "01:00"}, [[5760, 5820], [7200, 7260], [8640, 8700]]),
+        ({"days": ["sun-mon"], "to": "01:00"}, [[0, 60], [8640, 8700]]),
+    ],
+)
+def test_windows_are_minutes_of_the_week_in_utc(tmp_path: Path, when: dict[str, Any], windows: list[list[int]]) -> None:
+    (got,) = loaded(tmp_path, {"allow": [{**GRANT, "when": [when]}]})["allow"]["list"]
+    assert got["windows"] == windows
+
+
+def test_a_file_that_says_nothing_of_sessions_lets_all_in(tmp_path: Path) -> None:
+    (rule,) = loaded(tmp_path, {})["session"]
+    assert (rule["outcome"], rule["tags"], rule["require"]) == ("allow", [], {})
+    assert loaded(tmp_path, {"session": []})["session"] == []

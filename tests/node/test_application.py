@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import socket
@@ -32,7 +33,8 @@ def ours() -> Application:
     """This process, by another way."""
     lines = Path("/proc/self/cgroup").read_text().split()
     unit = next((line.rpartition("/")[2] for line in lines if line.endswith((".service", ".scope"))), "")
-    return Application(os.readlink("/proc/self/exe"), os.getuid(), unit)
+    sha256 = hashlib.sha256(Path("/proc/self/exe").read_bytes()).hexdigest()
+    return Application(os.readlink("/proc/self/exe"), os.getuid(), unit, sha256)
 
 
 @contextmanager

@@ -16,6 +16,7 @@ from kairos.crypto import labels
 from kairos.crypto.suites import KR1
 from kairos.errors import BadMessage, KairosError, Refused
 from kairos.identity import transcript
+from kairos.policy.input import flow_input
 from kairos_cli.policy import compile_bundle
 from kairos_node.crypto import provider_named
 from kairos_node.policy import Engine
@@ -123,7 +124,7 @@ def test_an_undefined_or_unknown_decision_is_deny(bundle: bytes) -> None:
 
 def test_a_policy_that_nodes_cannot_run_is_not_compiled(tmp_path: Path) -> None:
     """A decision must follow from its input: the engine has no clock to offer."""
-    for point in ("admission", "egress", "ingress"):
+    for point in ("admission", "session", "egress", "ingress"):
         rule = f"package kairos.{point}\n\ndecision := {{'allow': time.now_ns() > 0}}\n".replace("'", '"')
         (tmp_path / f"{point}.rego").write_text(rule)
     with pytest.raises(KairosError, match=r"time\.now_ns"):
@@ -140,3 +141,26 @@ def test_a_policy_over_its_budget_is_deny_and_the_next_decision_works(tmp_path: 
     engine = Engine(unpack_untrusted(compile_bundle(tmp_path, grants)), 1, b"")
     assert engine.decide("egress", {"gateway": "slow"}).rule == "deny:policy-failed"
     assert engine.decide("egress", {"gateway": ""}).rule == "quick"
+
+
+def test_an_allow_ends_when_a_window_of_its_grant_closes_or_one_of_a_deny_opens(tmp_path: Path) -> None:
+    grants = tmp_path / "grants.json"
+    web = {"id": "web", "from": ["*"], "to": ["*"], "ports": ["tcp/80-81"]}
+    hours = {"days": ["wed"], "from": "09:00", "to": "17:00", "zone": "+01:00"}
+    upkeep = {**web, "id": "upkeep", "ports": ["tcp/81"], "when": [{"days": ["wed"], "from": "12:30", "to": "13:00"}]}
+    grants.write_text(json.dumps({"allow": [{**web, "when": [hours]}], "deny": [upkeep]}))
+    engine = Engine(unpack_untrusted(compile_bundle(POLICIES, grants)), 1, b"")
+
+    def decided(port: int, now: str) -> tuple[bool, str | None]:
+        document = flow_input(
+            "egress", now=now, tenant="acme", vni=1, vni_name="office", device=None, peer=None,
+            source=("10.7.0.2", 40_000), destination=("10.7.0.3", port), protocol=6, gateway="",
+        )  # fmt: skip
+        decision = engine.decide("egress", document)
+        return decision.allow, decision.expires_at
+
+    assert decided(80, "2026-11-25T12:10:45Z") == (True, "2026-11-25T16:00:00Z")
+    assert decided(81, "2026-11-25T12:10:45Z") == (True, "2026-11-25T12:30:00Z")
+    assert decided(81, "2026-11-25T12:30:00Z") == (False, None)
+    assert decided(80, "2026-11-25T16:00:00Z") == (False, None)
+    assert decided(80, "2026-11-25T07:59:59Z") == (False, None)

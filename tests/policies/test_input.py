@@ -34,6 +34,7 @@ MEMBERS = st.builds(
     groups=NAMES,
     owner=st.text(max_size=8),
 )
+PROGRAMS = st.builds(Application, st.text(max_size=8), st.integers(0, 99), st.text(max_size=8), st.text(max_size=8))
 FLOWS = st.builds(
     flow_input,
     st.sampled_from(["egress", "ingress"]),
@@ -47,7 +48,8 @@ FLOWS = st.builds(
     destination=st.tuples(ADDRESSES, st.integers(0, 65_535)),
     protocol=st.integers(0, 255),
     gateway=st.text(max_size=10),
-    app=st.none() | st.builds(Application, path=st.text(max_size=8), uid=st.integers(0, 99), unit=st.text(max_size=8)),
+    app=st.none() | PROGRAMS,
+    claimed_app=st.none() | PROGRAMS,
     posture=st.none() | st.dictionaries(st.text(max_size=4), st.integers()),
 )
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from kairos.policy.input import week_minute
 from kairos_cli.grants import load_grants
 from kairos_cli.policy import compile_bundle
 from kairos_node.policy.bundle import unpack_untrusted
@@ -35,9 +36,21 @@ GRANTS = {
         {"id": "staff", "roles": ["endpoint"], "tags": ["staff"], "outcome": "allow"},
         {"id": "guests", "roles": ["endpoint"], "tags": ["guest"], "outcome": "deny"},
     ],
+    "session": [
+        {"id": "sound", "tags": ["staff"], "outcome": "allow", "require": {"disk_encrypted": True}},
+        {"id": "lost", "tags": ["guest"], "outcome": "deny"},
+        {"id": "servers", "tags": ["db"], "outcome": "allow"},
+    ],
     "deny": [
         {"id": "no-ssh", "from": ["*"], "to": ["tag:web"], "ports": ["tcp/22"], "reason": "use the bastion"},
         {"id": "no-curl", "from": ["*"], "to": ["tag:db"], "ports": ["*"], "apps": ["/usr/bin/curl"]},
+        {
+            "id": "no-nights",
+            "from": ["tag:db"],
+            "to": ["*"],
+            "ports": ["*"],
+            "when": [{"from": "22:00", "to": "06:00"}],
+        },
         {"id": "no-lab", "from": ["tag:guest"], "to": ["10.8.0.0/16"], "ports": ["*"], "vnis": ["lab"]},
     ],
     "allow": [
@@ -45,6 +58,14 @@ GRANTS = {
         {"id": "all-ssh", "from": ["owner:ann"], "to": ["10.0.0.0/8", "fd07::/64"], "ports": ["tcp/*", "udp/53"]},
         {"id": "unit", "from": ["tag:db"], "to": ["*"], "ports": ["tcp/443"], "apps": ["unit:web.service"]},
         {"id": "ping", "from": ["*"], "to": ["*"], "ports": ["icmp"], "expires_at": "2026-11-25T12:00:00Z"},
+        {"id": "hashed", "from": ["*"], "to": ["tag:db"], "ports": ["udp/*"], "apps": [f"sha256:{'ab' * 32} uid:1000"]},
+        {
+            "id": "hours",
+            "from": ["*"],
+            "to": ["*"],
+            "ports": ["tcp/8101"],
+            "when": [{"days": ["mon-fri"], "from": "09:00", "to": "13:01", "zone": "+01:00"}],
+        },
         {"id": "one", "from": ["node:ep-1"], "to": ["node:ep-2"], "ports": ["*"], "vnis": ["office"]},
     ],
 }
@@ -73,15 +94,21 @@ def some_input(random_: random.Random) -> dict[str, Any]:
             "owner": random_.choice(["ann", "bob", ""]),
         }
 
+    now = random_.choice(
+        ["2026-11-25T11:59:59Z", "2026-11-25T12:00:00Z", "2026-11-28T23:30:00Z", "2027-01-01T00:00:00Z"]
+    )
+    programs = [None, {"path": "/usr/bin/curl", "sha256": "ab" * 32, "uid": 1000, "unit": "web.service"}]
     return {
         "point": random_.choice(["egress", "ingress"]),
-        "now": random_.choice(["2026-11-25T11:59:59Z", "2026-11-25T12:00:00Z", "2027-01-01T00:00:00Z"]),
+        "now": now,
+        "week_minute": week_minute(now),
         "tenant": "acme",
         "vni": random_.choice([{"id": 1, "name": "office"}, {"id": 2, "name": "lab"}]),
         "device": party(random_.randint(1, 3)),
         "peer": random_.choice([None, party(random_.randint(1, 3))]),
-        "posture": {},
-        "app": random_.choice([None, {"path": "/usr/bin/curl", "uid": 1000, "unit": "web.service"}]),
+        "posture": {"disk_encrypted": random_.random() < 0.5},
+        "app": random_.choice(programs),
+        "claims": {"app": random_.choice(programs)},
         "src": {"ip": "10.7.0.2", "port": random_.randint(1024, 65535)},
         "dst": {
             "ip": random_.choice(["10.7.0.3", "10.8.1.1", "192.168.1.1", "fd07::9", "fd08::1"]),
@@ -100,7 +127,7 @@ def test_the_rules_pass_their_own_tests_with_full_coverage() -> None:
     assert report["coverage"] >= 95
 
 
-@pytest.mark.parametrize("point", ["egress", "ingress", "admission"])
+@pytest.mark.parametrize("point", ["egress", "ingress", "session", "admission"])
 def test_the_embedded_engine_answers_as_opa_does(point: str, engine: Engine, grants: Path, tmp_path: Path) -> None:
     """All inputs in one `opa eval`, so that OPA's start is paid once."""
     random_ = random.Random(point)

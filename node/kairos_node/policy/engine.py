@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Self
 
 from kairos.api.session import PolicyRecord
@@ -67,7 +67,7 @@ class Engine:
             self._instance = None
             _log.exception("policy at %s", point)
             return deny(f"the policy engine failed: {type(error).__name__}")
-        return _decision(answer)
+        return decision_of(answer, document)
 
     def explain(self, document: dict[str, Any]) -> list[dict[str, Any]]:
         """What why.rego says of the grants, for a person; empty where the policy has no such rules. Raises PolicyError."""
@@ -78,8 +78,9 @@ class Engine:
         return told
 
 
-def _decision(answer: object) -> Decision:
-    """Only a well-formed answer that says allow allows."""
+def decision_of(answer: object, document: dict[str, Any]) -> Decision:
+    """Only a well-formed answer that says allow allows. document: what was asked, for an answer may end so many minutes
+    after its `now`."""
     if answer is None:
         return deny("the policy does not say", "deny:undefined")
     if not isinstance(answer, dict) or not isinstance(answer.get("allow"), bool):
@@ -87,14 +88,28 @@ def _decision(answer: object) -> Decision:
     ends = answer.get("expires_at") or None
     if ends is not None and not _is_moment(ends):
         return deny(f"the policy's answer ends at {ends!r}, which is no time in UTC", "deny:malformed")
+    left = answer.get("minutes_left") or 0
+    if left and (not isinstance(left, int) or "now" not in document):
+        return deny(f"the policy's answer ends in {left!r} minutes", "deny:malformed")
     return Decision(
         allow=answer["allow"],
         rule=str(answer.get("rule", "")) or "unnamed",
         reason=str(answer.get("reason", "")),
         log=answer.get("log") is not False,
         hold=answer["allow"] and answer.get("hold") is True,
-        expires_at=ends,
+        expires_at=_earlier(ends, _after(document["now"], left)) if left else ends,
     )
+
+
+def _after(now: str, minutes: int) -> str:
+    """The beginning of the minute that is so many after this one."""
+    return (
+        (datetime.fromisoformat(now).replace(second=0) + timedelta(minutes=minutes)).isoformat().replace("+00:00", "Z")
+    )
+
+
+def _earlier(ends: str | None, other: str) -> str:
+    return min((ends or other, other), key=datetime.fromisoformat)
 
 
 def _is_moment(value: object) -> bool:
