@@ -33,6 +33,7 @@ from kairos_gateway.config import Config
 from kairos_gateway.mux import Mux
 from kairos_gateway.peers import Peers
 from kairos_gateway.postures import Postures
+from kairos_gateway.session_judge import SessionJudge
 from kairos_gateway.sessions import Session, Sessions
 from kairos_gateway.tunnel import GatewayDriver
 from kairos_gateway.uplink import Uplink
@@ -75,6 +76,7 @@ class Gateway(Daemon):
         self._uplink = uplink
         self._direct = direct
         self.sessions = Sessions(time.time)
+        self._session_judge = SessionJudge(self, self.judge.log.report)
         self.postures = Postures(lambda: self.sessions.fabric_now)
         self.peers = Peers(self)
         self.mux = Mux(client, dataplane, self.links, self._accept)
@@ -101,7 +103,19 @@ class Gateway(Daemon):
             tunnel.fail("session-unknown", "the fabric knows no such session of this node")
             return
         vnis, leases = self._config_for(session)
+        decision = self._session_judge.decide(session.node, leases)
+        if not decision.allow:
+            tunnel.fail("session-denied", f"{decision.reason} ({decision.rule})")
+            return
         tunnel.accept(self.view.record.revision, vnis, leases, self._direct, session.expires_at)
+
+    def _judge_tunnels(self, node: str = "") -> None:
+        """T4 again: a tunnel that policy would not accept now ends now. node: only this one's."""
+        for tunnel in self.peers.live():
+            if tunnel.peer is not None and node in ("", tunnel.peer.node):
+                decision = self._session_judge.decide(tunnel.peer.node, tunnel.sessions)
+                if not decision.allow:
+                    tunnel.fail("session-denied", f"{decision.reason} ({decision.rule})")
 
     def _config_for(self, session: Session) -> tuple[list[VniConfig], Mapping[int, set[Network]]]:
         """T5: what this endpoint gets. Membership is what the network says now, not what it was at T1."""
@@ -156,6 +170,12 @@ class Gateway(Daemon):
             if session is not None:
                 self._reconfigure(tunnel, session)
 
+        self._judge_tunnels()
+
+    def _policy_changed(self) -> None:
+        self._judge_tunnels()
+        super()._policy_changed()
+
     def _plan(self, vni: int) -> VniPlan:
         record, node = self.view.vnis[vni], self.identity.node
         addresses = tuple(ip_interface(text) for text in self.view.addresses(vni, node))
@@ -190,6 +210,7 @@ class Gateway(Daemon):
 
     def _posture_came(self, node: str, at: int, facts: dict[str, Any]) -> None:
         if self.postures.learn(node, at, facts):
+            self._judge_tunnels(node)
             self.judge.judge_again()
 
     async def _watch_postures(self) -> None:
@@ -198,6 +219,7 @@ class Gateway(Daemon):
             await asyncio.sleep(_LOOK_AT_POSTURES_S)
             for node in self.postures.became_late():
                 _log.warning("%s reports its posture no more", node)
+                self._judge_tunnels(node)
                 self.judge.judge_again()
 
     # -- pushes ------------------------------------------------------------------------------------------------------
@@ -214,6 +236,7 @@ class Gateway(Daemon):
                 session = self.sessions.learn(push)
                 self.peers.renewed(session)
                 self._posture_came(push.node, push.posture_at, push.posture)
+                self._judge_tunnels(push.node)
             case PostureNotice():
                 self._posture_came(push.node, push.at, push.facts)
             case AdmissionRequest():

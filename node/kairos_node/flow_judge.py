@@ -54,7 +54,7 @@ class FlowJudge:
         self._dataplane = dataplane
         self._around = surroundings
         self._tenant, self._node, self._role, self._suite = tenant, node, role, suite
-        self._log = DecisionLog(record)
+        self.log = DecisionLog(record)
         self._loop = asyncio.get_running_loop()
         self._rules: list[str] = [""]  # the data plane keeps a number
         self._applications = Applications()
@@ -145,7 +145,7 @@ class FlowJudge:
             policy_version=self._around.policy_version,
             detail={"vni": flow.vni, "point": document["point"], "input": document},
         )
-        if not self._log.report(event):
+        if not self.log.report(event):
             return
         if decision.allow:
             _log.info("allowed %s: %s", subject, decision.rule)
@@ -153,7 +153,7 @@ class FlowJudge:
             _log.warning("denied %s: %s (%s)", subject, decision.reason, decision.rule)
 
     def _minute(self) -> None:
-        self._log.minute()
+        self.log.minute()
         if self._opened_by:
             alive = {flow.id for flow in self._dataplane.flows()}
             self._opened_by = {flow: app for flow, app in self._opened_by.items() if flow in alive}

@@ -146,3 +146,14 @@ def test_a_grant_that_requires_posture_holds_for_devices_that_report_it(overlay:
         f"{sys.executable} -m kairos_cli.main posture {alice.node} --tenant acme --dir {overlay.folder}/fabric --json"
     )
     assert json.loads(shown.stdout)["facts"] == facts
+
+
+def test_a_session_rule_ends_a_tunnel_and_lets_it_come_back(overlay: Overlay) -> None:
+    overlay.alice.await_tunnel()
+    lost = {"id": "lost", "tags": ["staff"], "outcome": "deny", "reason": "reported lost"}
+    overlay.push_policy({**GRANTS, "session": [{"id": "others", "outcome": "allow"}, lost]})
+    overlay.alice.await_line("reported lost (session:lost)")
+    wait_for("the end of the tunnel", lambda: not overlay.alice.tunnel())
+    assert overlay.gateway.status()["tunnels"] == []
+    overlay.push_policy(GRANTS)
+    overlay.alice.await_tunnel()

@@ -1,0 +1,73 @@
+"""T4: may this endpoint have a tunnel here? Policy's `session` point, asked for a new tunnel, at each renewal, and when policy
+or what it depends on changes."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Callable, Collection
+from datetime import UTC, datetime
+from typing import Any, Protocol
+
+from kairos.audit.event import Event
+from kairos.policy.decision import Decision, deny
+from kairos.policy.input import session_input
+from kairos_node.network_view import NetworkView
+from kairos_node.state import Identity
+
+
+class Surroundings(Protocol):
+    """What the answer depends on."""
+
+    identity: Identity
+    view: NetworkView
+
+    @property
+    def policy_version(self) -> int: ...
+    def decide(self, point: str, document: dict[str, Any]) -> Decision: ...
+    def posture_of(self, node: str) -> dict[str, Any]: ...
+
+
+class SessionJudge:
+    def __init__(self, around: Surroundings, report: Callable[[Event], object]) -> None:
+        self._around = around
+        self._tell = report
+
+    def decide(self, node: str, vnis: Collection[int]) -> Decision:
+        """vnis: those that its tunnel carries, or would. A node that the network does not know is denied."""
+        view = self._around.view
+        device = view.members.get(node)
+        if device is None:
+            return deny(f"{node} is not in the network", "deny:unknown-device")
+        document = session_input(
+            now=datetime.fromtimestamp(int(time.time()), UTC).isoformat().replace("+00:00", "Z"),
+            tenant=self._around.identity.join.tenant,
+            device=device,
+            posture=self._around.posture_of(node),
+            vnis=sorted(view.vnis[vni].name for vni in vnis if vni in view.vnis),
+            gateway=self._around.identity.node,
+        )
+        decision = self._around.decide("session", document)
+        if not decision.allow:
+            self._report(node, document, decision)
+        return decision
+
+    def _report(self, node: str, document: dict[str, Any], decision: Decision) -> None:
+        identity = self._around.identity
+        self._tell(
+            Event(
+                id=secrets.token_hex(16),
+                at=time.time(),
+                tenant=identity.join.tenant,
+                source=identity.node,
+                kind="session.denied",
+                actor=node,
+                subject=f"tunnel of {node}",
+                outcome="deny",
+                rule=decision.rule,
+                reason=decision.reason,
+                suite=identity.suite.name,
+                policy_version=self._around.policy_version,
+                detail={"point": "session", "input": document},
+            )
+        )
