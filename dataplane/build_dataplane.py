@@ -21,6 +21,7 @@ MODULES = (
     "flow",
     "transmit",
     "receive",
+    "translate",
     "forward",
     "config",
     "engine",

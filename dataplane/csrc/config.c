@@ -75,6 +75,7 @@ int kdp_vni_remove(kdp_engine *e, uint32_t id) {
   epoll_ctl(e->watch_tx, EPOLL_CTL_DEL, v->tun, NULL);
   pthread_rwlock_unlock(&e->config);
   fib_free(v->fib);
+  free(v->mappings);
   close(v->tun);
   free(v);
   return 0;
@@ -96,6 +97,42 @@ int kdp_fib_remove(kdp_engine *e, uint32_t id, uint8_t family, const uint8_t *pr
   return result;
 }
 
+static size_t mapping_place(const vni *v, uint8_t family, uint8_t bits, const uint8_t *seen) {
+  size_t at = 0, width = family == 4 ? 4 : 16;
+  while (at < v->mapping_count && (v->mappings[at].family != family || v->mappings[at].bits != bits ||
+                                   memcmp(v->mappings[at].seen, seen, width) != 0))
+    at++;
+  return at;
+}
+
+int kdp_mapping_add(kdp_engine *e, uint32_t id, uint8_t family, uint8_t bits, const uint8_t *seen, uint32_t to,
+                    const uint8_t *real) {
+  if ((family != 4 && family != 6) || bits > (family == 4 ? 32 : 128) || to == 0 || to >= CROSSING || to == id)
+    return -EINVAL;
+  mapping fresh = {.to = to, .family = family, .bits = bits};
+  memcpy(fresh.seen, seen, family == 4 ? 4 : 16), memcpy(fresh.real, real, family == 4 ? 4 : 16);
+  pthread_rwlock_wrlock(&e->config);
+  vni *v = vni_find(e, id);
+  int result = v == NULL ? -ENOENT : mapping_place(v, family, bits, seen) < v->mapping_count ? -EEXIST : 0;
+  mapping *grown = result != 0 ? NULL : realloc(v->mappings, (v->mapping_count + 1) * sizeof *grown);
+  if (grown != NULL) v->mappings = grown;
+  if (result == 0) result = grown == NULL ? -ENOMEM : fib_set(v->fib, family, seen, bits, CROSSING | to);
+  if (result == 0) v->mappings[v->mapping_count++] = fresh;
+  pthread_rwlock_unlock(&e->config);
+  return result;
+}
+
+int kdp_mapping_remove(kdp_engine *e, uint32_t id, uint8_t family, uint8_t bits, const uint8_t *seen) {
+  if ((family != 4 && family != 6) || bits > (family == 4 ? 32 : 128)) return -EINVAL;
+  pthread_rwlock_wrlock(&e->config);
+  vni *v = vni_find(e, id);
+  size_t at = v == NULL ? 0 : mapping_place(v, family, bits, seen);
+  int result = v == NULL || at == v->mapping_count ? -ENOENT : fib_unset(v->fib, family, seen, bits);
+  if (result == 0) v->mappings[at] = v->mappings[--v->mapping_count];
+  pthread_rwlock_unlock(&e->config);
+  return result;
+}
+
 int kdp_session_add(kdp_engine *e, uint32_t id, uint32_t *index) {
   session *s = calloc(1, sizeof *s);
   if (s == NULL) return -ENOMEM;
@@ -106,7 +143,7 @@ int kdp_session_add(kdp_engine *e, uint32_t id, uint32_t *index) {
   if (s->vni == NULL) result = -ENOENT;
   /* The upper half of the index is a turn: a late datagram of a session that was cut does not meet its successor. */
   for (uint32_t i = 0; s->vni != NULL && i < SESSIONS_MAX && result != 0; i++) {
-    uint32_t next = ++e->session_turn;
+    uint32_t next = ++e->session_turn & (CROSSING - 1);
     if (next == 0 || e->sessions[next & (SESSIONS_MAX - 1)] != NULL) continue;
     s->index = next;
     e->sessions[next & (SESSIONS_MAX - 1)] = s;

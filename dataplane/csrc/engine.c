@@ -235,7 +235,8 @@ void kdp_destroy(kdp_engine *e) {
   }
   for (uint32_t i = 0; i < SESSIONS_MAX; i++) session_free(e->sessions[i]);
   for (uint32_t i = 0; i < VNIS_MAX; i++)
-    if (e->vnis[i] != NULL) fib_free(e->vnis[i]->fib), close(e->vnis[i]->tun), free(e->vnis[i]);
+    if (e->vnis[i] != NULL)
+      fib_free(e->vnis[i]->fib), free(e->vnis[i]->mappings), close(e->vnis[i]->tun), free(e->vnis[i]);
   relay_free_all(e);
   flows_free(e->flows);
   fragments_free(e->fragments);

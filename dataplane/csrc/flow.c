@@ -23,7 +23,7 @@ typedef struct {
   bool initiator_is_low, closing, established;
   uint8_t verdict, icmp_type;
   uint32_t turn; /* of this slot: makes ids unique */
-  uint32_t next, from, rule, generation, tcp_flags;
+  uint32_t next, from, across, rule, generation, tcp_flags;
   uint64_t opened_ms, last_ms;
   uint64_t packets[2], bytes[2];
 } flow;
@@ -153,6 +153,7 @@ static void describe(const struct flow_table *t, const flow *f, uint64_t now, kd
   *out = (kdp_flow){.id = id_of(t, f),
                     .vni = k->vni,
                     .from_session = f->from,
+                    .from_vni = f->across,
                     .family = k->family,
                     .protocol = k->protocol,
                     .icmp_type = f->icmp_type,
@@ -178,24 +179,26 @@ static void account(flow *f, bool source_low, const packet *p, size_t len, uint6
 }
 
 /* The stripe is held: the verdict cannot come before the packet stands where it will be looked for. */
-static void wait_for_verdict(kdp_engine *e, lane *l, const flow *f, session *from, const inner *in, int otherwise) {
-  bool parked = park(e, l, id_of(e->flows, f), f->key.vni, from == NULL ? 0 : from->index, in);
+static void wait_for_verdict(kdp_engine *e, lane *l, const flow *f, const sender *from, const inner *in,
+                             int otherwise) {
+  bool parked = park(e, l, id_of(e->flows, f), f->key.vni, from, in);
   count(l, parked ? C_parked : otherwise);
 }
 
-static flow_answer open_flow(kdp_engine *e, lane *l, const flow_key *k, uint32_t bucket, bool source_low, session *from,
-                             const packet *p, const inner *in, kdp_flow *opened) {
+static flow_answer open_flow(kdp_engine *e, lane *l, const flow_key *k, uint32_t bucket, bool source_low,
+                             const sender *from, const packet *p, const inner *in, kdp_flow *opened) {
   struct flow_table *t = e->flows;
-  if (from != NULL && atomic_load_explicit(&from->flows, memory_order_relaxed) >= FLOWS_A_SESSION) {
+  session *owner = from->session;
+  if (owner != NULL && atomic_load_explicit(&owner->flows, memory_order_relaxed) >= FLOWS_A_SESSION) {
     count(l, C_drop_flow_quota);
     return FLOW_DROP;
   }
-  flow *f = take_entry(t, from);
+  flow *f = take_entry(t, owner);
   if (f == NULL) {
     count(l, C_drop_flow_table_full);
     return FLOW_DROP;
   }
-  if (from != NULL) atomic_fetch_add_explicit(&from->flows, 1, memory_order_relaxed);
+  if (owner != NULL) atomic_fetch_add_explicit(&owner->flows, 1, memory_order_relaxed);
   uint32_t turn = f->turn;
   *f = (flow){.key = *k,
               .turn = turn,
@@ -203,7 +206,8 @@ static flow_answer open_flow(kdp_engine *e, lane *l, const flow_key *k, uint32_t
               .verdict = KDP_PENDING,
               .icmp_type = p->icmp_type,
               .tcp_flags = p->tcp_flags,
-              .from = from == NULL ? 0 : from->index,
+              .from = owner == NULL ? 0 : owner->index,
+              .across = from->across == NULL ? 0 : from->across->id,
               .opened_ms = l->now_ms,
               .next = t->buckets[bucket]};
   __atomic_store_n(&t->buckets[bucket], (uint32_t)(f - t->entries) + 1, __ATOMIC_RELAXED); /* see bucket_is_empty */
@@ -233,15 +237,43 @@ static flow_answer pass_error(kdp_engine *e, lane *l, uint32_t vni, const packet
   return allowed ? FLOW_PASS : FLOW_DROP;
 }
 
-flow_answer flows_pass(kdp_engine *e, lane *l, uint32_t vni, session *from, const packet *p, const inner *in,
-                       kdp_flow *opened) {
-  struct flow_table *t = e->flows;
-  if (p->icmp_error) return pass_error(e, l, vni, p);
-  if (p->fragment && !p->first_fragment) {
-    if (fragment_known(e, l, vni, p)) return FLOW_PASS;
+/* The live flow of that id, with its stripe held; NULL, and no lock, when it is gone. Under the stripe of its home it can
+ * neither go nor come. */
+static flow *lock_flow(struct flow_table *t, uint64_t id, pthread_mutex_t **stripe) {
+  uint32_t slot = (uint32_t)id - 1, home = atomic_load_explicit(&t->homes[slot], memory_order_relaxed);
+  if (home == 0) return NULL;
+  *stripe = stripe_of(t, home - 1);
+  pthread_mutex_lock(*stripe);
+  flow *f = &t->entries[slot];
+  if (atomic_load_explicit(&t->homes[slot], memory_order_relaxed) == home && id_of(t, f) == id) return f;
+  pthread_mutex_unlock(*stripe);
+  return NULL;
+}
+
+/* A later fragment fares as its flow does now: it may wait with the first, and falls with it. */
+static flow_answer pass_fragment(kdp_engine *e, lane *l, uint32_t vni, const sender *from, const packet *p,
+                                 const inner *in) {
+  pthread_mutex_t *stripe;
+  uint64_t id = fragment_flow(e, l, vni, p);
+  flow *f = id == 0 ? NULL : lock_flow(e->flows, id, &stripe);
+  if (f == NULL) {
     count(l, C_drop_unknown_fragment);
     return FLOW_DROP;
   }
+  flow_key k;
+  account(f, make_key(vni, p, &k), p, in->len, l->now_ms);
+  uint8_t verdict = f->verdict;
+  if (verdict == KDP_PENDING) wait_for_verdict(e, l, f, from, in, C_drop_pending);
+  pthread_mutex_unlock(stripe);
+  if (verdict == KDP_DENY) count(l, C_drop_denied);
+  return verdict == KDP_ALLOW ? FLOW_PASS : FLOW_DROP;
+}
+
+flow_answer flows_pass(kdp_engine *e, lane *l, uint32_t vni, const sender *from, const packet *p, const inner *in,
+                       kdp_flow *opened) {
+  struct flow_table *t = e->flows;
+  if (p->icmp_error) return pass_error(e, l, vni, p);
+  if (p->fragment && !p->first_fragment) return pass_fragment(e, l, vni, from, p, in);
   flow_key k;
   bool source_low = make_key(vni, p, &k);
   uint32_t bucket = bucket_of(t, &k);
@@ -265,8 +297,8 @@ flow_answer flows_pass(kdp_engine *e, lane *l, uint32_t vni, session *from, cons
       answer = FLOW_REJECT;
     }
   }
+  if (p->fragment && (f = find(t, bucket, &k)) != NULL) fragment_remember(e, l, id_of(t, f), vni, p);
   pthread_mutex_unlock(stripe);
-  if (p->fragment && answer == FLOW_PASS) fragment_remember(e, l, vni, p);
   return answer;
 }
 
@@ -303,7 +335,7 @@ struct forget {
 
 static bool is_forgotten(const flow *f, const void *with) {
   const struct forget *w = with;
-  return f->key.vni == w->vni && (w->session == 0 || f->from == w->session);
+  return w->session != 0 ? f->from == w->session : f->key.vni == w->vni || f->across == w->vni;
 }
 
 void flows_forget(kdp_engine *e, uint32_t vni, uint32_t session) {
@@ -332,32 +364,30 @@ void flows_age(kdp_engine *e, lane *l) {
     count_n(l, C_flows_aged, sweep(e, t->age_at, is_aged, &l->now_ms));
 }
 
-/* Sets the verdict of a live flow. false: it is gone. Under the stripe of its home it can neither go nor come. */
+/* Sets the verdict of a live flow. false: it is gone. */
 static bool decide(struct flow_table *t, uint64_t id, uint8_t verdict, uint32_t rule, uint32_t generation) {
-  uint32_t slot = (uint32_t)id - 1, home = atomic_load_explicit(&t->homes[slot], memory_order_relaxed);
-  if (home == 0) return false;
-  pthread_mutex_t *stripe = stripe_of(t, home - 1);
-  pthread_mutex_lock(stripe);
-  flow *f = &t->entries[slot];
-  bool live = atomic_load_explicit(&t->homes[slot], memory_order_relaxed) == home && id_of(t, f) == id;
-  if (live) f->verdict = verdict, f->rule = rule, f->generation = generation;
+  pthread_mutex_t *stripe;
+  flow *f = lock_flow(t, id, &stripe);
+  if (f == NULL) return false;
+  f->verdict = verdict, f->rule = rule, f->generation = generation;
   pthread_mutex_unlock(stripe);
-  return live;
+  return true;
 }
 
 /* A packet of a flow that was just decided. */
-static void release(kdp_engine *e, lane *l, const parked_packet *w, uint8_t verdict) {
+static void release(kdp_engine *e, lane *l, parked_packet *w, uint8_t verdict) {
   vni *v = vni_find(e, w->vni);
-  session *from = w->from == 0 ? NULL : session_find(e, w->from);
+  sender from = {.session = w->from == 0 ? NULL : session_find(e, w->from),
+                 .across = w->across == 0 ? NULL : vni_find(e, w->across)};
+  bool cut = (w->from != 0 && from.session == NULL) || (w->across != 0 && from.across == NULL);
   packet p;
-  if (v == NULL || (w->from != 0 && from == NULL) || !packet_parse(w->data, w->len, &p)) {
+  if (v == NULL || cut || !packet_parse(w->data, w->len, &p)) {
     count(l, C_drop_denied); /* its sender was cut meanwhile */
   } else if (verdict == KDP_ALLOW) {
-    if (p.fragment) fragment_remember(e, l, w->vni, &p);
-    forward_allowed(e, l, v, from, &w->vnet, w->data, w->len, &p);
+    forward_allowed(e, l, v, &from, &w->vnet, w->data, w->len, &p);
   } else {
     count(l, C_drop_denied);
-    reject(e, l, v, from, w->data, w->len, &p);
+    reject(e, l, v, &from, w->data, w->len, &p);
   }
 }
 

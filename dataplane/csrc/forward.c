@@ -30,47 +30,78 @@ static void to_tun(lane *l, vni *v, const struct virtio_net_hdr *vnet, const uin
   count_n(l, C_rx_bytes, len);
 }
 
-void forward_allowed(kdp_engine *e, lane *l, vni *v, session *from, const struct virtio_net_hdr *vnet,
-                     const uint8_t *data, size_t len, const packet *p) {
+/* A new flow, whose first packet waits: Python decides. */
+static void ask(kdp_engine *e, lane *l, const sender *from, const kdp_flow *opened) {
+  uint32_t session = from->session == NULL ? 0 : from->session->index;
+  kdp_event event = {.type = KDP_EVENT_FLOW, .session = session, .flow = *opened};
+  if (!events_put(e->events, &event)) count(l, C_drop_event_full); /* the flow ages out and its sender tries again */
+}
+
+/* In VNI `v`: has its flow leave there? */
+static void forward_flow(kdp_engine *e, lane *l, vni *v, const sender *from, const struct virtio_net_hdr *vnet,
+                         uint8_t *data, size_t len, packet *p) {
+  kdp_flow opened;
+  switch (flows_pass(e, l, v->id, from, p, &(inner){vnet, data, len}, &opened)) {
+    case FLOW_PASS: forward_allowed(e, l, v, from, vnet, data, len, p); break;
+    case FLOW_ASK: ask(e, l, from, &opened); break;
+    case FLOW_REJECT: reject(e, l, v, from, data, len, p); break;
+    case FLOW_DROP: break; /* or parked: counted where it was seen */
+  }
+}
+
+/* Over an interconnect, once: there it is a flow of the other VNI, with a verdict of its own. */
+static void cross(kdp_engine *e, lane *l, vni *v, const sender *from, uint32_t other, const struct virtio_net_hdr *vnet,
+                  uint8_t *data, size_t len, packet *p) {
+  vni *to = vni_find(e, other);
+  if (from->across != NULL) {
+    count(l, C_drop_second_crossing);
+  } else if (to == NULL || !translate(v, to, vnet, data, len, p)) {
+    count(l, C_drop_no_mapping);
+  } else {
+    forward_flow(e, l, to, &(sender){from->session, v}, vnet, data, len, p);
+  }
+}
+
+void forward_allowed(kdp_engine *e, lane *l, vni *v, const sender *from, const struct virtio_net_hdr *vnet,
+                     uint8_t *data, size_t len, packet *p) {
   uint32_t next_hop;
   if (unlikely(!fib_find(v->fib, p->family, p->dst, &next_hop))) goto no_route;
+  if (unlikely(next_hop & CROSSING)) {
+    cross(e, l, v, from, next_hop & ~(uint32_t)CROSSING, vnet, data, len, p);
+    return;
+  }
+  if (unlikely(from->across != NULL)) count(l, C_crossed);
   if (next_hop == KDP_NEXT_HOP_LOCAL) {
-    if (from == NULL) goto no_route; /* came out of this very TUN */
+    if (from->session == NULL && from->across == NULL) goto no_route; /* came out of this very TUN */
     to_tun(l, v, vnet, data, len);
     return;
   }
   session *to = session_find(e, next_hop);
-  if (unlikely(to == NULL || to == from || to->vni != v)) goto no_route;
-  if (from != NULL) count(l, C_turned_around);
+  if (unlikely(to == NULL || to == from->session || to->vni != v)) goto no_route;
+  if (from->session != NULL && from->across == NULL) count(l, C_turned_around);
   transmit(e, l, to, vnet, data, len, p);
   return;
 no_route:
   count(l, C_drop_no_route);
 }
 
-void reject(kdp_engine *e, lane *l, vni *v, session *from, const uint8_t *data, size_t len, const packet *p) {
+void reject(kdp_engine *e, lane *l, vni *v, const sender *from, const uint8_t *data, size_t len, const packet *p) {
   uint8_t answer[256];
   const struct virtio_net_hdr vnet = {0};
   size_t answer_len = packet_reject(data, len, p, answer, sizeof answer);
   packet parsed;
   if (answer_len == 0 || !packet_parse(answer, answer_len, &parsed)) return;
+  if (from->across != NULL && !translate(v, from->across, &vnet, answer, answer_len, &parsed)) return;
   count(l, C_rejects_sent);
-  if (from == NULL)
-    to_tun(l, v, &vnet, answer, answer_len);
+  if (from->session == NULL)
+    to_tun(l, from->across == NULL ? v : from->across, &vnet, answer, answer_len);
   else
-    transmit(e, l, from, &vnet, answer, answer_len, &parsed);
-}
-
-/* A new flow, whose first packet waits: Python decides. */
-static void ask(kdp_engine *e, lane *l, const session *from, const kdp_flow *opened) {
-  kdp_event event = {.type = KDP_EVENT_FLOW, .session = from == NULL ? 0 : from->index, .flow = *opened};
-  if (!events_put(e->events, &event)) count(l, C_drop_event_full); /* the flow ages out and its sender tries again */
+    transmit(e, l, from->session, &vnet, answer, answer_len, &parsed);
 }
 
 void forward(kdp_engine *e, lane *l, vni *v, session *from, const struct virtio_net_hdr *vnet, uint8_t *data,
              size_t len) {
   packet p;
-  kdp_flow opened;
   if (unlikely(!packet_parse(data, len, &p))) {
     count(l, C_drop_bad_packet);
     return;
@@ -83,10 +114,5 @@ void forward(kdp_engine *e, lane *l, vni *v, session *from, const struct virtio_
     count(l, C_drop_spoofed_source);
     return;
   }
-  switch (flows_pass(e, l, v->id, from, &p, &(inner){vnet, data, len}, &opened)) {
-    case FLOW_PASS: forward_allowed(e, l, v, from, vnet, data, len, &p); break;
-    case FLOW_ASK: ask(e, l, from, &opened); break;
-    case FLOW_REJECT: reject(e, l, v, from, data, len, &p); break;
-    case FLOW_DROP: break; /* or parked: counted where it was seen */
-  }
+  forward_flow(e, l, v, &(sender){from, NULL}, vnet, data, len, &p);
 }

@@ -61,6 +61,7 @@ enum {
   X(rx_datagrams) \
   X(rx_relay_datagrams) \
   X(turned_around) \
+  X(crossed) \
   X(flows_opened) \
   X(flows_denied) \
   X(flows_aged) \
@@ -91,7 +92,9 @@ enum {
   X(drop_relay_full) \
   X(drop_no_relay) \
   X(drop_too_large) \
-  X(drop_multicast) X(drop_congested)
+  X(drop_multicast) \
+  X(drop_congested) \
+  X(drop_no_mapping) X(drop_second_crossing)
 /* clang-format on */
 enum {
 #define X(name) C_##name,
@@ -190,10 +193,22 @@ typedef struct {
   uint8_t prefix[16];
 } lease;
 
+/* The prefix `real` of VNI `to`, by the name it has here. */
+typedef struct {
+  uint32_t to;
+  uint8_t family, bits;
+  uint8_t seen[16], real[16];
+} mapping;
+
+/* FIB next hop of what is seen here of another VNI: this bit and that VNI's number. No session index has the bit. */
+enum { CROSSING = 1u << 30 };
+
 typedef struct vni {
   uint32_t id;
   int tun;
   fib *fib;
+  mapping *mappings;
+  size_t mapping_count;
 } vni;
 
 typedef struct session {
@@ -219,6 +234,12 @@ typedef struct session {
   struct sockaddr_storage to;
   socklen_t to_len;
 } session;
+
+/* Where an inner packet comes from. session NULL: a TUN. across: the VNI it crossed from, NULL: it is in its own. */
+typedef struct {
+  session *session;
+  vni *across;
+} sender;
 
 /* Datagrams on their way to the UDP socket: consecutive ones of one size to one address leave as one GSO message. */
 typedef struct {
@@ -315,27 +336,30 @@ typedef enum { FLOW_PASS, FLOW_DROP, FLOW_REJECT, FLOW_ASK } flow_answer;
 struct flow_table *flows_new(uint32_t max);
 void flows_free(struct flow_table *t);
 /* Counts the packet and says what to do. FLOW_ASK: `opened` is the new flow; the packet is parked until its verdict. */
-flow_answer flows_pass(kdp_engine *e, lane *l, uint32_t vni, session *from, const packet *p, const inner *in,
+flow_answer flows_pass(kdp_engine *e, lane *l, uint32_t vni, const sender *from, const packet *p, const inner *in,
                        kdp_flow *opened);
-void flows_forget(kdp_engine *e, uint32_t vni, uint32_t session); /* session 0: the whole VNI */
+/* session 0: the whole VNI, and what crossed from there. */
+void flows_forget(kdp_engine *e, uint32_t vni, uint32_t session);
 void flows_age(kdp_engine *e, lane *l);
 
 /* -- fragment.c ---------------------------------------------------------------------------------------------------- */
 struct fragments *fragments_new(void);
 void fragments_free(struct fragments *t);
-void fragment_remember(kdp_engine *e, const lane *l, uint32_t vni, const packet *p);
-bool fragment_known(kdp_engine *e, const lane *l, uint32_t vni, const packet *p);
+/* `first` belongs to this flow. */
+void fragment_remember(kdp_engine *e, const lane *l, uint64_t flow, uint32_t vni, const packet *first);
+/* The flow of a later fragment; 0: its first was not seen. */
+uint64_t fragment_flow(kdp_engine *e, const lane *l, uint32_t vni, const packet *later);
 
 /* -- parked.c ------------------------------------------------------------------------------------------------------ */
 typedef struct {
-  uint32_t vni, from;
+  uint32_t vni, from, across;
   uint16_t len;
   struct virtio_net_hdr vnet;
   uint8_t data[PARKED_BYTES];
 } parked_packet;
 struct parking *parking_new(void);
 void parking_free(struct parking *g);
-bool park(kdp_engine *e, const lane *l, uint64_t flow, uint32_t vni, uint32_t from, const inner *in);
+bool park(kdp_engine *e, const lane *l, uint64_t flow, uint32_t vni, const sender *from, const inner *in);
 bool unpark(kdp_engine *e, uint64_t flow, parked_packet *out); /* the oldest; false: none is left */
 
 /* -- relay.c ------------------------------------------------------------------------------------------------------- */
@@ -365,9 +389,14 @@ void run_flush(kdp_engine *e, lane *l);
 void forward(kdp_engine *e, lane *l, vni *v, session *from, const struct virtio_net_hdr *vnet, uint8_t *data,
              size_t len);
 /* The same for a packet whose flow was just allowed. */
-void forward_allowed(kdp_engine *e, lane *l, vni *v, session *from, const struct virtio_net_hdr *vnet,
-                     const uint8_t *data, size_t len, const packet *p);
-void reject(kdp_engine *e, lane *l, vni *v, session *from, const uint8_t *data, size_t len, const packet *p);
+void forward_allowed(kdp_engine *e, lane *l, vni *v, const sender *from, const struct virtio_net_hdr *vnet,
+                     uint8_t *data, size_t len, packet *p);
+void reject(kdp_engine *e, lane *l, vni *v, const sender *from, const uint8_t *data, size_t len, const packet *p);
+
+/* -- translate.c --------------------------------------------------------------------------------------------------- */
+/* Renames both ends of a packet of `from`, in place, as `to` knows them. false: one of them has no name there. */
+bool translate(const vni *from, const vni *to, const struct virtio_net_hdr *vnet, uint8_t *data, size_t len,
+               const packet *p);
 
 /* -- config.c ------------------------------------------------------------------------------------------------------ */
 void session_free(session *s); /* wipes its keys */

@@ -29,7 +29,8 @@ typedef struct {
   uint64_t id; /* 0 when unused; never reused for another flow */
   uint32_t vni;
   uint32_t from_session;
-  uint8_t family; /* 4 or 6 */
+  uint32_t from_vni; /* 0: it began in `vni`; else it came across from there, and the addresses are those seen here */
+  uint8_t family;    /* 4 or 6 */
   uint8_t protocol;
   uint8_t icmp_type;
   uint8_t tcp_flags;
@@ -71,6 +72,11 @@ int kdp_vni_add(kdp_engine *e, uint32_t vni, int tun_fd); /* tun_fd: IFF_VNET_HD
 int kdp_vni_remove(kdp_engine *e, uint32_t vni);          /* with its sessions, FIB and flows */
 int kdp_fib_add(kdp_engine *e, uint32_t vni, uint8_t family, const uint8_t *prefix, uint8_t bits, uint32_t next_hop);
 int kdp_fib_remove(kdp_engine *e, uint32_t vni, uint8_t family, const uint8_t *prefix, uint8_t bits);
+/* An interconnect, one way: the addresses of `real`/bits in VNI `to` have, in `vni`, the names of `seen`/bits. A packet
+ * for one of them crosses if its own source has a name there too; `seen` is a FIB entry of its own. */
+int kdp_mapping_add(kdp_engine *e, uint32_t vni, uint8_t family, uint8_t bits, const uint8_t *seen, uint32_t to,
+                    const uint8_t *real);
+int kdp_mapping_remove(kdp_engine *e, uint32_t vni, uint8_t family, uint8_t bits, const uint8_t *seen);
 
 /* The data plane chooses the local index, > 0. */
 int kdp_session_add(kdp_engine *e, uint32_t vni, uint32_t *index);

@@ -35,18 +35,20 @@ void parking_free(struct parking *g) {
   free(g);
 }
 
-static bool put(slot *s, const inner *in, uint32_t vni, uint32_t from) {
+static bool put(slot *s, const inner *in, uint32_t vni, const sender *from) {
   if (s->count == PARKED_A_FLOW) return false;
   parked_packet **p = &s->packets[s->count];
   if (*p == NULL) *p = calloc(1, sizeof **p);
   if (*p == NULL) return false;
-  (*p)->vni = vni, (*p)->from = from, (*p)->vnet = *in->vnet, (*p)->len = (uint16_t)in->len;
+  (*p)->vni = vni, (*p)->vnet = *in->vnet, (*p)->len = (uint16_t)in->len;
+  (*p)->from = from->session == NULL ? 0 : from->session->index;
+  (*p)->across = from->across == NULL ? 0 : from->across->id;
   memcpy((*p)->data, in->data, in->len);
   s->count++;
   return true;
 }
 
-bool park(kdp_engine *e, const lane *l, uint64_t flow, uint32_t vni, uint32_t from, const inner *in) {
+bool park(kdp_engine *e, const lane *l, uint64_t flow, uint32_t vni, const sender *from, const inner *in) {
   struct parking *g = e->parking;
   if (in->len > PARKED_BYTES) return false;
   pthread_mutex_lock(&g->lock);

@@ -21,6 +21,7 @@ COUNTERS = (
     "rx_datagrams",
     "rx_relay_datagrams",
     "turned_around",
+    "crossed",
     "flows_opened",
     "flows_denied",
     "flows_aged",
@@ -53,6 +54,8 @@ COUNTERS = (
     "drop_too_large",
     "drop_multicast",
     "drop_congested",
+    "drop_no_mapping",
+    "drop_second_crossing",
 )
 
 
@@ -70,8 +73,9 @@ class PathKind(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Flow:
-    """A flow as its initiator sees it. session: 0 when it entered through the TUN, else whose it is. protocol: the IP
-    number; ICMP echo ids are both ports. packets, bytes: (towards the responder, back)."""
+    """A flow as its initiator sees it. session: 0 when it entered through a TUN, else whose it is. protocol: the IP
+    number; ICMP echo ids are both ports. packets, bytes: (towards the responder, back). from_vni: 0 when it began in
+    `vni`; else it came across an interconnect from there, and src and dst are what they are called here."""
 
     id: int
     vni: int
@@ -90,6 +94,16 @@ class Flow:
     bytes: tuple[int, int]
     age_s: float
     idle_s: float
+    from_vni: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Mapping:
+    """One way of an interconnect: the addresses of `real` in VNI `to` by the names of `seen`, of the same length."""
+
+    seen: Network
+    to: int
+    real: Network
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,6 +169,11 @@ class Dataplane(Protocol):
     def remove_vni(self, vni: int) -> None: ...
     def add_route(self, vni: int, prefix: Network, next_hop: int) -> None: ...
     def remove_route(self, vni: int, prefix: Network) -> None: ...
+    def add_mapping(self, vni: int, mapping: Mapping) -> None:
+        """Packets of `vni` for `mapping.seen` cross, if their source has a name on the other side too."""
+        ...
+
+    def remove_mapping(self, vni: int, mapping: Mapping) -> None: ...
     def add_session(self, vni: int) -> int: ...
     def set_remote(self, session: int, remote_index: int) -> None: ...
     def cut_session(self, session: int) -> None: ...

@@ -14,6 +14,7 @@ from kairos_dataplane.engine import (
     Event,
     Flow,
     FlowOpened,
+    Mapping,
     Network,
     PathKind,
     PathMoved,
@@ -44,6 +45,10 @@ def _pack_address(address: Address) -> Any:
     return ffi.new("kdp_addr *", {"family": ip.version, "port": address[1], "ip": ip.packed.ljust(16, b"\0")})
 
 
+def _prefix(network: Network) -> bytes:
+    return network.network_address.packed.ljust(16, b"\0")
+
+
 def _flow(raw: Any) -> Flow:
     return Flow(
         raw.id,
@@ -63,6 +68,7 @@ def _flow(raw: Any) -> Flow:
         (raw.bytes[0], raw.bytes[1]),
         raw.age_ms / 1000,
         raw.idle_ms / 1000,
+        raw.from_vni,
     )
 
 
@@ -120,12 +126,20 @@ class NativeEngine:
         _check(lib.kdp_vni_remove(self._engine, vni))
 
     def add_route(self, vni: int, prefix: Network, next_hop: int) -> None:
-        packed = prefix.network_address.packed
-        _check(lib.kdp_fib_add(self._engine, vni, prefix.version, packed.ljust(16, b"\0"), prefix.prefixlen, next_hop))
+        _check(lib.kdp_fib_add(self._engine, vni, prefix.version, _prefix(prefix), prefix.prefixlen, next_hop))
 
     def remove_route(self, vni: int, prefix: Network) -> None:
-        packed = prefix.network_address.packed.ljust(16, b"\0")
-        _check(lib.kdp_fib_remove(self._engine, vni, prefix.version, packed, prefix.prefixlen))
+        _check(lib.kdp_fib_remove(self._engine, vni, prefix.version, _prefix(prefix), prefix.prefixlen))
+
+    def add_mapping(self, vni: int, mapping: Mapping) -> None:
+        seen, real = _prefix(mapping.seen), _prefix(mapping.real)
+        _check(
+            lib.kdp_mapping_add(self._engine, vni, mapping.seen.version, mapping.seen.prefixlen, seen, mapping.to, real)
+        )
+
+    def remove_mapping(self, vni: int, mapping: Mapping) -> None:
+        seen = mapping.seen
+        _check(lib.kdp_mapping_remove(self._engine, vni, seen.version, seen.prefixlen, _prefix(seen)))
 
     def add_session(self, vni: int) -> int:
         index = ffi.new("uint32_t *")
@@ -139,8 +153,7 @@ class NativeEngine:
         _check(lib.kdp_session_cut(self._engine, session))
 
     def add_lease(self, session: int, prefix: Network) -> None:
-        packed = prefix.network_address.packed.ljust(16, b"\0")
-        _check(lib.kdp_session_lease(self._engine, session, prefix.version, packed, prefix.prefixlen))
+        _check(lib.kdp_session_lease(self._engine, session, prefix.version, _prefix(prefix), prefix.prefixlen))
 
     def install_receive(self, session: int, epoch: int, key: bytes, iv: bytes) -> None:
         _check_key(key, iv)

@@ -16,9 +16,9 @@ from ipaddress import ip_address
 
 from kairos.errors import BadMessage
 from kairos.wire.datagram import CONTROL_PAYLOAD_MAX, DatagramType
-from kairos_dataplane.engine import COUNTERS, FRAME_MAX, Address, Event, Flow, Network, PathKind, Verdict
+from kairos_dataplane.engine import COUNTERS, FRAME_MAX, Address, Event, Flow, Mapping, Network, PathKind, Verdict
 from kairos_dataplane.pure.packet import PACKET_MAX
-from kairos_dataplane.pure.path import PacketPath, Vni
+from kairos_dataplane.pure.path import CROSSING, PacketPath, Vni
 from kairos_dataplane.pure.segments import VNET_BYTES, Offload, records_untrusted
 from kairos_dataplane.pure.session import RelayQueue, Session, refused
 
@@ -159,6 +159,23 @@ class PureEngine(PacketPath):
         with self._lock:
             if not self._vni(vni).fib.remove(prefix):
                 raise refused(errno.ENOENT)
+
+    def add_mapping(self, vni: int, mapping: Mapping) -> None:
+        with self._lock:
+            here = self._vni(vni)
+            if mapping.to == vni or not 0 < mapping.to < CROSSING:
+                raise refused(errno.EINVAL)
+            if any(known.seen == mapping.seen for known in here.mappings):
+                raise refused(errno.EEXIST)
+            here.mappings.append(mapping)
+            here.fib.add(mapping.seen, CROSSING | mapping.to)
+
+    def remove_mapping(self, vni: int, mapping: Mapping) -> None:
+        with self._lock:
+            here = self._vni(vni)
+            if not any(known.seen == mapping.seen for known in here.mappings) or not here.fib.remove(mapping.seen):
+                raise refused(errno.ENOENT)
+            here.mappings = [known for known in here.mappings if known.seen != mapping.seen]
 
     def add_session(self, vni: int) -> int:
         with self._lock:

@@ -34,6 +34,7 @@ class _Entry:
     id: int
     vni: int
     session: int
+    from_vni: int
     first: Packet
     opened: float
     seen: float
@@ -47,7 +48,9 @@ class _Entry:
 
     def account(self, packet: Packet, size: int, now: float) -> None:
         first = self.first
-        way = 0 if (packet.src, packet.src_port) == (first.src, first.src_port) else 1
+        later = packet.fragment and not packet.first_fragment  # it has no ports
+        source, opener = (packet.src, packet.src_port), (first.src, first.src_port)
+        way = 0 if source == opener or (later and packet.src == first.src) else 1
         self.packets[way] += 1
         self.bytes[way] += size
         self.seen = now
@@ -83,6 +86,7 @@ class _Entry:
             (self.bytes[0], self.bytes[1]),
             now - self.opened,
             now - self.seen,
+            self.from_vni,
         )
 
 
@@ -100,20 +104,22 @@ class FlowTable:
         self._by_id: dict[int, tuple[Key, _Entry]] = {}
         self._share: Counter[int] = Counter()
         self._ids = itertools.count(1)
-        self._fragments: dict[tuple[int, bytes, bytes, int, int], float] = {}
+        self._fragments: dict[tuple[int, bytes, bytes, int, int], tuple[float, int]] = {}
 
-    def check(self, vni: int, session: int, packet: Packet, size: int, now: float) -> tuple[Answer, Flow | None]:
+    def check(
+        self, vni: int, session: int, packet: Packet, size: int, now: float, from_vni: int = 0
+    ) -> tuple[Answer, Flow | None]:
         """Counts the packet and says what to do. ASK and WAIT come with the flow that waits for its verdict."""
         if packet.quoted is not None:
             return self._check_error(vni, packet.quoted), None
         if packet.fragment and not packet.first_fragment:
-            if self._fragments.get(self._fragment_key(vni, packet), 0.0) > now:
-                return Answer.PASS, None
-            return self._drop("drop_unknown_fragment"), None
+            return self._check_fragment(vni, packet, size, now)
         key = _key(vni, packet)
         entry = self._entries.get(key)
         if entry is None:
-            return self._open(key, vni, session, packet, size, now)
+            return self._open(key, vni, session, packet, size, now, from_vni)
+        if packet.fragment:
+            self._remember_fragment(vni, packet, entry.id, now)
         opening = packet.protocol == TCP and packet.tcp_flags & (SYN | ACK) == SYN
         if entry.closing and opening and entry.verdict is Verdict.ALLOW and now - entry.seen > 1.0:
             entry.closing = False  # the port pair is used again: same ends, same rule
@@ -123,23 +129,35 @@ class FlowTable:
         if entry.verdict is Verdict.DENY:
             self._counters["drop_denied"] += 1
             return Answer.REJECT, None
-        if packet.fragment:
-            self.remember_fragment(vni, packet, now)
         return Answer.PASS, None
 
+    def _check_fragment(self, vni: int, packet: Packet, size: int, now: float) -> tuple[Answer, Flow | None]:
+        """A later fragment fares as its flow does now: it may wait with the first, and falls with it."""
+        until, flow = self._fragments.get(self._fragment_key(vni, packet), (0.0, 0))
+        found = self._by_id.get(flow)
+        if until <= now or found is None:
+            return self._drop("drop_unknown_fragment"), None
+        entry = found[1]
+        entry.account(packet, size, now)
+        if entry.verdict is Verdict.PENDING:
+            return Answer.WAIT, entry.describe(now)
+        return (Answer.PASS if entry.verdict is Verdict.ALLOW else self._drop("drop_denied")), None
+
     def _open(
-        self, key: Key, vni: int, session: int, packet: Packet, size: int, now: float
+        self, key: Key, vni: int, session: int, packet: Packet, size: int, now: float, from_vni: int
     ) -> tuple[Answer, Flow | None]:
         if session and self._share[session] >= FLOWS_A_SESSION:
             return self._drop("drop_flow_quota"), None
         if len(self._entries) >= self._maximum or (not session and self._share[0] >= self._maximum // 2):
             return self._drop("drop_flow_table_full"), None
-        entry = _Entry(next(self._ids), vni, session, packet, now, now)
+        entry = _Entry(next(self._ids), vni, session, from_vni, packet, now, now)
         entry.account(packet, size, now)
         self._entries[key] = entry
         self._by_id[entry.id] = key, entry
         self._share[session] += 1
         self._counters["flows_opened"] += 1
+        if packet.fragment:
+            self._remember_fragment(vni, packet, entry.id, now)
         return Answer.ASK, entry.describe(now)
 
     def _check_error(self, vni: int, quoted: bytes) -> Answer:
@@ -161,9 +179,9 @@ class FlowTable:
     def _fragment_key(vni: int, packet: Packet) -> tuple[int, bytes, bytes, int, int]:
         return vni, packet.src, packet.dst, packet.protocol, packet.fragment_id
 
-    def remember_fragment(self, vni: int, packet: Packet, now: float) -> None:
-        """Its later fragments pass for a while."""
-        self._fragments[self._fragment_key(vni, packet)] = now + _FRAGMENT_LIFE_S
+    def _remember_fragment(self, vni: int, packet: Packet, flow: int, now: float) -> None:
+        """Its later fragments belong to that flow for a while."""
+        self._fragments[self._fragment_key(vni, packet)] = now + _FRAGMENT_LIFE_S, flow
         if len(self._fragments) > _FRAGMENTS_MAX:
             del self._fragments[next(iter(self._fragments))]
 
@@ -177,8 +195,11 @@ class FlowTable:
         return True
 
     def forget(self, vni: int, session: int) -> None:
-        """session 0: the whole VNI."""
-        self._remove(lambda entry: entry.vni == vni and session in (0, entry.session))
+        """session 0: the whole VNI, and what crossed from there."""
+        if session:
+            self._remove(lambda entry: entry.session == session)
+        else:
+            self._remove(lambda entry: vni in (entry.vni, entry.from_vni))
 
     def age(self, now: float) -> None:
         self._counters["flows_aged"] += self._remove(lambda entry: now - entry.seen > entry.idle_limit_s())

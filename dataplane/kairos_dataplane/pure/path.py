@@ -19,6 +19,7 @@ from kairos_dataplane.engine import (
     Event,
     Flow,
     FlowOpened,
+    Mapping,
     PathKind,
     PathMoved,
     RelayReady,
@@ -28,8 +29,10 @@ from kairos_dataplane.pure.flows import PENDING_LIFE_S, Answer, Fib, FlowTable
 from kairos_dataplane.pure.packet import Packet, ecn, parse_untrusted, refusal, with_congestion
 from kairos_dataplane.pure.segments import Offload, cut, whole_untrusted
 from kairos_dataplane.pure.session import RelayQueue, Session
+from kairos_dataplane.pure.translate import translate
 
 _EVENTS_MAX = 1024
+CROSSING = 1 << 30  # next hop: what is seen of another VNI, with that VNI's number
 _TOS = (socket.IPPROTO_IP, socket.IP_TOS)
 _TCLASS = (socket.IPPROTO_IPV6, socket.IPV6_TCLASS)
 _PARKED_FLOWS, _PARKED_A_FLOW, _PARKED_BYTES = 512, 8, 2048
@@ -40,6 +43,15 @@ class Vni:
     id: int
     tun: int
     fib: Fib = field(default_factory=Fib)
+    mappings: list[Mapping] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Sender:
+    """Where an inner packet comes from. session None: a TUN. across: the VNI it crossed from; None: it is in its own."""
+
+    session: Session | None
+    across: Vni | None = None
 
 
 @dataclass(slots=True)
@@ -48,6 +60,7 @@ class _Lot:
 
     vni: int
     session: int
+    across: int
     since: float
     packets: list[tuple[Offload, bytes]] = field(default_factory=list)
 
@@ -129,8 +142,8 @@ class PacketPath:
 
     # -- inner packets -------------------------------------------------------------------------------------------------------
 
-    def _forward(self, vni: Vni, sender: Session | None, offload: Offload, data: bytes) -> None:
-        """One inner packet, from the TUN (sender None) or a session: source check, flow verdict, FIB, out."""
+    def _forward(self, vni: Vni, session: Session | None, offload: Offload, data: bytes) -> None:
+        """One inner packet, from the TUN (session None) or a session: source check, flow verdict, FIB, out."""
         try:
             packet = parse_untrusted(data)
         except BadMessage:
@@ -139,11 +152,16 @@ class PacketPath:
         if packet.multicast:
             self._counters["drop_multicast"] += 1
             return
-        if sender is not None and not sender.leases_source(packet.src):
+        if session is not None and not session.leases_source(packet.src):
             self._counters["drop_spoofed_source"] += 1
             return
-        index = 0 if sender is None else sender.index
-        answer, opened = self._flows.check(vni.id, index, packet, len(data), time.monotonic())
+        self._forward_flow(vni, Sender(session), offload, data, packet)
+
+    def _forward_flow(self, vni: Vni, sender: Sender, offload: Offload, data: bytes, packet: Packet) -> None:
+        """In this VNI: has its flow leave there?"""
+        index = 0 if sender.session is None else sender.session.index
+        across = 0 if sender.across is None else sender.across.id
+        answer, opened = self._flows.check(vni.id, index, packet, len(data), time.monotonic(), across)
         if answer is Answer.PASS:
             self._forward_allowed(vni, sender, offload, data, packet)
         elif answer is Answer.REJECT:
@@ -159,23 +177,41 @@ class PacketPath:
         if len(self._parked) >= _PARKED_FLOWS:
             self._parked = {id: lot for id, lot in self._parked.items() if now - lot.since <= PENDING_LIFE_S}
         if len(self._parked) < _PARKED_FLOWS:
-            lot = self._parked.setdefault(flow.id, _Lot(flow.vni, flow.session, now))
+            lot = self._parked.setdefault(flow.id, _Lot(flow.vni, flow.session, flow.from_vni, now))
             if len(data) <= _PARKED_BYTES and len(lot.packets) < _PARKED_A_FLOW:
                 lot.packets.append((offload, data))
                 self._counters["parked"] += 1
                 return
         self._counters[otherwise] += 1
 
-    def _forward_allowed(self, vni: Vni, sender: Session | None, offload: Offload, data: bytes, packet: Packet) -> None:
+    def _cross(self, vni: Vni, sender: Sender, other: int, offload: Offload, data: bytes, packet: Packet) -> None:
+        """Over an interconnect, once: there it is a flow of the other VNI, with a verdict of its own."""
+        if sender.across is not None:
+            self._counters["drop_second_crossing"] += 1
+            return
+        to = self._vnis.get(other)
+        partial = bool(offload.flags & 1) and offload.csum_start == packet.l4
+        translated = None if to is None else translate(vni, to, data, packet, partial)
+        if to is None or translated is None:
+            self._counters["drop_no_mapping"] += 1
+            return
+        self._forward_flow(to, Sender(sender.session, vni), offload, translated, parse_untrusted(translated))
+
+    def _forward_allowed(self, vni: Vni, sender: Sender, offload: Offload, data: bytes, packet: Packet) -> None:
         next_hop = vni.fib.find(packet.dst)
-        if next_hop == LOCAL and sender is not None:
+        if next_hop is not None and next_hop & CROSSING:
+            self._cross(vni, sender, next_hop & ~CROSSING, offload, data, packet)
+            return
+        if next_hop is not None and sender.across is not None:
+            self._counters["crossed"] += 1
+        if next_hop == LOCAL and (sender.session is not None or sender.across is not None):
             self._to_tun(vni, offload, data)
             return
         to = self._sessions.get(next_hop or 0)
-        if to is None or to is sender or to.vni != vni.id:
+        if to is None or to is sender.session or to.vni != vni.id:
             self._counters["drop_no_route"] += 1
             return
-        if sender is not None:
+        if sender.session is not None and sender.across is None:
             self._counters["turned_around"] += 1
         self._transmit(to, offload, data, packet)
 
@@ -188,15 +224,17 @@ class PacketPath:
         self._counters["rx_packets"] += 1
         self._counters["rx_bytes"] += len(data)
 
-    def _reject(self, vni: Vni, sender: Session | None, data: bytes, packet: Packet) -> None:
+    def _reject(self, vni: Vni, sender: Sender, data: bytes, packet: Packet) -> None:
         answer = refusal(data, packet)
+        if answer is not None and sender.across is not None:
+            answer = translate(vni, sender.across, answer, parse_untrusted(answer), partial=False)
         if answer is None:
             return
         self._counters["rejects_sent"] += 1
-        if sender is None:
-            self._to_tun(vni, Offload(), answer)
+        if sender.session is None:
+            self._to_tun(sender.across or vni, Offload(), answer)
         else:
-            self._transmit(sender, Offload(), answer, parse_untrusted(answer))
+            self._transmit(sender.session, Offload(), answer, parse_untrusted(answer))
 
     def _transmit(self, to: Session, offload: Offload, data: bytes, packet: Packet) -> None:
         pieces = cut(offload, data, packet)
@@ -243,8 +281,8 @@ class PacketPath:
             queue.told = self._emit(RelayReady(relay))
 
     def _release(self, lot: _Lot, verdict: Verdict) -> None:
-        vni, sender = self._vnis.get(lot.vni), self._sessions.get(lot.session)
-        if vni is None or (lot.session and sender is None):
+        vni, sender = self._vnis.get(lot.vni), Sender(self._sessions.get(lot.session), self._vnis.get(lot.across))
+        if vni is None or (lot.session and sender.session is None) or (lot.across and sender.across is None):
             self._counters["drop_denied"] += len(lot.packets)  # their sender was cut meanwhile
             return
         for offload, data in lot.packets:
@@ -253,6 +291,4 @@ class PacketPath:
                 self._counters["drop_denied"] += 1
                 self._reject(vni, sender, data, packet)
                 continue
-            if packet.fragment:
-                self._flows.remember_fragment(vni.id, packet, time.monotonic())
             self._forward_allowed(vni, sender, offload, data, packet)

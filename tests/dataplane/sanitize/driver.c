@@ -1,6 +1,6 @@
 /* Feeds the engine with noise under a sanitizer: sealed plaintexts that are random, or packets with a few bytes changed;
  * datagrams with flipped bits; frames that are cut; packets from the TUN with offloads that lie. Meanwhile another thread
- * rekeys, cuts sessions, lists flows and decides about them.
+ * rekeys, cuts sessions, takes an interconnect away and back, lists flows and decides about them.
  *
  *   driver AEAD SEED ROUNDS     prints the counters as "name value" lines; the sanitizer ends it at the first fault */
 #include <fcntl.h>
@@ -10,7 +10,7 @@
 
 #include "internal.h"
 
-enum { VNI = 5, RELAY = 1, FRAME = 1 << 18 };
+enum { VNI = 5, OTHER = 6, RELAY = 1, FRAME = 1 << 18 };
 
 static kdp_engine *engine;
 static aead_key *peer;
@@ -47,11 +47,24 @@ static uint32_t open_session(void) {
   return index;
 }
 
+/* What stands in `there` as {10.0.0, fd::} stands here one network further. */
+static void join(uint32_t here, uint8_t by, uint32_t there) {
+  kdp_mapping_add(engine, here, 4, 24, (uint8_t[16]){10, 0, by}, there, (uint8_t[16]){10});
+  kdp_mapping_add(engine, here, 6, 64, (uint8_t[16]){0xfd, [7] = by}, there, (uint8_t[16]){0xfd});
+}
+
+static void add_vni(uint32_t vni, int tun, uint8_t bits4, uint8_t bits6) {
+  check(kdp_vni_add(engine, vni, tun) == 0, "vni_add");
+  kdp_fib_add(engine, vni, 4, (uint8_t[16]){10, 0, 0, 1}, bits4, KDP_NEXT_HOP_LOCAL);
+  kdp_fib_add(engine, vni, 6, (uint8_t[16]){0xfd, [15] = 1}, bits6, KDP_NEXT_HOP_LOCAL);
+}
+
 /* -- packets that look right, then do not ------------------------------------------------------------------------- */
 
 static size_t make_packet(uint8_t *out, bool from_peer) {
   bool v4 = any(2);
   size_t ip = v4 ? 20 : 40, payload = any(4) == 0 ? any(3000) : any(200);
+  uint8_t network = any(4) == 0 ? (uint8_t)(1 + any(2)) : 0;
   uint8_t protocol = (uint8_t[]){6, 17, v4 ? 1 : 58, 44, 0, 99}[any(6)];
   size_t len = ip + 20 + payload;
   memset(out, 0, len);
@@ -60,10 +73,10 @@ static size_t make_packet(uint8_t *out, bool from_peer) {
     put16(out + 2, (uint32_t)len), out[9] = protocol;
     if (any(8) == 0) put16(out + 6, any(65536));
     memcpy(out + 12, (uint8_t[]){10, 0, 0, from_peer ? 2 : 1}, 4),
-        memcpy(out + 16, (uint8_t[]){10, 0, 0, from_peer ? 1 : 2}, 4);
+        memcpy(out + 16, (uint8_t[]){10, 0, network, from_peer ? 1 : 2}, 4);
   } else {
     put16(out + 4, (uint32_t)(len - 40)), out[6] = protocol;
-    out[8] = out[24] = 0xfd, out[23] = from_peer ? 2 : 1, out[39] = from_peer ? 1 : 2;
+    out[8] = out[24] = 0xfd, out[31] = network, out[23] = from_peer ? 2 : 1, out[39] = from_peer ? 1 : 2;
   }
   uint8_t *l4 = out + ip;
   put16(l4, any(4)), put16(l4 + 2, any(4)), l4[12] = (uint8_t)((5 + any(3)) << 4), l4[13] = (uint8_t)any(256);
@@ -159,6 +172,8 @@ static void *daemon_main(void *unused) {
     kdp_session_tx(engine, index, epoch, key, iv);
     atomic_store(&live_epoch, epoch);
     if (epoch % 7 == 0) kdp_session_retire(engine, index, epoch - 3);
+    if (epoch % 9 == 0) kdp_mapping_remove(engine, OTHER, 4, 24, (uint8_t[16]){10, 0, 2});
+    if (epoch % 9 == 1) join(OTHER, 2, VNI);
     if (epoch % 50 == 0) {
       kdp_session_cut(engine, index);
       atomic_store(&live_session, open_session());
@@ -179,20 +194,20 @@ int main(int argc, char **argv) {
   engine = kdp_create(argv[1], 1 << 12, error, sizeof error);
   check(engine != NULL, error);
   peer = aead_key_new(key, iv);
-  int pair[2];
+  int pair[2], other[2];
   check(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_NONBLOCK, 0, pair) == 0, "socketpair");
-  check(kdp_vni_add(engine, VNI, pair[1]) == 0, "vni_add");
+  check(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_NONBLOCK, 0, other) == 0, "socketpair");
+  add_vni(VNI, pair[1], 32, 128), add_vni(OTHER, other[1], 24, 64);
+  join(VNI, 1, OTHER), join(OTHER, 2, VNI);
   check(kdp_relay_add(engine, RELAY) == 0, "relay_add");
-  kdp_fib_add(engine, VNI, 4, (uint8_t[16]){10, 0, 0, 1}, 32, KDP_NEXT_HOP_LOCAL);
-  kdp_fib_add(engine, VNI, 6, (uint8_t[16]){0xfd, [15] = 1}, 128, KDP_NEXT_HOP_LOCAL);
   atomic_store(&live_session, open_session());
   pthread_t daemon;
   check(pthread_create(&daemon, NULL, daemon_main, NULL) == 0, "thread");
   uint8_t *frame = malloc(FRAME);
   for (long round = strtol(argv[3], NULL, 10); round > 0; round--) {
     put_frame(frame);
-    put_tun(pair[0]);
-    if (any(4) == 0) drain(pair[0]);
+    put_tun(any(4) ? pair[0] : other[0]);
+    if (any(4) == 0) drain(pair[0]), drain(other[0]);
   }
   atomic_store(&stop, true);
   pthread_join(daemon, NULL);
@@ -204,6 +219,6 @@ int main(int argc, char **argv) {
   kdp_destroy(engine);
   aead_key_free(peer);
   free(frame);
-  close(pair[0]), close(pair[1]);
+  close(pair[0]), close(pair[1]), close(other[0]), close(other[1]);
   return 0;
 }

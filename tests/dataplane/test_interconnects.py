@@ -1,0 +1,445 @@
+"""From one VNI into another: both have the same prefixes, each names the other by a prefix of its own.
+
+alice 10.77.0.2 -- VNI 7 -- gateway -- VNI 8 -- bob 10.77.0.2       alice calls bob   10.202.0.2, fd22::2
+                                                                   bob calls alice   10.201.0.2, fd21::2
+"""
+
+from __future__ import annotations
+
+import socket
+import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
+from ipaddress import ip_network
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from engine_rig import (
+    FROM_ENGINE,
+    HOST,
+    HOST6,
+    PEER,
+    PEER6,
+    TO_ENGINE,
+    VNI,
+    Rig,
+    echo_request,
+    ip_packet,
+    open_datagram,
+    rig_on,
+    tcp_packet,
+    udp_packet,
+    whole,
+)
+from kairos.wire.datagram import TRAILER, SegmentKind
+from kairos_dataplane import Flow, Mapping, Verdict
+from kairos_dataplane.pure.packet import (
+    ACK,
+    ICMP,
+    ICMP6,
+    PSH,
+    RST,
+    SYN,
+    TCP,
+    UDP,
+    checksum,
+    parse_untrusted,
+    pseudo_sum,
+)
+from kairos_dataplane.pure.segments import VNET_BYTES, Offload
+
+OTHER, THIRD, OTHER_RELAY = 8, 9, 2
+ALICE, BOB, ALICE6, BOB6 = PEER, PEER, PEER6, PEER6  # at home
+BOB_SEEN, BOB6_SEEN = "10.202.0.2", "fd22::2"
+ALICE_SEEN, ALICE6_SEEN = "10.201.0.2", "fd21::2"
+HERE = tuple(
+    Mapping(ip_network(seen), OTHER, ip_network(real))
+    for seen, real in (("10.202.0.0/24", "10.77.0.0/24"), ("fd22::/64", "fd77::/64"), ("10.203.0.0/24", "10.99.0.0/24"))
+)
+THERE = tuple(
+    Mapping(ip_network(seen), VNI, ip_network(real))
+    for seen, real in (("10.201.0.0/24", "10.77.0.0/24"), ("fd21::/64", "fd77::/64"))
+)
+
+
+class Joined:
+    """The rig's VNI, where alice is the peer, and another with bob, joined."""
+
+    def __init__(self, rig: Rig) -> None:
+        self.rig, engine = rig, rig.engine
+        self.tun, inner = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        inner.setblocking(False)
+        self.tun.setblocking(False)
+        with inner:
+            engine.add_vni(OTHER, inner.fileno())
+        engine.add_relay(OTHER_RELAY)
+        self.bob = engine.add_session(OTHER)
+        for prefix in ("10.77.0.2/32", "fd77::2/128"):
+            engine.add_route(OTHER, ip_network(prefix), self.bob)
+            engine.add_lease(self.bob, ip_network(prefix))
+        for prefix in ("10.77.0.1/32", "fd77::1/128"):
+            engine.add_route(OTHER, ip_network(prefix), 0)
+        engine.install_receive(self.bob, 0, *TO_ENGINE)
+        engine.install_transmit(self.bob, 0, *FROM_ENGINE)
+        engine.use_relay(self.bob, OTHER_RELAY, follow=False)
+        for vni, mappings in ((VNI, HERE), (OTHER, THERE)):
+            for mapping in mappings:
+                engine.add_mapping(vni, mapping)
+
+    def from_alice(self, *packets: bytes) -> None:
+        self.rig.put(*(self.rig.seal(whole(packet)) for packet in packets))
+
+    def from_bob(self, *packets: bytes) -> None:
+        self.rig.put(*(self.rig.seal(whole(packet), session=self.bob) for packet in packets))
+
+    def to_alice(self) -> list[bytes]:
+        return [plain[: -TRAILER.size] for _, plain in self.rig.sent()]
+
+    def to_bob(self) -> list[bytes]:
+        return [plain[: -TRAILER.size] for plain in self.plain_to_bob()]
+
+    def plain_to_bob(self) -> list[bytes]:
+        frame, plain = self.rig.engine.take_relay(OTHER_RELAY), []
+        while frame:
+            size = int.from_bytes(frame[:2])
+            plain.append(open_datagram(frame[2 : 2 + size])[1])
+            frame = frame[2 + size :]
+        return plain
+
+    def to_tun(self) -> list[bytes]:
+        """Out of the gateway's TUN in bob's VNI."""
+        written = []
+        while True:
+            try:
+                written.append(self.tun.recv(1 << 17)[VNET_BYTES:])
+            except BlockingIOError:
+                return written
+
+    def judge(self, here: Verdict = Verdict.ALLOW, across: Verdict = Verdict.ALLOW) -> list[Flow]:
+        """Until nobody asks: the first verdict brings the second question."""
+        judged: list[Flow] = []
+        while flows := self.rig.opened():
+            for flow in flows:
+                self.rig.engine.verdict(flow.id, across if flow.from_vni else here, 1, 1)
+            judged += flows
+        return judged
+
+
+@contextmanager
+def joined_on(name: str) -> Iterator[Joined]:
+    with rig_on(name) as rig:
+        made = Joined(rig)
+        try:
+            yield made
+        finally:
+            made.tun.close()
+
+
+@pytest.fixture
+def joined(rig: Rig) -> Iterator[Joined]:
+    made = Joined(rig)
+    yield made
+    made.tun.close()
+
+
+def assert_sound(packet: bytes) -> None:
+    """Every checksum holds, the quoted ones too."""
+    parsed = parse_untrusted(packet)
+    if parsed.version == 4:
+        assert checksum(packet[: parsed.l4]) == 0
+    l4 = packet[parsed.l4 :]
+    start = 0 if parsed.protocol == ICMP else pseudo_sum(parsed.src, parsed.dst, parsed.protocol, len(l4))
+    assert checksum(l4, start) == 0
+    if parsed.quoted is not None and len(parsed.quoted) == total_length(parsed.quoted):
+        assert_sound(parsed.quoted)
+
+
+def total_length(packet: bytes) -> int:
+    return int.from_bytes(packet[2:4]) if packet[0] >> 4 == 4 else 40 + int.from_bytes(packet[4:6])
+
+
+def icmp_error(src: str, dst: str, about: bytes, kind: tuple[int, int], rest: int = 0) -> bytes:
+    version = 6 if ":" in src else 4
+    body = struct.pack("!BBHI", *kind, 0, rest) + about
+    bare = ip_packet(src, dst, ICMP if version == 4 else ICMP6, body)
+    parsed = parse_untrusted(bare)
+    start = 0 if version == 4 else pseudo_sum(parsed.src, parsed.dst, ICMP6, len(body))
+    return ip_packet(src, dst, parsed.protocol, body[:2] + checksum(body, start).to_bytes(2) + body[4:])
+
+
+@pytest.mark.parametrize(
+    ("there", "arrives", "back", "returns"),
+    [
+        (
+            udp_packet(ALICE, BOB_SEEN, b"question!"),
+            udp_packet(ALICE_SEEN, BOB, b"question!"),
+            udp_packet(BOB, ALICE_SEEN, b"answer", (5000, 4000)),
+            udp_packet(BOB_SEEN, ALICE, b"answer", (5000, 4000)),
+        ),
+        (
+            udp_packet(ALICE6, BOB6_SEEN, b"question!"),
+            udp_packet(ALICE6_SEEN, BOB6, b"question!"),
+            udp_packet(BOB6, ALICE6_SEEN, b"answer", (5000, 4000)),
+            udp_packet(BOB6_SEEN, ALICE6, b"answer", (5000, 4000)),
+        ),
+        (
+            tcp_packet(ALICE, BOB_SEEN, SYN),
+            tcp_packet(ALICE_SEEN, BOB, SYN),
+            tcp_packet(BOB, ALICE_SEEN, SYN | ACK, b"", (5000, 4000)),
+            tcp_packet(BOB_SEEN, ALICE, SYN | ACK, b"", (5000, 4000)),
+        ),
+        (
+            echo_request(ALICE, BOB_SEEN),
+            echo_request(ALICE_SEEN, BOB),
+            echo_request(BOB, ALICE_SEEN),
+            echo_request(BOB_SEEN, ALICE),
+        ),
+    ],
+)
+def test_both_sides_name_each_other(joined: Joined, there: bytes, arrives: bytes, back: bytes, returns: bytes) -> None:
+    joined.from_alice(there)
+    first, second = joined.judge()
+    assert (first.vni, first.from_vni, second.vni, second.from_vni) == (VNI, 0, OTHER, VNI)
+    assert first.session == second.session == joined.rig.session
+    assert joined.to_bob() == [arrives]
+    joined.from_bob(back)
+    assert joined.rig.opened() == []
+    assert joined.to_alice() == [returns]
+    assert {flow.packets for flow in joined.rig.engine.flows()} == {(1, 1)}
+    assert joined.rig.counted()["crossed"] == 2
+    assert joined.rig.drops() == {}
+
+
+def test_the_far_verdict_refuses_in_the_callers_terms(joined: Joined) -> None:
+    joined.from_alice(tcp_packet(ALICE, BOB_SEEN, SYN, sequence=77), udp_packet(ALICE6, BOB6_SEEN, b"no"))
+    joined.judge(across=Verdict.DENY)
+    assert joined.to_bob() == []
+    reset, prohibited = joined.to_alice()
+    assert_sound(reset)
+    assert_sound(prohibited)
+    parsed = parse_untrusted(reset)
+    assert (parsed.tcp_flags, reset[12:16]) == (RST | ACK, bytes([10, 202, 0, 2]))
+    assert parse_untrusted(prohibited).quoted == udp_packet(ALICE6, BOB6_SEEN, b"no")
+    assert joined.rig.drops() == {"drop_denied": 2}
+
+
+def test_the_near_verdict_comes_first(joined: Joined) -> None:
+    joined.from_alice(udp_packet(ALICE, BOB_SEEN, b"no"))
+    assert [flow.from_vni for flow in joined.judge(here=Verdict.DENY)] == [0]
+    assert joined.to_bob() == []
+
+
+def test_an_allow_is_taken_back_on_either_side(joined: Joined) -> None:
+    joined.from_alice(udp_packet(ALICE, BOB_SEEN, b"1"))
+    for flow in joined.judge():
+        joined.rig.engine.verdict(flow.id, Verdict.DENY, 2, 2)
+        joined.to_bob()
+        joined.from_alice(udp_packet(ALICE, BOB_SEEN, b"2"))
+        joined.from_bob(udp_packet(BOB, ALICE_SEEN, b"3", (5000, 4000)))
+        assert [parse_untrusted(packet).protocol for packet in joined.to_bob() + joined.to_alice()] == [ICMP, ICMP]
+        joined.rig.engine.verdict(flow.id, Verdict.ALLOW, 2, 3)
+
+
+def test_what_is_not_declared_has_no_path(joined: Joined) -> None:
+    joined.from_alice(udp_packet(ALICE, "10.204.0.2", b"unknown"))
+    joined.judge()
+    assert joined.rig.drops() == {"drop_no_route": 1}
+    joined.rig.engine.remove_mapping(OTHER, THERE[0])  # alice has no name there any more
+    joined.from_alice(udp_packet(ALICE, BOB_SEEN, b"nameless"))
+    joined.judge()
+    assert joined.rig.drops() == {"drop_no_route": 1, "drop_no_mapping": 1}
+
+
+def test_a_removed_interconnect_cuts_what_lives(joined: Joined) -> None:
+    joined.from_alice(udp_packet(ALICE, BOB_SEEN, b"1"))
+    joined.judge()
+    joined.rig.engine.remove_mapping(VNI, HERE[0])
+    joined.rig.engine.remove_mapping(OTHER, THERE[0])
+    assert len(joined.to_bob()) == 1
+    joined.from_alice(udp_packet(ALICE, BOB_SEEN, b"2"))
+    joined.from_bob(udp_packet(BOB, ALICE_SEEN, b"3", (5000, 4000)))
+    assert (joined.to_alice(), joined.to_bob()) == ([], [])
+    assert joined.rig.drops() == {"drop_no_route": 2}
+
+
+def test_a_removed_vni_takes_what_crossed_from_it(joined: Joined) -> None:
+    joined.from_alice(udp_packet(ALICE, BOB_SEEN, b"1"))
+    joined.judge()
+    joined.rig.engine.remove_vni(OTHER)
+    assert [flow.vni for flow in joined.rig.engine.flows()] == [VNI]
+    joined.from_alice(udp_packet(ALICE, BOB_SEEN, b"2"))
+    assert joined.rig.drops() == {"drop_no_mapping": 1}
+
+
+def test_a_cut_session_takes_its_flows_on_both_sides(joined: Joined) -> None:
+    joined.from_alice(udp_packet(ALICE, BOB_SEEN, b"1"))
+    joined.judge()
+    joined.rig.engine.cut_session(joined.rig.session)
+    assert joined.rig.engine.flows() == []
+
+
+def test_nothing_crosses_twice(joined: Joined) -> None:
+    joined.rig.engine.add_mapping(OTHER, Mapping(ip_network("10.99.0.0/24"), THIRD, ip_network("10.98.0.0/24")))
+    joined.from_alice(udp_packet(ALICE, "10.203.0.2", b"onwards"))
+    joined.judge()
+    assert joined.rig.drops() == {"drop_second_crossing": 1}
+
+
+def test_a_mapping_is_checked(joined: Joined) -> None:
+    engine = joined.rig.engine
+    with pytest.raises(FileExistsError):
+        engine.add_mapping(VNI, HERE[0])
+    with pytest.raises(OSError, match="Invalid argument"):
+        engine.add_mapping(VNI, Mapping(ip_network("10.210.0.0/24"), VNI, ip_network("10.77.0.0/24")))
+    with pytest.raises(FileNotFoundError):
+        engine.remove_mapping(VNI, Mapping(ip_network("10.210.0.0/24"), OTHER, ip_network("10.77.0.0/24")))
+
+
+@pytest.mark.parametrize(
+    ("question", "arrived", "error", "told"),
+    [
+        (
+            udp_packet(ALICE, BOB_SEEN, b"q" * 40),
+            udp_packet(ALICE_SEEN, BOB, b"q" * 40),
+            (BOB, ALICE_SEEN, (3, 4), 1280),
+            (BOB_SEEN, ALICE),
+        ),
+        (
+            tcp_packet(ALICE6, BOB6_SEEN, SYN),
+            tcp_packet(ALICE6_SEEN, BOB6, SYN),
+            (BOB6, ALICE6_SEEN, (2, 0), 1280),
+            (BOB6_SEEN, ALICE6),
+        ),
+    ],
+)
+@pytest.mark.parametrize("quoted", [28, 200])
+def test_an_icmp_error_comes_back_about_the_packet_that_was_sent(
+    joined: Joined,
+    question: bytes,
+    arrived: bytes,
+    error: tuple[str, str, tuple[int, int], int],
+    told: tuple[str, str],
+    quoted: int,
+) -> None:
+    joined.from_alice(question)
+    joined.judge()
+    src, dst, kind, mtu = error
+    quoted = max(quoted, parse_untrusted(arrived).l4 + 8)
+    joined.from_bob(icmp_error(src, dst, arrived[:quoted], kind, mtu))
+    assert joined.to_alice() == [icmp_error(*told, question[:quoted], kind, mtu)]
+
+
+def test_a_router_without_a_name_speaks_as_the_destination(joined: Joined) -> None:
+    """Only the gateway's own addresses and the members' have names across; one behind bob has none."""
+    joined.rig.engine.add_lease(joined.bob, ip_network("172.16.0.0/24"))
+    joined.from_alice(udp_packet(ALICE, BOB_SEEN, b"far"))
+    joined.judge()
+    joined.from_bob(icmp_error("172.16.0.9", ALICE_SEEN, udp_packet(ALICE_SEEN, BOB, b"far"), (11, 0)))
+    assert joined.to_alice() == [icmp_error(BOB_SEEN, ALICE, udp_packet(ALICE, BOB_SEEN, b"far"), (11, 0))]
+
+
+def test_fragments_cross_and_wait_together(joined: Joined) -> None:
+    l4 = udp_packet(ALICE, BOB_SEEN, b"f" * 56)[20:]
+    translated = udp_packet(ALICE_SEEN, BOB, b"f" * 56)[20:]
+    sent = [ip_packet(ALICE, BOB_SEEN, UDP, l4[:32], identity=5, fragment=0x2000)]
+    sent += [ip_packet(ALICE, BOB_SEEN, UDP, l4[32:], identity=5, fragment=4)]
+    joined.from_alice(*sent)
+    joined.judge()
+    assert joined.to_bob() == [
+        ip_packet(ALICE_SEEN, BOB, UDP, translated[:32], identity=5, fragment=0x2000),
+        ip_packet(ALICE_SEEN, BOB, UDP, translated[32:], identity=5, fragment=4),
+    ]
+    assert joined.rig.drops() == {}
+    assert {flow.packets for flow in joined.rig.engine.flows()} == {(2, 0)}
+
+
+def test_the_pieces_of_a_super_packet_are_renamed_in_their_template(joined: Joined) -> None:
+    joined.from_alice(tcp_packet(ALICE, BOB_SEEN, SYN))
+    joined.judge()
+    joined.to_bob()
+    template = tcp_packet(ALICE, BOB_SEEN, ACK | PSH, b"", sequence=1000)
+    pieces = [b"y" * 100 + template + TRAILER.pack(SegmentKind.TCP4, 40, 100, n, 3) for n in range(3)]
+    joined.rig.put(*(joined.rig.seal(piece) for piece in pieces))
+    expected = tcp_packet(ALICE_SEEN, BOB, ACK | PSH, b"", sequence=1000)
+    for plain in joined.plain_to_bob():
+        headers = plain[-48:-8] if TRAILER.unpack(plain[-8:])[1] else plain[:40]
+        assert (headers[12:20], headers[20:24]) == (expected[12:20], expected[20:24])
+
+
+def test_what_the_kernel_left_undone_is_renamed_too(joined: Joined) -> None:
+    """A packet of the gateway's host, whose checksum field holds the pseudo header's sum."""
+    packet = bytearray(udp_packet(HOST, BOB_SEEN, b"partial"))
+    parsed = parse_untrusted(bytes(packet))
+    packet[26:28] = pseudo_sum(parsed.src, parsed.dst, UDP, len(packet) - 20).to_bytes(2)
+    joined.rig.from_host(bytes(packet), offload=Offload(1, csum_start=20, csum_offset=6))
+    joined.judge()
+    (plain,) = joined.plain_to_bob()
+    assert TRAILER.unpack(plain[-8:])[0] == SegmentKind.PARTIAL
+    arrived = parse_untrusted(plain[:-8])
+    assert plain[26:28] == pseudo_sum(arrived.src, arrived.dst, UDP, len(plain) - 8 - 20).to_bytes(2)
+
+
+def test_the_gateways_host_on_the_far_side_is_reached(joined: Joined) -> None:
+    joined.from_alice(udp_packet(ALICE, "10.202.0.1", b"gateway"), udp_packet(ALICE6, "fd22::1", b"gateway"))
+    joined.judge()
+    assert joined.to_tun() == [
+        udp_packet(ALICE_SEEN, HOST, b"gateway"),
+        udp_packet(ALICE6_SEEN, HOST6, b"gateway"),
+    ]
+
+
+def test_a_checksum_that_was_wrong_stays_wrong_and_none_stays_none(joined: Joined) -> None:
+    broken = bytearray(udp_packet(ALICE, BOB_SEEN, b"broken"))
+    broken[26] ^= 1
+    without = bytearray(broken)
+    without[26:28] = b"\0\0"
+    joined.from_alice(bytes(broken), bytes(without))
+    joined.judge()
+    first, second = joined.to_bob()
+    parsed = parse_untrusted(first)
+    assert checksum(first[20:], pseudo_sum(parsed.src, parsed.dst, UDP, len(first) - 20)) != 0
+    assert second[26:28] == b"\0\0"
+
+
+originals = st.sampled_from(
+    [
+        udp_packet(ALICE, BOB_SEEN, b"a" * 30),
+        udp_packet(ALICE6, BOB6_SEEN, b"b" * 31),
+        tcp_packet(ALICE, BOB_SEEN, payload=b"c" * 50),
+        tcp_packet(ALICE6, BOB6_SEEN, payload=b"d" * 51),
+        echo_request(ALICE, BOB_SEEN),
+        icmp_error(ALICE, BOB_SEEN, udp_packet(BOB_SEEN, ALICE, b"e" * 30), (3, 3)),
+        icmp_error(ALICE6, BOB6_SEEN, tcp_packet(BOB6_SEEN, ALICE6, payload=b"f"), (1, 4)),
+        ip_packet(ALICE, BOB_SEEN, UDP, udp_packet(ALICE, BOB_SEEN, b"g" * 24)[20:], identity=7, fragment=0x2000),
+        ip_packet(ALICE, BOB_SEEN, UDP, b"h" * 24, identity=7, fragment=4),
+        ip_packet(ALICE6, BOB6_SEEN, TCP, tcp_packet(ALICE6, BOB6_SEEN)[40:]),
+    ]
+)
+
+
+@st.composite
+def mutated(draw: st.DrawFn) -> bytes:
+    packet = bytearray(draw(originals))
+    for _ in range(draw(st.integers(0, 2))):
+        packet[draw(st.integers(0, len(packet) - 1))] = draw(st.integers(0, 255))
+    return bytes(packet)
+
+
+@settings(max_examples=500, deadline=None)
+@given(st.lists(mutated(), min_size=1, max_size=6), st.booleans())
+def test_both_engines_cross_alike(packets: list[bytes], allow: bool) -> None:
+    answers = []
+    for name in ("c-openssl", "pure"):
+        with joined_on(name) as joined:
+            joined.from_bob(udp_packet(BOB, ALICE_SEEN, b"e" * 30, (4000, 5000)))
+            joined.judge()
+            for packet in packets:
+                joined.from_alice(packet)
+                joined.judge(across=Verdict.ALLOW if allow else Verdict.DENY)
+            flows = sorted(
+                (str(f.src), str(f.dst), f.vni, f.from_vni, f.verdict, f.packets) for f in joined.rig.engine.flows()
+            )
+            answers.append((joined.to_bob(), joined.to_alice(), joined.to_tun(), flows, joined.rig.counted()))
+    assert answers[0] == answers[1]
