@@ -163,11 +163,11 @@ class Host:
 
 
 class Overlay:
-    """gateway, alice and bob are enrolled; nothing runs but the fabric."""
+    """gateway, alice, bob and the others are enrolled; nothing runs but the fabric. bridge: the interface between them."""
 
-    def __init__(self, folder: Path, fabric: FabricHost, gateway: Host, alice: Host, bob: Host) -> None:
-        self.folder, self.fabric = folder, fabric
-        self.gateway, self.alice, self.bob = gateway, alice, bob
+    def __init__(self, folder: Path, fabric: FabricHost, bridge: str, hosts: list[Host]) -> None:
+        self.folder, self.fabric, self.bridge = folder, fabric, bridge
+        self.gateway, self.alice, self.bob, *self.others = hosts
 
     @property
     def hosts(self) -> tuple[Host, Host, Host]:
@@ -187,7 +187,7 @@ class Overlay:
                 host.await_tunnel()
 
     def down(self) -> None:
-        for host in self.hosts:
+        for host in (*self.hosts, *self.others):
             host.kill()
 
     def push_policy(self, grants: dict[str, Any]) -> None:
@@ -199,16 +199,17 @@ class Overlay:
 
 @contextmanager
 def running_overlay(
-    folder: Path, suite: str = "KR1", providers: tuple[str, str, str] | None = None
+    folder: Path,
+    suite: str = "KR1",
+    providers: tuple[str, str, str] | None = None,
+    others: tuple[str, ...] = (),
 ) -> Iterator[Overlay]:
-    """providers: of gateway, alice and bob."""
-    with _wired() as (names, address), running_fabric(folder / "fabric", suite, address) as fabric:
-        roles = ("gateway", "endpoint", "endpoint")
-        hosts = [
-            Host(name, names[name], folder, role) for name, role in zip(("gateway", "alice", "bob"), roles, strict=True)
-        ]
-        overlay = Overlay(folder, fabric, *hosts)
-        for host, provider in zip(hosts, providers or ("cryptography",) * 3, strict=True):
+    """providers: of gateway, alice and bob; others: names of more endpoints."""
+    with _wired(others) as (names, address, bridge), running_fabric(folder / "fabric", suite, address) as fabric:
+        hosts = [Host(name, names[name], folder, "gateway" if name == "gateway" else "endpoint") for name in names]
+        hosts = [host for host in hosts if host.name != "web"]
+        overlay = Overlay(folder, fabric, bridge, hosts)
+        for host, provider in zip(hosts, providers or (), strict=False):
             host.config.write_text(f'provider = "{provider}"\n')
         fabric.tenant(TENANT)
         overlay.push_policy(GRANTS)
@@ -237,12 +238,12 @@ def running_overlay(
 
 
 @contextmanager
-def _wired() -> Iterator[tuple[dict[str, str], str]]:
-    """Namespaces by host, and the address of the bridge."""
+def _wired(others: tuple[str, ...]) -> Iterator[tuple[dict[str, str], str, str]]:
+    """Namespaces by host, and the address and the name of the bridge."""
     number = os.getpid() * 10 + next(_overlays)
     prefix = f"10.{100 + number % 100}.{number // 100 % 250}"
     bridge = f"knbr{number % 100_000}"
-    names = {name: f"kn-{name}-{number}" for name in ("gateway", "alice", "bob", "web")}
+    names = {name: f"kn-{name}-{number}" for name in ("gateway", "alice", "bob", *others, "web")}
     try:
         sh(
             f"ip link add name {bridge} type bridge && ip link set dev {bridge} up && ip addr add {prefix}.1/24 dev {bridge}"
@@ -259,7 +260,7 @@ def _wired() -> Iterator[tuple[dict[str, str], str]]:
         sh(f"ip -n {gateway} link add name lan type veth peer name eth0 netns {web}")
         sh(f"ip -n {gateway} addr add 192.168.60.1/24 dev lan && ip -n {gateway} link set lan up")
         sh(f"ip -n {web} addr add {WEB}/24 dev eth0 && ip -n {web} link set eth0 up")
-        yield names, f"{prefix}.1"
+        yield names, f"{prefix}.1", bridge
     finally:
         for namespace in names.values():
             sh(f"ip netns del {namespace}", check=False)
