@@ -45,6 +45,29 @@ class VniRecord(msgspec.Struct, omit_defaults=True):
     selectors: list[str] = []
 
 
+class PrefixName(msgspec.Struct):
+    """`prefix` of VNI `vni` has the name `seen`, of the same length, in the VNI it is joined to."""
+
+    vni: str
+    prefix: str
+    seen: str
+
+
+class InterconnectCreate(msgspec.Struct, omit_defaults=True):
+    """Joins VNIs `a` and `b`. A prefix that no map names keeps its own name on the other side."""
+
+    a: str
+    b: str
+    maps: list[PrefixName] = []
+
+
+class InterconnectRecord(msgspec.Struct, omit_defaults=True):
+    a: str
+    b: str
+    maps: list[PrefixName]
+    created_at: int = 0
+
+
 class MemberWanted(msgspec.Struct, omit_defaults=True):
     """Addresses without a prefix length, at most one in each prefix of the VNI; where none is named the fabric picks one."""
 

@@ -50,7 +50,8 @@ class Lease(msgspec.Struct):
 
 
 class Vni(msgspec.Struct, omit_defaults=True):
-    """A VNI as nodes see it. `routes`: extra prefixes reached through `via` (a node)."""
+    """A VNI as nodes see it. `routes`: extra prefixes reached through `via` (a node). `crossings`: what it sees of other
+    VNIs over interconnects; gateways only, for they are where packets cross."""
 
     vni: int
     name: str
@@ -58,6 +59,7 @@ class Vni(msgspec.Struct, omit_defaults=True):
     mtu: int = 1380
     dns_suffix: str = ""
     routes: list[Route] = []
+    crossings: list[Crossing] = []
 
 
 class Route(msgspec.Struct):
@@ -65,6 +67,14 @@ class Route(msgspec.Struct):
 
     prefix: str
     via: str
+
+
+class Crossing(msgspec.Struct):
+    """The addresses of `prefix` in VNI `vni`, by the names of `seen` in the VNI this stands in."""
+
+    seen: str
+    vni: int
+    prefix: str
 
 
 class Member(msgspec.Struct, omit_defaults=True):

@@ -14,7 +14,11 @@ async def show(platform: TenantPlatform, call: Call) -> Reply:
     tenant, node = platform.tenant, call.device["node"]
     vnis = await platform.store.rows("SELECT * FROM vnis WHERE tenant = ? ORDER BY vni", tenant)
     leases = await platform.store.rows("SELECT * FROM leases WHERE tenant = ? ORDER BY vni, node, prefix", tenant)
+    crossings = await platform.store.rows(
+        "SELECT i.* FROM interconnects i JOIN vnis v ON v.vni = i.vni WHERE v.tenant = ? ORDER BY i.vni, i.seen", tenant
+    )
     if call.device["role"] == "endpoint":
+        crossings = []
         own = {lease["vni"] for lease in leases if lease["node"] == node}
         vnis = [vni for vni in vnis if vni["vni"] in own]
         leases = [lease for lease in leases if lease["vni"] in own]
@@ -35,7 +39,7 @@ async def show(platform: TenantPlatform, call: Call) -> Reply:
     return reply(
         Network(
             record["revision"] if record else 0,
-            [vni_view(vni) for vni in vnis],
+            [vni_view(vni, crossings) for vni in vnis],
             [Lease(vni, member, addresses) for (vni, member), addresses in by_member.items()],
             members,
             [row["node"] for row in devices if row["status"] == "revoked"],

@@ -7,7 +7,7 @@ import json
 from typing import Any
 
 from kairos.api.admin import Device, Tenant, TokenRecord, VniRecord
-from kairos.api.session import Route, Vni
+from kairos.api.session import Crossing, Route, Vni
 
 from .ports import LocalStore, Row, Store
 from .problems import problem
@@ -63,8 +63,12 @@ def vni_record(row: Row, members: int = 0) -> VniRecord:
     )  # fmt: skip
 
 
-def vni_view(row: Row) -> Vni:
-    return Vni(row["vni"], row["name"], strings(row["prefixes"]), row["mtu"], row["dns_suffix"], routes_of(row))
+def vni_view(row: Row, crossings: list[Row]) -> Vni:
+    """crossings: of the whole tenant."""
+    return Vni(
+        row["vni"], row["name"], strings(row["prefixes"]), row["mtu"], row["dns_suffix"], routes_of(row),
+        [Crossing(each["seen"], each["other"], each["prefix"]) for each in crossings if each["vni"] == row["vni"]],
+    )  # fmt: skip
 
 
 def routes_of(row: Row) -> list[Route]:

@@ -7,6 +7,8 @@ from dataclasses import replace
 
 from kairos.api.admin import (
     Device,
+    InterconnectCreate,
+    InterconnectRecord,
     IsolationRecord,
     MemberRecord,
     MemberWanted,
@@ -42,6 +44,7 @@ from .audit_log import AuditLog
 from .authentication import is_admin, require_admin, require_internal, require_node
 from .enrollment import Enrollments
 from .http import Call, Reply, reply
+from .interconnects import Interconnects
 from .isolation import SCHEMA as ISOLATION_SCHEMA
 from .isolation import Isolations
 from .journal import Journal
@@ -95,6 +98,7 @@ class TenantService:
         self.enrollments = Enrollments(platform, self.journal, self.pushes, self.admission, self.limits)
         self.policies = Policies(platform, self.journal, self.pushes)
         self.vnis = Vnis(platform, self.journal, self.pushes, self.sessions)
+        self.interconnects = Interconnects(platform, self.journal, self.pushes)
         self.registry = Registry(platform, self.journal, self.pushes, self.enrollments, self.sessions)
         self.isolations = Isolations(platform, self.journal, self.pushes, self.sessions)
 
@@ -197,11 +201,12 @@ class TenantService:
         raise problem("upgrade-required", "open this as a WebSocket")
 
 
-_VNI_TABLES = ("leases", "lease_cursors", "given_addresses", "vni_selectors")
+_VNI_TABLES = ("interconnects", "leases", "lease_cursors", "given_addresses", "vni_selectors")
 _TABLES = ("certificates", "devices", "tokens", "policies", "vnis", "tenants")
 _T = TenantService
 _AT = "/v1/tenants/{tenant}"
 _ENROLLMENTS = _AT + "/enrollments"
+_INTERCONNECTS = _AT + "/interconnects"
 
 EVENTS = Route("GET", _AT + "/events", Caller.NODE, _T.events_socket, "WebSocket of pushes", status=101)
 ROUTES: tuple[Route, ...] = (
@@ -250,6 +255,13 @@ ROUTES: tuple[Route, ...] = (
           "Make a node a member, with these addresses", MemberWanted, MemberRecord, alone=True),
     Route("DELETE", _AT + "/vnis/{name}/members/{node}", Caller.ADMIN, lambda s, c: s.vnis.remove_member(c),
           "Take a node out of a VNI", status=204, alone=True),
+    Route("POST", _INTERCONNECTS, Caller.ADMIN, lambda s, c: s.interconnects.create(c), "Join two VNIs", InterconnectCreate,
+          InterconnectRecord, 201, alone=True),
+    Route("GET", _INTERCONNECTS, Caller.ADMIN, lambda s, c: s.interconnects.listing(c), "List interconnects", answer=Page),
+    Route("GET", _INTERCONNECTS + "/{a}/{b}", Caller.ADMIN, lambda s, c: s.interconnects.show(c), "One interconnect",
+          answer=InterconnectRecord),
+    Route("DELETE", _INTERCONNECTS + "/{a}/{b}", Caller.ADMIN, lambda s, c: s.interconnects.delete(c),
+          "Part two VNIs", status=204, alone=True),
     Route("POST", _AT + "/tokens", Caller.ADMIN, lambda s, c: s.registry.create_token(c), "Create a join token",
           TokenCreate, TokenRecord, 201, alone=True),
     Route("GET", _AT + "/tokens", Caller.ADMIN, lambda s, c: s.registry.list_tokens(c), "List join tokens", answer=Page),

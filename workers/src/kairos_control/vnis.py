@@ -12,6 +12,7 @@ from kairos.constants import VNI_MAX
 from kairos.identity.spiffe import is_name
 
 from .http import Call, Reply, reply
+from .interconnects import refuse_overlap, refuse_where_joined
 from .journal import Journal
 from .leases import LeasePlan
 from .paging import window
@@ -60,13 +61,17 @@ class Vnis:
         before = await self._record(call.parameters["name"])
         if wanted.name != before.name or wanted.vni not in (0, before.vni):
             raise problem("invalid", f"{before.name} keeps its name and its number, {before.vni}")
+        store, routes = self._platform.store, [route.prefix for route in wanted.routes]
+        if lost := set(before.prefixes) - set(wanted.prefixes):
+            await refuse_where_joined(store, before.vni, before.name, lost)
+        await refuse_overlap(store, before.vni, before.name, [*wanted.prefixes, *routes])
         row = {"vni": before.vni, "prefixes": json.dumps(wanted.prefixes)}
         statements: list[Statement] = [
             (_UPDATE, (row["prefixes"], wanted.mtu, wanted.dns_suffix, _as_json(wanted), before.vni)),
             ("DELETE FROM vni_selectors WHERE vni = ?", (before.vni,)),
             *_selectors(wanted, before.vni),
         ]
-        for prefix in set(before.prefixes) - set(wanted.prefixes):
+        for prefix in lost:
             statements.append(await self._withdrawal(before.vni, prefix))
         plan = LeasePlan(self._platform, self._platform.tenant, row)
         members = await self._members(before.vni)
@@ -97,6 +102,7 @@ class Vnis:
 
     async def delete(self, call: Call) -> Reply:
         before = await self._record(call.parameters["name"])
+        await refuse_where_joined(self._platform.store, before.vni, before.name)
         members = await self._members(before.vni)
         tables = ("leases", "lease_cursors", "given_addresses", "vni_selectors", "vnis")
         await self._platform.store.write([(f"DELETE FROM {table} WHERE vni = ?", (before.vni,)) for table in tables])
