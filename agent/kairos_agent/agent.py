@@ -28,6 +28,7 @@ from kairos_node.daemon import Daemon, open_udp
 from kairos_node.fabric import FabricClient, Signer
 from kairos_node.local_api import Handler, LocalServer
 from kairos_node.netlink import AGENT, VniPlan, open_interfaces
+from kairos_node.policy import Choice
 from kairos_node.start import stop_on_signals
 from kairos_node.state import Identity, NodeState
 from kairos_node.vnis import Vnis
@@ -48,7 +49,16 @@ class Agent(Daemon):
         vnis: Vnis,
         config: Config,
     ) -> None:
-        super().__init__(state, identity, provider, dataplane, client, vnis, _PATIENCE_S)
+        super().__init__(
+            state,
+            identity,
+            provider,
+            dataplane,
+            client,
+            vnis,
+            _PATIENCE_S,
+            Choice(config.engine, config.budget_ms, config.opa),
+        )
         self._posture = collect()
         self.connector = Connector(self, config.path, config.gateway)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
 
@@ -18,4 +18,7 @@ class Config(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     provider: Literal["cryptography", "oqs"] = "cryptography"
     dataplane: Literal["auto", "c", "pure"] = "auto"
     aead: Literal["auto", "ipsec-mb", "openssl"] = "auto"
+    engine: Literal["embedded", "opa"] = "embedded"
+    opa: str = "opa"
+    budget_ms: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 50
     log: Literal["debug", "info", "warning", "error"] = "info"

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import io
 import json
 import shutil
 import subprocess
+import tarfile
 import tempfile
 from pathlib import Path
 
@@ -102,10 +104,26 @@ def compile_bundle(source: Path, grants: Path) -> bytes:
         asked = (*ENTRYPOINTS, "kairos/why/grants") if (source / "why.rego").exists() else ENTRYPOINTS
         entrypoints = [word for each in asked for word in ("-e", each)]
         _opa("build", "--target", "wasm", *entrypoints, "--bundle", str(stage), "--output", str(bundle))
-        compiled = bundle.read_bytes()
+        compiled = _with_sources(bundle.read_bytes(), rules)
     unpacked = unpack_untrusted(compiled)
     Instance(Module(unpacked.wasm), unpacked.data)
     return compiled
+
+
+def _with_sources(bundle: bytes, rules: list[str]) -> bytes:
+    """OPA leaves of a compiled rule only that it is in the WebAssembly. Whoever reads the bundle, and an OPA server that is to
+    decide by it, needs the rules as they were written."""
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=io.BytesIO(bundle)) as old, tarfile.open(fileobj=packed, mode="w:gz") as new:
+        for member in old:
+            if member.isfile() and not member.name.endswith(".rego"):
+                new.addfile(member, old.extractfile(member))
+        for rule in map(Path, rules):
+            source = tarfile.TarInfo(rule.name)
+            source.size = rule.stat().st_size
+            with rule.open("rb") as file:
+                new.addfile(source, file)
+    return packed.getvalue()
 
 
 def sign(operator: Operator, tenant: str, version: int, bundle: bytes) -> PolicyRecord:

@@ -20,4 +20,7 @@ class Config(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     provider: Literal["cryptography", "oqs"] = "cryptography"
     dataplane: Literal["auto", "c", "pure"] = "auto"
     aead: Literal["auto", "ipsec-mb", "openssl"] = "auto"
+    engine: Literal["embedded", "opa"] = "embedded"
+    opa: str = "opa"
+    budget_ms: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 50
     log: Literal["debug", "info", "warning", "error"] = "info"

@@ -43,6 +43,7 @@ from kairos_node.fabric import FabricClient, Signer
 from kairos_node.local_api import LocalServer
 from kairos_node.netlink import GATEWAY, VniPlan, host_addresses, open_interfaces
 from kairos_node.path_prober import format_address
+from kairos_node.policy import Choice
 from kairos_node.relay_link import ChannelUser, RelayChannel
 from kairos_node.start import stop_on_signals
 from kairos_node.state import Identity, NodeState
@@ -71,7 +72,16 @@ class Gateway(Daemon):
         uplink: Uplink,
         direct: tuple[str, ...],
     ) -> None:
-        super().__init__(state, identity, provider, dataplane, client, vnis, _PATIENCE_S)
+        super().__init__(
+            state,
+            identity,
+            provider,
+            dataplane,
+            client,
+            vnis,
+            _PATIENCE_S,
+            Choice(config.engine, config.budget_ms, config.opa),
+        )
         self._config = config
         self._uplink = uplink
         self._direct = direct

@@ -27,6 +27,7 @@ from kairos_node.flow_judge import FlowJudge, describe
 from kairos_node.isolation import Isolations, receipt
 from kairos_node.local_api import Handler
 from kairos_node.network_view import EMPTY, NetworkView
+from kairos_node.policy import Choice
 from kairos_node.policy_keeper import PolicyKeeper
 from kairos_node.relay_link import RelayLink
 from kairos_node.renewal import Renewal
@@ -52,6 +53,7 @@ class Daemon(ABC):
         client: FabricClient,
         vnis: Vnis,
         patience_s: float,
+        engine: Choice,
     ) -> None:
         """patience_s: the longest pause between two attempts to reach the fabric's events."""
         self.state, self.identity, self.provider = state, identity, provider
@@ -61,7 +63,7 @@ class Daemon(ABC):
         self.stopping = asyncio.Event()
         self.isolations = Isolations(state)
         self.spool = Spool(state.spool)
-        self.policy = PolicyKeeper(state, identity, provider, client, self._policy_changed, self.spool.record)
+        self.policy = PolicyKeeper(state, identity, provider, client, self._policy_changed, self.spool.record, engine)
         self.audit = AuditWatch(state, identity, provider, client, self.spool.record)
         self.renewal = Renewal(client, state, provider, identity, self._renewed)
         self.feed = EventFeed(client, self._pushed, Backoff(most=patience_s))
@@ -91,6 +93,7 @@ class Daemon(ABC):
             self._close_tunnels("going-down", f"{self.identity.node} stops")
             await self._close_links()
             self._events.close()
+            self.policy.close()
 
     async def _first_look(self) -> None:
         """Truth before traffic, where the fabric can be reached; else what is on disk serves until it can."""

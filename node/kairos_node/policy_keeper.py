@@ -16,7 +16,8 @@ from kairos.crypto.provider import Provider
 from kairos.errors import BadMessage, Refused
 from kairos.policy.decision import Decision, deny
 from kairos_node.fabric import FabricClient
-from kairos_node.policy import Engine
+from kairos_node.policy import Choice, PolicyEngine
+from kairos_node.policy.bundle import Bundle, unpack_untrusted, verify_untrusted
 from kairos_node.state import Identity, NodeState
 
 _log = logging.getLogger(__name__)
@@ -33,10 +34,12 @@ class PolicyKeeper:
         client: FabricClient,
         changed: Callable[[], None],
         record: Callable[[Event], None],
+        choice: Choice,
     ) -> None:
         self._state, self._identity, self._provider, self._client = state, identity, provider, client
         self._changed, self._record = changed, record
-        self._engine: Engine | None = None
+        self._choice = choice
+        self._engine: PolicyEngine | None = None
         self._turn = asyncio.Lock()
 
     @property
@@ -48,6 +51,11 @@ class PolicyKeeper:
         if self._engine is None:
             return deny("no policy is in force yet", "deny:no-policy")
         return self._engine.decide(point, document)
+
+    def close(self) -> None:
+        if self._engine is not None:
+            self._engine.close()
+        self._engine = None
 
     async def restore(self) -> None:
         """The last bundle that was believed, believed again."""
@@ -98,14 +106,21 @@ class PolicyKeeper:
 
     async def _load_untrusted(self, record: PolicyRecord, bundle: bytes) -> None:
         """In a thread: compiling takes a quarter of a second."""
+        unpacked = await asyncio.to_thread(self._verified_untrusted, record, bundle, self.version)
+        former = self._engine
+        self._engine = await asyncio.to_thread(self._choice.load, unpacked, record.version, record.sha384)
+        if former is not None:
+            await asyncio.to_thread(former.close)
+
+    def _verified_untrusted(self, record: PolicyRecord, bundle: bytes, current_version: int) -> Bundle:
         identity = self._identity
-        self._engine = await asyncio.to_thread(
-            Engine.load_untrusted,
+        verify_untrusted(
             bundle,
             record,
-            policy_key=identity.policy_key,
-            suite=identity.suite,
             provider=self._provider,
+            suite=identity.suite,
+            policy_key=identity.policy_key,
             tenant=identity.join.tenant,
-            current_version=self.version,
+            current_version=current_version,
         )
+        return unpack_untrusted(bundle)

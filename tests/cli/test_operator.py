@@ -20,6 +20,7 @@ from kairos_cli.history import bundle_of
 from kairos_node.enrollment import enroll
 from kairos_node.fabric import FabricClient, Signer
 from kairos_node.policy import Engine
+from kairos_node.policy.bundle import unpack_untrusted, verify_untrusted
 from kairos_node.state import Identity, NodeState
 from typed_command import Kairos
 
@@ -169,14 +170,17 @@ def test_a_pushed_policy_is_what_nodes_believe(kairos: Operator, host: FabricHos
 async def fetched(node: Identity) -> Engine:
     async with FabricClient(node.join.fabric_url, node.join.tenant, Signer(node.node, node.key)) as client:
         record = await client.policy()
-        return Engine.load_untrusted(
-            await client.policy_bundle(record.version),
-            record,
-            provider=default_provider(),
-            suite=node.suite,
-            policy_key=node.policy_key,
-            tenant=TENANT,
-        )
+        bundle = await client.policy_bundle(record.version)
+    verify_untrusted(
+        bundle,
+        record,
+        provider=default_provider(),
+        suite=node.suite,
+        policy_key=node.policy_key,
+        tenant=TENANT,
+        current_version=0,
+    )
+    return Engine(unpack_untrusted(bundle), record.version, record.sha384)
 
 
 def test_a_policys_history_is_shown_compared_and_gone_back_to(kairos: Operator, tmp_path: Path) -> None:

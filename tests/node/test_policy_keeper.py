@@ -18,6 +18,7 @@ from kairos.identity import transcript
 from kairos_cli.policy import shipped_bundle
 from kairos_node.crypto import provider_named
 from kairos_node.fabric import FabricClient
+from kairos_node.policy import Choice
 from kairos_node.policy_keeper import PolicyKeeper
 from kairos_node.state import Identity, NodeState
 
@@ -47,7 +48,7 @@ class Fabric:
 
 
 class Node:
-    def __init__(self, folder: Path, fabric: Fabric) -> None:
+    def __init__(self, folder: Path, fabric: Fabric, engine: Choice | None = None) -> None:
         self.events: list[Event] = []
         self.changes = 0
         join = SimpleNamespace(tenant="acme")
@@ -59,6 +60,7 @@ class Node:
             cast(FabricClient, fabric),
             self._changed,
             self.events.append,
+            engine or Choice(),
         )
 
     def _changed(self) -> None:

@@ -20,7 +20,7 @@ from kairos.policy.input import flow_input
 from kairos_cli.policy import compile_bundle
 from kairos_node.crypto import provider_named
 from kairos_node.policy import Engine
-from kairos_node.policy.bundle import Bundle, unpack_untrusted
+from kairos_node.policy.bundle import Bundle, unpack_untrusted, verify_untrusted
 
 POLICIES = Path(__file__).parents[2] / "policies"
 PROVIDER = provider_named("cryptography")
@@ -43,7 +43,7 @@ def record(bundle: bytes, tenant: str = "acme", version: int = 3, seed: bytes = 
 
 
 def load(bundle: bytes, described: PolicyRecord, current_version: int = 0) -> Engine:
-    return Engine.load_untrusted(
+    verify_untrusted(
         bundle,
         described,
         provider=PROVIDER,
@@ -52,6 +52,7 @@ def load(bundle: bytes, described: PolicyRecord, current_version: int = 0) -> En
         tenant="acme",
         current_version=current_version,
     )
+    return Engine(unpack_untrusted(bundle), described.version, described.sha384)
 
 
 @pytest.fixture(scope="module")

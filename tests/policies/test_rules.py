@@ -6,69 +6,30 @@ import json
 import random
 import shutil
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
+from policy_inputs import GRANTS, POINTS, some_input
 
-from kairos.policy.input import week_minute
 from kairos_cli.grants import load_grants
 from kairos_cli.policy import compile_bundle
+from kairos_node.policy import Engine
 from kairos_node.policy.bundle import unpack_untrusted
-from kairos_node.policy.engine import Engine
+from kairos_node.policy.opa import OpaEngine
 
 ROOT = Path(__file__).parents[2]
 POLICIES = ROOT / "policies"
 RULES = sorted(str(path) for path in POLICIES.glob("*.rego") if not path.stem.endswith("_test"))
+OPA = shutil.which("opa") or str(ROOT / ".tools/bin/opa")
 INPUTS = 400
+PATIENT_MS = 20_000
 
 
 def opa(*arguments: str, stdin: str = "") -> str:
-    program = shutil.which("opa") or str(ROOT / ".tools/bin/opa")
-    done = subprocess.run((program, *arguments), input=stdin, capture_output=True, text=True, check=False)
+    done = subprocess.run((OPA, *arguments), input=stdin, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
-
-
-GRANTS = {
-    "admission": [
-        {"id": "gateways", "roles": ["gateway"], "outcome": "hold"},
-        {"id": "staff", "roles": ["endpoint"], "tags": ["staff"], "outcome": "allow"},
-        {"id": "guests", "roles": ["endpoint"], "tags": ["guest"], "outcome": "deny"},
-    ],
-    "session": [
-        {"id": "sound", "tags": ["staff"], "outcome": "allow", "require": {"disk_encrypted": True}},
-        {"id": "lost", "tags": ["guest"], "outcome": "deny"},
-        {"id": "servers", "tags": ["db"], "outcome": "allow"},
-    ],
-    "deny": [
-        {"id": "no-ssh", "from": ["*"], "to": ["tag:web"], "ports": ["tcp/22"], "reason": "use the bastion"},
-        {"id": "no-curl", "from": ["*"], "to": ["tag:db"], "ports": ["*"], "apps": ["/usr/bin/curl"]},
-        {
-            "id": "no-nights",
-            "from": ["tag:db"],
-            "to": ["*"],
-            "ports": ["*"],
-            "when": [{"from": "22:00", "to": "06:00"}],
-        },
-        {"id": "no-lab", "from": ["tag:guest"], "to": ["10.8.0.0/16"], "ports": ["*"], "vnis": ["lab"]},
-    ],
-    "allow": [
-        {"id": "web", "from": ["tag:staff", "group:dev"], "to": ["tag:web"], "ports": ["tcp/80", "tcp/8000-8100"]},
-        {"id": "all-ssh", "from": ["owner:ann"], "to": ["10.0.0.0/8", "fd07::/64"], "ports": ["tcp/*", "udp/53"]},
-        {"id": "unit", "from": ["tag:db"], "to": ["*"], "ports": ["tcp/443"], "apps": ["unit:web.service"]},
-        {"id": "ping", "from": ["*"], "to": ["*"], "ports": ["icmp"], "expires_at": "2026-11-25T12:00:00Z"},
-        {"id": "hashed", "from": ["*"], "to": ["tag:db"], "ports": ["udp/*"], "apps": [f"sha256:{'ab' * 32} uid:1000"]},
-        {
-            "id": "hours",
-            "from": ["*"],
-            "to": ["*"],
-            "ports": ["tcp/8101"],
-            "when": [{"days": ["mon-fri"], "from": "09:00", "to": "13:01", "zone": "+01:00"}],
-        },
-        {"id": "one", "from": ["node:ep-1"], "to": ["node:ep-2"], "ports": ["*"], "vnis": ["office"]},
-    ],
-}
 
 
 @pytest.fixture(scope="module")
@@ -83,42 +44,11 @@ def engine(grants: Path) -> Engine:
     return Engine(unpack_untrusted(compile_bundle(POLICIES, grants)), 1, b"")
 
 
-def some_input(random_: random.Random) -> dict[str, Any]:
-    def party(number: int) -> dict[str, Any]:
-        return {
-            "node": f"ep-{number}",
-            "name": f"host-{number}",
-            "role": random_.choice(["endpoint", "gateway"]),
-            "tags": random_.sample(["staff", "web", "guest", "db"], random_.randint(0, 2)),
-            "groups": random_.sample(["dev", "ops"], random_.randint(0, 1)),
-            "owner": random_.choice(["ann", "bob", ""]),
-        }
-
-    now = random_.choice(
-        ["2026-11-25T11:59:59Z", "2026-11-25T12:00:00Z", "2026-11-28T23:30:00Z", "2027-01-01T00:00:00Z"]
-    )
-    programs = [None, {"path": "/usr/bin/curl", "sha256": "ab" * 32, "uid": 1000, "unit": "web.service"}]
-    return {
-        "point": random_.choice(["egress", "ingress"]),
-        "now": now,
-        "week_minute": week_minute(now),
-        "tenant": "acme",
-        "vni": random_.choice([{"id": 1, "name": "office"}, {"id": 2, "name": "lab"}]),
-        "device": party(random_.randint(1, 3)),
-        "peer": random_.choice([None, party(random_.randint(1, 3))]),
-        "posture": {"disk_encrypted": random_.random() < 0.5},
-        "app": random_.choice(programs),
-        "claims": {"app": random_.choice(programs)},
-        "src": {"ip": "10.7.0.2", "port": random_.randint(1024, 65535)},
-        "dst": {
-            "ip": random_.choice(["10.7.0.3", "10.8.1.1", "192.168.1.1", "fd07::9", "fd08::1"]),
-            "port": random_.choice([22, 53, 80, 443, 8000, 8050, 8101]),
-        },
-        "proto": random_.choice(["tcp", "udp", "icmp", "132"]),
-        "icmp_type": None,
-        "direction": "out",
-        "gateway": "",
-    }
+@pytest.fixture(scope="module")
+def server(grants: Path) -> Iterator[OpaEngine]:
+    engine = OpaEngine(unpack_untrusted(compile_bundle(POLICIES, grants)), 1, b"", PATIENT_MS, OPA)
+    yield engine
+    engine.close()
 
 
 def test_the_rules_pass_their_own_tests_with_full_coverage() -> None:
@@ -127,11 +57,13 @@ def test_the_rules_pass_their_own_tests_with_full_coverage() -> None:
     assert report["coverage"] >= 95
 
 
-@pytest.mark.parametrize("point", ["egress", "ingress", "session", "admission"])
-def test_the_embedded_engine_answers_as_opa_does(point: str, engine: Engine, grants: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("point", POINTS)
+def test_the_engines_answer_as_opa_does(
+    point: str, engine: Engine, server: OpaEngine, grants: Path, tmp_path: Path
+) -> None:
     """All inputs in one `opa eval`, so that OPA's start is paid once."""
     random_ = random.Random(point)
-    documents = [some_input(random_) for _ in range(INPUTS)]
+    documents = [some_input(random_, point) for _ in range(INPUTS)]
     inputs, data = tmp_path / "inputs.json", tmp_path / "data.json"
     inputs.write_text(json.dumps({"documents": documents}))
     data.write_bytes(load_grants(grants))
@@ -145,3 +77,4 @@ def test_the_embedded_engine_answers_as_opa_does(point: str, engine: Engine, gra
     assert len(expected) == INPUTS
     assert [(each["allow"], each["rule"]) for each in expected] == [(each.allow, each.rule) for each in decisions]
     assert {each.allow for each in decisions} == {True, False}
+    assert [server.decide(point, document) for document in documents] == decisions

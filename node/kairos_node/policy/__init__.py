@@ -1,5 +1,6 @@
-"""Policy decisions in this process: a signed bundle in, verdicts out."""
+"""Policy decisions: a signed bundle in, verdicts out."""
 
-from kairos_node.policy.engine import Engine
+from kairos_node.policy.choice import Choice
+from kairos_node.policy.engine import Engine, PolicyEngine
 
-__all__ = ["Engine"]
+__all__ = ["Choice", "Engine", "PolicyEngine"]

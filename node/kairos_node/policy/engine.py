@@ -4,78 +4,78 @@ from __future__ import annotations
 
 import json
 import logging
+from abc import ABC, abstractmethod
 from datetime import datetime, timedelta
-from typing import Any, Self
+from typing import Any
 
-from kairos.api.session import PolicyRecord
-from kairos.crypto.provider import Provider
-from kairos.crypto.suites import Suite
 from kairos.policy.decision import Decision, deny
-from kairos_node.policy.bundle import Bundle, unpack_untrusted, verify_untrusted
-from kairos_node.policy.wasm import EXPLAIN_FUEL, Instance, Module, PolicyError
+from kairos_node.policy.bundle import Bundle
+from kairos_node.policy.wasm import EXPLAIN_FUEL, FUEL_PER_MS, Instance, Module, PolicyError
 
 _log = logging.getLogger(__name__)
 _PREFIX = "kairos"
 _WHY = "kairos/why/grants"
 
 
-class Engine:
+class PolicyEngine(ABC):
     """One bundle in force. `version` and `sha384` go into every event that a decision causes."""
 
-    def __init__(self, bundle: Bundle, version: int, sha384: bytes) -> None:
+    def __init__(self, version: int, sha384: bytes) -> None:
         self.version = version
         self.sha384 = sha384
-        self._data = bundle.data
-        self._module = Module(bundle.wasm)
-        self._instance: Instance | None = Instance(self._module, bundle.data)
-
-    @classmethod
-    def load_untrusted(
-        cls,
-        bundle: bytes,
-        record: PolicyRecord,
-        *,
-        provider: Provider,
-        suite: Suite,
-        policy_key: bytes,
-        tenant: str,
-        current_version: int = 0,
-    ) -> Self:
-        """Raises Refused (signature, tenant, version, digest) or BadMessage (not a policy this host can run)."""
-        verify_untrusted(
-            bundle,
-            record,
-            provider=provider,
-            suite=suite,
-            policy_key=policy_key,
-            tenant=tenant,
-            current_version=current_version,
-        )
-        return cls(unpack_untrusted(bundle), record.version, record.sha384)
 
     def decide(self, point: str, document: dict[str, Any]) -> Decision:
-        """point: admission, egress or ingress. Never raises."""
+        """point: admission, session, egress or ingress. Never raises."""
         try:
-            if self._instance is None:  # the last evaluation trapped: its memory is not to be trusted
-                self._instance = Instance(self._module, self._data)
-            answer = self._instance.evaluate(f"{_PREFIX}/{point}/decision", json.dumps(document).encode())
+            answer = self._evaluate(f"{_PREFIX}/{point}/decision", document)
         except PolicyError as error:
-            self._instance = None
             _log.warning("policy at %s: %s", point, error)
             return deny(f"the policy failed: {error}", "deny:policy-failed")
         except Exception as error:  # a defect here must not let anything through
-            self._instance = None
             _log.exception("policy at %s", point)
             return deny(f"the policy engine failed: {type(error).__name__}")
         return decision_of(answer, document)
 
+    @abstractmethod
     def explain(self, document: dict[str, Any]) -> list[dict[str, Any]]:
         """What why.rego says of the grants, for a person; empty where the policy has no such rules. Raises PolicyError."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Another one is in force."""
+
+    @abstractmethod
+    def _evaluate(self, entrypoint: str, document: dict[str, Any]) -> Any:
+        """None when it is undefined. Raises PolicyError: it took too long, or broke."""
+
+
+class Engine(PolicyEngine):
+    """The bundle's WebAssembly in this process. Raises BadMessage when it is not a policy that this host can run."""
+
+    def __init__(self, bundle: Bundle, version: int, sha384: bytes, budget_ms: int = 50) -> None:
+        super().__init__(version, sha384)
+        self._data = bundle.data
+        self._fuel = budget_ms * FUEL_PER_MS
+        self._module = Module(bundle.wasm)
+        self._instance: Instance | None = Instance(self._module, bundle.data)
+
+    def close(self) -> None:
+        self._instance = None
+
+    def explain(self, document: dict[str, Any]) -> list[dict[str, Any]]:
         instance = Instance(self._module, self._data)
         if _WHY not in instance.entrypoints:
             return []
         told: list[dict[str, Any]] = instance.evaluate(_WHY, json.dumps(document).encode(), EXPLAIN_FUEL) or []
         return told
+
+    def _evaluate(self, entrypoint: str, document: dict[str, Any]) -> Any:
+        if self._instance is None:  # the last evaluation trapped: its memory is not to be trusted
+            self._instance = Instance(self._module, self._data)
+        instance, self._instance = self._instance, None
+        answer = instance.evaluate(entrypoint, json.dumps(document).encode(), self._fuel)
+        self._instance = instance
+        return answer
 
 
 def decision_of(answer: object, document: dict[str, Any]) -> Decision:

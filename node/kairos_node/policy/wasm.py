@@ -11,9 +11,9 @@ import wasmtime
 
 from kairos.errors import BadMessage
 
-FUEL = 50_000_000  # about 50 ms of one core: a decision that needs more is cut off, which is deny
-LOAD_FUEL = 100 * FUEL  # the data is parsed once a bundle
-EXPLAIN_FUEL = 100 * FUEL  # a person waits for it, no packet does
+FUEL_PER_MS = 1_000_000  # about that of one core: a decision that needs more than its budget is cut off, which is deny
+LOAD_FUEL = 5000 * FUEL_PER_MS  # the data is parsed once a bundle
+EXPLAIN_FUEL = 5000 * FUEL_PER_MS  # a person waits for it, no packet does
 MEMORY_MAX = 512 * 1024 * 1024
 _PAGE = 65_536
 
@@ -63,7 +63,7 @@ class Instance:
     def entrypoints(self) -> set[str]:
         return set(self._entrypoints)
 
-    def evaluate(self, entrypoint: str, document: bytes, fuel: int = FUEL) -> Any:
+    def evaluate(self, entrypoint: str, document: bytes, fuel: int) -> Any:
         """The value of an entrypoint for an input (JSON text); None when it is undefined. Raises PolicyError."""
         try:
             self._store.set_fuel(fuel)
