@@ -20,12 +20,14 @@ from kairos.wire.control import Config as TunnelConfig
 from kairos_agent.config import Config
 from kairos_agent.connector import Connector
 from kairos_agent.posture import collect
+from kairos_agent.subnet_router import TABLE, SubnetRouter
 from kairos_agent.tunnel import EndpointDriver
 from kairos_dataplane import ControlReceived, Dataplane, PathMoved
 from kairos_dataplane.engine import Network
 from kairos_node.crypto import provider_named
 from kairos_node.daemon import Daemon, open_udp
 from kairos_node.fabric import FabricClient, Signer
+from kairos_node.forwarding import Forwarding
 from kairos_node.local_api import Handler, LocalServer
 from kairos_node.netlink import AGENT, VniPlan, open_interfaces
 from kairos_node.policy import Choice
@@ -48,6 +50,7 @@ class Agent(Daemon):
         client: FabricClient,
         vnis: Vnis,
         config: Config,
+        router: SubnetRouter,
     ) -> None:
         super().__init__(
             state,
@@ -60,6 +63,7 @@ class Agent(Daemon):
             Choice(config.engine, config.budget_ms, config.opa),
         )
         self._posture = collect()
+        self._router = router
         self.connector = Connector(self, config.path, config.gateway)
 
     # -- for the connector -------------------------------------------------------------------------------------------
@@ -92,7 +96,8 @@ class Agent(Daemon):
         for gone in {plan.vni for plan in self.vnis.plans} - {plan.vni for plan in plans}:
             await self.vnis.remove(gone)
         for plan in plans:
-            await self.vnis.apply(plan)
+            await self.vnis.apply(plan, self._behind_us(plan))
+        await self._lead()
         return {plan.vni: plan.routes for plan in plans}
 
     def use(self, tunnel: EndpointDriver) -> None:
@@ -109,13 +114,30 @@ class Agent(Daemon):
     # -- the daemon's hooks ------------------------------------------------------------------------------------------
 
     def _works(self) -> list[Coroutine[Any, Any, None]]:
-        return [self.connector.run(), self._report_posture()]
+        return [self.connector.run(), self._report_posture(), self._router.advertise()]
 
     def _close_tunnels(self, code: str, reason: str) -> None:
         self.connector.close(code, reason)
 
     async def _network_changed(self) -> None:
-        """The gateway brings what concerns the tunnel in a Config; here the view serves policy."""
+        """The gateway brings what concerns the tunnel in a Config; here the view serves policy, and what lies behind us."""
+        for plan in self.vnis.plans:
+            self.vnis.take_in(plan, self._behind_us(plan))
+        await self._lead()
+        self._router.changed(any(self.view.routes_via(vni, self.identity.node) for vni in self.view.vnis))
+
+    def _behind_us(self, plan: VniPlan) -> set[Network]:
+        if plan.vni not in self.view.vnis:
+            return set()
+        return self._router.allowed(plan.name, self.view.routes_via(plan.vni, self.identity.node))
+
+    async def _lead(self) -> None:
+        await self._router.lead(
+            {
+                self.vnis.interface(plan.vni): self.view.forwarded(plan.vni, self.identity.node, self._behind_us(plan))
+                for plan in self.vnis.plans
+            }
+        )
 
     def _node_revoked(self, node: str) -> None:
         self.connector.gateway_lost(node, "revoked")
@@ -167,7 +189,9 @@ def _plan(vni: Any) -> VniPlan:
         vni.name,
         vni.mtu,
         tuple(ip_interface(text) for text in vni.addresses),
-        tuple(ip_network(text) for text in vni.routes),
+        tuple(
+            route for route in map(ip_network, vni.routes) if route.prefixlen
+        ),  # no exit: it would swallow our own tunnel
     )
 
 
@@ -194,7 +218,9 @@ async def serve(state: NodeState, config: Config, dataplane: Dataplane) -> None:
         interfaces = await stack.enter_async_context(open_interfaces(AGENT))
         signer = Signer(identity.node, identity.key)
         client = await stack.enter_async_context(FabricClient(identity.join.fabric_url, identity.join.tenant, signer))
-        agent = Agent(state, identity, provider, dataplane, client, Vnis(dataplane, interfaces), config)
+        forwarding = await stack.enter_async_context(Forwarding(TABLE))
+        router = SubnetRouter(client, forwarding, config.advertise, config.masquerade)
+        agent = Agent(state, identity, provider, dataplane, client, Vnis(dataplane, interfaces), config, router)
         stop_on_signals(agent.stopping)
         await stack.enter_async_context(LocalServer(state.socket, agent.handlers()))
         await agent.run()

@@ -15,6 +15,8 @@ class Config(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     path: Mode = "auto"
     gateway: str = ""
     listen: str = "[::]:0"
+    advertise: dict[str, list[str]] = {}
+    masquerade: bool = False
     provider: Literal["cryptography", "oqs"] = "cryptography"
     dataplane: Literal["auto", "c", "pure"] = "auto"
     aead: Literal["auto", "ipsec-mb", "openssl"] = "auto"

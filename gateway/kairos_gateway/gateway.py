@@ -189,13 +189,15 @@ class Gateway(Daemon):
     def _plan(self, vni: int) -> VniPlan:
         record, node = self.view.vnis[vni], self.identity.node
         addresses = tuple(ip_interface(text) for text in self.view.addresses(vni, node))
-        behind = sorted(self.view.reachable(vni, node), key=str)
+        behind = sorted(
+            (net for net in self.view.reachable(vni, node) if net.prefixlen), key=str
+        )  # no exit for the host
         return VniPlan(vni, record.name, record.mtu, addresses, tuple(behind))
 
     def _reconfigure(self, tunnel: GatewayDriver, session: Session) -> None:
         """T5 again where this endpoint's part of the network is another."""
         vnis, leases = self._config_for(session)
-        if tunnel.differs(vnis):
+        if tunnel.differs(vnis, leases):
             tunnel.reconfigure(self.view.record.revision, vnis, leases, self._direct)
             self.peers.lead(tunnel)
 

@@ -64,8 +64,10 @@ class GatewayDriver(TunnelDriver):
             config = self._config(revision, vnis, leases, direct)
             self.apply(self.machine.reconfigure(config, self._loop.time()))
 
-    def differs(self, vnis: Collection[VniConfig]) -> bool:
-        """Is this another configuration than the one in force?"""
+    def differs(self, vnis: Collection[VniConfig], leases: Mapping[int, Collection[Network]]) -> bool:
+        """Is this another configuration than the one in force, or may it send from elsewhere now?"""
+        if any(self._leases.get(vni) != frozenset(networks) for vni, networks in leases.items()):
+            return True
         return {replace(each, index=0) for each in self._vnis} != {replace(each, index=0) for each in vnis}
 
     def _config(

@@ -83,6 +83,25 @@ class MemberRecord(msgspec.Struct):
     addresses: list[str]
 
 
+class RouteApproval(msgspec.Struct):
+    """The operator's word on a prefix behind an endpoint; approved false withdraws it."""
+
+    prefix: str
+    node: str
+    approved: bool
+
+
+class RouteRecord(msgspec.Struct):
+    """A prefix behind an endpoint. It is in force while the endpoint advertises it and the operator has approved it."""
+
+    vni: str
+    prefix: str
+    node: str
+    name: str
+    advertised: bool
+    approved: bool
+
+
 class TokenCreate(msgspec.Struct, omit_defaults=True):
     """A node that joins with this token gets `tags` and a lease in each of `vnis` (names). The fabric stores only
     `secret_hash` (SHA-256): the secret is made and kept by the operator's command."""

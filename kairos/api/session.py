@@ -21,6 +21,12 @@ class PostureReport(msgspec.Struct):
     facts: dict[str, Any]
 
 
+class Advertisement(msgspec.Struct):
+    """What an endpoint offers to lead to, all of it: prefixes by name of the VNI, `{"office": ["192.168.70.0/24"]}`."""
+
+    routes: dict[str, list[str]]
+
+
 class GatewayAddress(msgspec.Struct):
     """A gateway this session may use. `relay_url` ends in /v1/relay/<gateway>."""
 

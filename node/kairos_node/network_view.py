@@ -35,9 +35,15 @@ class NetworkView:
         return self.members.get(self._by_address.get((vni, address), ""))
 
     def leases(self, vni: int, node: str) -> set[Network]:
-        """What a node may send from: its addresses and the routes that lead to it."""
+        """What a node may send from: its addresses and the networks behind it. Of a wide one (an exit route) not what leads
+        elsewhere: whoever forwards for the world must not speak for the VNI."""
         own: set[Network] = {ip_network(ip_interface(text).ip) for text in self.addresses(vni, node)}
-        return own | self.routes_via(vni, node)
+        return own | self.forwarded(vni, node, self.routes_via(vni, node))
+
+    def forwarded(self, vni: int, node: str, routes: set[Network]) -> set[Network]:
+        """Of these routes through `node`: who may speak from there."""
+        elsewhere = self.reachable(vni, node) if vni in self.vnis else set()
+        return set().union(*(_without(route, elsewhere) for route in routes))
 
     def routes_via(self, vni: int, node: str) -> set[Network]:
         return {ip_network(r.prefix) for r in self.vnis[vni].routes if r.via == node and _is_network(r.prefix)}
@@ -53,6 +59,19 @@ class NetworkView:
 
 
 EMPTY = NetworkView(NetworkRecord(0, [], [], [], []))
+
+
+def _without(network: Network, others: set[Network]) -> set[Network]:
+    parts = {network}
+    for other in others - parts:
+        for part in [part for part in parts if _lies_in(other, part)]:
+            parts.remove(part)
+            parts.update(part.address_exclude(other))  # type: ignore[arg-type]
+    return parts
+
+
+def _lies_in(network: Network, other: Network) -> bool:
+    return network.version == other.version and network.subnet_of(other)  # type: ignore[arg-type]
 
 
 def _is_interface(text: str) -> bool:

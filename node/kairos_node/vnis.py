@@ -34,6 +34,10 @@ class Vnis:
             self._dataplane.add_vni(plan.vni, fd)
             self._hops[plan.vni] = {}
         self._plans[plan.vni] = plan
+        self.take_in(plan, local)
+
+    def take_in(self, plan: VniPlan, local: Collection[Network]) -> None:
+        """What goes into this VNI's TUN: packets to our own addresses and to what lies behind us."""
         self.lead(plan.vni, LOCAL, {ip_network(address.ip) for address in plan.addresses} | set(local))
 
     async def remove(self, vni: int) -> None:

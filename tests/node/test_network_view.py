@@ -51,6 +51,16 @@ def test_what_lies_beyond_a_node_is_all_but_what_leads_to_it() -> None:
     assert VIEW.reachable(7, "gw-a") == networks("10.7.0.0/24", "fd07::/64", "10.99.0.0/16")
 
 
+def test_an_exit_may_speak_for_the_world_but_not_for_the_vni() -> None:
+    routes = [Route("0.0.0.0/0", "ep-a"), Route("192.168.50.0/24", "gw-a")]
+    view = NetworkView(
+        Network(1, [Vni(7, "office", ["10.7.0.0/24"], routes=routes)], RECORD.leases, RECORD.members, [])
+    )
+    allowed = view.leases(7, "ep-a")
+    for address, may in (("8.8.8.8", True), ("10.7.0.5", True), ("10.7.0.6", False), ("192.168.50.9", False)):
+        assert any(ip_address(address) in network for network in allowed) == may
+
+
 @given(st.lists(st.text(max_size=20), max_size=4), st.lists(st.text(max_size=20), max_size=4))
 def test_nonsense_of_the_fabric_is_left_out(addresses: list[str], prefixes: list[str]) -> None:
     routes = [Route(prefix, "gw-a") for prefix in prefixes]

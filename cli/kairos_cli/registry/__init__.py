@@ -13,6 +13,7 @@ from kairos_cli.registry.devices import DEVICES, ISOLATION
 from kairos_cli.registry.fabric import FABRIC
 from kairos_cli.registry.node import AGENT, GATEWAY
 from kairos_cli.registry.policy import POLICY
+from kairos_cli.registry.routes import ROUTES
 from kairos_cli.registry.segments import SEGMENTS
 from kairos_cli.registry.verb import JSON, Verb, arg
 
@@ -23,6 +24,7 @@ GROUPS = {
     "tenant": "tenants of the fabric",
     "vni": "isolated network segments of a tenant",
     "member": "who is in a network segment",
+    "route": "networks behind endpoints",
     "token": "join tokens for devices and gateways",
     "device": "devices and gateways that have enrolled",
     "policy": "check, test and push the tenant's policy",
@@ -47,6 +49,7 @@ _DEMO = Verb(
 VERBS: tuple[Verb, ...] = (
     *FABRIC,
     *SEGMENTS,
+    *ROUTES,
     *DEVICES,
     *ISOLATION,
     *POLICY,

@@ -7,6 +7,7 @@ from kairos.api.session import Lease, Member, Network
 from .http import Call, Reply, reply
 from .ports import TenantPlatform
 from .records import strings, vni_view
+from .routes import in_force
 
 
 async def show(platform: TenantPlatform, call: Call) -> Reply:
@@ -35,11 +36,12 @@ async def show(platform: TenantPlatform, call: Call) -> Reply:
         for row in devices
         if row["status"] == "active" and (row["node"] in seen or call.device["role"] == "gateway")
     ]  # fmt: skip
+    routes = await in_force(platform.store, tenant)
     record = await platform.store.first("SELECT revision FROM tenants WHERE tenant = ?", tenant)
     return reply(
         Network(
             record["revision"] if record else 0,
-            [vni_view(vni, crossings) for vni in vnis],
+            [vni_view(vni, routes.get(vni["vni"], []), crossings) for vni in vnis],
             [Lease(vni, member, addresses) for (vni, member), addresses in by_member.items()],
             members,
             [row["node"] for row in devices if row["status"] == "revoked"],

@@ -63,10 +63,10 @@ def vni_record(row: Row, members: int = 0) -> VniRecord:
     )  # fmt: skip
 
 
-def vni_view(row: Row, crossings: list[Row]) -> Vni:
+def vni_view(row: Row, behind_endpoints: list[Route], crossings: list[Row]) -> Vni:
     """crossings: of the whole tenant."""
     return Vni(
-        row["vni"], row["name"], strings(row["prefixes"]), row["mtu"], row["dns_suffix"], routes_of(row),
+        row["vni"], row["name"], strings(row["prefixes"]), row["mtu"], row["dns_suffix"], routes_of(row) + behind_endpoints,
         [Crossing(each["seen"], each["other"], each["prefix"]) for each in crossings if each["vni"] == row["vni"]],
     )  # fmt: skip
 

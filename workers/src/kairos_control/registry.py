@@ -114,6 +114,7 @@ class Registry:
                     (reason, self._platform.tenant, node),
                 ),
                 ("DELETE FROM leases WHERE tenant = ? AND node = ?", (self._platform.tenant, node)),
+                ("DELETE FROM routes WHERE tenant = ? AND node = ?", (self._platform.tenant, node)),
             ]
         )
         self._platform.local.write("DELETE FROM enrollments WHERE node = ?", node)

@@ -15,6 +15,8 @@ from kairos.api.admin import (
     Page,
     PostureRecord,
     Reason,
+    RouteApproval,
+    RouteRecord,
     Tenant,
     TokenCreate,
     TokenRecord,
@@ -24,6 +26,7 @@ from kairos.api.admin import (
 from kairos.api.enrollment import Certificate, Challenge, ChallengeResponse, Enrollment, EnrollRequest, RenewRequest
 from kairos.api.push import Receipt, Welcome, encode, parse_to_fabric_untrusted
 from kairos.api.session import (
+    Advertisement,
     Introspected,
     Introspection,
     Network,
@@ -59,6 +62,7 @@ from .pushes import Pushes
 from .records import tenant_record
 from .refusals import Refusals
 from .registry import Registry
+from .routes import Routes
 from .routing import Caller, Route
 from .sessions import Sessions
 from .vnis import Vnis
@@ -99,6 +103,7 @@ class TenantService:
         self.policies = Policies(platform, self.journal, self.pushes)
         self.vnis = Vnis(platform, self.journal, self.pushes, self.sessions)
         self.interconnects = Interconnects(platform, self.journal, self.pushes)
+        self.routes = Routes(platform, self.journal, self.pushes)
         self.registry = Registry(platform, self.journal, self.pushes, self.enrollments, self.sessions)
         self.isolations = Isolations(platform, self.journal, self.pushes, self.sessions)
 
@@ -201,7 +206,7 @@ class TenantService:
         raise problem("upgrade-required", "open this as a WebSocket")
 
 
-_VNI_TABLES = ("interconnects", "leases", "lease_cursors", "given_addresses", "vni_selectors")
+_VNI_TABLES = ("interconnects", "leases", "lease_cursors", "given_addresses", "vni_selectors", "routes")
 _TABLES = ("certificates", "devices", "tokens", "policies", "vnis", "tenants")
 _T = TenantService
 _AT = "/v1/tenants/{tenant}"
@@ -262,6 +267,11 @@ ROUTES: tuple[Route, ...] = (
           answer=InterconnectRecord),
     Route("DELETE", _INTERCONNECTS + "/{a}/{b}", Caller.ADMIN, lambda s, c: s.interconnects.delete(c),
           "Part two VNIs", status=204, alone=True),
+    Route("PUT", _AT + "/advertisement", Caller.NODE, lambda s, c: s.routes.advertise(c), "The networks an endpoint offers to lead to",
+          Advertisement, status=204, alone=True),
+    Route("GET", _AT + "/routes", Caller.ADMIN, lambda s, c: s.routes.listing(c), "List routes through endpoints", answer=Page),
+    Route("PUT", _AT + "/vnis/{name}/routes", Caller.ADMIN, lambda s, c: s.routes.decide(c),
+          "Approve a route through an endpoint, or withdraw it", RouteApproval, RouteRecord, alone=True),
     Route("POST", _AT + "/tokens", Caller.ADMIN, lambda s, c: s.registry.create_token(c), "Create a join token",
           TokenCreate, TokenRecord, 201, alone=True),
     Route("GET", _AT + "/tokens", Caller.ADMIN, lambda s, c: s.registry.list_tokens(c), "List join tokens", answer=Page),

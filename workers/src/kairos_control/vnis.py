@@ -104,7 +104,7 @@ class Vnis:
         before = await self._record(call.parameters["name"])
         await refuse_where_joined(self._platform.store, before.vni, before.name)
         members = await self._members(before.vni)
-        tables = ("leases", "lease_cursors", "given_addresses", "vni_selectors", "vnis")
+        tables = ("leases", "lease_cursors", "given_addresses", "vni_selectors", "routes", "vnis")
         await self._platform.store.write([(f"DELETE FROM {table} WHERE vni = ?", (before.vni,)) for table in tables])
         self._journal.record("vni.deleted", actor="operator", subject=before.name, before=msgspec.to_builtins(before))
         await self._told(members)
@@ -149,7 +149,9 @@ class Vnis:
             raise problem("not-found", f"{node} is no member of {row['name']}")
         if node.startswith("gw-"):
             raise problem("in-use", "a gateway is in every VNI of its tenant; revoke it, or delete the VNI")
-        await self._platform.store.write([("DELETE FROM leases WHERE vni = ? AND node = ?", (row["vni"], node))])
+        await self._platform.store.write(
+            [(f"DELETE FROM {table} WHERE vni = ? AND node = ?", (row["vni"], node)) for table in ("leases", "routes")]
+        )
         self._journal.record("member.removed", actor="operator", subject=node, vni=row["vni"], before=before)
         await self._told([node])
         return reply(None)
