@@ -23,6 +23,7 @@ from kairos.api.session import Lease, Member, Network, Vni
 from kairos.audit.event import Event
 from kairos.policy.decision import Decision
 from kairos.policy.input import flow_input
+from kairos.wire.claim import FlowClaim
 from kairos_cli.policy import compile_bundle
 from kairos_dataplane import Flow, Verdict, load
 from kairos_node.flow_judge import FlowJudge
@@ -125,6 +126,9 @@ class _Gateway:
 
     def posture_of(self, node: str) -> dict[str, Any]:
         return {"platform": "linux", "kernel": "6.1.0", "disk_encrypted": True}
+
+    def claim(self, claim: FlowClaim, vni: int) -> None:
+        raise AssertionError("a gateway claims nothing")
 
 
 def _forbidden(event: Event) -> None:

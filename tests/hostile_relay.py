@@ -181,7 +181,7 @@ class _Loop:
         def nothing(_event: ControlReceived | PathMoved) -> None:
             return None
 
-        self.events = DataplaneEvents(dataplane, Listeners(end.links, allow, nothing, nothing))
+        self.events = DataplaneEvents(dataplane, Listeners(end.links, allow, nothing, nothing, nothing))
 
 
 async def _with_relay(

@@ -16,7 +16,9 @@ from kairos.api.push import ToNode
 from kairos.constants import POSTURE_EVERY_S
 from kairos.crypto.provider import Provider
 from kairos.errors import Refused
+from kairos.wire.claim import FlowClaim
 from kairos.wire.control import Config as TunnelConfig
+from kairos.wire.datagram import DatagramType
 from kairos_agent.config import Config
 from kairos_agent.connector import Connector
 from kairos_agent.posture import collect
@@ -159,6 +161,10 @@ class Agent(Daemon):
 
     def _moved(self, event: PathMoved) -> None:
         """Our sessions never follow: the connector moves them."""
+
+    def claim(self, claim: FlowClaim, vni: int) -> None:
+        """On the flow's own path and before its first packet, so that it is there first."""
+        self.connector.send(vni, DatagramType.CLAIM, claim.pack())
 
     def posture_of(self, node: str) -> dict[str, Any]:
         return self._posture if node == self.identity.node else {}

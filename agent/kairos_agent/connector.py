@@ -18,6 +18,7 @@ from kairos.constants import HANDSHAKE_WAIT_S, SESSION_LIFE_S, SESSION_RENEW_AT_
 from kairos.errors import KairosError, Refused
 from kairos.protocol.path import Address, Mode
 from kairos.wire.control import Config
+from kairos.wire.datagram import DatagramType
 from kairos_agent.tunnel import EndpointDriver
 from kairos_dataplane import ControlReceived, Dataplane
 from kairos_dataplane.engine import Network
@@ -256,6 +257,14 @@ class Connector:
         for connection in (self._current, self._coming):
             if connection is not None and connection.prober is not None and connection.owns(event.session):
                 connection.prober.acknowledged_untrusted(event.payload)
+
+    def send(self, vni: int, kind: DatagramType, payload: bytes) -> None:
+        """A control datagram in that VNI; lost where there is no tunnel, or no path."""
+        tunnel = self._current.tunnel if self._current is not None else None
+        session = tunnel.sessions.get(vni) if tunnel is not None else None
+        if session is not None:
+            with contextlib.suppress(OSError):
+                self._home.dataplane.send_control(session, kind, payload)
 
     def gateway_lost(self, node: str, code: str) -> None:
         """It is revoked or isolated."""

@@ -283,7 +283,7 @@ int kdp_control_send(kdp_engine *e, uint32_t index, uint8_t type, const uint8_t 
                      const kdp_addr *addr, int via_relay) {
   struct sockaddr_storage to;
   socklen_t to_len = 0;
-  if (len > CONTROL_MAX || type < DG_PROBE || type > DG_KEEPALIVE) return -EINVAL;
+  if (len > CONTROL_MAX || type < DG_PROBE || type > DG_CLAIM) return -EINVAL;
   bool directed = addr != NULL && addr->family != 0;
   if (directed) addr_to_sockaddr(addr, &to, &to_len);
   lane *l = &e->lanes[LANE_HOST];

@@ -21,7 +21,7 @@
 #define unlikely(x) __builtin_expect(!!(x), 0)
 
 /* -- wire, docs/protocol.md section 6 ------------------------------------------------------------------------------ */
-enum { DG_DATA = 1, DG_PROBE = 2, DG_PROBE_ACK = 3, DG_KEEPALIVE = 4 };
+enum { DG_DATA = 1, DG_PROBE = 2, DG_PROBE_ACK = 3, DG_KEEPALIVE = 4, DG_CLAIM = 5 };
 enum { SEG_WHOLE = 0, SEG_PARTIAL = 1, SEG_TCP4 = 2, SEG_TCP6 = 3, SEG_UDP4 = 4, SEG_UDP6 = 5 };
 enum { HEADER_LEN = 16, TAG_LEN = 16, TRAILER_LEN = 8, IV_LEN = 12, KEY_LEN = 32, CONTROL_MAX = 1200 };
 enum { REPLAY_BITS = 8192 };

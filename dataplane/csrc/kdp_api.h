@@ -47,7 +47,7 @@ typedef struct {
   uint64_t idle_ms; /* since its last packet */
 } kdp_flow;
 
-/* FLOW: `flow` waits for kdp_flow_verdict. CONTROL: an authenticated PROBE, PROBE_ACK or KEEPALIVE. PATH: the peer of
+/* FLOW: `flow` waits for kdp_flow_verdict. CONTROL: an authenticated PROBE, PROBE_ACK, KEEPALIVE or CLAIM. PATH: the peer of
  * `session` is now reached over `path`. RELAY: datagrams wait in relay queue `relay`. */
 typedef struct {
   uint32_t type;

@@ -179,7 +179,7 @@ void receive(kdp_engine *e, lane *l, const uint8_t *datagram, size_t len, const 
     goto drop;
   }
   uint8_t type = datagram[0];
-  if (unlikely(type < DG_DATA || type > DG_KEEPALIVE || datagram[1] != 0 || len > PACKET_MAX)) {
+  if (unlikely(type < DG_DATA || type > DG_CLAIM || datagram[1] != 0 || len > PACKET_MAX)) {
     drop = C_drop_bad_header;
     goto drop;
   }

@@ -115,7 +115,7 @@ class FlowOpened:
 
 @dataclass(frozen=True, slots=True)
 class ControlReceived:
-    """An authenticated PROBE, PROBE_ACK or KEEPALIVE. source: None when it came through the relay."""
+    """An authenticated PROBE, PROBE_ACK, KEEPALIVE or CLAIM. source: None when it came through the relay."""
 
     session: int
     type: int

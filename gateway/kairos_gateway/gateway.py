@@ -26,6 +26,7 @@ from kairos.crypto.provider import Provider
 from kairos.errors import Refused
 from kairos.identity import transcript
 from kairos.policy.decision import Decision, deny
+from kairos.wire.claim import FlowClaim
 from kairos.wire.control import VniConfig
 from kairos_dataplane import ControlReceived, Dataplane, PathMoved
 from kairos_dataplane.engine import Network
@@ -219,6 +220,9 @@ class Gateway(Daemon):
 
     def posture_of(self, node: str) -> dict[str, Any]:
         return self.postures.of(node)
+
+    def claim(self, claim: FlowClaim, vni: int) -> None:
+        """What a gateway opens itself goes to an endpoint, which asks for no claim."""
 
     def _posture_came(self, node: str, at: int, facts: dict[str, Any]) -> None:
         if self.postures.learn(node, at, facts):

@@ -20,6 +20,7 @@ class DatagramType(IntEnum):
     PROBE = 2  # opaque to the data plane: is this path alive?
     PROBE_ACK = 3
     KEEPALIVE = 4
+    CLAIM = 5  # of an endpoint, about the flow whose first packet follows
 
 
 class SegmentKind(IntEnum):

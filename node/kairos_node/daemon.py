@@ -16,6 +16,7 @@ from kairos.api.push import AuditHead, Isolation, NetworkChanged, PolicyAnnounce
 from kairos.crypto.provider import Provider
 from kairos.errors import BadMessage, Refused
 from kairos.policy.decision import Decision
+from kairos.wire.claim import FlowClaim
 from kairos_dataplane import ControlReceived, Dataplane, Flow, PathMoved, Verdict
 from kairos_node.audit_watch import AuditWatch
 from kairos_node.backoff import Backoff
@@ -70,7 +71,7 @@ class Daemon(ABC):
         join = identity.join
         self.judge = FlowJudge(dataplane, self, join.tenant, identity.node, join.role, join.suite, self.spool.record)
         self._events = DataplaneEvents(
-            dataplane, Listeners(self.links, self.judge.opened, self._acknowledged, self._moved)
+            dataplane, Listeners(self.links, self.judge.opened, self._acknowledged, self._moved, self.judge.claimed)
         )
         self._network_turn = asyncio.Lock()
 
@@ -193,6 +194,10 @@ class Daemon(ABC):
 
     @abstractmethod
     def posture_of(self, node: str) -> dict[str, Any]: ...
+
+    @abstractmethod
+    def claim(self, claim: FlowClaim, vni: int) -> None:
+        """Tells the gateway of a flow that is about to leave. Only an endpoint has anything to say."""
 
     # -- pushes ------------------------------------------------------------------------------------------------------
 

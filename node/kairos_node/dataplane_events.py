@@ -15,12 +15,14 @@ _ROUNDS = 16  # of events before other work on the loop gets its turn
 
 @dataclass(slots=True)
 class Listeners:
-    """links: the relay sockets open now; acknowledged: a PROBE_ACK for one of our sessions; moved: a peer's path."""
+    """links: the relay sockets open now; acknowledged: a PROBE_ACK for one of our sessions; moved: a peer's path;
+    claimed: a CLAIM of our peer."""
 
     links: Collection[RelayLink]
     flow_opened: Callable[[Flow], None]
     acknowledged: Callable[[ControlReceived], None]
     moved: Callable[[PathMoved], None]
+    claimed: Callable[[ControlReceived], None]
 
 
 class DataplaneEvents:
@@ -55,6 +57,8 @@ class DataplaneEvents:
             self._acknowledge(event)
         elif event.type == DatagramType.PROBE_ACK:
             self._listeners.acknowledged(event)
+        elif event.type == DatagramType.CLAIM:
+            self._listeners.claimed(event)
 
     def _acknowledge(self, probe: ControlReceived) -> None:
         """To where the PROBE came from: that the answer arrives is what shows the path is open both ways."""

@@ -13,9 +13,11 @@ from typing import Any, Literal, Protocol
 from kairos.audit.event import Event
 from kairos.policy.decision import Decision
 from kairos.policy.input import PROTOCOLS, Application, flow_input
-from kairos_dataplane import Dataplane, Flow, Verdict
+from kairos.wire.claim import FlowClaim
+from kairos_dataplane import ControlReceived, Dataplane, Flow, Verdict
 from kairos_node.application import Applications
 from kairos_node.decision_log import MINUTE_S, DecisionLog
+from kairos_node.flow_claims import FlowClaims
 from kairos_node.network_view import NetworkView
 
 _log = logging.getLogger(__name__)
@@ -35,6 +37,10 @@ class Surroundings(Protocol):
     def decide(self, point: str, document: dict[str, Any]) -> Decision: ...
     def posture_of(self, node: str) -> dict[str, Any]:
         """The newest report of that device, empty when there is none."""
+        ...
+
+    def claim(self, claim: FlowClaim, vni: int) -> None:
+        """Endpoint: what the gateway shall hear of a flow before its first packet."""
         ...
 
 
@@ -57,6 +63,9 @@ class FlowJudge:
         self.log = DecisionLog(record)
         self._loop = asyncio.get_running_loop()
         self._rules: list[str] = [""]  # the data plane keeps a number
+        self._numbers: dict[str, int] = {"": 0}
+        self._claims = FlowClaims()
+        self._ending: dict[str, set[int]] = {}  # flows whose allow ends at the same moment
         self._applications = Applications()
         self._opened_by: dict[int, Application | None] = {}  # own flows: a program is asked for once, while it is there
         self._minute()
@@ -65,9 +74,17 @@ class FlowJudge:
         """A flow waits for its verdict."""
         document = self._document(flow)
         decision = self._around.decide(document["point"], document)
+        if decision.allow and document["point"] == "egress":
+            self._around.claim(self._claim(flow, decision), flow.vni)
         self._tell(flow, decision)
         if not decision.allow or decision.log:
             self._report(flow, document, decision)
+        self._compare(flow, document, decision)
+
+    def claimed(self, event: ControlReceived) -> None:
+        """Only gateways listen: an endpoint's peer has no programs."""
+        if self._role == "gateway":
+            self._claims.heard_untrusted(event)
 
     def judge_again(self, flows: Iterable[Flow] | None = None) -> None:
         """Policy, network or posture changed: flows that lose their allow are cut, in both directions."""
@@ -86,6 +103,7 @@ class FlowJudge:
         view = self._around.view
         device = view.holder(flow.vni, flow.src)
         vni = view.vni(flow.vni)
+        claim = self._claims.of(flow)
         return flow_input(
             self._point(flow),
             now=datetime.fromtimestamp(int(time.time()), UTC).isoformat().replace("+00:00", "Z"),
@@ -100,6 +118,19 @@ class FlowJudge:
             gateway=self._node if self._role == "gateway" else "",
             posture=self._around.posture_of(device.node if device else ""),
             app=self._application(flow),
+            claimed_app=claim.app if claim is not None else None,
+        )
+
+    def _claim(self, flow: Flow, decision: Decision) -> FlowClaim:
+        return FlowClaim(
+            flow.protocol,
+            flow.src,
+            flow.src_port,
+            flow.dst,
+            flow.dst_port,
+            self._around.policy_version,
+            decision.rule,
+            self._application(flow),
         )
 
     def _application(self, flow: Flow) -> Application | None:
@@ -117,27 +148,53 @@ class FlowJudge:
         verdict = Verdict.ALLOW if decision.allow else Verdict.DENY
         alive = self._dataplane.verdict(flow.id, verdict, self._number(decision.rule), self._around.policy_version)
         if alive and decision.allow and decision.expires_at is not None:
-            left = datetime.fromisoformat(decision.expires_at).timestamp() - time.time()
-            self._loop.call_later(max(0.0, left), self._expired, flow.id)
+            self._end_at(decision.expires_at, flow.id)
 
-    def _expired(self, flow_id: int) -> None:
-        self.judge_again(flow for flow in self._dataplane.flows() if flow.id == flow_id)
+    def _end_at(self, moment: str, flow_id: int) -> None:
+        if moment not in self._ending:
+            self._ending[moment] = set()
+            left = datetime.fromisoformat(moment).timestamp() - time.time()
+            self._loop.call_later(max(0.0, left), self._ended, moment)
+        self._ending[moment].add(flow_id)
+
+    def _ended(self, moment: str) -> None:
+        ended = self._ending.pop(moment)
+        self.judge_again(flow for flow in self._dataplane.flows() if flow.id in ended)
 
     def _number(self, rule: str) -> int:
-        if rule not in self._rules:
+        if rule not in self._numbers:
+            self._numbers[rule] = len(self._rules)
             self._rules.append(rule)
-        return self._rules.index(rule)
+        return self._numbers[rule]
 
     def _report(self, flow: Flow, document: dict[str, Any], decision: Decision) -> None:
-        subject = describe(flow)
-        event = Event(
+        kind = "flow.allowed" if decision.allow else "flow.denied"
+        if not self.log.report(self._event(kind, flow, document, decision)):
+            return
+        if decision.allow:
+            _log.info("allowed %s: %s", describe(flow), decision.rule)
+        else:
+            _log.warning("denied %s: %s (%s)", describe(flow), decision.reason, decision.rule)
+
+    def _compare(self, flow: Flow, document: dict[str, Any], decision: Decision) -> None:
+        """Both ends ask the same policy: what the endpoint let out and we deny shows that they saw different things."""
+        claim = self._claims.of(flow)
+        if claim is None or decision.allow or claim.policy_version != self._around.policy_version:
+            return
+        event = self._event("verdict.differs", flow, document, decision)
+        event.detail["endpoint_rule"] = claim.rule
+        if self.log.report(event):
+            _log.warning("%s: the endpoint allowed it (%s), we deny it (%s)", describe(flow), claim.rule, decision.rule)
+
+    def _event(self, kind: str, flow: Flow, document: dict[str, Any], decision: Decision) -> Event:
+        return Event(
             id=secrets.token_hex(16),
             at=time.time(),
             tenant=self._tenant,
             source=self._node,
-            kind="flow.allowed" if decision.allow else "flow.denied",
+            kind=kind,
             actor=document["device"]["node"] or str(flow.src),
-            subject=subject,
+            subject=describe(flow),
             outcome="allow" if decision.allow else "deny",
             rule=decision.rule,
             reason=decision.reason,
@@ -145,18 +202,12 @@ class FlowJudge:
             policy_version=self._around.policy_version,
             detail={"vni": flow.vni, "point": document["point"], "input": document},
         )
-        if not self.log.report(event):
-            return
-        if decision.allow:
-            _log.info("allowed %s: %s", subject, decision.rule)
-        else:
-            _log.warning("denied %s: %s (%s)", subject, decision.reason, decision.rule)
 
     def _minute(self) -> None:
         self.log.minute()
-        if self._opened_by:
-            alive = {flow.id for flow in self._dataplane.flows()}
-            self._opened_by = {flow: app for flow, app in self._opened_by.items() if flow in alive}
+        alive = {flow.id for flow in self._dataplane.flows()}
+        self._opened_by = {flow: app for flow, app in self._opened_by.items() if flow in alive}
+        self._claims.keep(alive)
         self._loop.call_later(MINUTE_S, self._minute)
 
 

@@ -86,7 +86,7 @@ def test_datagram_header_layout() -> None:
     assert parse_header_untrusted(header.pack() + bytes(16)) == header
 
 
-@pytest.mark.parametrize("wire", [b"", bytes(31), b"\x05" + bytes(31), b"\x01\x01" + bytes(30)])
+@pytest.mark.parametrize("wire", [b"", bytes(31), b"\x06" + bytes(31), b"\x01\x01" + bytes(30)])
 def test_bad_datagram_header(wire: bytes) -> None:
     with pytest.raises(BadMessage):
         parse_header_untrusted(wire)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 import subprocess
@@ -9,6 +10,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,6 +19,7 @@ from kairos_agent.posture import collect
 from overlay import GRANTS, WEB, Host, Overlay, serving, sh, wait_for
 
 CURL = ("curl", "-sS", "-o", "/dev/null", "-m", "5", "-w", "%{http_code}")
+POLICIES = Path(__file__).parents[2] / "policies"
 URL = f"http://{WEB}:8080/protocol.md"
 # Asks every 50 ms over one connection, and says when that ends.
 STREAM = """
@@ -157,3 +160,45 @@ def test_a_session_rule_ends_a_tunnel_and_lets_it_come_back(overlay: Overlay) ->
     assert overlay.gateway.status()["tunnels"] == []
     overlay.push_policy(GRANTS)
     overlay.alice.await_tunnel()
+
+
+def audited(overlay: Overlay, kind: str) -> list[dict[str, Any]]:
+    shown = sh(
+        f"{sys.executable} -m kairos_cli.main audit list --kind {kind} --tenant acme --dir {overlay.folder}/fabric --json"
+    )
+    events: list[dict[str, Any]] = json.loads(shown.stdout)
+    return events
+
+
+def test_the_gateway_hears_what_program_the_endpoint_claims(overlay: Overlay) -> None:
+    curl = shutil.which("curl")
+    assert curl
+    push(overlay, allowing({"id": "claimed", "apps": [f"{curl} uid:0"]}))
+    assert answered(overlay.alice)
+
+    def claims() -> list[dict[str, Any]]:
+        events = [each for each in audited(overlay, "flow.allowed") if each["rule"] == "grant:claimed"]
+        return [each["detail"]["input"]["claims"]["app"] for each in events if each["source"] == overlay.gateway.node]
+
+    (claim,) = wait_for("the gateway's event", claims)
+    assert (claim["path"], claim["uid"]) == (curl, 0)
+    assert claim["sha256"] == hashlib.sha256(Path(curl).read_bytes()).hexdigest()
+
+
+def test_ends_that_disagree_are_an_event(overlay: Overlay) -> None:
+    source = overlay.folder / "disagreeing"
+    shutil.copytree(POLICIES, source, dirs_exist_ok=True)
+    (source / "ingress.rego").write_text(
+        'package kairos.ingress\n\ndecision := {"allow": false, "rule": "deny:contrary", "reason": "on a whim"}\n'
+    )
+    (overlay.folder / "grants.json").write_text(json.dumps(allowing({"id": "web"})))
+    before = overlay.gateway.status()["policy_version"]
+    sh(
+        f"{sys.executable} -m kairos_cli.main policy push --source {source} --data {overlay.folder}/grants.json"
+        f" --tenant acme --dir {overlay.folder}/fabric"
+    )
+    hosts = (overlay.gateway, overlay.alice)
+    wait_for("the policy", lambda: all(host.status().get("policy_version", 0) > before for host in hosts))
+    assert not answered(overlay.alice)
+    differing = wait_for("the event", lambda: audited(overlay, "verdict.differs"))
+    assert (differing[0]["rule"], differing[0]["detail"]["endpoint_rule"]) == ("deny:contrary", "grant:web")

@@ -290,8 +290,7 @@ class PureEngine(PacketPath):
     def send_control(
         self, session: int, kind: int, payload: bytes, to: Address | None = None, via_relay: bool = False
     ) -> None:
-        control = (DatagramType.PROBE, DatagramType.PROBE_ACK, DatagramType.KEEPALIVE)
-        if len(payload) > CONTROL_PAYLOAD_MAX or kind not in control:
+        if len(payload) > CONTROL_PAYLOAD_MAX or not DatagramType.PROBE <= kind <= DatagramType.CLAIM:
             raise refused(errno.EINVAL)
         with self._lock:
             found = self._session(session)
