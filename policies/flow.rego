@@ -42,11 +42,11 @@ concerns(grant) if {
 	covers(port)
 }
 
-sources := names(input.device, input.src.ip)
+sources := names(input.device, input.src.ip) | {concat(":", ["external", input.attachment]) | input.attachment != ""}
 
 destinations := names(input.peer, input.dst.ip)
 
-# All that a grants file may call this party. A host without an agent has only its address.
+# All that a grants file may call this party. A host without an agent has its address, and as a source the node it is attached to.
 names(party, address) := union({
 	{"*"},
 	{concat(":", ["tag", tag]) | some tag in party.tags},
@@ -137,6 +137,7 @@ whole if {
 	is_string(input.now)
 	is_number(input.week_minute)
 	is_string(input.vni.name)
+	is_string(input.attachment)
 	is_party(input.device)
 	peer_is_whole
 	is_address(input.src.ip)

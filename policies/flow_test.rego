@@ -7,7 +7,7 @@ staff := {"node": "ep-a", "name": "a", "role": "endpoint", "tags": ["staff"], "g
 server := {"node": "ep-b", "name": "b", "role": "endpoint", "tags": ["web"], "groups": [], "owner": "bob"}
 
 attempt := {
-	"point": "egress", "app": null, "claims": {"app": null},
+	"point": "egress", "attachment": "", "app": null, "claims": {"app": null},
 	"now": "2026-11-25T12:00:00Z", "week_minute": 3600, "vni": {"id": 1, "name": "office"},
 	"device": staff, "peer": server,
 	"src": {"ip": "10.7.0.2", "port": 40000}, "dst": {"ip": "10.7.0.3", "port": 443}, "proto": "tcp",
@@ -35,6 +35,16 @@ indexed(grants) := {
 		some name in grant.from
 		places := [place | some place, other in grants; name in other.from]
 	},
+}
+
+test_a_host_without_an_agent_is_named_by_what_it_is_attached_to if {
+	attached := object.union(grant, {"from": ["external:gw-a"]})
+	nobody := {"node": "", "tags": [], "groups": [], "owner": ""}
+	there := object.union(attempt, {"device": nobody, "attachment": "gw-a"})
+	verdict([attached], [], there).allow
+	not verdict([attached], [], object.union(there, {"attachment": "gw-b"})).allow
+	not verdict([attached], [], object.union(there, {"attachment": ""})).allow
+	not verdict([object.union(grant, {"from": ["external:"]})], [], attempt).allow
 }
 
 test_the_first_grant_counts if {

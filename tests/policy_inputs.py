@@ -44,6 +44,7 @@ GRANTS = {
             "ports": ["tcp/8101"],
             "when": [{"days": ["mon-fri"], "from": "09:00", "to": "13:01", "zone": "+01:00"}],
         },
+        {"id": "attached", "from": ["external:gw-1"], "to": ["*"], "ports": ["tcp/8050"]},
         {"id": "one", "from": ["node:ep-1"], "to": ["node:ep-2"], "ports": ["*"], "vnis": ["office"]},
     ],
 }
@@ -84,4 +85,5 @@ def some_input(random_: random.Random, point: str) -> dict[str, Any]:
         "icmp_type": None,
         "direction": "out",
         "gateway": "",
+        "attachment": random_.choice(["", "gw-1", "gw-2"]),
     }

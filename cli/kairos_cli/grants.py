@@ -4,7 +4,8 @@
      "deny":  [{"id": "no-ssh", "from": ["*"], "to": ["tag:web"], "ports": ["tcp/22"], "reason": "use the bastion"}],
      "allow": [{"id": "web", "from": ["group:dev"], "to": ["192.168.50.0/24"], "ports": ["tcp/80", "tcp/8000-8100"]}]}
 
-A party is `*`, `tag:`, `group:`, `owner:` or `node:` and a name, or a network. A port is `*`, `icmp`, or `tcp/` or `udp/` and a number, a
+A party is `*`, `tag:`, `group:`, `owner:` or `node:` and a name, `external:` and the node that leads to a host without an agent (as
+a source only), or a network. A port is `*`, `icmp`, or `tcp/` or `udp/` and a number, a
 range or `*`. `vnis`, `apps`, `when` (hours of the week) and `require` (posture) narrow a grant, `expires_at` (RFC 3339) ends it and the connections it allowed,
 `log: false` leaves what it allows out of the audit. A file that says nothing of `session` lets every device have a tunnel.
 """
@@ -27,7 +28,7 @@ _PORT = re.compile(r"(tcp|udp|sctp)/(?:(\*)|(\d{1,5})(?:-(\d{1,5}))?)")
 _PORT_MAX = 65_535
 _SHA256 = re.compile(r"sha256:[0-9a-f]{64}")
 _UID = re.compile(r"uid:\d{1,10}")
-_KINDS = ("tag", "group", "owner", "node")
+_KINDS = ("tag", "group", "owner", "node", "external")
 
 
 class AdmissionRule(msgspec.Struct, forbid_unknown_fields=True):
@@ -139,7 +140,7 @@ def _party(text: str) -> str:
     try:
         return str(ipaddress.ip_network(text))
     except ValueError:
-        raise ValueError(f"{text!r} is no party: *, tag:x, group:x, owner:x, node:x or a network") from None
+        raise ValueError(f"{text!r} is no party: *, tag:x, group:x, owner:x, node:x, external:x or a network") from None
 
 
 def _is_name(text: str) -> bool:

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from kairos.api.admin import Device, PostureRecord, VniRecord
+from kairos.api.admin import Device, PostureRecord, RouteRecord, VniRecord
 from kairos.api.problem import ProblemError
-from kairos.api.session import Member, PolicyRecord
+from kairos.api.session import Member, Network, PolicyRecord, Route, Vni
 from kairos.errors import KairosError
 from kairos.policy.decision import Decision
 from kairos.policy.input import PROTOCOLS, Application, flow_input
@@ -21,6 +21,7 @@ from kairos_cli.admin import AdminClient, at, client, tenant_of
 from kairos_cli.grants import program
 from kairos_cli.history import bundle_of
 from kairos_cli.output import as_fields, as_json, as_table
+from kairos_node.network_view import NetworkView
 
 _TOLD = 20  # grants at most
 _SAID = {
@@ -75,6 +76,7 @@ def _attempt(options: argparse.Namespace, admin: AdminClient, tenant: str) -> di
     """The input document of that connection, now."""
     devices = admin.pages(at(tenant, "devices"), Device)
     vnis = admin.pages(at(tenant, "vnis"), VniRecord)
+    _add_routes(vnis, admin.pages(at(tenant, "routes"), RouteRecord))
     source, destination = _party(options.source, devices), _party(options.destination, devices)
     vni = _vni(options.vni, vnis, source, destination)
     from_, to = _addresses(vni, source, destination)
@@ -91,9 +93,25 @@ def _attempt(options: argparse.Namespace, admin: AdminClient, tenant: str) -> di
         destination=(to, options.port),
         protocol=numbers[options.proto],
         gateway="",
+        attachment="" if source.device else _attachment(vni, from_),
         app=_app(options.app),
         posture=_posture(admin, tenant, source),
     )
+
+
+def _add_routes(vnis: list[VniRecord], routes: list[RouteRecord]) -> None:
+    """Those through endpoints, as far as they are in force."""
+    for vni in vnis:
+        vni.routes += [
+            Route(each.prefix, each.node)
+            for each in routes
+            if each.vni == vni.name and each.approved and each.advertised
+        ]
+
+
+def _attachment(vni: VniRecord, address: str) -> str:
+    seen = Vni(vni.vni, vni.name, vni.prefixes, routes=vni.routes)
+    return NetworkView(Network(0, [seen], [], [], [])).attachment(vni.vni, ipaddress.ip_address(address))
 
 
 def _posture(admin: AdminClient, tenant: str, source: Party) -> dict[str, Any]:

@@ -54,12 +54,14 @@ def flow_input(
     destination: tuple[str, int],
     protocol: int,
     gateway: str,
+    attachment: str = "",
     posture: dict[str, Any] | None = None,
     app: Application | None = None,
     claimed_app: Application | None = None,
 ) -> dict[str, Any]:
     """One connection attempt. point: egress or ingress; now: RFC 3339, UTC, whole seconds; device: who begins it; peer: who is
-    asked; for ICMP the destination's port is the message type; claimed_app: what the endpoint says, at a gateway."""
+    asked; attachment: the node that leads to a source that no node holds, or empty; for ICMP the destination's port is the
+    message type; claimed_app: what the endpoint says, at a gateway."""
     name = PROTOCOLS.get(protocol, str(protocol))
     return {
         "point": point,
@@ -78,6 +80,7 @@ def flow_input(
         "icmp_type": destination[1] if name == "icmp" else None,
         "direction": "out" if point == "egress" else "in",
         "gateway": gateway,
+        "attachment": attachment,
     }
 
 

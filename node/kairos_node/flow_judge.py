@@ -116,6 +116,7 @@ class FlowJudge:
             destination=(str(flow.dst), flow.icmp_type if flow.protocol in _ICMP else flow.dst_port),
             protocol=flow.protocol,
             gateway=self._node if self._role == "gateway" else "",
+            attachment="" if device else view.attachment(flow.vni, flow.src),
             posture=self._around.posture_of(device.node if device else ""),
             app=self._application(flow),
             claimed_app=claim.app if claim is not None else None,

@@ -34,6 +34,13 @@ class NetworkView:
         """The member that has this address."""
         return self.members.get(self._by_address.get((vni, address), ""))
 
+    def attachment(self, vni: int, address: Address) -> str:
+        """The node that leads to this address of no member: through the narrowest route; empty where none does."""
+        record = self.vnis.get(vni)
+        routes = [(ip_network(r.prefix), r.via) for r in record.routes if _is_network(r.prefix)] if record else []
+        leading = [(network.prefixlen, via) for network, via in routes if address in network]
+        return max(leading)[1] if leading else ""
+
     def leases(self, vni: int, node: str) -> set[Network]:
         """What a node may send from: its addresses and the networks behind it. Of a wide one (an exit route) not what leads
         elsewhere: whoever forwards for the world must not speak for the VNI."""

@@ -102,7 +102,12 @@ def routed(overlay: Overlay, lans: tuple[Lan, Lan], more: str = "") -> Iterator[
 
 def test_two_sites_reach_each_other_as_policy_says(overlay: Overlay, lans: tuple[Lan, Lan]) -> None:
     here, there = lans
-    web = {"id": "sites", "from": ["192.168.70.0/24"], "to": ["192.168.71.0/24"], "ports": ["tcp/8080", "udp/9"]}
+    web = {
+        "id": "sites",
+        "from": [f"external:{overlay.alice.node}"],
+        "to": ["192.168.71.0/24"],
+        "ports": ["tcp/8080", "udp/9"],
+    }
     overlay.push_policy({**GRANTS, "allow": [*GRANTS["allow"], web]})
     with routed(overlay, lans):
         wait_for("the way there", lambda: here.pings(there.address))

@@ -48,6 +48,7 @@ FLOWS = st.builds(
     destination=st.tuples(ADDRESSES, st.integers(0, 65_535)),
     protocol=st.integers(0, 255),
     gateway=st.text(max_size=10),
+    attachment=st.text(max_size=10),
     app=st.none() | PROGRAMS,
     claimed_app=st.none() | PROGRAMS,
     posture=st.none() | st.dictionaries(st.text(max_size=4), st.integers()),
