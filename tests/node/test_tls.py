@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from issued import Authority
@@ -106,6 +106,9 @@ def test_another_fabrics_certificates_are_refused(authority: Authority, provider
         pair(authority, authority.issue("ep-a"), stranger.issue("gw-a", "gateway"))
 
 
+_LEGACY_VERSION = range(8, 24)  # of a first record: receivers MUST ignore it (RFC 8446 §5.1), and nothing covers it
+
+
 @settings(max_examples=40, deadline=None)
 @given(flight=st.integers(0, 2), place=st.integers(0, 1 << 20))
 def test_a_flipped_bit_in_the_handshake_ends_in_a_typed_error(authority: Authority, flight: int, place: int) -> None:
@@ -119,6 +122,7 @@ def test_a_flipped_bit_in_the_handshake_ends_in_a_typed_error(authority: Authori
             sent = bytearray(sender.outgoing())
             if number == flight:
                 bit = place % (len(sent) * 8)
+                assume(bit not in _LEGACY_VERSION)
                 sent[bit // 8] ^= 1 << bit % 8
             receiver.receive(bytes(sent))
     except KairosError:
