@@ -221,13 +221,21 @@ class ControlPlane:
         self._services.clear()
 
     def send(self, call: Call) -> Reply:
-        name = app.tenant_of(call.path)
-        return asyncio.run(app.answer_tenant(self.service(name), call) if name else app.answer(self.platform, call))
+        """By the way that the Worker's entrypoint takes."""
+        return asyncio.run(self._answer(call))
 
-    def admin(self, method: str, path: str, body: object = None, type_: Any = Any) -> Any:
-        """As the operator. Raises ProblemError."""
+    async def _answer(self, call: Call) -> Reply:
+        name = app.tenant_of(call.path)
+        if not name:
+            return await app.answer(self.platform, call)
+        if name in self._services or await app.exists(self.platform, name):
+            return await app.answer_tenant(self.service(name), call)
+        return await app.answer_stranger(self.platform, call)
+
+    def admin(self, method: str, path: str, body: object = None, type_: Any = Any, token: str = ADMIN_TOKEN) -> Any:
+        """As an administrator, root unless another's credential is given. Raises ProblemError."""
         data = b"" if body is None else msgspec.json.encode(body)
-        return answer(self.send(Call(method, path, {"authorization": f"Bearer {ADMIN_TOKEN}"}, data)), type_)
+        return answer(self.send(Call(method, path, {"authorization": f"Bearer {token}"}, data)), type_)
 
     def signed(self, device: Device, method: str, target: str, body: object = None, **change: Any) -> Call:
         """A request of an enrolled node, or E1. change: node, key, at (a clock that is wrong)."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 from http.client import HTTPException
+from pathlib import Path
 from typing import TypeVar
 from urllib.error import HTTPError, URLError
 from urllib.parse import quote, urlencode
@@ -69,8 +70,11 @@ class AdminClient:
 
 
 def client(options: argparse.Namespace) -> AdminClient:
-    """For the operator directory that the command names."""
-    return AdminClient(Operator.load(directory(options.dir)))
+    """For the operator directory and the credential that the command names: --credential, else $KAIROS_ADMIN_TOKEN, else the
+    directory's own. Raises OperatorError."""
+    named = getattr(options, "credential", None)
+    credential = Path(named).read_text().strip() if named else os.environ.get("KAIROS_ADMIN_TOKEN", "").strip()
+    return AdminClient(Operator.load(directory(options.dir), credential))
 
 
 def tenant_of(options: argparse.Namespace) -> str:

@@ -2,12 +2,36 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal, get_args
 
 import msgspec
 
 from kairos.api.enrollment import Role
 from kairos.api.session import PolicyRecord, Route
+
+AdminRole = Literal["viewer", "operator", "tenant-admin"]
+ROLES: tuple[str, ...] = get_args(AdminRole)  # each may do what the ones before it may
+
+
+class AdminCreate(msgspec.Struct, omit_defaults=True):
+    """secret_hash: SHA-256 of the credential's 32 bytes; the fabric never sees those before they are used."""
+
+    name: str
+    role: AdminRole
+    secret_hash: bytes
+    life_s: int = 30 * 86_400
+
+
+class AdminRecord(msgspec.Struct):
+    """tenant: the only one it is for; empty: all of them. created_by: the actor, as the audit names it."""
+
+    admin: str
+    name: str
+    role: AdminRole
+    tenant: str
+    created_at: int
+    created_by: str
+    expires_at: int
 
 
 class Tenant(msgspec.Struct, omit_defaults=True):

@@ -75,6 +75,31 @@ def test_a_tenant_comes_with_the_shipped_policy_and_goes(kairos: Operator) -> No
     assert "shortlived" in kairos.refused("tenant", "show", "shortlived")
 
 
+def test_an_administrator_has_a_directory_and_a_role(kairos: Operator, tmp_path: Path) -> None:
+    folder = tmp_path / "alice"
+    made = kairos.json("admin", "create", "alice", "--role", "viewer", "--life", "1h", "--out", str(folder))
+    as_alice = ("--dir", str(folder))
+    assert "alice" in kairos("admin", "list")
+    assert kairos.json("tenant", "list", *as_alice) == [kairos.json("tenant", "show", TENANT)]
+    assert "would have to be operator" in kairos.refused("vni", "create", "mine", "--prefix", "10.1.0.0/24", *as_alice)
+    assert "only where the fabric was made" in kairos.refused("policy", "push", *as_alice)
+    kairos("admin", "revoke", made["record"]["admin"])
+    assert "admin credential" in kairos.refused("tenant", "list", *as_alice)
+
+
+def test_a_credential_may_come_from_a_file_or_the_environment(
+    kairos: Operator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = kairos.json("admin", "create", "bob", "--role", "operator", "--all-tenants")
+    file = tmp_path / "credential"
+    file.write_text(made["credential"] + "\n")
+    assert "tenant-admin" in kairos.refused("admin", "list", "--credential", str(file))
+    assert "bob" in kairos("admin", "list", "--all-tenants")
+    monkeypatch.setenv("KAIROS_ADMIN_TOKEN", made["credential"])
+    kairos("tenant", "list")
+    assert "root" in kairos.refused("tenant", "create", "another")
+
+
 def test_vnis(kairos: Operator) -> None:
     made = kairos.json("vni", "create", "lab", "--prefix", "10.9.0.0/24", "--prefix", "fd09::/64", "--mtu", "1300")
     assert made["mtu"] == 1300

@@ -153,10 +153,7 @@ def operator(plane: ControlPlane, monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
         root_certificate=settings.root.der,
         issuer_certificate=settings.issuer.der,
         policy_key=settings.policy_key,
-        issuer_seed=settings.issuer_seed,
-        policy_seed=b"",
         admin_token="",
-        internal_key="",
     )
 
 

@@ -14,6 +14,8 @@ from kairos_control import app, tenant
 from kairos_control.http import Call, Reply
 from kairos_control.routing import Caller, Route
 
+ADMINISTRATORS = (Caller.VIEWER, Caller.OPERATOR, Caller.ADMIN, Caller.ROOT, Caller.NODE_OR_ADMIN)
+
 
 def stranger(plane: ControlPlane, call: Call) -> Reply:
     return asyncio.run(app.answer_stranger(plane.platform, call))
@@ -41,7 +43,7 @@ def test_an_outsider_cannot_tell(plane: ControlPlane, gateway: Device, route: Ro
 
 @pytest.mark.parametrize(
     ("caller", "key"),
-    [(Caller.ADMIN, ADMIN_TOKEN), (Caller.NODE_OR_ADMIN, ADMIN_TOKEN), (Caller.INTERNAL, INTERNAL_KEY)],
+    [*((caller, ADMIN_TOKEN) for caller in ADMINISTRATORS), (Caller.INTERNAL, INTERNAL_KEY)],
 )
 def test_who_may_know_is_told(plane: ControlPlane, caller: Caller, key: str) -> None:
     for route in tenant.ROUTES:

@@ -6,7 +6,8 @@
     policy.seed     policy key, offline           policy.pub    its public key
     admin.token     admin credential              internal.key  what the two Workers know each other by
 
-Seeds and public keys are base64 on one line. Mode 0700, files 0600.
+Seeds and public keys are base64 on one line. Mode 0700, files 0600. What `kairos admin create --out` makes for another
+administrator is such a directory without any seed: its admin.token is a scoped credential, and the rest is public.
 """
 
 from __future__ import annotations
@@ -16,14 +17,17 @@ import binascii
 import hashlib
 import os
 import tomllib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 from kairos.crypto.suites import SEED_BYTES, Suite, suite_named
 from kairos.errors import KairosError
 
 _DEFAULT = "~/.config/kairos/fabric"
+_PUBLIC = ("fabric.toml", "root.der", "issuer.der", "policy.pub")
+_T = TypeVar("_T")
 
 
 class OperatorError(KairosError):
@@ -42,14 +46,11 @@ class Operator:
     root_certificate: bytes
     issuer_certificate: bytes
     policy_key: bytes
-    issuer_seed: bytes = field(repr=False)
-    policy_seed: bytes = field(repr=False)
     admin_token: str = field(repr=False)
-    internal_key: str = field(repr=False)
 
     @classmethod
-    def load(cls, folder: Path) -> Operator:
-        """Raises OperatorError."""
+    def load(cls, folder: Path, credential: str = "") -> Operator:
+        """credential: in place of admin.token. Raises OperatorError."""
         try:
             facts = tomllib.loads((folder / "fabric.toml").read_text())
             return cls(
@@ -61,10 +62,7 @@ class Operator:
                 root_certificate=(folder / "root.der").read_bytes(),
                 issuer_certificate=(folder / "issuer.der").read_bytes(),
                 policy_key=_unb64(folder / "policy.pub"),
-                issuer_seed=seed(folder, "issuer"),
-                policy_seed=seed(folder, "policy"),
-                admin_token=(folder / "admin.token").read_text().strip(),
-                internal_key=(folder / "internal.key").read_text().strip(),
+                admin_token=credential or (folder / "admin.token").read_text().strip(),
             )
         except FileNotFoundError as error:
             raise OperatorError(
@@ -73,6 +71,33 @@ class Operator:
             ) from None
         except (KeyError, ValueError) as error:
             raise OperatorError(f"the operator directory {folder} is damaged: {error}") from None
+
+    @property
+    def issuer_seed(self) -> bytes:
+        return self._secret("issuer.seed", lambda: seed(self.folder, "issuer"))
+
+    @property
+    def policy_seed(self) -> bytes:
+        return self._secret("policy.seed", lambda: seed(self.folder, "policy"))
+
+    @property
+    def internal_key(self) -> str:
+        return self._secret("internal.key", lambda: (self.folder / "internal.key").read_text().strip())
+
+    def _secret(self, name: str, read: Callable[[], _T]) -> _T:
+        """Read where it is needed: an administrator's directory has none of these."""
+        try:
+            return read()
+        except FileNotFoundError:
+            raise OperatorError(
+                f"this takes {name}, which is only where the fabric was made, not in {self.folder}"
+            ) from None
+        except ValueError as error:
+            raise OperatorError(f"the operator directory {self.folder} is damaged: {error}") from None
+
+    def public_files(self) -> list[tuple[str, bytes]]:
+        """What any administrator's directory holds."""
+        return [(name, (self.folder / name).read_bytes()) for name in _PUBLIC]
 
     @property
     def state(self) -> Path:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from kairos_cli.registry.admins import ADMINS
 from kairos_cli.registry.audit import AUDIT
 from kairos_cli.registry.devices import DEVICES, ISOLATION
 from kairos_cli.registry.fabric import FABRIC
@@ -21,6 +22,7 @@ __all__ = ["GROUPS", "VERBS", "Verb", "in_group"]
 
 GROUPS = {
     "fabric": "make, run and deploy a fabric",
+    "admin": "scoped credentials for administrators",
     "tenant": "tenants of the fabric",
     "vni": "isolated network segments of a tenant",
     "member": "who is in a network segment",
@@ -48,6 +50,7 @@ _DEMO = Verb(
 
 VERBS: tuple[Verb, ...] = (
     *FABRIC,
+    *ADMINS,
     *SEGMENTS,
     *ROUTES,
     *DEVICES,

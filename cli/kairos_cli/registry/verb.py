@@ -38,5 +38,10 @@ OPERATOR = arg("--dir", help="operator directory (default: $KAIROS_FABRIC or ~/.
 TENANT = arg("--tenant", help="tenant (default: $KAIROS_TENANT)", default=None)
 VNI = arg("vni", help="name or number of the network segment")
 DEVICE = arg("device", help="node id, or its name if that is unique")
-ADMIN = (OPERATOR, JSON)
-IN_TENANT = (TENANT, OPERATOR, JSON)
+CREDENTIAL = arg(
+    "--credential",
+    help="file with an admin credential (default: $KAIROS_ADMIN_TOKEN or the directory's)",
+    metavar="FILE",
+)
+ADMIN = (OPERATOR, CREDENTIAL, JSON)
+IN_TENANT = (TENANT, OPERATOR, CREDENTIAL, JSON)

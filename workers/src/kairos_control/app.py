@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from contextlib import nullcontext
 
-from kairos.api.admin import Page, Tenant, TenantCreate
+from kairos.api.admin import AdminCreate, AdminRecord, Page, Tenant, TenantCreate
 from kairos.api.enrollment import EnrollRequest, FabricInfo
 from kairos.api.problem import ProblemError
 from kairos.constants import BODY_MAX
 
 from . import fabric, openapi, tenant
-from .authentication import is_admin, require_admin, require_internal, unknown_device
+from .administrators import bearer, require_administrator
+from .authentication import require_internal, unknown_device
 from .enrollment import unknown_enrollment, unknown_token
 from .http import Call, Reply, problem_reply, reply
 from .ports import Platform
@@ -22,8 +23,27 @@ ROUTES: tuple[Route, ...] = (
     Route("GET", "/v1/fabric", Caller.ANYONE, fabric.info, "What anyone may know of this fabric", answer=FabricInfo),
     Route("GET", "/v1/health", Caller.ANYONE, fabric.health, "It answers, and its database does", answer=dict),
     Route("GET", "/v1/openapi.json", Caller.ANYONE, lambda _, call: document(), "This document", answer=dict),
-    Route("POST", "/v1/tenants", Caller.ADMIN, fabric.create_tenant, "Create a tenant", TenantCreate, Tenant, 201),
-    Route("GET", "/v1/tenants", Caller.ADMIN, fabric.list_tenants, "List tenants", answer=Page),
+    Route("POST", "/v1/tenants", Caller.ROOT, fabric.create_tenant, "Create a tenant", TenantCreate, Tenant, 201),
+    Route("GET", "/v1/tenants", Caller.VIEWER, fabric.list_tenants, "List tenants", answer=Page),
+    Route(
+        "POST",
+        "/v1/admins",
+        Caller.ROOT,
+        fabric.create_admin,
+        "Make a credential for all tenants",
+        AdminCreate,
+        AdminRecord,
+        201,
+    ),
+    Route("GET", "/v1/admins", Caller.ROOT, fabric.list_admins, "List credentials for all tenants", answer=Page),
+    Route(
+        "DELETE",
+        "/v1/admins/{admin}",
+        Caller.ROOT,
+        fabric.revoke_admin,
+        "Revoke a credential for all tenants",
+        status=204,
+    ),
 )
 
 
@@ -36,8 +56,8 @@ async def answer(platform: Platform, call: Call) -> Reply:
     try:
         route = find(ROUTES, call)
         _check_size(route, call)
-        if route.caller is Caller.ADMIN:
-            require_admin(platform.settings, call)
+        if route.caller is not Caller.ANYONE:
+            await require_administrator(platform, route.caller, call)
         return await route.handler(platform, call)
     except ProblemError as error:
         return problem_reply(error, call.path)
@@ -68,24 +88,24 @@ async def answer_stranger(platform: Platform, call: Call) -> Reply:
     try:
         route = find(tenant.ROUTES, call)
         _check_size(route, call)
-        raise _strange(platform, route, call)
+        raise await _strange(platform, route, call)
     except ProblemError as error:
         return problem_reply(error, call.path)
 
 
-def _strange(platform: Platform, route: Route, call: Call) -> ProblemError:
+async def _strange(platform: Platform, route: Route, call: Call) -> ProblemError:
     name = tenant_of(call.path)
     if route.caller is Caller.JOINING:
         call.decode(EnrollRequest)
         return unknown_token()
     if route.caller is Caller.ANYONE:
         return unknown_enrollment()
-    if route.caller is Caller.NODE or (route.caller is Caller.NODE_OR_ADMIN and not is_admin(platform.settings, call)):
+    if route.caller is Caller.NODE or (route.caller is Caller.NODE_OR_ADMIN and not bearer(call)):
         return unknown_device(name, call)
     if route.caller is Caller.INTERNAL:
         require_internal(platform.settings, call)
     else:
-        require_admin(platform.settings, call)
+        await require_administrator(platform, route.caller, call, name)
     return problem("not-found", f"there is no tenant {name}")
 
 

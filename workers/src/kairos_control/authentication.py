@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import hmac
 
 from kairos.api.problem import ProblemError
@@ -12,6 +11,7 @@ from kairos.errors import BadMessage
 from kairos.identity import transcript
 from kairos.identity.signed_request import DEVICE_HEADER, SIGNATURE_HEADER, Proof, parse_proof_untrusted
 
+from .administrators import bearer
 from .http import Call
 from .ports import Platform, Settings, TenantPlatform
 from .problems import problem
@@ -21,23 +21,8 @@ NONCE_LIFE_S = 2 * CLOCK_SKEW_S
 _EVEN_ISOLATED = ("/events", "/audit")  # it hears of its release, and its record is wanted more than ever
 
 
-def _bearer(call: Call) -> str:
-    scheme, _, token = call.headers.get("authorization", "").partition(" ")
-    return token if scheme.lower() == "bearer" else ""
-
-
-def is_admin(settings: Settings, call: Call) -> bool:
-    token = _bearer(call)
-    return hmac.compare_digest(hashlib.sha256(token.encode()).hexdigest(), settings.admin_token_hash)
-
-
-def require_admin(settings: Settings, call: Call) -> None:
-    if not is_admin(settings, call):
-        raise problem("unauthorized", "this needs the fabric's admin credential: Authorization: Bearer <admin token>")
-
-
 def require_internal(settings: Settings, call: Call) -> None:
-    if not hmac.compare_digest(_bearer(call).encode(), settings.internal_key.encode()):
+    if not hmac.compare_digest(bearer(call).encode(), settings.internal_key.encode()):
         raise problem("unauthorized", "only the fabric's own Workers may call this")
 
 

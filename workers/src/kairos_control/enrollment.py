@@ -119,18 +119,18 @@ class Enrollments:
             "SELECT * FROM enrollments WHERE status IN ('held', 'denied') ORDER BY created_at"
         )
 
-    async def approve(self, node: str) -> None:
+    async def approve(self, node: str, actor: str) -> None:
         """E5: the operator lets it in. Raises not-found when nothing of that name is held."""
-        await self._issue(self._held(node), actor="operator")
+        await self._issue(self._held(node), actor=actor)
 
-    def deny(self, node: str, reason: str) -> None:
+    def deny(self, node: str, reason: str, actor: str) -> None:
         flight = self._held(node)
         self._platform.local.write(
             "UPDATE enrollments SET status = 'denied', rule = 'operator', reason = ? WHERE enrollment = ?",
             reason,
             flight["enrollment"],
         )
-        self._journal.record("enrollment.denied", actor="operator", subject=node, outcome="deny", reason=reason)
+        self._journal.record("enrollment.denied", actor=actor, subject=node, outcome="deny", reason=reason)
 
     async def renew(self, call: Call) -> Reply:
         """Renewal by the current key, and with it rotation to a new one."""

@@ -7,8 +7,9 @@ from kairos.api.admin import TenantCreate
 from kairos.api.enrollment import FabricInfo
 from kairos.identity.spiffe import is_name
 
+from . import administrators
 from .http import Call, Reply, reply
-from .journal import Journal
+from .journal import EveryJournal, Journal
 from .paging import window
 from .ports import ConstraintError, Platform
 from .problems import problem
@@ -43,17 +44,40 @@ async def create_tenant(platform: Platform, call: Call) -> Reply:
     except ConstraintError:
         raise problem("exists", f"there is a tenant {wanted.tenant}") from None
     journal = Journal(platform, wanted.tenant)
-    journal.record("tenant.created", actor="operator", subject=wanted.tenant)
+    journal.record("tenant.created", actor=call.actor, subject=wanted.tenant)
     await journal.flush()
     return reply(tenant_record(row), 201)
 
 
 async def list_tenants(platform: Platform, call: Call) -> Reply:
+    """An administrator of one tenant sees that one."""
     view = window(call)
+    own = call.administrator.tenant if call.administrator else ""
     rows = await platform.store.rows(
-        "SELECT * FROM tenants WHERE tenant > ? ORDER BY tenant LIMIT ?", view.after, view.fetch
+        "SELECT * FROM tenants WHERE tenant > ? AND ? IN ('', tenant) ORDER BY tenant LIMIT ?",
+        view.after,
+        own,
+        view.fetch,
     )
     return view.page(rows, "tenant", tenant_record)
+
+
+async def create_admin(platform: Platform, call: Call) -> Reply:
+    journal = EveryJournal(platform)
+    made = await administrators.create(platform, journal, call, "")
+    await journal.flush()
+    return made
+
+
+async def list_admins(platform: Platform, call: Call) -> Reply:
+    return await administrators.listing(platform, call, "")
+
+
+async def revoke_admin(platform: Platform, call: Call) -> Reply:
+    journal = EveryJournal(platform)
+    done = await administrators.revoke(platform, journal, call, "")
+    await journal.flush()
+    return done
 
 
 async def forget_ended(platform: Platform) -> None:
@@ -62,6 +86,7 @@ async def forget_ended(platform: Platform) -> None:
     await platform.store.write(
         [
             ("DELETE FROM certificates WHERE not_after < ?", long_ago),
+            ("DELETE FROM admins WHERE expires_at < ?", long_ago),
             ("DELETE FROM tokens WHERE expires_at < ?", long_ago),
         ]
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import parse_qsl, urlsplit
 
 import msgspec
@@ -12,6 +12,9 @@ import msgspec
 from kairos.api.problem import CONTENT_TYPE, Problem, ProblemError
 
 from .problems import problem
+
+if TYPE_CHECKING:
+    from .administrators import Administrator
 
 JSON = "application/json"
 BYTES = "application/octet-stream"
@@ -21,7 +24,7 @@ T = TypeVar("T")
 @dataclass(slots=True)
 class Call:
     """One request. target: path and query exactly as sent (signatures cover it); headers: names in lower case;
-    body: at most the route's limit; parameters: what the path template matched; device: set by authentication."""
+    body: at most the route's limit; parameters: what the path template matched; device, administrator: set by authentication."""
 
     method: str
     target: str
@@ -29,6 +32,14 @@ class Call:
     body: bytes = b""
     parameters: dict[str, str] = field(default_factory=dict)
     device: Mapping[str, Any] | None = None
+    administrator: Administrator | None = None
+
+    @property
+    def actor(self) -> str:
+        """Who it was proven to be, as the audit names it; empty before that."""
+        if self.administrator is not None:
+            return self.administrator.actor
+        return str(self.device["node"]) if self.device is not None else ""
 
     @property
     def path(self) -> str:

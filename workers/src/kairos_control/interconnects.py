@@ -58,7 +58,7 @@ class Interconnects:
         await self._platform.store.write(statements)
         record = await self._record(a["name"], b["name"])
         self._journal.record(
-            "interconnect.created", actor="operator", subject=_subject(record), after=msgspec.to_builtins(record)
+            "interconnect.created", actor=call.actor, subject=_subject(record), after=msgspec.to_builtins(record)
         )
         await self._pushes.network_changed()
         return reply(record, 201)
@@ -80,7 +80,7 @@ class Interconnects:
         sql = "DELETE FROM interconnects WHERE vni = ? AND other = ?"
         await self._platform.store.write([(sql, (a["vni"], b["vni"])), (sql, (b["vni"], a["vni"]))])
         self._journal.record(
-            "interconnect.deleted", actor="operator", subject=_subject(record), before=msgspec.to_builtins(record)
+            "interconnect.deleted", actor=call.actor, subject=_subject(record), before=msgspec.to_builtins(record)
         )
         await self._pushes.network_changed()
         return reply(None)

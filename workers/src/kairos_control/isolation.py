@@ -55,7 +55,7 @@ class Isolations:
         await self._expect(node, [RELAY])
         if await self._sessions.cut_at_relay(node, int(self._platform.clock()) + _CUT_S):
             await self._relay_receipt(node)
-        self._journal.record("device.isolated", actor="operator", subject=node, reason=self._of(node)["reason"])
+        self._journal.record("device.isolated", actor=call.actor, subject=node, reason=self._of(node)["reason"])
         return reply(await self._record(node))
 
     async def release(self, call: Call) -> Reply:
@@ -67,7 +67,7 @@ class Isolations:
         await self._sessions.cut_at_relay(node, 0)
         self._pushes.to_all(self._push(node))
         await self._expect(node, [])
-        self._journal.record("device.released", actor="operator", subject=node, reason=reason)
+        self._journal.record("device.released", actor=call.actor, subject=node, reason=reason)
         return reply(await self._record(node))
 
     async def show(self, call: Call) -> Reply:

@@ -17,7 +17,10 @@ _SECURITY: dict[Caller, list[dict[str, list[str]]]] = {
     Caller.ANYONE: [],
     Caller.JOINING: [{"signature": []}],
     Caller.NODE: [{"node": [], "signature": []}],
+    Caller.VIEWER: [{"bearer": []}],
+    Caller.OPERATOR: [{"bearer": []}],
     Caller.ADMIN: [{"bearer": []}],
+    Caller.ROOT: [{"bearer": []}],
     Caller.NODE_OR_ADMIN: [{"node": [], "signature": []}, {"bearer": []}],
     Caller.INTERNAL: [{"bearer": []}],
 }

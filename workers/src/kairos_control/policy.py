@@ -100,7 +100,7 @@ class Policies:
             )
         except ConstraintError:
             raise problem("policy-stale", f"version {record.version} was pushed meanwhile") from None
-        self._journal.record("policy.pushed", actor="operator", subject=str(record.version), sha384=digest.hex())
+        self._journal.record("policy.pushed", actor=call.actor, subject=str(record.version), sha384=digest.hex())
         self._pushes.to_all(PolicyAnnouncement(record.version))
         return reply(record)
 

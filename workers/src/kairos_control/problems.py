@@ -14,6 +14,7 @@ PROBLEMS: dict[str, tuple[int, str]] = {
     "method-not-allowed": (405, "The resource does not know this method"),
     "upgrade-required": (426, "This resource is a WebSocket"),
     "unauthorized": (401, "The request is not authorized"),
+    "out-of-scope": (403, "The credential does not reach so far"),
     "unknown-device": (401, "The fabric knows no such device"),
     "bad-signature": (401, "The signature does not verify"),
     "stale-timestamp": (401, "The request was signed too long ago, or in the future"),

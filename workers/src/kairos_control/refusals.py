@@ -36,7 +36,7 @@ class Refusals:
         if self._count <= PER_MINUTE:
             self._journal.record(
                 "enrollment.refused" if enrolling else "request.refused",
-                actor=call.headers.get(DEVICE_HEADER.lower(), call.source)[:80],
+                actor=(call.actor or call.headers.get(DEVICE_HEADER.lower(), call.source))[:80],
                 subject=f"{call.method} {call.path}",
                 outcome="deny",
                 reason=error.code,

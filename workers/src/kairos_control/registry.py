@@ -48,7 +48,7 @@ class Registry:
         marks = ", ".join("?" * len(row))
         await self._platform.store.write([(f"INSERT INTO tokens ({columns}) VALUES ({marks})", tuple(row.values()))])
         self._journal.record(
-            "token.created", actor="operator", subject=str(row["token_id"]), role=wanted.role, uses=wanted.uses
+            "token.created", actor=call.actor, subject=str(row["token_id"]), role=wanted.role, uses=wanted.uses
         )
         return reply(token_record(row), 201)
 
@@ -66,7 +66,7 @@ class Registry:
     async def delete_token(self, call: Call) -> Reply:
         row = await self._token(call.parameters["token"])
         await self._platform.store.write([("DELETE FROM tokens WHERE token_id = ?", (row["token_id"],))])
-        self._journal.record("token.deleted", actor="operator", subject=row["token_id"])
+        self._journal.record("token.deleted", actor=call.actor, subject=row["token_id"])
         return reply(None)
 
     # -- devices -----------------------------------------------------------------------------------------------------
@@ -93,11 +93,11 @@ class Registry:
         return reply(await self._device(call.parameters["node"]))
 
     async def approve(self, call: Call) -> Reply:
-        await self._enrollments.approve(call.parameters["node"])
+        await self._enrollments.approve(call.parameters["node"], call.actor)
         return reply(await self._device(call.parameters["node"]))
 
     async def deny(self, call: Call) -> Reply:
-        self._enrollments.deny(call.parameters["node"], call.decode(Reason).reason)
+        self._enrollments.deny(call.parameters["node"], call.decode(Reason).reason, call.actor)
         return reply(await self._device(call.parameters["node"]))
 
     async def revoke(self, call: Call) -> Reply:
@@ -119,7 +119,7 @@ class Registry:
         )
         self._platform.local.write("DELETE FROM enrollments WHERE node = ?", node)
         await self._sessions.revoke(node, reason)
-        self._journal.record("device.revoked", actor="operator", subject=node, reason=reason)
+        self._journal.record("device.revoked", actor=call.actor, subject=node, reason=reason)
         await self._pushes.network_changed()
         return reply(None)
 

@@ -89,7 +89,7 @@ class Routes:
         after = await self._record(vni["vni"], prefix, wanted.node)
         if after != before:
             self._journal.record(
-                "route.approved" if wanted.approved else "route.withdrawn", actor="operator", subject=prefix,
+                "route.approved" if wanted.approved else "route.withdrawn", actor=call.actor, subject=prefix,
                 vni=vni["vni"], before=msgspec.to_builtins(before), after=msgspec.to_builtins(after),
             )  # fmt: skip
             await self._pushes.network_changed()

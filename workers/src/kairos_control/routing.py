@@ -22,8 +22,11 @@ class Caller(Enum):
     ANYONE = "anyone"
     JOINING = "the key in the body, Kairos-Signature"
     NODE = "an enrolled node, Kairos-Device and Kairos-Signature"
-    ADMIN = "the operator, Authorization: Bearer"
-    NODE_OR_ADMIN = "an enrolled node or the operator"
+    VIEWER = "an administrator who may look, Authorization: Bearer"
+    OPERATOR = "an administrator who runs devices and segments"
+    ADMIN = "an administrator who decides who and what may pass: tenant-admin"
+    ROOT = "the administrator of the whole fabric"
+    NODE_OR_ADMIN = "an enrolled node, or an administrator who may look"
     INTERNAL = "the other Worker, Authorization: Bearer"
 
 

@@ -6,6 +6,8 @@ import asyncio
 from dataclasses import replace
 
 from kairos.api.admin import (
+    AdminCreate,
+    AdminRecord,
     Device,
     InterconnectCreate,
     InterconnectRecord,
@@ -41,10 +43,11 @@ from kairos.audit.head import Appended, Consistency, EventProof, SealedSegment, 
 from kairos.constants import BUNDLE_MAX
 from kairos.errors import BadMessage
 
-from . import audit, audit_log, network, outbox
+from . import administrators, audit, audit_log, network, outbox
+from .administrators import bearer, require_administrator
 from .admission import Admission
 from .audit_log import AuditLog
-from .authentication import is_admin, require_admin, require_internal, require_node
+from .authentication import require_internal, require_node
 from .enrollment import Enrollments
 from .http import Call, Reply, reply
 from .interconnects import Interconnects
@@ -112,14 +115,14 @@ class TenantService:
         settings = self.platform.settings
         if call.source:
             self.limits.take(SOURCE, call.source)
-        if route.caller is Caller.ADMIN or (route.caller is Caller.NODE_OR_ADMIN and is_admin(settings, call)):
-            require_admin(settings, call)
-        elif route.caller in (Caller.NODE, Caller.NODE_OR_ADMIN):
+        if route.caller is Caller.NODE or (route.caller is Caller.NODE_OR_ADMIN and not bearer(call)):
             self.limits.take(DEVICE, await require_node(self.platform, call))
             return  # where there is a device, there is a tenant
-        elif route.caller is Caller.INTERNAL:
+        if route.caller is Caller.INTERNAL:
             require_internal(settings, call)
             return  # the last events of a tenant come when it is gone
+        if route.caller not in (Caller.ANYONE, Caller.JOINING):
+            await require_administrator(self.platform, route.caller, call, self.platform.tenant)
         if await self.platform.store.first("SELECT 1 FROM tenants WHERE tenant = ?", self.platform.tenant) is None:
             raise problem("not-found", f"there is no tenant {self.platform.tenant}")
 
@@ -170,8 +173,17 @@ class TenantService:
         )
         for table in ("enrollments", "sessions", "nonces", "isolations", "receipts", "postures"):
             self.platform.local.write(f"DELETE FROM {table}")
-        self.journal.record("tenant.deleted", actor="operator", subject=tenant, devices=len(nodes))
+        self.journal.record("tenant.deleted", actor=call.actor, subject=tenant, devices=len(nodes))
         return reply(None)
+
+    async def create_admin(self, call: Call) -> Reply:
+        return await administrators.create(self.platform, self.journal, call, self.platform.tenant)
+
+    async def list_admins(self, call: Call) -> Reply:
+        return await administrators.listing(self.platform, call, self.platform.tenant)
+
+    async def revoke_admin(self, call: Call) -> Reply:
+        return await administrators.revoke(self.platform, self.journal, call, self.platform.tenant)
 
     async def introspect(self, call: Call) -> Reply:
         return reply(self.sessions.introspect(call.decode(Introspection)))
@@ -207,7 +219,7 @@ class TenantService:
 
 
 _VNI_TABLES = ("interconnects", "leases", "lease_cursors", "given_addresses", "vni_selectors", "routes")
-_TABLES = ("certificates", "devices", "tokens", "policies", "vnis", "tenants")
+_TABLES = ("admins", "certificates", "devices", "tokens", "policies", "vnis", "tenants")
 _T = TenantService
 _AT = "/v1/tenants/{tenant}"
 _ENROLLMENTS = _AT + "/enrollments"
@@ -215,8 +227,8 @@ _INTERCONNECTS = _AT + "/interconnects"
 
 EVENTS = Route("GET", _AT + "/events", Caller.NODE, _T.events_socket, "WebSocket of pushes", status=101)
 ROUTES: tuple[Route, ...] = (
-    Route("GET", _AT, Caller.ADMIN, _T.show, "One tenant", answer=Tenant),
-    Route("DELETE", _AT, Caller.ADMIN, _T.delete, "Delete a tenant and all its records", status=204, alone=True),
+    Route("GET", _AT, Caller.VIEWER, _T.show, "One tenant", answer=Tenant),
+    Route("DELETE", _AT, Caller.ROOT, _T.delete, "Delete a tenant and all its records", status=204, alone=True),
     Route("POST", _ENROLLMENTS, Caller.JOINING, lambda s, c: s.enrollments.request(c), "E1-E3: ask to join, get a challenge",
           EnrollRequest, Challenge, 201),
     Route("POST", _ENROLLMENTS + "/{enrollment}/response", Caller.ANYONE, lambda s, c: s.enrollments.respond(c),
@@ -233,68 +245,73 @@ ROUTES: tuple[Route, ...] = (
           answer=PolicyRecord),
     Route("PUT", _AT + "/policy", Caller.ADMIN, lambda s, c: s.policies.push(c), "Push a signed bundle", PolicyUpload,
           PolicyRecord, body_max=2 * BUNDLE_MAX, alone=True),
-    Route("GET", _AT + "/policy/versions", Caller.ADMIN, lambda s, c: s.policies.versions(c), "All policies, newest first",
+    Route("GET", _AT + "/policy/versions", Caller.VIEWER, lambda s, c: s.policies.versions(c), "All policies, newest first",
           answer=Page),
     Route("GET", _AT + "/policy/bundle", Caller.NODE_OR_ADMIN, lambda s, c: s.policies.bundle(c),
           "The bundle of ?version=N", answer=bytes),
     Route("POST", _AT + "/audit", Caller.NODE, _T.accept_events, "A node's audit events", EventBatch, Accepted, 202),
-    Route("GET", _AT + "/audit", Caller.ADMIN, _T.list_events, "Audit events, newest first", answer=Page),
+    Route("GET", _AT + "/audit", Caller.VIEWER, _T.list_events, "Audit events, newest first", answer=Page),
     Route("GET", _AT + "/audit/head", Caller.NODE_OR_ADMIN, lambda s, c: s.audit_log.show_head(c), "The newest signed head",
           answer=SignedHead),
-    Route("GET", _AT + "/audit/proof", Caller.ADMIN, lambda s, c: s.audit_log.show_proof(c),
+    Route("GET", _AT + "/audit/proof", Caller.VIEWER, lambda s, c: s.audit_log.show_proof(c),
           "?event=ID: that the event is in the log", answer=EventProof),
     Route("GET", _AT + "/audit/consistency", Caller.NODE_OR_ADMIN, lambda s, c: s.audit_log.show_consistency(c),
           "?first=N&second=M: that the log only grew", answer=Consistency),
-    Route("GET", _AT + "/audit/segments/{first}", Caller.ADMIN, lambda s, c: s.audit_log.show_segment(c),
+    Route("GET", _AT + "/audit/segments/{first}", Caller.VIEWER, lambda s, c: s.audit_log.show_segment(c),
           "The sealed segment that begins at a position", answer=SealedSegment),
     EVENTS,
-    Route("POST", _AT + "/vnis", Caller.ADMIN, lambda s, c: s.vnis.create(c), "Create a VNI", VniCreate, VniRecord, 201, alone=True),
-    Route("GET", _AT + "/vnis", Caller.ADMIN, lambda s, c: s.vnis.listing(c), "List VNIs", answer=Page),
-    Route("GET", _AT + "/vnis/{name}", Caller.ADMIN, lambda s, c: s.vnis.show(c), "One VNI", answer=VniRecord),
-    Route("PUT", _AT + "/vnis/{name}", Caller.ADMIN, lambda s, c: s.vnis.change(c), "Change a VNI", VniCreate, VniRecord,
+    Route("POST", _AT + "/vnis", Caller.OPERATOR, lambda s, c: s.vnis.create(c), "Create a VNI", VniCreate, VniRecord, 201, alone=True),
+    Route("GET", _AT + "/vnis", Caller.VIEWER, lambda s, c: s.vnis.listing(c), "List VNIs", answer=Page),
+    Route("GET", _AT + "/vnis/{name}", Caller.VIEWER, lambda s, c: s.vnis.show(c), "One VNI", answer=VniRecord),
+    Route("PUT", _AT + "/vnis/{name}", Caller.OPERATOR, lambda s, c: s.vnis.change(c), "Change a VNI", VniCreate, VniRecord,
           alone=True),
-    Route("DELETE", _AT + "/vnis/{name}", Caller.ADMIN, lambda s, c: s.vnis.delete(c), "Delete a VNI", status=204, alone=True),
-    Route("GET", _AT + "/vnis/{name}/members", Caller.ADMIN, lambda s, c: s.vnis.list_members(c), "List a VNI's members",
+    Route("DELETE", _AT + "/vnis/{name}", Caller.OPERATOR, lambda s, c: s.vnis.delete(c), "Delete a VNI", status=204, alone=True),
+    Route("GET", _AT + "/vnis/{name}/members", Caller.VIEWER, lambda s, c: s.vnis.list_members(c), "List a VNI's members",
           answer=Page),
-    Route("PUT", _AT + "/vnis/{name}/members/{node}", Caller.ADMIN, lambda s, c: s.vnis.put_member(c),
+    Route("PUT", _AT + "/vnis/{name}/members/{node}", Caller.OPERATOR, lambda s, c: s.vnis.put_member(c),
           "Make a node a member, with these addresses", MemberWanted, MemberRecord, alone=True),
-    Route("DELETE", _AT + "/vnis/{name}/members/{node}", Caller.ADMIN, lambda s, c: s.vnis.remove_member(c),
+    Route("DELETE", _AT + "/vnis/{name}/members/{node}", Caller.OPERATOR, lambda s, c: s.vnis.remove_member(c),
           "Take a node out of a VNI", status=204, alone=True),
     Route("POST", _INTERCONNECTS, Caller.ADMIN, lambda s, c: s.interconnects.create(c), "Join two VNIs", InterconnectCreate,
           InterconnectRecord, 201, alone=True),
-    Route("GET", _INTERCONNECTS, Caller.ADMIN, lambda s, c: s.interconnects.listing(c), "List interconnects", answer=Page),
-    Route("GET", _INTERCONNECTS + "/{a}/{b}", Caller.ADMIN, lambda s, c: s.interconnects.show(c), "One interconnect",
+    Route("GET", _INTERCONNECTS, Caller.VIEWER, lambda s, c: s.interconnects.listing(c), "List interconnects", answer=Page),
+    Route("GET", _INTERCONNECTS + "/{a}/{b}", Caller.VIEWER, lambda s, c: s.interconnects.show(c), "One interconnect",
           answer=InterconnectRecord),
     Route("DELETE", _INTERCONNECTS + "/{a}/{b}", Caller.ADMIN, lambda s, c: s.interconnects.delete(c),
           "Part two VNIs", status=204, alone=True),
     Route("PUT", _AT + "/advertisement", Caller.NODE, lambda s, c: s.routes.advertise(c), "The networks an endpoint offers to lead to",
           Advertisement, status=204, alone=True),
-    Route("GET", _AT + "/routes", Caller.ADMIN, lambda s, c: s.routes.listing(c), "List routes through endpoints", answer=Page),
+    Route("GET", _AT + "/routes", Caller.VIEWER, lambda s, c: s.routes.listing(c), "List routes through endpoints", answer=Page),
     Route("PUT", _AT + "/vnis/{name}/routes", Caller.ADMIN, lambda s, c: s.routes.decide(c),
           "Approve a route through an endpoint, or withdraw it", RouteApproval, RouteRecord, alone=True),
-    Route("POST", _AT + "/tokens", Caller.ADMIN, lambda s, c: s.registry.create_token(c), "Create a join token",
+    Route("POST", _AT + "/admins", Caller.ADMIN, _T.create_admin, "Make a credential for this tenant", AdminCreate, AdminRecord,
+          201, alone=True),
+    Route("GET", _AT + "/admins", Caller.ADMIN, _T.list_admins, "List this tenant's credentials", answer=Page),
+    Route("DELETE", _AT + "/admins/{admin}", Caller.ADMIN, _T.revoke_admin, "Revoke a credential of this tenant", status=204,
+          alone=True),
+    Route("POST", _AT + "/tokens", Caller.OPERATOR, lambda s, c: s.registry.create_token(c), "Create a join token",
           TokenCreate, TokenRecord, 201, alone=True),
-    Route("GET", _AT + "/tokens", Caller.ADMIN, lambda s, c: s.registry.list_tokens(c), "List join tokens", answer=Page),
-    Route("GET", _AT + "/tokens/{token}", Caller.ADMIN, lambda s, c: s.registry.show_token(c), "One join token",
+    Route("GET", _AT + "/tokens", Caller.VIEWER, lambda s, c: s.registry.list_tokens(c), "List join tokens", answer=Page),
+    Route("GET", _AT + "/tokens/{token}", Caller.VIEWER, lambda s, c: s.registry.show_token(c), "One join token",
           answer=TokenRecord),
-    Route("DELETE", _AT + "/tokens/{token}", Caller.ADMIN, lambda s, c: s.registry.delete_token(c), "Delete a join token",
+    Route("DELETE", _AT + "/tokens/{token}", Caller.OPERATOR, lambda s, c: s.registry.delete_token(c), "Delete a join token",
           status=204, alone=True),
-    Route("GET", _AT + "/devices", Caller.ADMIN, lambda s, c: s.registry.list_devices(c), "List devices", answer=Page),
-    Route("GET", _AT + "/devices/{node}", Caller.ADMIN, lambda s, c: s.registry.show_device(c), "One device", answer=Device),
-    Route("DELETE", _AT + "/devices/{node}", Caller.ADMIN, lambda s, c: s.registry.revoke(c), "Revoke a device", status=204, alone=True),
-    Route("POST", _AT + "/devices/{node}/approve", Caller.ADMIN, lambda s, c: s.registry.approve(c), "Let a held device in",
+    Route("GET", _AT + "/devices", Caller.VIEWER, lambda s, c: s.registry.list_devices(c), "List devices", answer=Page),
+    Route("GET", _AT + "/devices/{node}", Caller.VIEWER, lambda s, c: s.registry.show_device(c), "One device", answer=Device),
+    Route("DELETE", _AT + "/devices/{node}", Caller.OPERATOR, lambda s, c: s.registry.revoke(c), "Revoke a device", status=204, alone=True),
+    Route("POST", _AT + "/devices/{node}/approve", Caller.OPERATOR, lambda s, c: s.registry.approve(c), "Let a held device in",
           answer=Device, alone=True),
-    Route("POST", _AT + "/devices/{node}/deny", Caller.ADMIN, lambda s, c: s.registry.deny(c), "Turn a held device away",
+    Route("POST", _AT + "/devices/{node}/deny", Caller.OPERATOR, lambda s, c: s.registry.deny(c), "Turn a held device away",
           Reason, Device, alone=True),
     Route("POST", _AT + "/posture", Caller.NODE, lambda s, c: s.postures.report(c), "What a device says of itself",
           PostureReport, status=204),
-    Route("GET", _AT + "/devices/{node}/posture", Caller.ADMIN, lambda s, c: s.postures.show(c),
+    Route("GET", _AT + "/devices/{node}/posture", Caller.VIEWER, lambda s, c: s.postures.show(c),
           "A device's newest posture report, as policy sees it", answer=PostureRecord),
-    Route("POST", _AT + "/devices/{node}/isolate", Caller.ADMIN, lambda s, c: s.isolations.isolate(c),
+    Route("POST", _AT + "/devices/{node}/isolate", Caller.OPERATOR, lambda s, c: s.isolations.isolate(c),
           "Cut a device off everywhere, until it is released", Reason, IsolationRecord),
-    Route("POST", _AT + "/devices/{node}/release", Caller.ADMIN, lambda s, c: s.isolations.release(c),
+    Route("POST", _AT + "/devices/{node}/release", Caller.OPERATOR, lambda s, c: s.isolations.release(c),
           "End a device's isolation", Reason, IsolationRecord),
-    Route("GET", _AT + "/devices/{node}/isolation", Caller.ADMIN, lambda s, c: s.isolations.show(c),
+    Route("GET", _AT + "/devices/{node}/isolation", Caller.VIEWER, lambda s, c: s.isolations.show(c),
           "A device's isolation, with the receipts of those who enforced it", answer=IsolationRecord),
     Route("POST", "/internal/introspect/{tenant}", Caller.INTERNAL, _T.introspect, "T2: whose session token is this?",
           Introspection, Introspected),

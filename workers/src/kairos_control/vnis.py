@@ -48,7 +48,7 @@ class Vnis:
             else:
                 record = await self._record(wanted.name)
                 self._journal.record(
-                    "vni.created", actor="operator", subject=wanted.name, after=msgspec.to_builtins(record)
+                    "vni.created", actor=call.actor, subject=wanted.name, after=msgspec.to_builtins(record)
                 )
                 await self._told(await self._members(vni))
                 return reply(record, 201)
@@ -81,7 +81,7 @@ class Vnis:
         after = await self._record(before.name)
         if after != before:
             self._journal.record(
-                "vni.changed", actor="operator", subject=before.name,
+                "vni.changed", actor=call.actor, subject=before.name,
                 before=msgspec.to_builtins(before), after=msgspec.to_builtins(after),
             )  # fmt: skip
             await self._told(await self._members(before.vni))
@@ -106,7 +106,7 @@ class Vnis:
         members = await self._members(before.vni)
         tables = ("leases", "lease_cursors", "given_addresses", "vni_selectors", "routes", "vnis")
         await self._platform.store.write([(f"DELETE FROM {table} WHERE vni = ?", (before.vni,)) for table in tables])
-        self._journal.record("vni.deleted", actor="operator", subject=before.name, before=msgspec.to_builtins(before))
+        self._journal.record("vni.deleted", actor=call.actor, subject=before.name, before=msgspec.to_builtins(before))
         await self._told(members)
         return reply(None)
 
@@ -136,7 +136,7 @@ class Vnis:
         after = await self._addresses(row["vni"], device["node"])
         if after != before:
             self._journal.record(
-                "member.changed" if before else "member.added", actor="operator", subject=device["node"], vni=row["vni"],
+                "member.changed" if before else "member.added", actor=call.actor, subject=device["node"], vni=row["vni"],
                 before=before, after=after,
             )  # fmt: skip
             await self._told([device["node"]])
@@ -152,7 +152,7 @@ class Vnis:
         await self._platform.store.write(
             [(f"DELETE FROM {table} WHERE vni = ? AND node = ?", (row["vni"], node)) for table in ("leases", "routes")]
         )
-        self._journal.record("member.removed", actor="operator", subject=node, vni=row["vni"], before=before)
+        self._journal.record("member.removed", actor=call.actor, subject=node, vni=row["vni"], before=before)
         await self._told([node])
         return reply(None)
 
