@@ -32,6 +32,7 @@ naming(index) := union({{place | some place in index[name]} | some name in sourc
 
 # Apart from the hour of the week.
 concerns(grant) if {
+	crosses(grant)
 	in_vni(grant)
 	in_time(grant)
 	in_app(grant)
@@ -59,6 +60,22 @@ names(party, address) := union({
 in_vni(grant) if count(grant.vnis) == 0
 
 in_vni(grant) if input.vni.name in grant.vnis
+
+in_vni(grant) if input.interconnect.vni.name in grant.vnis
+
+# From one VNI into another: an allow must say so and name both. A deny that does not say so holds there too.
+crosses(grant) if {
+	input.interconnect == null
+	grant.interconnect == ""
+}
+
+crosses(grant) if grant.interconnect == concat("->", [input.vni.name, input.interconnect.vni.name])
+
+crosses(grant) if {
+	is_object(input.interconnect)
+	grant.interconnect == ""
+	grant.effect == "deny"
+}
 
 # Both are RFC 3339 in UTC without fractions, so their order as text is their order in time.
 in_time(grant) if grant.expires_at == ""
@@ -140,6 +157,7 @@ whole if {
 	is_string(input.attachment)
 	is_party(input.device)
 	peer_is_whole
+	interconnect_is_whole
 	is_address(input.src.ip)
 	is_address(input.dst.ip)
 	is_string(input.point)
@@ -158,6 +176,18 @@ is_app(app) if {
 	is_string(app.unit)
 	is_string(app.sha256)
 	is_number(app.uid)
+}
+
+interconnect_is_whole if {
+	input.interconnect == null
+	input.point != "interconnect"
+}
+
+interconnect_is_whole if {
+	input.point == "interconnect"
+	is_string(input.interconnect.vni.name)
+	is_address(input.interconnect.src)
+	is_address(input.interconnect.dst)
 }
 
 peer_is_whole if input.peer == null

@@ -7,14 +7,14 @@ staff := {"node": "ep-a", "name": "a", "role": "endpoint", "tags": ["staff"], "g
 server := {"node": "ep-b", "name": "b", "role": "endpoint", "tags": ["web"], "groups": [], "owner": "bob"}
 
 attempt := {
-	"point": "egress", "attachment": "", "app": null, "claims": {"app": null},
+	"point": "egress", "attachment": "", "interconnect": null, "app": null, "claims": {"app": null},
 	"now": "2026-11-25T12:00:00Z", "week_minute": 3600, "vni": {"id": 1, "name": "office"},
 	"device": staff, "peer": server,
 	"src": {"ip": "10.7.0.2", "port": 40000}, "dst": {"ip": "10.7.0.3", "port": 443}, "proto": "tcp",
 }
 
 grant := {
-	"id": "g", "reason": "", "vnis": [], "expires_at": "", "log": true, "apps": [], "effect": "allow", "require": {}, "windows": [],
+	"id": "g", "reason": "", "vnis": [], "interconnect": "", "expires_at": "", "log": true, "apps": [], "effect": "allow", "require": {}, "windows": [],
 	"from": ["tag:staff"], "to": ["tag:web"],
 	"ports": [{"proto": "tcp", "first": 443, "last": 443}],
 }
@@ -189,4 +189,39 @@ test_a_deny_that_will_begin_is_waited_for if {
 	verdict([grant], [night], attempt).minutes_left == (10080 + 100) - 3600
 	verdict([grant], [night], object.union(attempt, {"week_minute": 90})).minutes_left == 10
 	verdict([grant], [night], object.union(attempt, {"week_minute": 100})).rule == "deny:night"
+}
+
+# From office, where ep-a is 10.7.0.2, into lab, where the server is 10.7.0.3 and is called 10.202.0.3 in office.
+crossing := object.union(attempt, {
+	"point": "interconnect",
+	"interconnect": {"vni": {"id": 2, "name": "lab"}, "src": "10.201.0.2", "dst": "10.202.0.3"},
+})
+
+joined := object.union(grant, {"interconnect": "office->lab"})
+
+test_only_a_grant_that_names_both_vnis_crosses if {
+	verdict([grant], [], crossing).rule == "deny:default"
+	verdict([joined], [], crossing).rule == "grant:g"
+	every other in ["lab->office", "office->yard", "yard->lab", "office", "->lab"] {
+		verdict([object.union(grant, {"interconnect": other})], [], crossing).rule == "deny:default"
+	}
+}
+
+test_a_grant_to_cross_allows_nothing_within_a_vni if verdict([joined], [], attempt).rule == "deny:default"
+
+test_a_deny_holds_across_unless_it_is_of_another_vni if {
+	no := object.union(grant, {"id": "no", "effect": "deny"})
+	verdict([joined], [no], crossing).rule == "deny:no"
+	verdict([joined], [object.union(no, {"vnis": ["office"]})], crossing).rule == "deny:no"
+	verdict([joined], [object.union(no, {"vnis": ["lab"]})], crossing).rule == "deny:no"
+	verdict([joined], [object.union(no, {"vnis": ["yard"]})], crossing).rule == "grant:g"
+	verdict([joined], [object.union(no, {"interconnect": "office->lab"})], crossing).rule == "deny:no"
+	verdict([joined], [object.union(no, {"interconnect": "lab->office"})], crossing).rule == "grant:g"
+	verdict([grant], [object.union(no, {"interconnect": "office->lab"})], attempt).rule == "grant:g"
+}
+
+test_a_crossing_that_is_not_whole_is_denied if {
+	verdict([grant], [], object.union(attempt, {"point": "interconnect"})).rule == "deny:malformed"
+	verdict([joined], [], object.union(crossing, {"point": "ingress"})).rule == "deny:malformed"
+	verdict([joined], [], object.union(crossing, {"interconnect": {"src": "nowhere"}})).rule == "deny:malformed"
 }

@@ -3,6 +3,7 @@ package kairos.points_test
 import data.kairos.admission
 import data.kairos.egress
 import data.kairos.ingress
+import data.kairos.interconnect
 import data.kairos.session
 
 rules := [
@@ -42,6 +43,7 @@ test_both_ends_ask_the_same if {
 	at_endpoint := egress.decision with data.grants as nothing with input as {}
 	at_gateway := ingress.decision with data.grants as nothing with input as {}
 	at_endpoint == at_gateway
+	at_gateway == interconnect.decision with data.grants as nothing with input as {}
 }
 
 test_session if {

@@ -10,7 +10,7 @@ grants := [{"kind": kind, "id": grant.id, "lacks": lacks, "reason": grant.reason
 	count(lacks) <= 1
 ]
 
-conditions := ["from", "to", "ports", "vnis", "expires_at", "when", "apps", "require"]
+conditions := ["from", "to", "ports", "vnis", "interconnect", "expires_at", "when", "apps", "require"]
 
 holds("from", grant) if {
 	some name in grant.from
@@ -28,6 +28,8 @@ holds("ports", grant) if {
 }
 
 holds("vnis", grant) if flow.in_vni(grant)
+
+holds("interconnect", grant) if flow.crosses(grant)
 
 holds("expires_at", grant) if flow.in_time(grant)
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from kairos.policy.input import week_minute
 
-POINTS = ("egress", "ingress", "session", "admission")
+POINTS = ("egress", "ingress", "interconnect", "session", "admission")
 GRANTS = {
     "admission": [
         {"id": "gateways", "roles": ["gateway"], "outcome": "hold"},
@@ -45,9 +45,23 @@ GRANTS = {
             "when": [{"days": ["mon-fri"], "from": "09:00", "to": "13:01", "zone": "+01:00"}],
         },
         {"id": "attached", "from": ["external:gw-1"], "to": ["*"], "ports": ["tcp/8050"]},
+        {
+            "id": "across",
+            "from": ["*"],
+            "to": ["10.0.0.0/8", "tag:db"],
+            "ports": ["tcp/*"],
+            "interconnect": "office->lab",
+        },
+        {"id": "back", "from": ["tag:staff"], "to": ["*"], "ports": ["*"], "interconnect": "lab -> office"},
         {"id": "one", "from": ["node:ep-1"], "to": ["node:ep-2"], "ports": ["*"], "vnis": ["office"]},
     ],
 }
+
+
+_CROSSINGS = [
+    {"vni": {"id": 1, "name": "office"}, "src": "10.201.0.2", "dst": "10.202.0.3"},
+    {"vni": {"id": 2, "name": "lab"}, "src": "fd21::2", "dst": "fd22::3"},
+]
 
 
 def some_input(random_: random.Random, point: str) -> dict[str, Any]:
@@ -86,4 +100,5 @@ def some_input(random_: random.Random, point: str) -> dict[str, Any]:
         "direction": "out",
         "gateway": "",
         "attachment": random_.choice(["", "gw-1", "gw-2"]),
+        "interconnect": random_.choice(_CROSSINGS) if point == "interconnect" else None,
     }

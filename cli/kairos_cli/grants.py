@@ -7,6 +7,7 @@
 A party is `*`, `tag:`, `group:`, `owner:` or `node:` and a name, `external:` and the node that leads to a host without an agent (as
 a source only), or a network. A port is `*`, `icmp`, or `tcp/` or `udp/` and a number, a
 range or `*`. `vnis`, `apps`, `when` (hours of the week) and `require` (posture) narrow a grant, `expires_at` (RFC 3339) ends it and the connections it allowed,
+`interconnect` (`office->lab`) makes it one for connections from one VNI into another and for no others,
 `log: false` leaves what it allows out of the audit. A file that says nothing of `session` lets every device have a tunnel.
 """
 
@@ -22,6 +23,7 @@ from typing import Any, Literal
 import msgspec
 
 from kairos.errors import KairosError
+from kairos.identity.spiffe import is_name as is_label
 from kairos_cli.windows import Window, minutes
 
 _PORT = re.compile(r"(tcp|udp|sctp)/(?:(\*)|(\d{1,5})(?:-(\d{1,5}))?)")
@@ -56,6 +58,7 @@ class Grant(msgspec.Struct, forbid_unknown_fields=True, rename={"source": "from"
     destination: list[str]
     ports: list[str]
     vnis: list[str] = []
+    interconnect: str = ""
     when: list[Window] = []
     expires_at: str = ""
     apps: list[str] = []
@@ -114,6 +117,7 @@ def _normal(grant: Grant, effect: str) -> dict[str, Any]:
             "to": [_party(text) for text in grant.destination],
             "ports": [_port(text) for text in grant.ports],
             "vnis": grant.vnis,
+            "interconnect": _interconnect(grant),
             "apps": [program(text) for text in grant.apps],
             "windows": sorted(each for window in grant.when for each in minutes(window)),
             "require": _required(grant.require, effect),
@@ -123,6 +127,20 @@ def _normal(grant: Grant, effect: str) -> dict[str, Any]:
         }
     except ValueError as error:
         raise ValueError(f"grant {grant.id}: {error}") from None
+
+
+def _interconnect(grant: Grant) -> str:
+    """`office->lab`: from one VNI into another that it is joined to."""
+    if not grant.interconnect:
+        return ""
+    ends = [end.strip() for end in grant.interconnect.split("->")]
+    if len(ends) != 2 or ends[0] == ends[1] or not all(map(is_label, ends)):
+        raise ValueError(f"interconnect {grant.interconnect!r}: write both VNIs, as in office->lab")
+    if grant.vnis or grant.apps:
+        raise ValueError(
+            "interconnect names both VNIs, and no program is known there: leave vnis and apps to other grants"
+        )
+    return "->".join(ends)
 
 
 def _required(facts: dict[str, bool | int | str], effect: str) -> dict[str, bool | int | str]:

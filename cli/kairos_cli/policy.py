@@ -23,7 +23,9 @@ from kairos_cli.grants import load_grants
 from kairos_cli.negation import traps
 from kairos_cli.output import as_fields, as_json
 
-ENTRYPOINTS = tuple(f"kairos/{point}/decision" for point in ("admission", "session", "egress", "ingress"))
+ENTRYPOINTS = tuple(
+    f"kairos/{point}/decision" for point in ("admission", "session", "egress", "ingress", "interconnect")
+)
 _TIMEOUT_S = 60
 
 

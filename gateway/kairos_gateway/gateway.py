@@ -164,11 +164,15 @@ class Gateway(Daemon):
         view, node = self.view, self.identity.node
         for gone in {plan.vni for plan in self.vnis.plans} - set(view.vnis):
             await self.vnis.remove(gone)
+        for plan in self.vnis.plans:
+            self.vnis.part(plan.vni, view.mappings(plan.vni))
         for vni in view.vnis:
             try:
                 await self.vnis.apply(self._plan(vni), view.routes_via(vni, node))
             except Refused as refusal:  # the others must not suffer for it
                 _log.error("VNI %s is left out: %s", view.vnis[vni].name, refusal)
+        for plan in self.vnis.plans:
+            self.vnis.join(plan.vni, view.mappings(plan.vni))
         await self._uplink.masquerade(
             [
                 self.vnis.interface(vni)

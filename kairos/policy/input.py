@@ -27,6 +27,16 @@ class Application:
     sha256: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class Crossing:
+    """Where a connection crosses to. source: its address as it is called there; destination: as the source's VNI calls it."""
+
+    vni: int
+    vni_name: str
+    source: str
+    destination: str
+
+
 def party(member: Member | None) -> dict[str, Any] | None:
     """A node as policy sees it; None for an address that no node holds."""
     if member is None:
@@ -58,10 +68,12 @@ def flow_input(
     posture: dict[str, Any] | None = None,
     app: Application | None = None,
     claimed_app: Application | None = None,
+    crossing: Crossing | None = None,
 ) -> dict[str, Any]:
-    """One connection attempt. point: egress or ingress; now: RFC 3339, UTC, whole seconds; device: who begins it; peer: who is
-    asked; attachment: the node that leads to a source that no node holds, or empty; for ICMP the destination's port is the
-    message type; claimed_app: what the endpoint says, at a gateway."""
+    """One connection attempt. point: egress, ingress or interconnect; now: RFC 3339, UTC, whole seconds; device: who begins it;
+    peer: who is asked; attachment: the node that leads to a source that no node holds, or empty; for ICMP the destination's
+    port is the message type; claimed_app: what the endpoint says, at a gateway; crossing: at an interconnect, where vni,
+    device and source are of the side that begins, peer and destination of the other."""
     name = PROTOCOLS.get(protocol, str(protocol))
     return {
         "point": point,
@@ -81,6 +93,15 @@ def flow_input(
         "direction": "out" if point == "egress" else "in",
         "gateway": gateway,
         "attachment": attachment,
+        "interconnect": None if crossing is None else _crossing(crossing),
+    }
+
+
+def _crossing(crossing: Crossing) -> dict[str, Any]:
+    return {
+        "vni": {"id": crossing.vni, "name": crossing.vni_name},
+        "src": crossing.source,
+        "dst": crossing.destination,
     }
 
 

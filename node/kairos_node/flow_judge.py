@@ -11,19 +11,19 @@ from datetime import UTC, datetime
 from typing import Any, Literal, Protocol
 
 from kairos.audit.event import Event
-from kairos.policy.decision import Decision
-from kairos.policy.input import PROTOCOLS, Application, flow_input
+from kairos.policy.decision import Decision, deny
+from kairos.policy.input import PROTOCOLS, Application, Crossing, flow_input
 from kairos.wire.claim import FlowClaim
 from kairos_dataplane import ControlReceived, Dataplane, Flow, Verdict
 from kairos_node.application import Applications
 from kairos_node.decision_log import MINUTE_S, DecisionLog
 from kairos_node.flow_claims import FlowClaims
-from kairos_node.network_view import NetworkView
+from kairos_node.network_view import Address, NetworkView
 
 _log = logging.getLogger(__name__)
 _ICMP = (1, 58)
 _WITH_SOCKETS = (6, 17)
-Point = Literal["egress", "ingress"]
+Point = Literal["egress", "ingress", "interconnect"]
 
 
 class Surroundings(Protocol):
@@ -45,7 +45,8 @@ class Surroundings(Protocol):
 
 
 class FlowJudge:
-    """role: an endpoint judges what leaves it as egress; all that arrives anywhere is ingress."""
+    """role: an endpoint judges what leaves it as egress; all that arrives anywhere is ingress; what comes over an interconnect
+    is judged in the VNI it comes to, once it was let out of its own."""
 
     def __init__(
         self,
@@ -72,8 +73,7 @@ class FlowJudge:
 
     def opened(self, flow: Flow) -> None:
         """A flow waits for its verdict."""
-        document = self._document(flow)
-        decision = self._around.decide(document["point"], document)
+        document, decision = self._judge(flow)
         if decision.allow and document["point"] == "egress":
             self._around.claim(self._claim(flow, decision), flow.vni)
         self._tell(flow, decision)
@@ -90,8 +90,7 @@ class FlowJudge:
         """Policy, network or posture changed: flows that lose their allow are cut, in both directions."""
         for flow in self._dataplane.flows() if flows is None else flows:
             if flow.verdict is not Verdict.PENDING:
-                document = self._document(flow)
-                decision = self._around.decide(document["point"], document)
+                document, decision = self._judge(flow)
                 self._tell(flow, decision)
                 if decision.allow != (flow.verdict is Verdict.ALLOW):
                     self._report(flow, document, decision)
@@ -99,27 +98,45 @@ class FlowJudge:
     def rule_named(self, number: int) -> str:
         return self._rules[number] if number < len(self._rules) else ""
 
-    def _document(self, flow: Flow) -> dict[str, Any]:
-        view = self._around.view
-        device = view.holder(flow.vni, flow.src)
-        vni = view.vni(flow.vni)
-        claim = self._claims.of(flow)
+    def _judge(self, flow: Flow) -> tuple[dict[str, Any], Decision]:
+        """The input and what policy makes of it."""
+        source, crossing = self._crossing(flow)
+        document = self._document(flow, source, crossing)
+        if flow.from_vni and crossing is None:
+            return document, deny("the two VNIs are not joined", "deny:not-joined")
+        return document, self._around.decide(document["point"], document)
+
+    def _crossing(self, flow: Flow) -> tuple[Address, Crossing | None]:
+        """Who really begins it; and where it crosses to, None when it does not or may not."""
+        view, here = self._around.view, self._around.view.vni(flow.vni)
+        source = view.crossed_from(flow.vni, flow.from_vni, flow.src) if flow.from_vni else None
+        called = view.seen_as(flow.from_vni, flow.vni, flow.dst) if flow.from_vni else None
+        if source is None or called is None or here is None:
+            return flow.src, None
+        return source, Crossing(flow.vni, here.name, str(flow.src), str(called))
+
+    def _document(self, flow: Flow, source: Address, crossing: Crossing | None) -> dict[str, Any]:
+        view, begins_in = self._around.view, flow.from_vni or flow.vni
+        device = view.holder(begins_in, source)
+        vni = view.vni(begins_in)
+        claim = self._claims.of(flow) if not flow.from_vni else None
         return flow_input(
             self._point(flow),
             now=datetime.fromtimestamp(int(time.time()), UTC).isoformat().replace("+00:00", "Z"),
             tenant=self._tenant,
-            vni=flow.vni,
+            vni=begins_in,
             vni_name=vni.name if vni is not None else "",
             device=device,
             peer=view.holder(flow.vni, flow.dst),
-            source=(str(flow.src), flow.src_port),
+            source=(str(source), flow.src_port),
             destination=(str(flow.dst), flow.icmp_type if flow.protocol in _ICMP else flow.dst_port),
             protocol=flow.protocol,
             gateway=self._node if self._role == "gateway" else "",
-            attachment="" if device else view.attachment(flow.vni, flow.src),
+            attachment="" if device else view.attachment(begins_in, source),
             posture=self._around.posture_of(device.node if device else ""),
             app=self._application(flow),
             claimed_app=claim.app if claim is not None else None,
+            crossing=crossing,
         )
 
     def _claim(self, flow: Flow, decision: Decision) -> FlowClaim:
@@ -143,6 +160,8 @@ class FlowJudge:
         return self._opened_by[flow.id]
 
     def _point(self, flow: Flow) -> Point:
+        if flow.from_vni:
+            return "interconnect"
         return "egress" if self._role == "endpoint" and flow.session == 0 else "ingress"
 
     def _tell(self, flow: Flow, decision: Decision) -> None:
@@ -215,9 +234,10 @@ class FlowJudge:
 def describe(flow: Flow) -> str:
     """`tcp 10.7.0.5:40112 > 10.7.0.9:443 in vni 7`."""
     name = PROTOCOLS.get(flow.protocol, str(flow.protocol))
+    where = f"in vni {flow.vni}" + (f" from vni {flow.from_vni}" if flow.from_vni else "")
     if flow.protocol in _ICMP:
-        return f"{name} type {flow.icmp_type} {flow.src} > {flow.dst} in vni {flow.vni}"
-    return f"{name} {_end(str(flow.src), flow.src_port)} > {_end(str(flow.dst), flow.dst_port)} in vni {flow.vni}"
+        return f"{name} type {flow.icmp_type} {flow.src} > {flow.dst} {where}"
+    return f"{name} {_end(str(flow.src), flow.src_port)} > {_end(str(flow.dst), flow.dst_port)} {where}"
 
 
 def _end(host: str, port: int) -> str:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from ipaddress import IPv4Address, IPv6Address, ip_interface, ip_network
 
-from kairos.api.session import Member, Vni
+from kairos.api.session import Crossing, Member, Vni
 from kairos.api.session import Network as NetworkRecord
-from kairos_dataplane.engine import Network
+from kairos_dataplane.engine import Mapping, Network
 
 Address = IPv4Address | IPv6Address
 
@@ -56,10 +56,31 @@ class NetworkView:
         return {ip_network(r.prefix) for r in self.vnis[vni].routes if r.via == node and _is_network(r.prefix)}
 
     def reachable(self, vni: int, node: str) -> set[Network]:
-        """What lies beyond this node: the VNI's prefixes and every route that does not lead to it."""
+        """What lies beyond this node: the VNI's prefixes, every route that does not lead to it, and what it sees of others."""
         record = self.vnis[vni]
         prefixes = {ip_network(prefix) for prefix in record.prefixes if _is_network(prefix)}
-        return prefixes | {ip_network(r.prefix) for r in record.routes if r.via != node and _is_network(r.prefix)}
+        routes = {ip_network(r.prefix) for r in record.routes if r.via != node and _is_network(r.prefix)}
+        return prefixes | routes | {mapping.seen for mapping in self.mappings(vni)}
+
+    def mappings(self, vni: int) -> list[Mapping]:
+        """What this VNI sees of others, over interconnects."""
+        record = self.vnis.get(vni)
+        good = [each for each in record.crossings if _is_mapping(each)] if record is not None else []
+        return [Mapping(ip_network(each.seen), each.vni, ip_network(each.prefix)) for each in good]
+
+    def crossed_from(self, vni: int, other: int, seen: Address) -> Address | None:
+        """The own address of what `vni` sees of VNI `other` by this one."""
+        for each in self.mappings(vni):
+            if each.to == other and seen in each.seen:
+                return _renamed(seen, each.real)
+        return None
+
+    def seen_as(self, vni: int, other: int, address: Address) -> Address | None:
+        """What `vni` calls this address of VNI `other`."""
+        for each in self.mappings(vni):
+            if each.to == other and address in each.real:
+                return _renamed(address, each.seen)
+        return None
 
     def vni(self, number: int) -> Vni | None:
         return self.vnis.get(number)
@@ -79,6 +100,17 @@ def _without(network: Network, others: set[Network]) -> set[Network]:
 
 def _lies_in(network: Network, other: Network) -> bool:
     return network.version == other.version and network.subnet_of(other)  # type: ignore[arg-type]
+
+
+def _renamed(address: Address, prefix: Network) -> Address:
+    return prefix.network_address + (int(address) & int(prefix.hostmask))
+
+
+def _is_mapping(crossing: Crossing) -> bool:
+    if not _is_network(crossing.seen) or not _is_network(crossing.prefix):
+        return False
+    seen, prefix = ip_network(crossing.seen), ip_network(crossing.prefix)
+    return (seen.version, seen.prefixlen) == (prefix.version, prefix.prefixlen)
 
 
 def _is_interface(text: str) -> bool:

@@ -7,7 +7,7 @@ from collections.abc import Collection
 from ipaddress import ip_network
 
 from kairos_dataplane import Dataplane
-from kairos_dataplane.engine import LOCAL, Network
+from kairos_dataplane.engine import LOCAL, Mapping, Network
 from kairos_node.netlink import Interfaces, VniPlan
 
 
@@ -19,6 +19,7 @@ class Vnis:
         self._interfaces = interfaces
         self._plans: dict[int, VniPlan] = {}
         self._hops: dict[int, dict[Network, int]] = {}
+        self._mappings: dict[int, set[Mapping]] = {}
 
     @property
     def plans(self) -> Collection[VniPlan]:
@@ -43,6 +44,7 @@ class Vnis:
     async def remove(self, vni: int) -> None:
         if self._plans.pop(vni, None) is not None:
             del self._hops[vni]
+            self._mappings.pop(vni, None)
             self._dataplane.remove_vni(vni)
             await self._interfaces.remove(vni)
 
@@ -56,6 +58,19 @@ class Vnis:
             if hops.get(prefix) != hop:
                 self._dataplane.add_route(vni, prefix, hop)
                 hops[prefix] = hop
+
+    def part(self, vni: int, mappings: Collection[Mapping] = ()) -> None:
+        """The VNI sees nothing of others any more but these."""
+        for mapping in self._mappings.get(vni, set()) - set(mappings):
+            self._dataplane.remove_mapping(vni, mapping)
+            self._mappings[vni].discard(mapping)
+
+    def join(self, vni: int, mappings: Collection[Mapping]) -> None:
+        """The VNI sees these of others too. Whatever had their prefixes before must be parted first."""
+        known = self._mappings.setdefault(vni, set())
+        for mapping in set(mappings) - known:
+            self._dataplane.add_mapping(vni, mapping)
+            known.add(mapping)
 
     def cut(self, session: int) -> None:
         """Wipes the session's keys and removes its flows and routes; nothing happens to one that is gone."""

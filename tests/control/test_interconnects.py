@@ -143,6 +143,20 @@ def test_a_joined_vni_keeps_what_is_named(plane: ControlPlane) -> None:
     plane.admin("DELETE", f"{VNIS}/lab")
 
 
+def test_a_route_takes_no_name_away(plane: ControlPlane, gateway: Device) -> None:
+    join(plane)
+    office = {"name": "office", "prefixes": ["10.7.0.0/24", "fd07::/64"]}
+    with pytest.raises(ProblemError, match=r"lies in 10\.202\.0\.0/24"):
+        plane.admin("PUT", f"{VNIS}/office", {**office, "routes": [{"prefix": "10.202.0.0/25", "via": gateway.node}]})
+    router = plane.joined()
+    with pytest.raises(ProblemError, match=r"lies in 10\.202\.0\.0/24"):
+        plane.admin("PUT", f"{VNIS}/office/routes", {"prefix": "10.202.0.0/24", "node": router.node, "approved": True})
+    everything = [{"prefix": "0.0.0.0/0", "via": gateway.node}]
+    plane.admin("PUT", f"{VNIS}/office", {**office, "routes": everything})
+    plane.admin("DELETE", f"{JOINS}/lab/office")
+    join(plane)
+
+
 def test_a_deleted_tenant_takes_its_interconnects(plane: ControlPlane) -> None:
     join(plane)
     plane.admin("DELETE", "/v1/tenants/acme")

@@ -125,7 +125,7 @@ def test_an_undefined_or_unknown_decision_is_deny(bundle: bytes) -> None:
 
 def test_a_policy_that_nodes_cannot_run_is_not_compiled(tmp_path: Path) -> None:
     """A decision must follow from its input: the engine has no clock to offer."""
-    for point in ("admission", "session", "egress", "ingress"):
+    for point in ("admission", "session", "egress", "ingress", "interconnect"):
         rule = f"package kairos.{point}\n\ndecision := {{'allow': time.now_ns() > 0}}\n".replace("'", '"')
         (tmp_path / f"{point}.rego").write_text(rule)
     with pytest.raises(KairosError, match=r"time\.now_ns"):

@@ -12,6 +12,7 @@ from kairos_cli.registry.admins import ADMINS
 from kairos_cli.registry.audit import AUDIT
 from kairos_cli.registry.devices import DEVICES, ISOLATION
 from kairos_cli.registry.fabric import FABRIC
+from kairos_cli.registry.interconnects import INTERCONNECTS
 from kairos_cli.registry.node import AGENT, GATEWAY
 from kairos_cli.registry.policy import POLICY
 from kairos_cli.registry.routes import ROUTES
@@ -27,6 +28,7 @@ GROUPS = {
     "vni": "isolated network segments of a tenant",
     "member": "who is in a network segment",
     "route": "networks behind endpoints",
+    "interconnect": "what leads from one network segment into another",
     "token": "join tokens for devices and gateways",
     "device": "devices and gateways that have enrolled",
     "policy": "check, test and push the tenant's policy",
@@ -53,6 +55,7 @@ VERBS: tuple[Verb, ...] = (
     *ADMINS,
     *SEGMENTS,
     *ROUTES,
+    *INTERCONNECTS,
     *DEVICES,
     *ISOLATION,
     *POLICY,

@@ -25,7 +25,7 @@ class PolicyEngine(ABC):
         self.sha384 = sha384
 
     def decide(self, point: str, document: dict[str, Any]) -> Decision:
-        """point: admission, session, egress or ingress. Never raises."""
+        """point: admission, session, egress, ingress or interconnect. Never raises."""
         try:
             answer = self._evaluate(f"{_PREFIX}/{point}/decision", document)
         except PolicyError as error:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import msgspec
@@ -91,11 +91,13 @@ class Interconnects:
         told = [_name(each, of["vni"], prefixes) for each in maps if each.vni == of["name"]]
         silent = [prefix for prefix in prefixes if not any(_overlap(prefix, each.prefix) for each in told)]
         names = [*told, *(Name(of["vni"], prefix, prefix) for prefix in silent)]
-        taken = [*_own(at), *await seen_in(self._platform.store, at["vni"])]
+        own = [ipaddress.ip_network(text) for text in strings(at["prefixes"])]
+        taken = [*own, *await seen_in(self._platform.store, at["vni"])]
+        routes = await self._routes(at)
         for index, name in enumerate(names):
             earlier = names[:index]
-            for other in [*taken, *(each.seen for each in earlier)]:
-                if _overlap(name.seen, other):
+            for other in [*taken, *routes, *(each.seen for each in earlier)]:
+                if _overlap(name.seen, other) and not (other in routes and _wider(other, name.seen)):
                     raise problem(
                         "invalid",
                         f"{name.seen} of {of['name']} overlaps {other} in {at['name']}; give it another name there, with a map "
@@ -106,6 +108,12 @@ class Interconnects:
                     raise problem("invalid", f"{name.prefix} and {each.prefix} of {of['name']} overlap")
         now = int(self._platform.clock())
         return [(_INSERT, (at["vni"], str(name.seen), of["vni"], str(name.prefix), now)) for name in names]
+
+    async def _routes(self, vni: Row) -> list[Network]:
+        """What lies behind gateways and endpoints, approved or about to be."""
+        rows = await self._platform.store.rows("SELECT prefix FROM routes WHERE vni = ?", vni["vni"])
+        texts = [*(route.prefix for route in routes_of(vni)), *(row["prefix"] for row in rows)]
+        return [ipaddress.ip_network(text) for text in texts]
 
     async def _vni(self, name: str) -> Row:
         row = await self._platform.store.first(
@@ -147,12 +155,16 @@ async def refuse_where_joined(store: Store, vni: int, name: str, lost: Iterable[
             )
 
 
-async def refuse_overlap(store: Store, vni: int, name: str, wanted: Iterable[str]) -> None:
-    """Raises invalid: a prefix or route of this VNI may not cover what it sees of another."""
+async def refuse_overlap(store: Store, vni: int, name: str, prefixes: Iterable[str], routes: Iterable[str]) -> None:
+    """Raises invalid: what this VNI sees of another is neither its own nor behind it. A wider route, as an exit route is,
+    takes nothing away."""
     for seen in await seen_in(store, vni):
-        for text in wanted:
-            if _overlap(ipaddress.ip_network(text), seen):
-                raise problem("invalid", f"{text} overlaps {seen}, which {name} sees of another VNI")
+        for network in map(ipaddress.ip_network, prefixes):
+            if _overlap(network, seen):
+                raise problem("invalid", f"{network} overlaps {seen}, which {name} sees of another VNI")
+        for network in map(ipaddress.ip_network, routes):
+            if _overlap(network, seen) and not _wider(network, seen):
+                raise problem("invalid", f"{network} lies in {seen}, which {name} sees of another VNI")
 
 
 def _name(wanted: PrefixName, of: int, prefixes: list[Network]) -> Name:
@@ -171,9 +183,8 @@ def _overlap(one: Network, other: Network) -> bool:
     return one.version == other.version and one.overlaps(other)
 
 
-def _own(row: Row) -> Iterator[Network]:
-    for text in (*strings(row["prefixes"]), *(route.prefix for route in routes_of(row))):
-        yield ipaddress.ip_network(text)
+def _wider(one: Network, other: Network) -> bool:
+    return one.prefixlen < other.prefixlen
 
 
 def _records(rows: list[Row]) -> list[InterconnectRecord]:

@@ -11,6 +11,7 @@ from kairos.api.admin import RouteApproval, RouteRecord
 from kairos.api.session import Advertisement, Route
 
 from .http import Call, Reply, reply
+from .interconnects import refuse_overlap
 from .journal import Journal
 from .paging import window
 from .ports import Row, Statement, Store, TenantPlatform
@@ -121,6 +122,7 @@ class Routes:
             own = ipaddress.ip_network(text)
             if network.prefixlen and own.version == network.version and own.overlaps(network):
                 raise problem("invalid", f"{prefix} overlaps {own}, the VNI's own")
+        await refuse_overlap(self._platform.store, vni["vni"], vni["name"], (), [prefix])
         taken = [each.via for each in routes_of(vni) if each.prefix == prefix]
         rows = await self._platform.store.rows(
             "SELECT node FROM routes WHERE vni = ? AND prefix = ? AND approved = 1 AND node <> ?",

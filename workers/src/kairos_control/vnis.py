@@ -64,7 +64,7 @@ class Vnis:
         store, routes = self._platform.store, [route.prefix for route in wanted.routes]
         if lost := set(before.prefixes) - set(wanted.prefixes):
             await refuse_where_joined(store, before.vni, before.name, lost)
-        await refuse_overlap(store, before.vni, before.name, [*wanted.prefixes, *routes])
+        await refuse_overlap(store, before.vni, before.name, wanted.prefixes, routes)
         row = {"vni": before.vni, "prefixes": json.dumps(wanted.prefixes)}
         statements: list[Statement] = [
             (_UPDATE, (row["prefixes"], wanted.mtu, wanted.dns_suffix, _as_json(wanted), before.vni)),

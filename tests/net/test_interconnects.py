@@ -1,0 +1,158 @@
+"""Two VNIs with the same prefixes, joined: whole daemons, both sides call each other by name, and lose each other when told so."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from overlay import GRANTS, TENANT, Host, Overlay, serving, wait_for
+
+CURL = ("curl", "-sS", "-o", "/dev/null", "-m", "5", "-w", "%{http_code}")
+PREFIXES = ["10.77.0.0/24", "fd77::/64"]
+EAST_SEEN, WEST_SEEN = ("10.201.0.0/24", "fd21::/64"), ("10.202.0.0/24", "fd22::/64")
+MAPS = [
+    {"vni": vni, "prefix": prefix, "seen": seen}
+    for vni, names in (("east", EAST_SEEN), ("west", WEST_SEEN))
+    for prefix, seen in zip(PREFIXES, names, strict=True)
+]
+OUT = {"id": "out", "from": ["tag:staff"], "to": ["*"], "ports": ["tcp/8080", "udp/*"]}
+ACROSS = {"id": "across", "from": ["tag:staff"], "to": ["tag:staff"], "ports": ["tcp/8080", "udp/*", "icmp"]}
+IN = {"id": "in", "from": [*EAST_SEEN, *WEST_SEEN], "to": ["tag:staff"], "ports": ["tcp/8080", "udp/*"]}
+# Prints how long each datagram of an echo was when it came back, and the address that answered.
+ASK = """
+import socket, sys
+with socket.socket(socket.AF_INET6 if ":" in sys.argv[1] else socket.AF_INET, socket.SOCK_DGRAM) as udp:
+    udp.settimeout(5)
+    udp.connect((sys.argv[1], 9))
+    udp.send(b"x" * int(sys.argv[2]))
+    data, sender = udp.recvfrom(65535)
+    print(len(data), sender[0])
+"""
+ECHO = """
+import socket
+with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as udp:
+    udp.bind(("::", 9))
+    print("ready", flush=True)
+    while True:
+        data, sender = udp.recvfrom(65535)
+        udp.sendto(data, sender)
+"""
+
+
+def grants(*more: dict[str, Any]) -> dict[str, Any]:
+    return {**GRANTS, "allow": [*GRANTS["allow"], OUT, IN, *more]}
+
+
+BOTH_WAYS = grants(
+    {**ACROSS, "interconnect": "east->west"}, {**ACROSS, "id": "back", "interconnect": "west->east", "ports": ["icmp"]}
+)
+
+
+@pytest.fixture
+def joined(overlay: Overlay) -> Iterator[Overlay]:
+    """alice in east, bob in west, the VNIs joined, policy for both ways."""
+    fabric = overlay.fabric
+    for name, host in (("east", overlay.alice), ("west", overlay.bob)):
+        fabric.admin("POST", f"/{TENANT}/vnis", {"name": name, "prefixes": PREFIXES})
+        fabric.admin("PUT", f"/{TENANT}/vnis/{name}/members/{host.node}", {})
+    join(overlay)
+    overlay.push_policy(BOTH_WAYS)
+    overlay.up(*overlay.hosts)
+    wait_for("news from the fabric", lambda: all(host.status().get("connected") for host in overlay.hosts))
+    yield overlay
+    if fabric.admin("GET", f"/{TENANT}/interconnects")["items"]:
+        part(overlay)
+    for name in ("east", "west"):
+        fabric.admin("DELETE", f"/{TENANT}/vnis/{name}")
+    overlay.push_policy(GRANTS)
+
+
+def join(overlay: Overlay) -> None:
+    overlay.fabric.admin("POST", f"/{TENANT}/interconnects", {"a": "east", "b": "west", "maps": MAPS})
+
+
+def part(overlay: Overlay) -> None:
+    overlay.fabric.admin("DELETE", f"/{TENANT}/interconnects/east/west")
+
+
+def called(host: Host, vni: str, seen: tuple[str, str]) -> tuple[str, str]:
+    """What the other side calls this host: IPv4, IPv6."""
+    found = next(each for each in host.status()["vnis"] if each["name"] == vni)
+    ends = [address.partition("/")[0] for address in found["addresses"]]
+    assert ends[0].startswith("10.77.0.")
+    assert ends[1].startswith("fd77::")
+    return seen[0].replace("0/24", ends[0].rpartition(".")[2]), seen[1].replace("/64", ends[1].rpartition(":")[2])
+
+
+def test_both_sides_name_each_other(joined: Overlay) -> None:
+    alice, bob = joined.alice, joined.bob
+    bob4, bob6 = called(bob, "west", WEST_SEEN)
+    alice4, alice6 = called(alice, "east", EAST_SEEN)
+    for host, address in ((alice, bob4), (alice, bob6), (bob, alice4), (bob, alice6)):
+        assert host.reaches(address), f"{host.name} to {address}"
+    with serving(bob.namespace):
+        assert alice.run(*CURL, f"http://{bob4}:8080/protocol.md").stdout == "200"
+    crossed = [flow for flow in joined.gateway.tell("flows") if "from vni" in flow["flow"]]
+    assert {flow["rule"] for flow in crossed} == {"grant:across", "grant:back"}
+    assert joined.gateway.status()["counters"]["crossed"] > 0
+
+
+def test_large_datagrams_cross_in_fragments(joined: Overlay) -> None:
+    """The first fragment of the first datagram waits for four verdicts, and the later ones with it."""
+    echo = subprocess.Popen(
+        ("ip", "netns", "exec", joined.bob.namespace, sys.executable, "-c", ECHO), stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert echo.stdout is not None
+        assert echo.stdout.readline() == "ready\n"
+        for address in called(joined.bob, "west", WEST_SEEN):
+            assert joined.alice.run(sys.executable, "-c", ASK, address, "4000").stdout.split() == ["4000", address]
+    finally:
+        echo.kill()
+        echo.communicate()
+
+
+def test_a_closed_port_is_told_about_the_packet_that_was_sent(joined: Overlay) -> None:
+    """The ICMP error finds its socket: it quotes the packet as it was before it was renamed."""
+    for address in called(joined.bob, "west", WEST_SEEN):
+        refused = joined.alice.run(sys.executable, "-c", ASK, address, "10")
+        assert "ConnectionRefusedError" in refused.stderr
+
+
+def test_only_what_policy_lets_across_crosses(joined: Overlay) -> None:
+    alice4, _ = called(joined.alice, "east", EAST_SEEN)
+    with serving(joined.alice.namespace):
+        refused = joined.bob.run(*CURL, f"http://{alice4}:8080/protocol.md")
+    assert "Failed to connect" in refused.stderr
+    joined.gateway.await_line("no grant allows this (deny:default)")
+    joined.push_policy(grants())  # everything within the VNIs, nothing across
+    bob4, _ = called(joined.bob, "west", WEST_SEEN)
+    wait_for("the end of the way", lambda: not joined.alice.reaches(bob4))
+
+
+def test_a_deleted_interconnect_cuts_what_lives(joined: Overlay) -> None:
+    """The stream has its flows and verdicts; it stops all the same, and nothing of it is heard after the gateway knows."""
+    bob4, _ = called(joined.bob, "west", WEST_SEEN)
+    ping = ("ip", "netns", "exec", joined.alice.namespace, "ping", "-i", "0.02", bob4)
+    stream = subprocess.Popen(ping, stdout=subprocess.PIPE, text=True)
+    try:
+        assert stream.stdout is not None
+        assert any("bytes from" in stream.stdout.readline() for _ in range(10))
+        part(joined)
+        wait_for("the end of the route", lambda: "10.202.0.0/24" not in routes(joined.alice))
+        crossed = joined.gateway.status()["counters"]["crossed"]
+        assert not joined.alice.reaches(bob4)
+        assert joined.gateway.status()["counters"]["crossed"] == crossed
+    finally:
+        stream.terminate()
+        stream.communicate()
+    join(joined)
+    wait_for("the way to be back", lambda: joined.alice.reaches(bob4))
+
+
+def routes(host: Host) -> list[str]:
+    return [route for vni in host.status()["vnis"] for route in vni["routes"]]
