@@ -279,6 +279,20 @@ int kdp_session_stats(kdp_engine *e, uint32_t index, uint64_t *sent, uint64_t *r
   return result;
 }
 
+int kdp_session_offences(kdp_engine *e, uint32_t index, uint64_t *forged, uint64_t *replayed, uint64_t *spoofed) {
+  int result = -ENOENT;
+  pthread_rwlock_rdlock(&e->config);
+  session *s = session_find(e, index);
+  if (s != NULL) {
+    *forged = atomic_load_explicit(&s->forged, memory_order_relaxed);
+    *replayed = atomic_load_explicit(&s->replayed, memory_order_relaxed);
+    *spoofed = atomic_load_explicit(&s->spoofed, memory_order_relaxed);
+    result = 0;
+  }
+  pthread_rwlock_unlock(&e->config);
+  return result;
+}
+
 int kdp_control_send(kdp_engine *e, uint32_t index, uint8_t type, const uint8_t *payload, size_t len,
                      const kdp_addr *addr, int via_relay) {
   struct sockaddr_storage to;

@@ -111,6 +111,7 @@ void forward(kdp_engine *e, lane *l, vni *v, session *from, const struct virtio_
     return;
   }
   if (from != NULL && unlikely(!source_is_leased(from, &p))) {
+    atomic_fetch_add_explicit(&from->spoofed, 1, memory_order_relaxed);
     count(l, C_drop_spoofed_source);
     return;
   }

@@ -219,10 +219,11 @@ typedef struct session {
   rx_epoch *rx[KDP_EPOCHS];
   aead_key *tx_key;
   uint32_t tx_epoch;
-  /* Relaxed is enough for the three below: fetch_add gives each sender counters of its own, and that is all that is
+  /* Relaxed is enough for those below: fetch_add gives each sender counters of its own, and that is all that is
    * asked of it. The keys they belong to are ordered by `config`. */
   _Atomic uint64_t tx_counter;
   _Atomic uint64_t rx_datagrams;
+  _Atomic uint64_t forged, replayed, spoofed; /* as the counters of the lane, for this session alone */
   _Atomic uint32_t flows; /* opened by this session: its share of the table */
   uint64_t newest;        /* highest counter of the newest epoch: only that one may move the path */
   uint32_t newest_epoch;

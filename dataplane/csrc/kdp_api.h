@@ -89,6 +89,8 @@ int kdp_session_retire(kdp_engine *e, uint32_t index, uint32_t epoch);
 /* follow: the path moves to where the newest authenticated datagram came from, PROBEs apart. */
 int kdp_session_path(kdp_engine *e, uint32_t index, uint8_t kind, const kdp_addr *addr, uint32_t relay, int follow);
 int kdp_session_stats(kdp_engine *e, uint32_t index, uint64_t *sent, uint64_t *received); /* datagrams */
+/* Drops of drop_auth, drop_replay and drop_spoofed_source that named this session. */
+int kdp_session_offences(kdp_engine *e, uint32_t index, uint64_t *forged, uint64_t *replayed, uint64_t *spoofed);
 
 /* addr family 0: over the session's path. */
 int kdp_control_send(kdp_engine *e, uint32_t index, uint8_t type, const uint8_t *payload, size_t len,

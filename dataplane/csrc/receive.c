@@ -198,10 +198,12 @@ void receive(kdp_engine *e, lane *l, const uint8_t *datagram, size_t len, const 
   if (unlikely(r->at + plain_len > RUN_BYTES)) run_flush(e, l);
   uint8_t *plain = r->buffer + r->at;
   if (unlikely(!aead_open(k->key, counter, datagram, datagram + HEADER_LEN, plain_len, plain))) {
+    atomic_fetch_add_explicit(&s->forged, 1, memory_order_relaxed);
     drop = C_drop_auth;
     goto drop;
   }
   if (unlikely(!replay_accept(&k->window, counter))) {
+    atomic_fetch_add_explicit(&s->replayed, 1, memory_order_relaxed);
     drop = C_drop_replay;
     goto drop;
   }

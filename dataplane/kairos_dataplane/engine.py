@@ -107,6 +107,16 @@ class Mapping:
 
 
 @dataclass(frozen=True, slots=True)
+class Offences:
+    """Dropped datagrams that named one session. forged, replayed: by anyone who can send us UDP, for they prove nothing
+    of their sender; spoofed: sealed with the session's own key around a source that it does not hold."""
+
+    forged: int
+    replayed: int
+    spoofed: int
+
+
+@dataclass(frozen=True, slots=True)
 class FlowOpened:
     """A flow waits for `verdict`."""
 
@@ -184,6 +194,7 @@ class Dataplane(Protocol):
     def use_relay(self, session: int, relay: int, follow: bool) -> None: ...
     def use_direct(self, session: int, address: Address, follow: bool, relay: int = 0) -> None: ...
     def session_stats(self, session: int) -> tuple[int, int]: ...
+    def session_offences(self, session: int) -> Offences: ...
     def send_control(
         self, session: int, kind: int, payload: bytes, to: Address | None = None, via_relay: bool = False
     ) -> None: ...

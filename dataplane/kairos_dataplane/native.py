@@ -16,6 +16,7 @@ from kairos_dataplane.engine import (
     FlowOpened,
     Mapping,
     Network,
+    Offences,
     PathKind,
     PathMoved,
     RelayReady,
@@ -177,6 +178,11 @@ class NativeEngine:
         sent, received = ffi.new("uint64_t *"), ffi.new("uint64_t *")
         _check(lib.kdp_session_stats(self._engine, session, sent, received))
         return int(sent[0]), int(received[0])
+
+    def session_offences(self, session: int) -> Offences:
+        forged, replayed, spoofed = (ffi.new("uint64_t *") for _ in range(3))
+        _check(lib.kdp_session_offences(self._engine, session, forged, replayed, spoofed))
+        return Offences(int(forged[0]), int(replayed[0]), int(spoofed[0]))
 
     def send_control(
         self, session: int, kind: int, payload: bytes, to: Address | None = None, via_relay: bool = False

@@ -30,7 +30,8 @@ def twins(native: str) -> Iterator[tuple[Rig, Rig]]:
 def seen(rig: Rig) -> tuple[object, ...]:
     """All that can be told apart from outside, but for the clock."""
     flows = [(f.src, f.dst, f.src_port, f.dst_port, f.verdict, f.packets, f.bytes) for f in rig.engine.flows()]
-    return rig.to_host(), rig.sent(), sorted(flows, key=repr), rig.counted(), rig.engine.session_stats(rig.session)
+    of_session = (rig.engine.session_stats(rig.session), rig.engine.session_offences(rig.session))
+    return rig.to_host(), rig.sent(), sorted(flows, key=repr), rig.counted(), of_session
 
 
 @pytest.mark.parametrize("name", sorted(ENGINES))

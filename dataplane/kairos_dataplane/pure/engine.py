@@ -16,7 +16,18 @@ from ipaddress import ip_address
 
 from kairos.errors import BadMessage
 from kairos.wire.datagram import CONTROL_PAYLOAD_MAX, DatagramType
-from kairos_dataplane.engine import COUNTERS, FRAME_MAX, Address, Event, Flow, Mapping, Network, PathKind, Verdict
+from kairos_dataplane.engine import (
+    COUNTERS,
+    FRAME_MAX,
+    Address,
+    Event,
+    Flow,
+    Mapping,
+    Network,
+    Offences,
+    PathKind,
+    Verdict,
+)
 from kairos_dataplane.pure.packet import PACKET_MAX
 from kairos_dataplane.pure.path import CROSSING, PacketPath, Vni
 from kairos_dataplane.pure.segments import VNET_BYTES, Offload, records_untrusted
@@ -225,6 +236,11 @@ class PureEngine(PacketPath):
         with self._lock:
             found = self._session(session)
             return found.sent, found.received
+
+    def session_offences(self, session: int) -> Offences:
+        with self._lock:
+            found = self._session(session)
+            return Offences(found.forged, found.replayed, found.spoofed)
 
     # -- relay, events, flows, counters --------------------------------------------------------------------------------
 

@@ -153,6 +153,7 @@ class PacketPath:
             self._counters["drop_multicast"] += 1
             return
         if session is not None and not session.leases_source(packet.src):
+            session.spoofed += 1
             self._counters["drop_spoofed_source"] += 1
             return
         self._forward_flow(vni, Sender(session), offload, data, packet)

@@ -44,6 +44,9 @@ class Session:
     follow: bool = False
     sent: int = 0
     received: int = 0
+    forged: int = 0
+    replayed: int = 0
+    spoofed: int = 0
     newest: tuple[int, int] = (0, 0)  # epoch, counter: only the newest datagram may move the path
     _receive: list[_ReceiveEpoch] = field(default_factory=list)
     _transmit: tuple[int, AESGCM, bytes] | None = None
@@ -87,8 +90,10 @@ class Session:
         try:
             plain = known.key.decrypt(nonce(known.iv, header.counter), datagram[HEADER.size :], datagram[: HEADER.size])
         except InvalidTag:
+            self.forged += 1
             return "drop_auth"
         if not known.window.accept(header.counter):
+            self.replayed += 1
             return "drop_replay"
         self.received += 1
         return plain
