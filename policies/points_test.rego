@@ -4,6 +4,7 @@ import data.kairos.admission
 import data.kairos.egress
 import data.kairos.ingress
 import data.kairos.interconnect
+import data.kairos.isolation
 import data.kairos.session
 
 rules := [
@@ -62,4 +63,36 @@ test_session if {
 	}
 	without := session.decision with data.grants as {"session": sessions} with input as {"device": {"tags": ["staff"]}, "posture": {}}
 	without.rule == "deny:default"
+}
+
+rules_of_isolation := [
+	{"id": "spoofing", "over": {"spoofed": 600}, "require": {}, "reports": 3, "tags": [], "reason": "not its own"},
+	{"id": "disk", "over": {}, "require": {"disk_encrypted": true}, "reports": 2, "tags": ["laptop"], "reason": "plain"},
+]
+
+conduct(counts, reports, tags) := decision if {
+	asked := {
+		"device": {"role": "endpoint", "tags": tags}, "reports": reports,
+		"counts": object.union({"forged": 0, "replayed": 0, "spoofed": 0, "duplicates": 0}, counts),
+	}
+	decision := isolation.decision with data.grants as {"isolation": rules_of_isolation} with input as asked
+}
+
+test_isolation_for_what_is_counted if {
+	conduct({"spoofed": 601}, [], []).rule == "isolation:spoofing"
+	conduct({"spoofed": 600}, [], []).allow == false
+	conduct({"forged": 100000, "replayed": 100000}, [], []).allow == false
+}
+
+test_isolation_for_reports_in_a_row if {
+	good := {"disk_encrypted": true}
+	conduct({}, [{}, {"disk_encrypted": false}, good], ["laptop"]).rule == "isolation:disk"
+	conduct({}, [{}, good, {}], ["laptop"]).allow == false
+	conduct({}, [{}], ["laptop"]).allow == false
+	conduct({}, [{}, {}], ["server"]).allow == false
+}
+
+test_no_isolation_on_any_doubt if {
+	isolation.decision.allow == false with data.grants as {"isolation": rules_of_isolation} with input as {}
+	isolation.decision.allow == false with data.grants as {} with input as {}
 }

@@ -18,10 +18,11 @@ import re
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 
+from kairos.constants import REPORTS_MAX
 from kairos.errors import KairosError
 from kairos.identity.spiffe import is_name as is_label
 from kairos_cli.windows import Window, minutes
@@ -49,6 +50,21 @@ class SessionRule(msgspec.Struct, forbid_unknown_fields=True):
     reason: str = ""
 
 
+class IsolationRule(msgspec.Struct, forbid_unknown_fields=True):
+    """over: how many a minute are too many; require: what `reports` reports in a row must fail."""
+
+    id: str
+    over: dict[Literal["forged", "replayed", "spoofed", "duplicates"], Annotated[int, msgspec.Meta(ge=1)]] = {}
+    require: dict[str, bool | int | str] = {}
+    reports: Annotated[int, msgspec.Meta(ge=1, le=REPORTS_MAX)] = 3
+    tags: list[str] = []
+    reason: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.over and not self.require:
+            raise ValueError(f"isolation rule {self.id}: it needs `over`, `require` or both")
+
+
 _EVERYBODY = SessionRule("all", "allow", reason="the grants file asks nothing of sessions")
 
 
@@ -70,6 +86,7 @@ class Grant(msgspec.Struct, forbid_unknown_fields=True, rename={"source": "from"
 class Grants(msgspec.Struct, forbid_unknown_fields=True):
     admission: list[AdmissionRule] = []
     session: list[SessionRule] = msgspec.field(default_factory=lambda: [_EVERYBODY])
+    isolation: list[IsolationRule] = []
     deny: list[Grant] = []
     allow: list[Grant] = []
 
@@ -78,7 +95,7 @@ def load_grants(path: Path) -> bytes:
     """data.json of the bundle. Raises KairosError that names the file and the place in it."""
     try:
         grants = msgspec.json.decode(path.read_bytes(), type=Grants)
-        for rules in (grants.admission, grants.session, [*grants.deny, *grants.allow]):
+        for rules in (grants.admission, grants.session, grants.isolation, [*grants.deny, *grants.allow]):
             _unique(rules)
         for rule in grants.session:
             _required(rule.require, rule.outcome)
@@ -90,6 +107,7 @@ def load_grants(path: Path) -> bytes:
     data = {
         "admission": grants.admission,
         "session": grants.session,
+        "isolation": grants.isolation,
         "deny": _indexed(deny),
         "allow": _indexed(allow),
         "networks": sorted(
@@ -211,7 +229,7 @@ def _moment(text: str) -> str:
     return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-def _unique(items: Sequence[AdmissionRule | SessionRule | Grant]) -> None:
+def _unique(items: Sequence[AdmissionRule | SessionRule | IsolationRule | Grant]) -> None:
     seen: set[str] = set()
     for item in items:
         if item.id in seen:

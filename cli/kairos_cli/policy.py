@@ -26,6 +26,8 @@ from kairos_cli.output import as_fields, as_json
 ENTRYPOINTS = tuple(
     f"kairos/{point}/decision" for point in ("admission", "session", "egress", "ingress", "interconnect")
 )
+# Asked where the rules are there: what shows near misses, and what isolates.
+_OPTIONAL = {"why": "kairos/why/grants", "isolation": "kairos/isolation/decision"}
 _TIMEOUT_S = 60
 
 
@@ -103,7 +105,7 @@ def compile_bundle(source: Path, grants: Path) -> bytes:
             shutil.copy(rule, stage)
         (stage / "data.json").write_bytes(data)
         bundle = Path(folder) / "bundle.tar.gz"
-        asked = (*ENTRYPOINTS, "kairos/why/grants") if (source / "why.rego").exists() else ENTRYPOINTS
+        asked = [*ENTRYPOINTS, *(each for name, each in _OPTIONAL.items() if (source / f"{name}.rego").exists())]
         entrypoints = [word for each in asked for word in ("-e", each)]
         _opa("build", "--target", "wasm", *entrypoints, "--bundle", str(stage), "--output", str(bundle))
         compiled = _with_sources(bundle.read_bytes(), rules)

@@ -224,8 +224,8 @@ typedef struct session {
   _Atomic uint64_t tx_counter;
   _Atomic uint64_t rx_datagrams;
   _Atomic uint64_t forged, replayed, spoofed; /* as the counters of the lane, for this session alone */
-  _Atomic uint32_t flows; /* opened by this session: its share of the table */
-  uint64_t newest;        /* highest counter of the newest epoch: only that one may move the path */
+  _Atomic uint32_t flows;                     /* opened by this session: its share of the table */
+  uint64_t newest;                            /* highest counter of the newest epoch: only that one may move the path */
   uint32_t newest_epoch;
   /* The path is read by every sender and moved by the receiver: path_lock guards the three fields. */
   pthread_mutex_t path_lock;

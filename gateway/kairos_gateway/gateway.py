@@ -7,7 +7,7 @@ import contextlib
 import json
 import logging
 import time
-from collections.abc import Coroutine, Mapping
+from collections.abc import Coroutine, Iterator, Mapping
 from ipaddress import ip_interface
 from typing import Any, Literal
 
@@ -28,9 +28,10 @@ from kairos.identity import transcript
 from kairos.policy.decision import Decision, deny
 from kairos.wire.claim import FlowClaim
 from kairos.wire.control import VniConfig
-from kairos_dataplane import ControlReceived, Dataplane, PathMoved
+from kairos_dataplane import ControlReceived, Dataplane, Offences, PathMoved
 from kairos_dataplane.engine import Network
 from kairos_gateway.config import Config
+from kairos_gateway.isolator import Isolator
 from kairos_gateway.mux import Mux
 from kairos_gateway.peers import Peers
 from kairos_gateway.postures import Postures
@@ -90,6 +91,7 @@ class Gateway(Daemon):
         self._session_judge = SessionJudge(self, self.judge.log.report)
         self.postures = Postures(lambda: self.sessions.fabric_now)
         self.peers = Peers(self)
+        self.isolator = Isolator(self, self.spool.record)
         self.mux = Mux(client, dataplane, self.links, self._accept)
         self._verifying: set[asyncio.Task[None]] = set()
 
@@ -155,7 +157,7 @@ class Gateway(Daemon):
     # -- the daemon's hooks ------------------------------------------------------------------------------------------
 
     def _works(self) -> list[Coroutine[Any, Any, None]]:
-        return [self.mux.run(), self._watch_postures()]
+        return [self.mux.run(), self._watch_postures(), self.isolator.run()]
 
     def _close_tunnels(self, code: str, reason: str) -> None:
         self.peers.close(code, reason)
@@ -211,10 +213,12 @@ class Gateway(Daemon):
 
     def _node_isolated(self, node: str) -> None:
         self.sessions.forget(node)
+        self.isolator.settled(node)
         self.peers.cut(node, "isolated", f"{node} is isolated")
 
     def _node_released(self, node: str) -> None:
-        """It opens a new session and comes back by itself."""
+        """It opens a new session and comes back by itself, with nothing held against it."""
+        self.isolator.settled(node)
 
     def _acknowledged(self, event: ControlReceived) -> None:
         _log.debug("a PROBE_ACK that answers nothing of ours, session %d", event.session)
@@ -229,6 +233,8 @@ class Gateway(Daemon):
         """What a gateway opens itself goes to an endpoint, which asks for no claim."""
 
     def _posture_came(self, node: str, at: int, facts: dict[str, Any]) -> None:
+        if self.postures.is_news(node, at):
+            self.isolator.reported(node, facts)
         if self.postures.learn(node, at, facts):
             self._judge_tunnels(node)
             self.judge.judge_again()
@@ -239,8 +245,29 @@ class Gateway(Daemon):
             await asyncio.sleep(_LOOK_AT_POSTURES_S)
             for node in self.postures.became_late():
                 _log.warning("%s reports its posture no more", node)
+                if self.peers.has(node):
+                    self.isolator.reported(node, {})
                 self._judge_tunnels(node)
                 self.judge.judge_again()
+
+    # -- isolation by policy ---------------------------------------------------------------------------------------
+
+    def offences(self) -> Iterator[tuple[str, Mapping[int, Offences]]]:
+        for tunnel in self.peers.live():
+            if tunnel.peer is not None:
+                sessions = tunnel.sessions.values()
+                yield tunnel.peer.node, {each: self.dataplane.session_offences(each) for each in sessions}
+
+    def taken_over(self, node: str) -> None:
+        self.isolator.taken_over(node)
+
+    def suspect(self, node: str, reason: str) -> None:
+        self.isolations.suspect(node, reason)
+        self.peers.cut(node, "isolated", f"{node} is isolated: {reason}")
+        self.judge.judge_again()
+
+    def acquit(self, node: str) -> None:
+        self.isolations.acquit(node)
 
     # -- pushes ------------------------------------------------------------------------------------------------------
 

@@ -22,6 +22,10 @@ class Home(Protocol):
 
     vnis: Vnis
 
+    def taken_over(self, node: str) -> None:
+        """A tunnel that was in use was replaced by one of another session."""
+        ...
+
     def routes_of(self, tunnel: GatewayDriver) -> Mapping[int, set[Network]]: ...
 
 
@@ -43,6 +47,8 @@ class Peers:
         self._tunnels[node] = tunnel
         self.lead(tunnel)
         if older is not None and older is not tunnel:
+            if not older.orphan and older.session != tunnel.session:
+                self._home.taken_over(node)
             older.fail("replaced", "a newer tunnel of the same node took its place")
         _log.info("%s is here, session %s", node, tunnel.session[:8])
 
@@ -58,6 +64,9 @@ class Peers:
         _log.warning("%s lost its relay channel: %s", tunnel.peer.node, reason)
 
     # -- what the gateway tells --------------------------------------------------------------------------------------
+
+    def has(self, node: str) -> bool:
+        return node in self._tunnels
 
     def live(self) -> list[GatewayDriver]:
         return [tunnel for tunnel in self._tunnels.values() if tunnel.live]

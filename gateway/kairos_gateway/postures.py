@@ -16,6 +16,10 @@ class Postures:
         self._reports: dict[str, tuple[int, dict[str, Any]]] = {}
         self._late: set[str] = set()
 
+    def is_news(self, node: str, at: int) -> bool:
+        """A report of that time is newer than the one we have."""
+        return at > self._reports.get(node, (0, {}))[0]
+
     def learn(self, node: str, at: int, facts: dict[str, Any]) -> bool:
         """True when policy sees something else now. An older report than the one we have changes nothing."""
         known_at, _ = self._reports.get(node, (0, {}))

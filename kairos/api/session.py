@@ -27,6 +27,18 @@ class Advertisement(msgspec.Struct):
     routes: dict[str, list[str]]
 
 
+class IsolationReport(msgspec.Struct):
+    """A gateway's word that the policy in force isolates an endpoint, by `rule`. counts, posture: what the rule was asked
+    about, the newest report alone. The request's signature is the report's."""
+
+    node: str
+    rule: str
+    reason: str
+    policy_version: int
+    counts: dict[str, int] = {}
+    posture: list[dict[str, Any]] = []
+
+
 class GatewayAddress(msgspec.Struct):
     """A gateway this session may use. `relay_url` ends in /v1/relay/<gateway>."""
 

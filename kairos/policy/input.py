@@ -121,6 +121,21 @@ def session_input(
     }
 
 
+def isolation_input(
+    *, now: str, tenant: str, device: Member, counts: dict[str, int], reports: list[dict[str, Any]], gateway: str
+) -> dict[str, Any]:
+    """Does this endpoint's conduct call for its isolation? counts: of the last minute; reports: its posture, newest first."""
+    return {
+        "point": "isolation",
+        "now": now,
+        "tenant": tenant,
+        "device": party(device),
+        "counts": counts,
+        "reports": reports,
+        "gateway": gateway,
+    }
+
+
 def week_minute(now: str) -> int:
     """Minutes since Monday 00:00 UTC. now: RFC 3339 in UTC."""
     moment = datetime.fromisoformat(now)

@@ -17,7 +17,15 @@ import msgspec
 from kairos.api.enrollment import Certificate, Enrollment, FabricInfo, RenewRequest
 from kairos.api.problem import CONTENT_TYPE, Problem, ProblemError
 from kairos.api.push import ToFabric, ToNode, encode, parse_to_node_untrusted
-from kairos.api.session import Advertisement, Network, PolicyRecord, PostureReport, SessionGrant, SessionRequest
+from kairos.api.session import (
+    Advertisement,
+    IsolationReport,
+    Network,
+    PolicyRecord,
+    PostureReport,
+    SessionGrant,
+    SessionRequest,
+)
 from kairos.audit.event import Accepted, Event, EventBatch
 from kairos.audit.head import Consistency
 from kairos.constants import BODY_MAX, BUNDLE_MAX, PUSH_MAX
@@ -130,6 +138,10 @@ class FabricClient:
     async def advertise(self, routes: dict[str, list[str]]) -> None:
         """The networks this endpoint offers to lead to, by VNI; those of an earlier call that are not named are withdrawn."""
         await self._call("PUT", self._path("advertisement"), msgspec.json.encode(Advertisement(routes)))
+
+    async def report_isolation(self, report: IsolationReport) -> None:
+        """A gateway's word that policy isolates an endpoint."""
+        await self._call("POST", self._path("isolations"), msgspec.json.encode(report))
 
     async def network(self) -> Network:
         return _parse(await self._call("GET", self._path("network")), Network)

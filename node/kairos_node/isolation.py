@@ -20,12 +20,21 @@ class Isolations:
     def __init__(self, state: NodeState) -> None:
         self._state = state
         self._held = {each.node: each for each in state.isolations}
+        self._suspected: dict[str, str] = {}
 
     def __contains__(self, node: object) -> bool:
-        return node in self._held
+        return node in self._held or node in self._suspected
+
+    def suspect(self, node: str, reason: str) -> None:
+        """As if it were isolated, until the fabric says so or `acquit` is called; a restart forgets it."""
+        self._suspected[node] = reason
+
+    def acquit(self, node: str) -> None:
+        self._suspected.pop(node, None)
 
     def learn(self, push: Isolation) -> None:
         """On disk when this returns: a restart does not forget it."""
+        self.acquit(push.node)
         if push.state == "isolated":
             self._held[push.node] = push
         else:
@@ -44,8 +53,9 @@ class Isolations:
         """Deny for a flow with an isolated end, whatever policy says; None: policy is to be asked."""
         for party in (document.get("device"), document.get("peer")):
             node = party.get("node", "") if isinstance(party, dict) else ""
-            if node in self._held:
-                return deny(f"{node} is isolated: {self._held[node].reason}", "isolation")
+            if node in self:
+                reason = self._held[node].reason if node in self._held else self._suspected[node]
+                return deny(f"{node} is isolated: {reason}", "isolation")
         return None
 
 

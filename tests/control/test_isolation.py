@@ -139,6 +139,34 @@ def test_the_command_believes_the_root_only(plane: ControlPlane, gateway: Device
     assert not any(point.good for point in check(operator, "acme", record, plane.now))
 
 
+REPORT = {"rule": "isolation:spoofing", "reason": "not its own", "policy_version": 3, "counts": {"spoofed": 601}}
+
+
+def test_a_gateways_report_isolates_by_policy_and_says_so(plane: ControlPlane, gateway: Device) -> None:
+    device, pushes = plane.joined(), plane.connect(gateway)
+    for _ in range(2):  # a gateway that got no answer says it again
+        assert plane.node(gateway, "POST", "/isolations", {"node": device.node, **REPORT}) is None
+    record = shown(plane, device)
+    assert (record.state, record.reason) == ("isolated", "not its own")
+    assert {push.id for push in pushes if isinstance(push, Isolation)} == {record.id}
+    (event,) = plane.audited("device.isolated")
+    assert (event["actor"], event["subject"], event["rule"]) == ("policy", device.node, "isolation:spoofing")
+    assert event["detail"]["reported_by"] == gateway.node
+    assert event["detail"]["counts"] == {"spoofed": 601}
+
+
+def test_only_a_gateway_reports_and_only_endpoints(plane: ControlPlane, gateway: Device) -> None:
+    device, other = plane.joined(), plane.joined()
+    with refused("wrong-role"):
+        plane.node(other, "POST", "/isolations", {"node": device.node, **REPORT})
+    with refused("wrong-role"):
+        plane.node(gateway, "POST", "/isolations", {"node": gateway.node, **REPORT})
+    with refused("not-found"):
+        plane.node(gateway, "POST", "/isolations", {"node": Device().node, **REPORT})
+    with refused("not-found"):
+        shown(plane, device)
+
+
 @pytest.fixture
 def operator(plane: ControlPlane, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Operator:
     """The operator of this fabric, at this fabric's time."""

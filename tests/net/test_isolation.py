@@ -7,7 +7,7 @@ import subprocess
 import sys
 from typing import Any
 
-from overlay import TENANT, Host, Overlay, wait_for
+from overlay import GRANTS, TENANT, Host, Overlay, wait_for
 
 
 def command(overlay: Overlay, verb: str, node: str) -> tuple[int, dict[str, Any]]:
@@ -74,3 +74,32 @@ def test_restarts_do_not_forget_it(overlay: Overlay) -> None:
     assert (status, said["missing"]) == (0, [])
     assert command(overlay, "release", alice.node)[0] == 0
     works(overlay, alice)
+
+
+SPOOFING = {"id": "spoofing", "over": {"spoofed": 20}, "reason": "not its own addresses"}
+
+
+def test_policy_isolates_whoever_sends_under_a_foreign_address(overlay: Overlay) -> None:
+    overlay.push_policy(GRANTS | {"isolation": [SPOOFING]})
+    try:
+        overlay.up(*overlay.hosts)
+        alice, gateway = overlay.alice, overlay.gateway
+        works(overlay, alice)
+        address = overlay.address_of(gateway)
+        alice.run("ip", "addr", "add", "10.99.0.1/32", "dev", "lo")
+        spoof = ("ping", "-q", "-c", "200", "-i", "0.02", "-W1", "-I", "10.99.0.1", address)
+        assert alice.run(*spoof).returncode == 1
+        gateway.await_line("(isolation:spoofing)")
+        alice.await_line(f"{alice.node} is isolated: not its own addresses")
+        works(overlay, overlay.bob)
+        (event,) = wait_for("the audit", lambda: events(overlay, "device.isolated", alice.node, "policy"))
+        assert event["detail"]["reported_by"] == gateway.node
+        assert command(overlay, "release", alice.node)[0] == 0
+        works(overlay, alice)
+    finally:
+        overlay.push_policy(GRANTS)
+
+
+def events(overlay: Overlay, kind: str, subject: str, actor: str) -> list[dict[str, Any]]:
+    listed = overlay.fabric.admin("GET", f"/{TENANT}/audit?kind={kind}")["items"]
+    return [each for each in listed if (each["subject"], each["actor"]) == (subject, actor)]

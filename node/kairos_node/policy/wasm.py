@@ -64,7 +64,10 @@ class Instance:
         return set(self._entrypoints)
 
     def evaluate(self, entrypoint: str, document: bytes, fuel: int) -> Any:
-        """The value of an entrypoint for an input (JSON text); None when it is undefined. Raises PolicyError."""
+        """The value of an entrypoint for an input (JSON text); None when it is undefined, or the policy has no such rule.
+        Raises PolicyError."""
+        if entrypoint not in self._entrypoints:
+            return None
         try:
             self._store.set_fuel(fuel)
             self._reserve(self._heap + len(document))

@@ -10,6 +10,7 @@ import json
 
 from kairos.api.admin import IsolationReceipt, IsolationRecord, Reason
 from kairos.api.push import Isolation, IsolationState, Receipt
+from kairos.api.session import IsolationReport
 from kairos.crypto import labels
 from kairos.identity import transcript
 
@@ -42,8 +43,39 @@ class Isolations:
         """Asked again for one that is isolated, it is told again to everyone, under the same id."""
         node, reason = call.parameters["node"], call.decode(Reason).reason
         await self._require_device(node)
-        known = self._row(node)
-        if known is None or known["state"] != "isolated":
+        await self._isolate(node, reason)
+        self._journal.record("device.isolated", actor=call.actor, subject=node, reason=self._of(node)["reason"])
+        return reply(await self._record(node))
+
+    async def report(self, call: Call) -> Reply:
+        """A gateway says that the signed policy isolates an endpoint. Only gateways judge, and no gateway is judged by another:
+        whoever took over one of them must not be able to take the rest away."""
+        assert call.device is not None
+        report, gateway = call.decode(IsolationReport), call.device["node"]
+        if call.device["role"] != "gateway":
+            raise problem("wrong-role", "only a gateway reports for isolation")
+        device = await self._require_device(report.node)
+        if device["role"] != "endpoint":
+            raise problem("wrong-role", f"{report.node} is a gateway: kairos isolate is for the operator to call")
+        fresh = not self._is_isolated(report.node)
+        await self._isolate(report.node, report.reason)
+        if fresh:
+            self._journal.record(
+                "device.isolated",
+                actor="policy",
+                subject=report.node,
+                rule=report.rule,
+                reason=report.reason,
+                reported_by=gateway,
+                policy_version=report.policy_version,
+                counts=report.counts,
+                posture=report.posture,
+            )
+        return reply(None)
+
+    async def _isolate(self, node: str, reason: str) -> None:
+        """Refused here, told to everyone, cut at the relay."""
+        if not self._is_isolated(node):
             self._platform.local.write(
                 "INSERT INTO isolations (node, id, state, reason, at, expected) VALUES (?, ?, 'isolated', ?, ?, ?)"
                 " ON CONFLICT (node) DO UPDATE SET id = excluded.id, state = 'isolated', reason = excluded.reason,"
@@ -55,8 +87,6 @@ class Isolations:
         await self._expect(node, [RELAY])
         if await self._sessions.cut_at_relay(node, int(self._platform.clock()) + _CUT_S):
             await self._relay_receipt(node)
-        self._journal.record("device.isolated", actor=call.actor, subject=node, reason=self._of(node)["reason"])
-        return reply(await self._record(node))
 
     async def release(self, call: Call) -> Reply:
         """The device may come back; its sessions are gone, it opens a new one."""
@@ -136,10 +166,15 @@ class Isolations:
         )
         return unb64(row["der"]) if row else b""
 
-    async def _require_device(self, node: str) -> None:
+    async def _require_device(self, node: str) -> Row:
         row = await device_of(self._platform.store, self._platform.tenant, node)
         if row is None or row["status"] != "active":
             raise problem("not-found", f"there is no active device {node}")
+        return row
+
+    def _is_isolated(self, node: str) -> bool:
+        row = self._row(node)
+        return row is not None and row["state"] == "isolated"
 
     def _push(self, node: str) -> Isolation:
         row = self._of(node)
