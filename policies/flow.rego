@@ -117,16 +117,16 @@ in_app(grant) if {
 	}
 }
 
-# Only the endpoint sees programs. Where it claims none, an allow counts without them, and a deny by program does not count.
+# Only the endpoint sees programs. Where its claim was not heard, an allow counts without, and a deny by program does not count.
 in_app(grant) if {
 	input.point == "ingress"
-	input.claims.app == null
+	not input.claims.heard
 	grant.effect == "allow"
 }
 
 program := input.app if input.point == "egress"
 
-program := input.claims.app if input.point == "ingress"
+program := input.claims.app if input.point in {"ingress", "interconnect"}
 
 # What a grant requires of the device's newest report, fact by fact. A late or missing report is empty and holds nothing.
 has_posture(grant) if {
@@ -162,6 +162,7 @@ whole if {
 	is_address(input.dst.ip)
 	is_string(input.point)
 	is_app(input.app)
+	is_boolean(input.claims.heard)
 	is_app(input.claims.app)
 	is_number(input.dst.port)
 	is_string(input.proto)

@@ -7,7 +7,7 @@ staff := {"node": "ep-a", "name": "a", "role": "endpoint", "tags": ["staff"], "g
 server := {"node": "ep-b", "name": "b", "role": "endpoint", "tags": ["web"], "groups": [], "owner": "bob"}
 
 attempt := {
-	"point": "egress", "attachment": "", "interconnect": null, "app": null, "claims": {"app": null},
+	"point": "egress", "attachment": "", "interconnect": null, "app": null, "claims": {"heard": false, "app": null},
 	"now": "2026-11-25T12:00:00Z", "week_minute": 3600, "vni": {"id": 1, "name": "office"},
 	"device": staff, "peer": server,
 	"src": {"ip": "10.7.0.2", "port": 40000}, "dst": {"ip": "10.7.0.3", "port": 443}, "proto": "tcp",
@@ -143,7 +143,7 @@ test_an_app_is_asked_for_at_the_endpoint if {
 
 test_an_app_that_is_only_claimed_is_none_at_the_endpoint if {
 	asking := object.union(grant, {"apps": [{"path": "/usr/bin/curl"}]})
-	not verdict([asking], [], object.union(attempt, {"claims": {"app": curl}})).allow
+	not verdict([asking], [], object.union(attempt, {"claims": {"heard": true, "app": curl}})).allow
 }
 
 test_a_grant_may_require_posture if {
@@ -169,9 +169,10 @@ test_the_gateway_hears_of_apps_or_does_not if {
 	no_netcat := object.union(grant, {"id": "no", "apps": [{"path": "/usr/bin/nc"}], "effect": "deny"})
 	verdict([for_curl], [], arriving).allow
 	verdict([grant], [no_netcat], arriving).allow
-	verdict([for_curl], [], object.union(arriving, {"claims": {"app": curl}})).allow
-	not verdict([for_curl], [], object.union(arriving, {"claims": {"app": netcat}})).allow
-	not verdict([grant], [no_netcat], object.union(arriving, {"claims": {"app": netcat}})).allow
+	verdict([for_curl], [], object.union(arriving, {"claims": {"heard": true, "app": curl}})).allow
+	not verdict([for_curl], [], object.union(arriving, {"claims": {"heard": true, "app": netcat}})).allow
+	not verdict([for_curl], [], object.union(arriving, {"claims": {"heard": true, "app": null}})).allow
+	not verdict([grant], [no_netcat], object.union(arriving, {"claims": {"heard": true, "app": netcat}})).allow
 	not verdict([grant], [no_netcat], object.union(attempt, {"app": netcat})).allow
 }
 

@@ -89,7 +89,7 @@ def some_input(random_: random.Random, point: str) -> dict[str, Any]:
         "peer": random_.choice([None, party(random_.randint(1, 3))]),
         "posture": {"disk_encrypted": random_.random() < 0.5},
         "app": random_.choice(programs),
-        "claims": {"app": random_.choice(programs)},
+        "claims": {"heard": random_.random() < 0.5, "app": random_.choice(programs)},
         "src": {"ip": "10.7.0.2", "port": random_.randint(1024, 65535)},
         "dst": {
             "ip": random_.choice(["10.7.0.3", "10.8.1.1", "192.168.1.1", "fd07::9", "fd08::1"]),

@@ -107,7 +107,8 @@ def compile_bundle(source: Path, grants: Path) -> bytes:
         bundle = Path(folder) / "bundle.tar.gz"
         asked = [*ENTRYPOINTS, *(each for name, each in _OPTIONAL.items() if (source / f"{name}.rego").exists())]
         entrypoints = [word for each in asked for word in ("-e", each)]
-        _opa("build", "--target", "wasm", *entrypoints, "--bundle", str(stage), "--output", str(bundle))
+        # The paths stand in the module: named from here, the same rules are the same module, which nodes need not compile again.
+        _opa("build", "--target", "wasm", *entrypoints, "--bundle", stage.name, "--output", bundle.name, folder=folder)
         compiled = _with_sources(bundle.read_bytes(), rules)
     unpacked = unpack_untrusted(compiled)
     Instance(Module(unpacked.wasm), unpacked.data)
@@ -167,10 +168,13 @@ def _rules(source: Path, tests: bool) -> list[str]:
     return rules
 
 
-def _opa(*arguments: str) -> str:
+def _opa(*arguments: str, folder: str | None = None) -> str:
+    """What it prints. folder: where it runs."""
     opa = shutil.which("opa") or str(Path(__file__).parents[2] / ".tools/bin/opa")
     try:
-        done = subprocess.run((opa, *arguments), capture_output=True, text=True, timeout=_TIMEOUT_S, check=False)
+        done = subprocess.run(
+            (opa, *arguments), capture_output=True, text=True, timeout=_TIMEOUT_S, check=False, cwd=folder
+        )
     except FileNotFoundError:
         raise KairosError(
             "this verb needs Open Policy Agent: put opa 1.x on the PATH, or run ./dev setup in the source tree"

@@ -67,12 +67,13 @@ def flow_input(
     attachment: str = "",
     posture: dict[str, Any] | None = None,
     app: Application | None = None,
+    claim_heard: bool = False,
     claimed_app: Application | None = None,
     crossing: Crossing | None = None,
 ) -> dict[str, Any]:
     """One connection attempt. point: egress, ingress or interconnect; now: RFC 3339, UTC, whole seconds; device: who begins it;
     peer: who is asked; attachment: the node that leads to a source that no node holds, or empty; for ICMP the destination's
-    port is the message type; claimed_app: what the endpoint says, at a gateway; crossing: at an interconnect, where vni,
+    port is the message type; claim_heard, claimed_app: at a gateway, what the endpoint says; crossing: at an interconnect, where vni,
     device and source are of the side that begins, peer and destination of the other."""
     name = PROTOCOLS.get(protocol, str(protocol))
     return {
@@ -85,7 +86,7 @@ def flow_input(
         "peer": party(peer),
         "posture": posture or {},
         "app": None if app is None else asdict(app),
-        "claims": {"app": None if claimed_app is None else asdict(claimed_app)},
+        "claims": {"heard": claim_heard, "app": None if claimed_app is None else asdict(claimed_app)},
         "src": {"ip": source[0], "port": source[1]},
         "dst": {"ip": destination[0], "port": destination[1]},
         "proto": name,

@@ -135,6 +135,7 @@ class FlowJudge:
             attachment="" if device else view.attachment(begins_in, source),
             posture=self._around.posture_of(device.node if device else ""),
             app=self._application(flow),
+            claim_heard=claim is not None,
             claimed_app=claim.app if claim is not None else None,
             crossing=crossing,
         )

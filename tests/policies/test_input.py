@@ -50,6 +50,7 @@ FLOWS = st.builds(
     gateway=st.text(max_size=10),
     attachment=st.text(max_size=10),
     app=st.none() | PROGRAMS,
+    claim_heard=st.booleans(),
     claimed_app=st.none() | PROGRAMS,
     posture=st.none() | st.dictionaries(st.text(max_size=4), st.integers()),
 )

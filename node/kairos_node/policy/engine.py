@@ -10,7 +10,7 @@ from typing import Any
 
 from kairos.policy.decision import Decision, deny
 from kairos_node.policy.bundle import Bundle
-from kairos_node.policy.wasm import EXPLAIN_FUEL, FUEL_PER_MS, Instance, Module, PolicyError
+from kairos_node.policy.wasm import EXPLAIN_FUEL, FUEL_PER_MS, Instance, PolicyError, compiled
 
 _log = logging.getLogger(__name__)
 _PREFIX = "kairos"
@@ -36,6 +36,11 @@ class PolicyEngine(ABC):
             return deny(f"the policy engine failed: {type(error).__name__}")
         return decision_of(answer, document)
 
+    @property
+    def memory_bytes(self) -> int:
+        """What the policy holds in this process."""
+        return 0
+
     @abstractmethod
     def explain(self, document: dict[str, Any]) -> list[dict[str, Any]]:
         """What why.rego says of the grants, for a person; empty where the policy has no such rules. Raises PolicyError."""
@@ -56,8 +61,12 @@ class Engine(PolicyEngine):
         super().__init__(version, sha384)
         self._data = bundle.data
         self._fuel = budget_ms * FUEL_PER_MS
-        self._module = Module(bundle.wasm)
+        self._module = compiled(bundle.wasm)
         self._instance: Instance | None = Instance(self._module, bundle.data)
+
+    @property
+    def memory_bytes(self) -> int:
+        return len(self._data) + (self._instance.memory_bytes if self._instance is not None else 0)
 
     def close(self) -> None:
         self._instance = None
