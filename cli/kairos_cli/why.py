@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import argparse
 import ipaddress
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 from kairos.api.admin import Device, PostureRecord, RouteRecord, VniRecord
@@ -16,8 +18,9 @@ from kairos.api.problem import ProblemError
 from kairos.api.session import Member, Network, PolicyRecord, Route, Vni
 from kairos.errors import KairosError
 from kairos.policy.decision import Decision
-from kairos.policy.input import PROTOCOLS, Application, flow_input
+from kairos.policy.input import PROTOCOLS, Application, Crossing, flow_input
 from kairos_cli.admin import AdminClient, at, client, tenant_of
+from kairos_cli.crossing import Way, find_way
 from kairos_cli.grants import program
 from kairos_cli.history import bundle_of
 from kairos_cli.output import as_fields, as_json, as_table
@@ -29,6 +32,7 @@ _SAID = {
     "to": "destination",
     "ports": "port",
     "vnis": "VNI",
+    "interconnect": "interconnect",
     "expires_at": "time",
     "when": "hour of the week",
     "apps": "program",
@@ -60,11 +64,9 @@ def run(options: argparse.Namespace) -> None:
     admin, tenant = client(options), tenant_of(options)
     record = admin.get(at(tenant, "policy"), PolicyRecord)
     engine = Engine(unpack_untrusted(bundle_of(admin, tenant, record.version)), record.version, record.sha384)
-    document = _attempt(options, admin, tenant)
-    decisions = {
-        point: engine.decide(point, {**document, **seen})
-        for point, seen in (("egress", {}), ("ingress", {"point": "ingress", "direction": "in", "app": None}))
-    }
+    documents = _attempt(options, admin, tenant)
+    decisions = {where: engine.decide(each["point"], each) for where, each in documents.items()}
+    document = documents.get("interconnect") or documents["egress"]
     grants = engine.explain(document)
     if options.json:
         as_json({"policy_version": record.version, "input": document, "decisions": decisions, "grants": grants})
@@ -72,31 +74,96 @@ def run(options: argparse.Namespace) -> None:
         _show(record.version, document, decisions, grants)
 
 
-def _attempt(options: argparse.Namespace, admin: AdminClient, tenant: str) -> dict[str, Any]:
-    """The input document of that connection, now."""
+def _attempt(options: argparse.Namespace, admin: AdminClient, tenant: str) -> dict[str, dict[str, Any]]:
+    """The input documents of that connection, now, by where they are judged."""
     devices = admin.pages(at(tenant, "devices"), Device)
     vnis = admin.pages(at(tenant, "vnis"), VniRecord)
     _add_routes(vnis, admin.pages(at(tenant, "routes"), RouteRecord))
     source, destination = _party(options.source, devices), _party(options.destination, devices)
-    vni = _vni(options.vni, vnis, source, destination)
-    from_, to = _addresses(vni, source, destination)
     numbers = {name: number for number, name in sorted(PROTOCOLS.items(), reverse=True)}
-    return flow_input(
-        "egress",
+    asked = partial(
+        flow_input,
         now=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
         tenant=tenant,
+        protocol=numbers[options.proto],
+        gateway="",
+        app=_app(options.app),
+        posture=_posture(admin, tenant, source),
+    )
+    way = _way(options.vni, admin, tenant, vnis, source, destination)
+    if way is not None:
+        return _across(asked, way, {each.name: each for each in vnis}, devices, options.port)
+    vni = _vni(options.vni, vnis, source, destination)
+    from_, to = _addresses(vni, source, destination)
+    document = asked(
+        "egress",
         vni=vni.vni,
         vni_name=vni.name,
         device=source.member,
         peer=destination.member,
         source=(from_, 0),
         destination=(to, options.port),
-        protocol=numbers[options.proto],
-        gateway="",
         attachment="" if source.device else _attachment(vni, from_),
-        app=_app(options.app),
-        posture=_posture(admin, tenant, source),
     )
+    return {"egress": document, "ingress": _arrived(document)}
+
+
+def _arrived(document: dict[str, Any]) -> dict[str, Any]:
+    return {**document, "point": "ingress", "direction": "in", "app": None}
+
+
+def _way(
+    wanted: str, admin: AdminClient, tenant: str, vnis: list[VniRecord], source: Party, destination: Party
+) -> Way | None:
+    """Over an interconnect, where no VNI has both."""
+    if wanted or source.device is None or any(_addresses_in(vni, source, destination) for vni in vnis):
+        return None
+    to = destination.addresses[0] if destination.device is None else destination.device.node
+    return find_way(admin, tenant, source.device.node, to)
+
+
+def _across(
+    asked: Callable[..., dict[str, Any]], way: Way, vnis: dict[str, VniRecord], devices: list[Device], port: int
+) -> dict[str, dict[str, Any]]:
+    """Out of the one VNI, across, into the other: each VNI knows the far end by an address that no node of it holds."""
+    members = {each.node: Party(each, []).member for each in devices}
+    here, there = vnis[way.here], vnis[way.there]
+    device, peer = members.get(way.source.node), members.get(way.destination.node)
+    out = asked(
+        "egress",
+        vni=here.vni,
+        vni_name=here.name,
+        device=device,
+        peer=None,
+        source=(str(way.source.address), 0),
+        destination=(str(way.destination.seen), port),
+    )
+    crossing = Crossing(there.vni, there.name, str(way.source.seen), str(way.destination.seen))
+    across = asked(
+        "interconnect",
+        vni=here.vni,
+        vni_name=here.name,
+        device=device,
+        peer=peer,
+        source=(str(way.source.address), 0),
+        destination=(str(way.destination.address), port),
+        crossing=crossing,
+    )
+    into = asked(
+        "ingress",
+        vni=there.vni,
+        vni_name=there.name,
+        device=None,
+        peer=peer,
+        source=(str(way.source.seen), 0),
+        destination=(str(way.destination.address), port),
+    )
+    return {
+        "egress": out,
+        "ingress": _arrived(out),
+        "interconnect": {**across, "app": None},
+        f"ingress in {there.name}": {**into, "app": None, "posture": {}},
+    }
 
 
 def _add_routes(vnis: list[VniRecord], routes: list[RouteRecord]) -> None:
@@ -147,7 +214,9 @@ def _vni(wanted: str, vnis: list[VniRecord], source: Party, destination: Party) 
         if wanted in (vni.name, str(vni.vni)) or (not wanted and _addresses_in(vni, source, destination)):
             return vni
     raise KairosError(
-        f"there is no VNI {wanted}" if wanted else "source and destination share no VNI: no packet goes there"
+        f"there is no VNI {wanted}"
+        if wanted
+        else "source and destination share no VNI and no interconnect: no packet goes there"
     )
 
 
@@ -160,6 +229,8 @@ def _addresses(vni: VniRecord, source: Party, destination: Party) -> tuple[str, 
 
 def _addresses_in(vni: VniRecord, source: Party, destination: Party) -> tuple[str, str] | None:
     networks = [ipaddress.ip_network(text) for text in (*vni.prefixes, *(route.prefix for route in vni.routes))]
+    if any(end.device is not None and vni.vni not in end.device.vnis for end in (source, destination)):
+        return None
     for from_ in map(ipaddress.ip_address, source.addresses):
         for to in map(ipaddress.ip_address, destination.addresses):
             if from_.version == to.version and all(any(end in each for each in networks) for end in (from_, to)):
@@ -187,7 +258,7 @@ def _show(version: int, document: dict[str, Any], decisions: dict[str, Decision]
         [
             ("from", _end(document["device"], document["src"]["ip"])),
             ("to", f"{_end(document['peer'], document['dst']['ip'])}, {document['proto']} {document['dst']['port']}"),
-            ("in", f"VNI {document['vni']['name']}, policy version {version}"),
+            ("in", f"VNI {document['vni']['name']}{_beyond(document)}, policy version {version}"),
         ]
     )
     print()
@@ -197,6 +268,13 @@ def _show(version: int, document: dict[str, Any], decisions: dict[str, Decision]
         print("\nGrants that fit, or all but fit:")
         told = [(each["kind"], each["id"], _lack(each["lacks"]), each["reason"]) for each in grants[:_TOLD]]
         as_table(("KIND", "GRANT", "", "REASON"), told, "")
+
+
+def _beyond(document: dict[str, Any]) -> str:
+    crossing = document["interconnect"]
+    if crossing is None:
+        return ""
+    return f", across into VNI {crossing['vni']['name']}, as {crossing['dst']} from {crossing['src']}"
 
 
 def _end(party: dict[str, Any] | None, address: str) -> str:

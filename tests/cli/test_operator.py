@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from fabric_host import FabricHost, default_provider, running_fabric
+from fabric_host import FabricHost, Gatekeeper, default_provider, running_fabric
 from kairos.audit.event import Event
 from kairos.errors import Refused
 from kairos.identity.join_token import parse_join_token_untrusted
@@ -264,6 +264,43 @@ def test_why_tells_both_ends_verdict_and_the_grant_that_all_but_fits(
     assert "but for the port" in shown
     assert "share no VNI" in kairos.refused("why", "plant-edge", "10.99.0.1", "80")
     assert "no device" in kairos.refused("why", "nobody", "10.21.0.1", "80")
+
+
+def test_why_knows_the_way_over_an_interconnect(
+    kairos: Operator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KAIROS_TENANT", "dock")
+    kairos("tenant", "create", "dock")
+    kairos("vni", "create", "crane", "--prefix", "10.30.0.0/24")
+    kairos("vni", "create", "yard", "--prefix", "10.30.0.0/24")
+    gateway = kairos.node(tmp_path / "gateway", "dock-edge", "--role", "gateway")
+    with Gatekeeper(gateway, lambda _: ("allow", "")):
+        here, there = (
+            kairos.node(tmp_path / name, name, "--role", "endpoint", "--vni", vni)
+            for name, vni in (("hook", "crane"), ("rail", "yard"))
+        )
+    assert "share no VNI" in kairos.refused("why", "hook", "rail", "80")
+    assert "overlaps" in kairos.refused("interconnect", "create", "crane", "yard")
+    maps = ("--map", "crane:10.30.0.0/24=10.31.0.0/24", "--map", "yard:10.30.0.0/24=10.32.0.0/24")
+    kairos("interconnect", "create", "crane", "yard", *maps)
+    assert "10.30.0.0/24 as 10.32.0.0/24" in kairos("interconnect", "list")
+    grants = tmp_path / "grants.json"
+    across = {"id": "across", "from": ["node:" + here.node], "to": ["node:" + there.node], "ports": ["tcp/80"]}
+    out = {"id": "out", "from": ["*"], "to": ["10.32.0.0/24"], "ports": ["tcp/80"]}
+    grants.write_text(json.dumps({"allow": [out, {**across, "interconnect": "crane->yard"}]}))
+    kairos("policy", "push", "--data", str(grants))
+    for name in ("rail", kairos.json("why", "hook", "rail", "80")["input"]["interconnect"]["dst"]):
+        told = kairos.json("why", "hook", name, "80")
+        rules = {where: decision["rule"] for where, decision in told["decisions"].items()}
+        assert rules == {
+            "egress": "grant:out",
+            "ingress": "grant:out",
+            "interconnect": "grant:across",
+            "ingress in yard": "deny:default",
+        }
+    assert "across into VNI yard" in kairos("why", "hook", "rail", "80")
+    assert kairos.json("why", "rail", "hook", "80")["decisions"]["interconnect"]["rule"] == "deny:default"
+    kairos("interconnect", "delete", "crane", "yard")
 
 
 def test_replay_tells_what_a_candidate_would_change(

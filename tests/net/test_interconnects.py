@@ -101,26 +101,19 @@ def test_both_sides_name_each_other(joined: Overlay) -> None:
     assert joined.gateway.status()["counters"]["crossed"] > 0
 
 
-def test_large_datagrams_cross_in_fragments(joined: Overlay) -> None:
-    """The first fragment of the first datagram waits for four verdicts, and the later ones with it."""
-    echo = subprocess.Popen(
-        ("ip", "netns", "exec", joined.bob.namespace, sys.executable, "-c", ECHO), stdout=subprocess.PIPE, text=True
-    )
-    try:
+def test_datagrams_cross_as_on_a_network(joined: Overlay) -> None:
+    """Large ones in fragments: those of the first wait for four verdicts together. To a closed port, an ICMP error comes
+    back about the packet that was sent, or it would not find its socket."""
+    ends = called(joined.bob, "west", WEST_SEEN)
+    command = ("ip", "netns", "exec", joined.bob.namespace, sys.executable, "-c", ECHO)
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as echo:
         assert echo.stdout is not None
         assert echo.stdout.readline() == "ready\n"
-        for address in called(joined.bob, "west", WEST_SEEN):
+        for address in ends:
             assert joined.alice.run(sys.executable, "-c", ASK, address, "4000").stdout.split() == ["4000", address]
-    finally:
         echo.kill()
-        echo.communicate()
-
-
-def test_a_closed_port_is_told_about_the_packet_that_was_sent(joined: Overlay) -> None:
-    """The ICMP error finds its socket: it quotes the packet as it was before it was renamed."""
-    for address in called(joined.bob, "west", WEST_SEEN):
-        refused = joined.alice.run(sys.executable, "-c", ASK, address, "10")
-        assert "ConnectionRefusedError" in refused.stderr
+    for address in ends:
+        assert "ConnectionRefusedError" in joined.alice.run(sys.executable, "-c", ASK, address, "10").stderr
 
 
 def test_only_what_policy_lets_across_crosses(joined: Overlay) -> None:
