@@ -5,6 +5,9 @@ through their tunnels; every second one through the relay, the others on the dir
 by the command as typed, and released again. The last packets are those that the kernel saw: at the endpoint what it
 received from the gateway on its tunnel's interface, at the gateway what it took out of the tunnel, at the relay what the
 endpoint's connection still brought.
+
+The same by posture failure: a check of the device's configuration begins to fail, the device looks (it does so by itself
+every few seconds), and a rule of the policy isolates it.
 """
 
 from __future__ import annotations
@@ -16,20 +19,22 @@ import statistics
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 from bench.rounds import Rounds
 from bench.sniffer import Sniffer
+from kairos.errors import Refused
 from kairos_cli.main import main as kairos
-from overlay import TENANT, Host, Overlay, running_overlay, wait_for
+from overlay import GRANTS, TENANT, Host, Overlay, running_overlay, wait_for
 
 _ENDPOINTS, _QUICK_ENDPOINTS = 20, 4
 _TIMES, _QUICK_TIMES = 34, 10  # a round; three rounds make a hundred
 _PING_S = 0.02
-_QUIET_S = 0.3  # no packet for so long, 15 of them missing, and it was the last
+_RULE = {"id": "lamp", "require": {"check.lamp": True}, "reports": 1, "reason": "the lamp is out"}
+_QUIET_S = 0.2  # no packet for so long, 10 of them missing, and it was the last
 _ICMP, _TCP = 1, 6
 
 
@@ -38,7 +43,13 @@ class Endpoint:
 
     def __init__(self, host: Host, address: str, interface: str, underlay: str) -> None:
         self.host, self.address, self.underlay = host, address, underlay
+        self.lamp = lamp_of(host)
         self.sniffer = Sniffer(host.namespace, interface, _answers)
+
+
+def lamp_of(host: Host) -> Path:
+    """The device's posture is good while this is there."""
+    return host.state.directory.parent / f"lamp-{host.name}"
 
 
 class Bench:
@@ -53,6 +64,22 @@ class Bench:
         began = time.time()
         missing = len(self._command("isolate", endpoint)["missing"])
         return self._silence(endpoint, began), missing
+
+    def fail_posture(self, endpoint: Endpoint) -> tuple[dict[str, float], int]:
+        """The same, from the device's look at itself."""
+        self.await_traffic(endpoint)
+        endpoint.lamp.unlink()
+        began = time.time()
+        self._look(endpoint)
+        last = self._silence(endpoint, began)
+        missing = len(self._command("isolate", endpoint)["missing"])  # it is isolated: this asks for the receipts alone
+        endpoint.lamp.touch()
+        self._look(endpoint)  # what it brings along when it comes back
+        return last, missing
+
+    def _look(self, endpoint: Endpoint) -> None:
+        with contextlib.suppress(Refused):  # it has looked, and is isolated already
+            endpoint.host.tell("posture")
 
     def release(self, endpoint: Endpoint) -> None:
         self._command("release", endpoint)
@@ -89,25 +116,30 @@ def main() -> None:
     count, times = (_QUICK_ENDPOINTS, _QUICK_TIMES) if rounds.quick else (_ENDPOINTS, _TIMES)
     with tempfile.TemporaryDirectory() as folder, _running(Path(folder), count) as bench:
         for _ in rounds:
-            taken: list[dict[str, float]] = []
-            missing = 0
-            for number in range(times):
-                endpoint = bench.endpoints[number % count]
-                last, without = bench.isolate(endpoint)
-                bench.release(endpoint)
-                taken.append(last)
-                missing += without
-            _add(rounds, taken, missing)
+            missing = _measure(rounds, bench, "isolate", bench.isolate, times)
+            missing += _measure(rounds, bench, "isolate_posture", bench.fail_posture, times)
+            rounds.add("receipts_missing", missing, "receipts")
     rounds.finish()
 
 
-def _add(rounds: Rounds, taken: list[dict[str, float]], missing: int) -> None:
+def _measure(
+    rounds: Rounds, bench: Bench, name: str, cut: Callable[[Endpoint], tuple[dict[str, float], int]], times: int
+) -> int:
+    """So many isolations, one endpoint after the other; how many receipts were missing."""
+    taken: list[dict[str, float]] = []
+    missing = 0
+    for number in range(times):
+        endpoint = bench.endpoints[number % len(bench.endpoints)]
+        last, without = cut(endpoint)
+        bench.release(endpoint)
+        taken.append(last)
+        missing += without
     everywhere = [max(each.values()) for each in taken]
-    rounds.add("isolate_p50_ms", statistics.median(everywhere), "ms")
-    rounds.add("isolate_p99_ms", _p99(everywhere), "ms")
+    rounds.add(f"{name}_p50_ms", statistics.median(everywhere), "ms")
+    rounds.add(f"{name}_p99_ms", _p99(everywhere), "ms")
     for place in ("endpoint", "gateway", "relay"):
-        rounds.add(f"isolate_{place}_p50_ms", statistics.median(each[place] for each in taken), "ms")
-    rounds.add("receipts_missing", missing, "receipts")
+        rounds.add(f"{name}_{place}_p50_ms", statistics.median(each[place] for each in taken), "ms")
+    return missing
 
 
 def _p99(values: list[float]) -> float:
@@ -120,9 +152,16 @@ def _p99(values: list[float]) -> float:
 def _running(folder: Path, count: int) -> Iterator[Bench]:
     """The overlay with its traffic."""
     others = tuple(f"e{number}" for number in range(count - 2))
+    folder.chmod(0o711)  # checks run as nobody
     with ExitStack() as stack:
         overlay = stack.enter_context(running_overlay(folder, others=others))
         hosts = [overlay.alice, overlay.bob, *overlay.others]
+        for host in hosts:
+            lamp_of(host).touch()
+            host.config.write_text(
+                f'[[posture.check]]\nname = "lamp"\ncommand = ["test", "-e", "{lamp_of(host)}"]\ntimeout_s = 10\n'
+            )
+        overlay.push_policy(GRANTS | {"isolation": [_RULE]})
         overlay.up(overlay.gateway, *hosts)
         relay_port = overlay.fabric.fabric.port + 1
         gateway = Sniffer(overlay.gateway.namespace, _interface(overlay.gateway), _asks)

@@ -19,6 +19,7 @@ from kairos.errors import Refused
 from kairos.wire.claim import FlowClaim
 from kairos.wire.control import Config as TunnelConfig
 from kairos.wire.datagram import DatagramType
+from kairos_agent.checks import run_checks
 from kairos_agent.config import Config
 from kairos_agent.connector import Connector
 from kairos_agent.posture import collect
@@ -64,7 +65,8 @@ class Agent(Daemon):
             _PATIENCE_S,
             Choice(config.engine, config.budget_ms, config.opa),
         )
-        self._posture = collect()
+        self._checks = config.posture.check
+        self._posture = self._look_at_posture()
         self._router = router
         self.connector = Connector(self, config.path, config.gateway)
 
@@ -74,16 +76,24 @@ class Agent(Daemon):
         """What goes with T1 and every renewal."""
         return self._posture
 
+    def _look_at_posture(self) -> dict[str, Any]:
+        return collect() | run_checks(self._checks)
+
+    async def _posture_now(self) -> dict[str, Any]:
+        """What changed counts here at once, whoever else hears of it."""
+        facts = await asyncio.to_thread(self._look_at_posture)
+        if facts != self._posture:
+            self._posture = facts
+            self.judge.judge_again()
+        return facts
+
     async def _report_posture(self) -> None:
-        """Each 30 s and when a fact changed. What changed counts here at once, whoever else hears of it."""
+        """Each 30 s and when a fact changed."""
         loop = asyncio.get_running_loop()
         reported_at, reported = loop.time(), self._posture  # with T1
         while True:
             await asyncio.sleep(_LOOK_AT_POSTURE_S)
-            facts = await asyncio.to_thread(collect)
-            if facts != self._posture:
-                self._posture = facts
-                self.judge.judge_again()
+            facts = await self._posture_now()
             if facts == reported and loop.time() - reported_at < POSTURE_EVERY_S:
                 continue
             try:
@@ -172,11 +182,20 @@ class Agent(Daemon):
     # -- local API ---------------------------------------------------------------------------------------------------
 
     def handlers(self) -> dict[str, Handler]:
-        return super().handlers() | {"reconnect": self._reconnect, "path": self._path}
+        return super().handlers() | {"reconnect": self._reconnect, "path": self._path, "posture": self._show_posture}
 
     async def _reconnect(self, request: dict[str, Any]) -> bool:
         self.connector.reconnect()
         return True
+
+    async def _show_posture(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Looks now, and reports it."""
+        facts = await self._posture_now()
+        try:
+            await self.client.report_posture(facts)
+        except (ConnectionError, ProblemError) as error:
+            raise Refused("not-reported", f"the fabric did not take the report: {error}") from None
+        return facts
 
     async def _path(self, request: dict[str, Any]) -> str:
         mode = request.get("mode")

@@ -7,6 +7,13 @@ from typing import Annotated, Literal
 import msgspec
 
 from kairos.protocol.path import Mode
+from kairos_agent.checks import Check
+
+
+class Posture(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+    """Each `[[posture.check]]` is a fact of this device's posture."""
+
+    check: Annotated[list[Check], msgspec.Meta(max_length=8)] = []
 
 
 class Config(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
@@ -17,6 +24,7 @@ class Config(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     listen: str = "[::]:0"
     advertise: dict[str, list[str]] = {}
     masquerade: bool = False
+    posture: Posture = Posture()
     provider: Literal["cryptography", "oqs"] = "cryptography"
     dataplane: Literal["auto", "c", "pure"] = "auto"
     aead: Literal["auto", "ipsec-mb", "openssl"] = "auto"

@@ -142,6 +142,14 @@ def agent_path(options: Namespace) -> None:
     print(f"path = {options.mode}")
 
 
+def agent_posture(options: Namespace) -> None:
+    facts = _ask("agent", options, "posture")
+    if options.json:
+        output.as_json(facts)
+    else:
+        output.as_fields((name, _cell(value)) for name, value in sorted(facts.items()))
+
+
 _Verb = Callable[[Namespace], None]
 agent_enroll: _Verb = partial(_enroll, "agent")
 gateway_enroll: _Verb = partial(_enroll, "gateway")

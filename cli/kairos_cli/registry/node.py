@@ -36,6 +36,12 @@ def _node_verbs(group: str, service: str) -> tuple[Verb, ...]:
 
 AGENT = (
     *_node_verbs("agent", "an endpoint"),
+    Verb(
+        "agent posture",
+        "node:agent_posture",
+        "look at this device's own state now, report it and print it",
+        (_STATE, JSON),
+    ),
     Verb("agent reconnect", "node:agent_reconnect", "drop session and tunnel and set them up anew", (_STATE,)),
     Verb(
         "agent path",
