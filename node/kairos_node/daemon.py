@@ -39,7 +39,6 @@ from kairos_node.tunnel import Own
 from kairos_node.vnis import Vnis
 
 _log = logging.getLogger(__name__)
-_DRAIN_EVERY_S = 1.0
 
 
 class Daemon(ABC):
@@ -81,7 +80,13 @@ class Daemon(ABC):
         """Until `stopping` is set. An error that no task can handle ends the daemon and is raised."""
         await self.policy.restore()
         await self._first_look()
-        works = [self.feed.run(), self.renewal.run(), self._drain(), self.stopping.wait(), *self._works()]
+        works = [
+            self.feed.run(),
+            self.renewal.run(),
+            self.spool.deliver(self.client),
+            self.stopping.wait(),
+            *self._works(),
+        ]
         tasks = [asyncio.ensure_future(work) for work in works]
         try:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -142,15 +147,6 @@ class Daemon(ABC):
     @abstractmethod
     def _moved(self, event: PathMoved) -> None:
         """A peer is reached on another path."""
-
-    async def _drain(self) -> None:
-        """Audit events, in bursts; what the fabric does not take now waits on disk."""
-        while True:
-            await asyncio.sleep(_DRAIN_EVERY_S)
-            try:
-                await self.spool.drain(self.client)
-            except (ConnectionError, ProblemError, BadMessage) as error:
-                _log.debug("audit events wait: %s", error)
 
     # -- what tunnels need -------------------------------------------------------------------------------------------
 

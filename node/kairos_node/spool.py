@@ -7,22 +7,25 @@ many events were in it.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 from io import FileIO
 from pathlib import Path
-from typing import Protocol
+from typing import NoReturn, Protocol
 
 import msgspec
 
 from kairos.api.problem import ProblemError
 from kairos.audit.event import Event
 from kairos.constants import BODY_MAX
+from kairos.errors import BadMessage
 
 _log = logging.getLogger(__name__)
 FILE_EVENTS = 250  # what is sent at once,
 FILE_BYTES = BODY_MAX // 2  # and how large it may be
 SPOOL_FILES = 400  # 100,000 events
+_DELIVER_EVERY_S = 1.0  # in bursts
 _SENSELESS = (400, 413, 422)  # the fabric will never take it, however often it is sent
 
 
@@ -50,6 +53,15 @@ class Spool:
         except OSError as error:
             _log.error("audit: not written (%s): %s", error.strerror, line.decode().rstrip())
             self._close()  # behind half a line no other may follow
+
+    async def deliver(self, sender: Sender) -> NoReturn:
+        """For ever; what the fabric does not take now waits on disk."""
+        while True:
+            await asyncio.sleep(_DELIVER_EVERY_S)
+            try:
+                await self.drain(sender)
+            except (ConnectionError, ProblemError, BadMessage) as error:
+                _log.debug("audit events wait: %s", error)
 
     async def drain(self, sender: Sender) -> int:
         """Sends all that is there, oldest first; returns how many events the fabric took. What the sender raises is raised:

@@ -191,6 +191,22 @@ def test_an_event_that_the_queue_forgot_is_sent_again(plane: ControlPlane) -> No
     assert plane.queue.messages == before
 
 
+def test_the_log_has_the_order_in_which_events_were_taken(plane: ControlPlane) -> None:
+    """Whatever the queue makes of it: it delivers the later ones first, and the earlier ones never, then twice."""
+    gateway = plane.joined("gateway")
+    plane.consume()
+    plane.queue.messages.clear()
+    for numbers_taken in ([1, 2], [3], [4, 5]):
+        plane.node(gateway, "POST", "/audit", {"events": [event(number) for number in numbers_taken]})
+    messages = [message for message in plane.queue.messages if message["kind"] == "test.event"]
+    for batch in ([messages[2]], [messages[4]], messages):
+        plane.queue.messages[:] = batch
+        plane.consume()
+    seal(plane)
+    assert numbers(plane)[-5:] == [1, 2, 3, 4, 5]
+    assert examined(plane).findings == []
+
+
 def test_nodes_are_told_of_every_head(plane: ControlPlane) -> None:
     gateway = Device("gateway")
     pushes: list[ToNode] = plane.connect(gateway)

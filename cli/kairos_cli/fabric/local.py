@@ -111,10 +111,11 @@ class LocalFabric:
             _await_port(self.host, self._port(worker))
 
     def kill(self, worker: Worker) -> None:
-        """What a crash looks like: the process group, workerd with it."""
+        """What a crash looks like: the process group, workerd with it. Its port is free when it returns."""
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._processes[worker].pid, signal.SIGKILL)
         self._reap(worker)
+        _await_port(self.host, self._port(worker))
 
     def wait(self) -> Worker:
         """Returns the Worker that ended first."""

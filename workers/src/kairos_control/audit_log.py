@@ -62,12 +62,14 @@ class AuditLog:
     # -- growing -----------------------------------------------------------------------------------------------------
 
     async def append(self, events: Sequence[Event]) -> int:
-        """Those that are not there yet. Returns the log's size."""
+        """Those that are not there yet, and those that came before them. Returns the log's size."""
         before = size = self.size
         for event in events:
-            if not self._platform.local.rows("SELECT 1 FROM log_events WHERE id = ?", event.id):
-                self._append(size, event)
-                size += 1
+            if not self._has(event.id):
+                for each in (*self._outbox.ahead_of(event.id), event):
+                    if not self._has(each.id):
+                        self._append(size, each)
+                        size += 1
             self._outbox.arrived(event.id)
         sealed = self._head.size if self._head else 0
         if size - sealed >= SEGMENT_EVENTS:
@@ -75,6 +77,9 @@ class AuditLog:
         elif size > before == sealed:
             await self._platform.wake(self._platform.clock() + SEAL_AFTER_S)
         return size
+
+    def _has(self, event_id: str) -> bool:
+        return bool(self._platform.local.rows("SELECT 1 FROM log_events WHERE id = ?", event_id))
 
     def _append(self, position: int, event: Event) -> None:
         """The tree first: what a crash leaves of it without the event's row is written again with the next event."""

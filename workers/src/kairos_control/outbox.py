@@ -3,10 +3,12 @@ queue that forgets loses one."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import msgspec
+
+from kairos.audit.event import Event
 
 from .ports import Clock, EventQueue, LocalStore
 
@@ -26,10 +28,19 @@ class Outbox:
         """They are durable before the queue is asked to take them."""
         for message in messages:
             self._local.write(
-                "INSERT OR REPLACE INTO outbox (id, event, sent_at) VALUES (?, ?, ?)",
+                "INSERT INTO outbox (id, event, sent_at) VALUES (?, ?, ?)"
+                " ON CONFLICT (id) DO UPDATE SET sent_at = excluded.sent_at",  # its place among the others stays
                 message["id"], msgspec.json.encode(message).decode(), self._clock(),
             )  # fmt: skip
         await self._queue.send(messages)
+
+    def ahead_of(self, event_id: str) -> Iterator[Event]:
+        """Oldest first, the events that were taken before this one and are not back yet: the queue delivers in any order, or
+        never, and the log keeps the order in which they came."""
+        for row in self._local.rows(
+            "SELECT event FROM outbox WHERE rowid < (SELECT rowid FROM outbox WHERE id = ?) ORDER BY rowid", event_id
+        ):
+            yield msgspec.json.decode(row["event"], type=Event)
 
     def arrived(self, event_id: str) -> None:
         """It is in the log."""
