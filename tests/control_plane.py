@@ -201,11 +201,17 @@ class ControlPlane:
     def service(self, name: str) -> TenantService:
         if name not in self._services:
             shared = {each: getattr(self.platform, each) for each in self.platform.__slots__}
-            local = self._locals.setdefault(name, SqliteLocal())
+            if name not in self._locals:
+                self._locals[name] = SqliteLocal()
             sockets = self.sockets.setdefault(name, Sockets())
             self._services[name] = TenantService(
                 TenantPlatform(
-                    **shared, tenant=name, local=local, sockets=sockets, relay=self.relay, wake=self._alarms(name)
+                    **shared,
+                    tenant=name,
+                    local=self._locals[name],
+                    sockets=sockets,
+                    relay=self.relay,
+                    wake=self._alarms(name),
                 )
             )
         return self._services[name]
