@@ -19,6 +19,7 @@ from kairos.api.session import Member, Network, PolicyRecord, Route, Vni
 from kairos.errors import KairosError
 from kairos.policy.decision import Decision
 from kairos.policy.input import PROTOCOLS, Application, Crossing, flow_input
+from kairos_cli import past_decision
 from kairos_cli.admin import AdminClient, at, client, tenant_of
 from kairos_cli.crossing import Way, find_way
 from kairos_cli.grants import program
@@ -62,6 +63,11 @@ def run(options: argparse.Namespace) -> None:
     from kairos_node.policy.engine import Engine
 
     admin, tenant = client(options), tenant_of(options)
+    if options.decision:
+        past_decision.show(admin, tenant, options.decision, options.json)
+        return
+    if options.port is None:
+        raise KairosError("name source, destination and port, or a past decision with --decision ID")
     record = admin.get(at(tenant, "policy"), PolicyRecord)
     engine = Engine(unpack_untrusted(bundle_of(admin, tenant, record.version)), record.version, record.sha384)
     documents = _attempt(options, admin, tenant)
@@ -109,7 +115,9 @@ def _attempt(options: argparse.Namespace, admin: AdminClient, tenant: str) -> di
 
 
 def _arrived(document: dict[str, Any]) -> dict[str, Any]:
-    return {**document, "point": "ingress", "direction": "in", "app": None}
+    """The program is the endpoint's claim there; a host without an agent claims nothing."""
+    claims = {"heard": document["device"]["node"] != "", "app": document["app"]}
+    return {**document, "point": "ingress", "direction": "in", "app": None, "claims": claims}
 
 
 def _way(
@@ -264,6 +272,11 @@ def _show(version: int, document: dict[str, Any], decisions: dict[str, Decision]
     print()
     rows = [(point, "allow" if each.allow else "deny", each.rule, each.reason) for point, each in decisions.items()]
     as_table(("POINT", "VERDICT", "RULE", "REASON"), rows, "")
+    show_grants(grants)
+
+
+def show_grants(grants: list[dict[str, Any]]) -> None:
+    """Those that fit, or all but fit."""
     if grants:
         print("\nGrants that fit, or all but fit:")
         told = [(each["kind"], each["id"], _lack(each["lacks"]), each["reason"]) for each in grants[:_TOLD]]

@@ -176,13 +176,21 @@ def test_the_gateway_hears_what_program_the_endpoint_claims(overlay: Overlay) ->
     push(overlay, allowing({"id": "claimed", "apps": [f"{curl} uid:0"]}))
     assert answered(overlay.alice)
 
-    def claims() -> list[dict[str, Any]]:
-        events = [each for each in audited(overlay, "flow.allowed") if each["rule"] == "grant:claimed"]
-        return [each["detail"]["input"]["claims"]["app"] for each in events if each["source"] == overlay.gateway.node]
+    def events() -> list[dict[str, Any]]:
+        """Of both ends."""
+        found = [each for each in audited(overlay, "flow.allowed") if each["rule"] == "grant:claimed"]
+        return sorted(found, key=lambda each: each["source"] != overlay.gateway.node) if len(found) == 2 else []
 
-    (claim,) = wait_for("the gateway's event", claims)
+    decided, _ = wait_for("the ends' events", events)
+    claim = decided["detail"]["input"]["claims"]["app"]
     assert (claim["path"], claim["uid"]) == (curl, 0)
     assert claim["sha256"] == hashlib.sha256(Path(curl).read_bytes()).hexdigest()
+    why = f"{sys.executable} -m kairos_cli.main why --tenant acme --dir {overlay.folder}/fabric --decision"
+    told = json.loads(sh(f"{why} {decided['id']} --json").stdout)
+    assert [each["source"] for each in told["other_end"]] == [overlay.alice.node]
+    assert (told["decided_again"]["allow"], told["decided_again"]["rule"]) == (True, "grant:claimed")
+    assert "decided again  the same" in sh(f"{why} {decided['id']}").stdout
+    assert "no decision nonsense is on record" in sh(f"{why} nonsense", check=False).stderr
 
 
 def test_ends_that_disagree_are_an_event(overlay: Overlay) -> None:
