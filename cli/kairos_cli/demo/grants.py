@@ -1,6 +1,10 @@
 """What the demo's tenant allows: enough to show a grant, a deny that wins, and the default."""
 
-DEMO_GRANTS = {
+from __future__ import annotations
+
+from typing import Any
+
+DEMO_GRANTS: dict[str, Any] = {
     "admission": [
         {"id": "gateways", "roles": ["gateway"], "outcome": "hold", "reason": "a gateway waits for the operator"},
         {"id": "staff", "roles": ["endpoint"], "tags": ["staff"], "outcome": "allow", "reason": "a staff join token"},

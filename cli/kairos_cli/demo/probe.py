@@ -2,6 +2,7 @@
 
 http URL            {"status": 200, "bytes": 5, "ms": 1.9}
 tcp HOST PORT       {"outcome": "connected" | "refused" | "prohibited" | "timeout", "ms": 0.4}
+stream HOST PORT    {"until": 1780000000.1}: when (Unix seconds) a connection that sends all the time was cut; null: it was not
 reply HOST SECONDS  {"at": 12.3, "rtt_ms": 0.2}: when (CLOCK_MONOTONIC) the first echo reply came; null: none
 """
 
@@ -20,6 +21,7 @@ from collections.abc import Callable
 
 _TIMEOUT_S = 5.0
 _ECHO_EACH_S = 0.003
+_STREAM_S, _STREAM_EACH_S = 60.0, 0.02
 _OUTCOMES = {
     errno.ECONNREFUSED: "refused",
     errno.EHOSTUNREACH: "prohibited",
@@ -47,6 +49,20 @@ def tcp(host: str, port: str) -> dict[str, object]:
     except OSError as error:
         outcome = _OUTCOMES.get(error.errno or 0, str(error))
     return {"outcome": outcome, "ms": _ms_since(started)}
+
+
+def stream(host: str, port: str) -> dict[str, object]:
+    """Sends every 20 ms. Prints a line as soon as it is connected."""
+    with socket.create_connection((host, int(port)), timeout=_TIMEOUT_S) as connection:
+        print(json.dumps({"connected": True}), flush=True)
+        deadline = time.monotonic() + _STREAM_S
+        while time.monotonic() < deadline:
+            try:
+                connection.sendall(b"x")
+            except OSError:
+                return {"until": time.time()}
+            select.select([], [], [], _STREAM_EACH_S)
+    return {"until": None}
 
 
 def reply(host: str, seconds: str) -> dict[str, object]:
@@ -96,7 +112,7 @@ def _ms_since(started: float) -> float:
     return round((time.monotonic() - started) * 1000, 2)
 
 
-QUESTIONS: dict[str, Callable[..., dict[str, object]]] = {"http": http, "tcp": tcp, "reply": reply}
+QUESTIONS: dict[str, Callable[..., dict[str, object]]] = {"http": http, "tcp": tcp, "stream": stream, "reply": reply}
 
 if __name__ == "__main__":
     print(json.dumps(QUESTIONS[sys.argv[1]](*sys.argv[2:])))

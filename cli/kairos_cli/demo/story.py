@@ -26,6 +26,7 @@ _READY_S = 30.0
 _RECOVERY_S = 5.0
 
 Action = Callable[[], str]
+Chapter = tuple[str, list[tuple[str, Action]]]
 
 
 def run(options: argparse.Namespace) -> int:
@@ -33,9 +34,12 @@ def run(options: argparse.Namespace) -> int:
     if options.remove:
         remove_namespaces()
         return 0
+    from kairos_cli.demo.policy_story import PolicyStory
+
     report = Report()
     with Lab() as lab:
-        story = Story(lab, report, options.suite, quick=options.quick)
+        kind = {"whole": Story, "policy": PolicyStory}[options.story]
+        story = kind(lab, report, options.suite, quick=options.quick)
         try:
             story.tell()
         finally:
@@ -51,6 +55,10 @@ def run(options: argparse.Namespace) -> int:
 
 
 class Story:
+    """grants: the policy that its tenant begins with."""
+
+    grants: dict[str, Any] = DEMO_GRANTS
+
     def __init__(self, lab: Lab, report: Report, suite: str, quick: bool) -> None:
         self._lab, self._report, self._suite = lab, report, suite
         self._enrollments, self._setups, self._seconds = (5, 3, 2) if quick else (20, 10, 5)
@@ -58,9 +66,8 @@ class Story:
         self._daemons: dict[str, Daemon] = {}
         self._nodes: dict[str, str] = {}
 
-    def tell(self) -> None:
-        """Chapters in order. A step that later ones stand on ends the telling when it fails."""
-        chapters: list[tuple[str, list[tuple[str, Action]]]] = [
+    def chapters(self) -> list[Chapter]:
+        return [
             ("The operator makes a fabric", self._fabric()),
             ("A gateway joins; the first of a tenant is the operator's to approve", self._gateway()),
             ("Two endpoints join, judged by the gateway's admission policy", self._endpoints()),
@@ -70,6 +77,10 @@ class Story:
             ("What breaks comes back", self._recovery()),
             ("What happened is on record", self._audit()),
         ]
+
+    def tell(self) -> None:
+        """Chapters in order. A step that later ones stand on ends the telling when it fails."""
+        chapters = self.chapters()
         for number, (title, steps) in enumerate(chapters):
             self._report.heading(title)
             for at, (name, action) in enumerate(steps):
@@ -119,9 +130,7 @@ class Story:
 
         def tenant() -> str:
             self._cli("fabric", "tenant", "create", TENANT, *self._admin)
-            grants = self._lab.folder / "grants.json"
-            grants.write_text(json.dumps(DEMO_GRANTS))
-            self._cli("fabric", "policy", "push", "--data", str(grants), "--tenant", TENANT, *self._admin)
+            self._push_policy(self.grants)
             return "its policy is compiled, signed with the offline key, pushed"
 
         return [
@@ -250,17 +259,17 @@ class Story:
     def _policy(self) -> list[tuple[str, Action]]:
         def allowed() -> str:
             answer = probe(self._lab["alice"], sys.executable, "tcp", WEB, str(ALLOWED_PORT))
-            _expect(answer["outcome"] == "connected", f"alice to web:{ALLOWED_PORT}: {answer['outcome']}")
+            expect(answer["outcome"] == "connected", f"alice to web:{ALLOWED_PORT}: {answer['outcome']}")
             return f"web:{ALLOWED_PORT} {answer['outcome']} in {answer['ms']:.1f} ms"
 
         def denied() -> str:
             answer = probe(self._lab["alice"], sys.executable, "tcp", WEB, str(DENIED_PORT))
-            _expect(answer["outcome"] in ("refused", "prohibited"), f"alice to web:{DENIED_PORT}: {answer['outcome']}")
+            expect(answer["outcome"] in ("refused", "prohibited"), f"alice to web:{DENIED_PORT}: {answer['outcome']}")
             log = self._daemons["alice"].tail(40)
             line = next(
                 (line for line in reversed(log.splitlines()) if str(DENIED_PORT) in line and "deny" in line), ""
             )
-            _expect(bool(line), "the agent's log does not name the rule")
+            expect(bool(line), "the agent's log does not name the rule")
             return f"web:{DENIED_PORT} {answer['outcome']} in {answer['ms']:.1f} ms: {line.split(': ', 1)[-1]}"
 
         return [("an allowed connection", allowed), ("a denied one fails at once", denied)]
@@ -282,7 +291,7 @@ class Story:
             self._run_gateway()
             seconds = self._await_reply("alice") - began
             self._report.figures["gateway_recovery_s"] = round(seconds, 2)
-            _expect(seconds < _RECOVERY_S, f"it took {seconds:.1f} s")
+            expect(seconds < _RECOVERY_S, f"it took {seconds:.1f} s")
             return f"killed and started again: alice's pings are answered after {seconds:.2f} s"
 
         return [(f"set the tunnel up {self._setups} times", setups), ("kill -9 the gateway", kill)]
@@ -307,7 +316,7 @@ class Story:
             links = self._lab["bob"].run("ip", "-br", "link").stdout
             rules = self._lab["bob"].run("ip", "rule").stdout
             left = [line for line in (links + rules).splitlines() if "kairos" in line or "proto 75" in line]
-            _expect(not left, f"left behind: {left}")
+            expect(not left, f"left behind: {left}")
             return "no interface, route or rule of it is left"
 
         return [("read the audit", trail), ("stop bob's agent", clean)]
@@ -340,6 +349,11 @@ class Story:
     @property
     def _admin(self) -> tuple[str, ...]:
         return ("--dir", str(self._operator))
+
+    def _push_policy(self, grants: dict[str, Any]) -> None:
+        path = self._lab.folder / "grants.json"
+        path.write_text(json.dumps(grants))
+        self._cli("fabric", "policy", "push", "--data", str(path), "--tenant", TENANT, *self._admin)
 
     def _state(self, name: str) -> str:
         return str(self._lab.folder / f"{name}-state")
@@ -433,6 +447,6 @@ class Story:
                 print(f"\n--- {daemon.name}\n{daemon.tail()}")
 
 
-def _expect(holds: bool, otherwise: str) -> None:
+def expect(holds: bool, otherwise: str) -> None:
     if not holds:
         raise DemoError(otherwise)

@@ -42,6 +42,13 @@ _DEMO = Verb(
     "demo.story:run",
     "the whole fabric on this machine, out of network namespaces",
     (
+        arg(
+            "story",
+            help="whole (default), or policy: programs, ends and pushes, felt by traffic",
+            choices=("whole", "policy"),
+            nargs="?",
+            default="whole",
+        ),
         arg("--json", help="write the figures to this file", dest="figures", metavar="FILE", default=None),
         arg("--keep", help="leave it running at the end and say how to play with it", action="store_true"),
         arg("--remove", help="remove what a kept demo left, and do nothing else", action="store_true"),
