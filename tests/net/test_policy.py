@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import random
 import shutil
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from kairos_agent.posture import collect
 from overlay import GRANTS, WEB, Host, Overlay, serving, sh, wait_for
 
 CURL = ("curl", "-sS", "-o", "/dev/null", "-m", "5", "-w", "%{http_code}")
+OPA = shutil.which("opa") or str(Path(__file__).parents[2] / ".tools/bin/opa")
 POLICIES = Path(__file__).parents[2] / "policies"
 URL = f"http://{WEB}:8080/protocol.md"
 # Asks every 50 ms over one connection, and says when that ends.
@@ -210,3 +212,73 @@ def test_ends_that_disagree_are_an_event(overlay: Overlay) -> None:
     assert not answered(overlay.alice)
     differing = wait_for("the event", lambda: audited(overlay, "verdict.differs"))
     assert (differing[0]["rule"], differing[0]["detail"]["endpoint_rule"]) == ("deny:contrary", "grant:web")
+
+
+# Sends to all of the ports again and again: what a busy data plane dropped comes with the next round.
+ATTEMPTS = """
+import socket, sys, time
+out = socket.socket(type=socket.SOCK_DGRAM)
+out.bind(("", 33333))
+print("open", flush=True)
+while True:
+    for port in sys.argv[2:]:
+        try:
+            out.sendto(b"x", (sys.argv[1], int(port)))
+        except OSError:
+            pass
+        time.sleep(0.001)
+"""
+
+
+def test_both_ends_come_to_the_same_verdict(overlay: Overlay) -> None:
+    attempts = sorted(random.Random(6).sample(range(1024, 65_000), 500))
+    python, curl = str(Path(sys.executable).resolve()), shutil.which("curl")
+    udp = {"from": ["tag:staff"], "to": [f"{WEB}/32"]}
+    grants = allowing(
+        {**udp, "id": "many", "ports": ["udp/10000-40000"], "log": False},
+        {**udp, "id": "python", "ports": ["udp/40001-50000"], "apps": [python], "log": False},
+        {**udp, "id": "curl", "ports": ["udp/50001-60000"], "apps": [curl], "log": False},
+    )
+    push(overlay, {**grants, "deny": [{**udp, "id": "some", "ports": ["udp/20000-25000"]}]})
+
+    def verdicts(host: Host) -> dict[int, tuple[str, str]]:
+        """By port."""
+        flows = [each for each in host.tell("flows") if each["flow"].startswith("udp ") and f"> {WEB}:" in each["flow"]]
+        decided = [each for each in flows if each["verdict"] != "pending"]
+        return {int(each["flow"].split(f"> {WEB}:")[1].split()[0]): (each["verdict"], each["rule"]) for each in decided}
+
+    def expected(port: int) -> tuple[str, str]:
+        if 20_000 <= port <= 25_000:
+            return "deny", "deny:some"
+        if 10_000 <= port <= 50_000:
+            return "allow", "grant:many" if port <= 40_000 else "grant:python"
+        return "deny", "deny:default"
+
+    seen: dict[int, tuple[str, str]] = {}
+    arrived: dict[int, tuple[str, str]] = {}
+
+    def all_seen() -> bool:
+        seen.update(verdicts(overlay.alice))
+        arrived.update(verdicts(overlay.gateway))
+        allowed = {port for port, (verdict, _) in seen.items() if verdict == "allow"}
+        return set(seen) == set(attempts) and allowed <= set(arrived)
+
+    with program(overlay.alice.namespace, ATTEMPTS, WEB, *attempts):
+        wait_for("all attempts at both ends", all_seen, 30)
+    assert seen == {port: expected(port) for port in attempts}
+    assert arrived == {port: said for port, said in seen.items() if said[0] == "allow"}
+
+
+def test_a_real_opa_decides_where_the_configuration_says_so(overlay: Overlay) -> None:
+    alice = overlay.alice
+    kept = alice.config.read_text()
+    alice.config.write_text(f'{kept}engine = "opa"\nopa = "{OPA}"\nbudget_ms = 1000\n')
+    try:
+        assert alice.stop() == 0
+        overlay.push_policy(allowing({"id": "by-opa"}))
+        overlay.up(alice)
+        wait_for("the page", lambda: answered(alice))
+        assert "grant:by-opa" in {flow["rule"] for flow in alice.tell("flows")}
+    finally:
+        alice.stop()
+        alice.config.write_text(kept)
