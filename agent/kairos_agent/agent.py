@@ -32,6 +32,7 @@ from kairos_node.daemon import Daemon, open_udp
 from kairos_node.fabric import FabricClient, Signer
 from kairos_node.forwarding import Forwarding
 from kairos_node.local_api import Handler, LocalServer
+from kairos_node.metrics import MetricsServer
 from kairos_node.netlink import AGENT, VniPlan, open_interfaces
 from kairos_node.policy import Choice
 from kairos_node.start import stop_on_signals
@@ -248,4 +249,5 @@ async def serve(state: NodeState, config: Config, dataplane: Dataplane) -> None:
         agent = Agent(state, identity, provider, dataplane, client, Vnis(dataplane, interfaces), config, router)
         stop_on_signals(agent.stopping)
         await stack.enter_async_context(LocalServer(state.socket, agent.handlers()))
+        await stack.enter_async_context(MetricsServer(config.metrics, agent.metrics))
         await agent.run()

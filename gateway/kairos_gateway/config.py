@@ -23,4 +23,5 @@ class Config(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     engine: Literal["embedded", "opa"] = "embedded"
     opa: str = "opa"
     budget_ms: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 50
+    metrics: str = ""
     log: Literal["debug", "info", "warning", "error"] = "info"

@@ -43,6 +43,7 @@ from kairos_node.crypto import provider_named
 from kairos_node.daemon import Daemon, open_udp
 from kairos_node.fabric import FabricClient, Signer
 from kairos_node.local_api import LocalServer
+from kairos_node.metrics import MetricsServer
 from kairos_node.netlink import GATEWAY, VniPlan, host_addresses, open_interfaces
 from kairos_node.path_prober import format_address
 from kairos_node.policy import Choice
@@ -337,4 +338,5 @@ async def serve(state: NodeState, config: Config, dataplane: Dataplane) -> None:
         )
         stop_on_signals(gateway.stopping)
         await stack.enter_async_context(LocalServer(state.socket, gateway.handlers()))
+        await stack.enter_async_context(MetricsServer(config.metrics, gateway.metrics))
         await gateway.run()

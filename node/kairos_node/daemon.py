@@ -27,6 +27,7 @@ from kairos_node.fabric import FabricClient
 from kairos_node.flow_judge import FlowJudge, describe
 from kairos_node.isolation import Isolations, receipt
 from kairos_node.local_api import Handler
+from kairos_node.metrics import Timings, exposition
 from kairos_node.network_view import EMPTY, NetworkView
 from kairos_node.policy import Choice
 from kairos_node.policy_keeper import PolicyKeeper
@@ -62,6 +63,7 @@ class Daemon(ABC):
         self.view = NetworkView(state.network) if state.network is not None else EMPTY
         self.stopping = asyncio.Event()
         self.isolations = Isolations(state)
+        self.timings = Timings()
         self.spool = Spool(state.spool)
         self.policy = PolicyKeeper(state, identity, provider, client, self._policy_changed, self.spool.record, engine)
         self.audit = AuditWatch(state, identity, provider, client, self.spool.record)
@@ -152,7 +154,14 @@ class Daemon(ABC):
 
     @property
     def own(self) -> Own:
-        return Own(self.identity.suite, self.provider, self.identity.key, self.dataplane, self.vnis.cut)
+        return Own(
+            self.identity.suite,
+            self.provider,
+            self.identity.key,
+            self.dataplane,
+            self.vnis.cut,
+            self.timings.handshakes.observe,
+        )
 
     @property
     def credentials(self) -> Credentials:
@@ -186,7 +195,8 @@ class Daemon(ABC):
         return self.policy.version
 
     def decide(self, point: str, document: dict[str, Any]) -> Decision:
-        return self.isolations.verdict(document) or self.policy.decide(point, document)
+        with self.timings.decision(point):
+            return self.isolations.verdict(document) or self.policy.decide(point, document)
 
     @abstractmethod
     def posture_of(self, node: str) -> dict[str, Any]: ...
@@ -265,6 +275,10 @@ class Daemon(ABC):
 
     def handlers(self) -> dict[str, Handler]:
         return {"status": self._status, "flows": self._flows, "down": self._down, "rotate": self._rotate}
+
+    async def metrics(self) -> str:
+        """For Prometheus."""
+        return exposition(await self._status({}), self.timings)
 
     async def _status(self, request: dict[str, Any]) -> dict[str, Any]:
         identity, suite, head = self.identity, self.identity.suite, self.state.audit_head

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
@@ -33,13 +34,15 @@ from kairos_node.tls import TlsChannel
 
 @dataclass(frozen=True, slots=True)
 class Own:
-    """Who we are, and what moves our packets. cut: ends a session of the data plane, and is happy when it is gone."""
+    """Who we are, and what moves our packets. cut: ends a session of the data plane, and is happy when it is gone.
+    timed: told of each set-up how long it took, from its first step to T6, in seconds."""
 
     suite: Suite
     provider: Provider
     key: SigningKey
     dataplane: Dataplane
     cut: Callable[[int], None]
+    timed: Callable[[float], None] = lambda _: None
 
 
 class Owner(Protocol):
@@ -77,6 +80,7 @@ class TunnelDriver(ABC):
         self.sessions: dict[int, int] = {}  # the data plane's, by VNI
         self._leases: dict[int, frozenset[Network]] = {}
         self.orphan = False
+        self._was_up = False
         self.over = False
 
     @property
@@ -216,6 +220,9 @@ class TunnelDriver(ABC):
         return Identities(self._own.suite, self._own.provider, self._own.key, peer.public_key, self._tls.exporter())
 
     def _established(self) -> None:
+        if not self._was_up:
+            self._was_up = True
+            self._own.timed(time.monotonic() - self.steps.began)
         self._owner.established(self)
 
     def _finish(self, code: str, reason: str) -> None:

@@ -30,6 +30,12 @@ def command(overlay: Overlay, verb: str, node: str) -> tuple[int, dict[str, Any]
     return done.returncode, json.loads(done.stdout)
 
 
+def measured(host: Host) -> dict[str, str]:
+    """What Prometheus reads there: values by name and labels."""
+    lines = host.run("curl", "-sS", "http://127.0.0.1:9464/metrics").stdout.splitlines()
+    return {name: value for name, _, value in (line.rpartition(" ") for line in lines) if not name.startswith("#")}
+
+
 def works(overlay: Overlay, host: Host) -> None:
     host.await_tunnel()
     address = overlay.address_of(overlay.gateway)
@@ -37,10 +43,14 @@ def works(overlay: Overlay, host: Host) -> None:
 
 
 def test_every_place_enforces_it_and_says_so(overlay: Overlay) -> None:
+    overlay.gateway.config.write_text('metrics = "127.0.0.1:9464"\n')
     overlay.up(*overlay.hosts)
     alice, bob = overlay.alice, overlay.bob
     works(overlay, alice)
     works(overlay, bob)
+    told = measured(overlay.gateway)
+    assert float(told["kairos_handshake_seconds_count"]) >= 2
+    assert float(told["kairos_rx_packets_total"]) >= 2
     status, said = command(overlay, "isolate", alice.node)
     assert (status, said["missing"]) == (0, [])
     assert {each["point"] for each in said["points"]} == {"relay", overlay.gateway.node, alice.node, bob.node}
