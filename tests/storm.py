@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import signal
@@ -74,11 +75,11 @@ def storm(host: FabricHost, sources: Sequence[Source], dice: random.Random, faul
     order: list[str] = []
     while len(done) < faults or not all(source.done for source in sources):
         order = order or dice.sample(sorted(targets), len(targets))  # each kind comes before one comes again
-        _wait_for_moment(dice.uniform(0.05, 0.8))
+        wait_for(_never, dice.uniform(0.05, 0.8))
         if len(done) < faults:
             targets[order[-1]]()
             done.append(order.pop())
-    _wait_for_moment(_CALM_S)
+    wait_for(_never, _CALM_S)
     for source in sources:
         enough(source.state).touch()
     return done
@@ -103,22 +104,29 @@ def events_of(lines: bytes) -> list[Event]:
     ]
 
 
-def wait_for_all(log: Callable[[], Sequence[Event]], sources: Sequence[Source]) -> Losses:
+def await_all(log: Callable[[], Sequence[Event]], sources: Sequence[Source]) -> Losses:
     """As soon as nothing is missing, or when nothing more comes."""
-    deadline = time.monotonic() + _SETTLED_S
-    while True:
-        try:
+    found = Losses(-1, 0, 0)
+
+    def complete() -> bool:
+        nonlocal found
+        with contextlib.suppress(OSError):  # a busy fabric answers late: not yet
             found = losses(log(), sources)
-        except OSError:  # a busy fabric answers late: not yet
-            found = Losses(-1, 0, 0)
-        if not found.missing or time.monotonic() > deadline:
-            return found
-        time.sleep(0.3)
+        return not found.missing
+
+    wait_for(complete, _SETTLED_S)
+    return found
 
 
-def _wait_for_moment(seconds: float) -> None:
-    """A fault's moment is random; nothing depends on what was reached by then."""
-    time.sleep(seconds)
+def wait_for(ready: Callable[[], bool], seconds: float) -> None:
+    """Returns when it is ready, or when so much time is over: also how a fault's random moment is waited for."""
+    deadline = time.monotonic() + seconds
+    while not ready() and time.monotonic() < deadline:
+        time.sleep(min(0.3, max(0.0, deadline - time.monotonic())))
+
+
+def _never() -> bool:
+    return False
 
 
 def _kill_worker(host: FabricHost, worker: str) -> None:
@@ -129,7 +137,7 @@ def _kill_worker(host: FabricHost, worker: str) -> None:
 def _stop_group(group: int, seconds: float) -> None:
     os.killpg(group, signal.SIGSTOP)
     try:
-        _wait_for_moment(seconds)
+        wait_for(_never, seconds)
     finally:
         os.killpg(group, signal.SIGCONT)
 
@@ -141,5 +149,5 @@ def _kill_source(source: Source) -> None:
 
 def _stop_source(source: Source, dice: random.Random) -> None:
     source.signal(signal.SIGSTOP)
-    _wait_for_moment(dice.uniform(0.1, 0.5))
+    wait_for(_never, dice.uniform(0.1, 0.5))
     source.signal(signal.SIGCONT)

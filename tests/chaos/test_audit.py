@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from storm import Losses, Source, events_of, storm, wait_for_all
+from storm import Losses, Source, await_all, events_of, storm
 
 from fabric_host import TENANT, FabricHost, Gatekeeper, default_provider, running_fabric
 from kairos.audit.event import Event
@@ -64,7 +64,7 @@ def test_a_storm_loses_nothing(
         export_log(admin, TENANT, folder, check)
         return [event for path in sorted(folder.glob("*.jsonl")) for event in events_of(path.read_bytes())]
 
-    assert wait_for_all(log, sources) == Losses(0, 0, 0), done
+    assert await_all(log, sources) == Losses(0, 0, 0), done
     report = kairos.json("audit", "verify", str(folder))
     assert report["findings"] == []
     assert report["proven"] == report["events"] >= 2 * EVENTS_EACH

@@ -25,7 +25,7 @@ from kairos_control.routing import Route
 ALL = [*app.ROUTES, *tenant.ROUTES]
 DOCUMENT = (Path(__file__).parents[2] / "docs/api.md").read_text()
 STRENGTH = ("viewer", "operator", "tenant-admin", "root")
-REFUSED = {"unauthorized", "out-of-scope", "unknown-device"}
+REFUSED = {"unauthorized", "out-of-scope", "unknown-device", "wrong-role"}
 Send = Callable[[Route, str], Call]
 
 
@@ -43,7 +43,7 @@ def may(caller: str, bound_to: str, route: Route, name: str) -> bool:
     if "{tenant}" in route.path and bound_to not in ("", name):
         return False
     if caller in ("endpoint", "gateway"):
-        return who.startswith("node")
+        return who.startswith(("node", caller))
     if caller == "worker":
         return who == "worker"
     needed = who.removeprefix("node or ")

@@ -51,9 +51,9 @@ class Isolations:
         """A gateway says that the signed policy isolates an endpoint. Only gateways judge, and no gateway is judged by another:
         whoever took over one of them must not be able to take the rest away."""
         assert call.device is not None
-        report, gateway = call.decode(IsolationReport), call.device["node"]
         if call.device["role"] != "gateway":
             raise problem("wrong-role", "only a gateway reports for isolation")
+        report, gateway = call.decode(IsolationReport), call.device["node"]
         device = await self._require_device(report.node)
         if device["role"] != "endpoint":
             raise problem("wrong-role", f"{report.node} is a gateway: kairos isolate is for the operator to call")
