@@ -122,6 +122,16 @@ int kdp_mapping_add(kdp_engine *e, uint32_t id, uint8_t family, uint8_t bits, co
   return result;
 }
 
+int kdp_vni_router(kdp_engine *e, uint32_t id, uint8_t family, const uint8_t *addr) {
+  if (family != 4 && family != 6) return -EINVAL;
+  pthread_rwlock_wrlock(&e->config);
+  vni *v = vni_find(e, id);
+  if (v != NULL && family == 4) memcpy(v->router4, addr, 4);
+  if (v != NULL && family == 6) memcpy(v->router6, addr, 16);
+  pthread_rwlock_unlock(&e->config);
+  return v == NULL ? -ENOENT : 0;
+}
+
 int kdp_mapping_remove(kdp_engine *e, uint32_t id, uint8_t family, uint8_t bits, const uint8_t *seen) {
   if ((family != 4 && family != 6) || bits > (family == 4 ? 32 : 128)) return -EINVAL;
   pthread_rwlock_wrlock(&e->config);

@@ -49,12 +49,32 @@ static void forward_flow(kdp_engine *e, lane *l, vni *v, const sender *from, con
   }
 }
 
+static void answer(kdp_engine *e, lane *l, vni *v, const sender *from, const uint8_t *data, size_t len,
+                   const packet *p) {
+  const struct virtio_net_hdr vnet = {0};
+  if (from->session == NULL)
+    to_tun(l, v, &vnet, data, len);
+  else
+    transmit(e, l, from->session, &vnet, data, len, p);
+}
+
+static void expire(kdp_engine *e, lane *l, vni *v, const sender *from, const uint8_t *data, size_t len,
+                   const packet *p) {
+  uint8_t error[256];
+  packet parsed;
+  count(l, C_drop_hop_limit);
+  size_t error_len = packet_expired(data, len, p, p->family == 4 ? v->router4 : v->router6, error, sizeof error);
+  if (error_len > 0 && packet_parse(error, error_len, &parsed)) answer(e, l, v, from, error, error_len, &parsed);
+}
+
 /* Over an interconnect, once: there it is a flow of the other VNI, with a verdict of its own. */
 static void cross(kdp_engine *e, lane *l, vni *v, const sender *from, uint32_t other, const struct virtio_net_hdr *vnet,
                   uint8_t *data, size_t len, packet *p) {
   vni *to = vni_find(e, other);
   if (from->across != NULL) {
     count(l, C_drop_second_crossing);
+  } else if (!packet_spend_hop(data)) {
+    expire(e, l, v, from, data, len, p);
   } else if (to == NULL || !translate(v, to, vnet, data, len, p)) {
     count(l, C_drop_no_mapping);
   } else {
@@ -86,17 +106,14 @@ no_route:
 }
 
 void reject(kdp_engine *e, lane *l, vni *v, const sender *from, const uint8_t *data, size_t len, const packet *p) {
-  uint8_t answer[256];
+  uint8_t refusal[256];
   const struct virtio_net_hdr vnet = {0};
-  size_t answer_len = packet_reject(data, len, p, answer, sizeof answer);
+  size_t refusal_len = packet_reject(data, len, p, refusal, sizeof refusal);
   packet parsed;
-  if (answer_len == 0 || !packet_parse(answer, answer_len, &parsed)) return;
-  if (from->across != NULL && !translate(v, from->across, &vnet, answer, answer_len, &parsed)) return;
+  if (refusal_len == 0 || !packet_parse(refusal, refusal_len, &parsed)) return;
+  if (from->across != NULL && !translate(v, from->across, &vnet, refusal, refusal_len, &parsed)) return;
   count(l, C_rejects_sent);
-  if (from->session == NULL)
-    to_tun(l, from->across == NULL ? v : from->across, &vnet, answer, answer_len);
-  else
-    transmit(e, l, from->session, &vnet, answer, answer_len, &parsed);
+  answer(e, l, from->across == NULL ? v : from->across, from, refusal, refusal_len, &parsed);
 }
 
 void forward(kdp_engine *e, lane *l, vni *v, session *from, const struct virtio_net_hdr *vnet, uint8_t *data,

@@ -3,7 +3,7 @@
 
 #include "internal.h"
 
-enum { SLOTS = 1024, LIFE_MS = 2000 };
+enum { SLOTS = 1024, LIFE_MS = 30000 /* as long as Linux waits for the rest */ };
 
 typedef struct {
   uint32_t vni, id;
@@ -18,7 +18,9 @@ struct fragments {
 
 /* The same packet is remembered once in each VNI that it passes. */
 static uint32_t slot_of(uint32_t vni, const packet *p) {
-  uint32_t h = (p->fragment_id ^ vni * 0x9e3779b1u) * 0x85ebca6bu;
+  size_t last = p->family == 4 ? 0 : 12;
+  uint32_t h = p->fragment_id ^ vni * 0x9e3779b1u ^ get32(p->src + last) * 0xc2b2ae35u ^ get32(p->dst + last);
+  h *= 0x85ebca6bu;
   return (h ^ h >> 15) % SLOTS;
 }
 

@@ -94,7 +94,8 @@ enum {
   X(drop_too_large) \
   X(drop_multicast) \
   X(drop_congested) \
-  X(drop_no_mapping) X(drop_second_crossing)
+  X(drop_no_mapping) \
+  X(drop_second_crossing) X(drop_hop_limit)
 /* clang-format on */
 enum {
 #define X(name) C_##name,
@@ -154,6 +155,11 @@ uint8_t packet_ecn(const uint8_t *ip);
 bool packet_set_congestion(uint8_t *ip, size_t len, uint8_t outer);
 /* An answer that refuses `p`: TCP RST, or ICMP administratively prohibited. Returns its length, 0 when none is due. */
 size_t packet_reject(const uint8_t *data, size_t len, const packet *p, uint8_t *out, size_t cap);
+/* ICMP time exceeded, said by `router`; the same. */
+size_t packet_expired(const uint8_t *data, size_t len, const packet *p, const uint8_t *router, uint8_t *out,
+                      size_t cap);
+/* One hop less. false: it was the last. */
+bool packet_spend_hop(uint8_t *ip);
 
 /* An inner packet as it lies in memory, with what the kernel left undone. */
 typedef struct {
@@ -209,6 +215,7 @@ typedef struct vni {
   fib *fib;
   mapping *mappings;
   size_t mapping_count;
+  uint8_t router4[4], router6[16]; /* our own address, or zeros */
 } vni;
 
 typedef struct session {

@@ -76,6 +76,8 @@ int kdp_fib_remove(kdp_engine *e, uint32_t vni, uint8_t family, const uint8_t *p
  * for one of them crosses if its own source has a name there too; `seen` is a FIB entry of its own. */
 int kdp_mapping_add(kdp_engine *e, uint32_t vni, uint8_t family, uint8_t bits, const uint8_t *seen, uint32_t to,
                     const uint8_t *real);
+/* Our own address there: what a packet that crosses from there, and has no hop left, is answered by. */
+int kdp_vni_router(kdp_engine *e, uint32_t vni, uint8_t family, const uint8_t *addr);
 int kdp_mapping_remove(kdp_engine *e, uint32_t vni, uint8_t family, uint8_t bits, const uint8_t *seen);
 
 /* The data plane chooses the local index, > 0. */

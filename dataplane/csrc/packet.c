@@ -129,20 +129,20 @@ bool packet_set_congestion(uint8_t *ip, size_t len, uint8_t outer) {
   return true;
 }
 
-/* Writes an IP header from p's destination to p's source. */
-static size_t reply_header(const packet *p, uint8_t protocol, size_t payload, uint8_t *out) {
+/* Writes an IP header from `src` to p's source. */
+static size_t reply_header(const packet *p, const uint8_t *src, uint8_t protocol, size_t payload, uint8_t *out) {
   if (p->family == 4) {
     memset(out, 0, 20);
     out[0] = 0x45, out[8] = 64, out[9] = protocol;
     put16(out + 2, (uint32_t)(20 + payload));
-    memcpy(out + 12, p->dst, 4), memcpy(out + 16, p->src, 4);
+    memcpy(out + 12, src, 4), memcpy(out + 16, p->src, 4);
     put16(out + 10, checksum(out, 20, 0));
     return 20;
   }
   memset(out, 0, 40);
   out[0] = 0x60, out[6] = protocol, out[7] = 64;
   put16(out + 4, (uint32_t)payload);
-  memcpy(out + 8, p->dst, 16), memcpy(out + 24, p->src, 16);
+  memcpy(out + 8, src, 16), memcpy(out + 24, p->src, 16);
   return 40;
 }
 
@@ -150,7 +150,7 @@ static size_t reply_header(const packet *p, uint8_t protocol, size_t payload, ui
 static size_t reject_tcp(const uint8_t *data, size_t len, const packet *p, uint8_t *out) {
   const uint8_t *in = data + p->l4;
   if (p->tcp_flags & TH_RST) return 0;
-  size_t ip = reply_header(p, IPPROTO_TCP, 20, out);
+  size_t ip = reply_header(p, p->dst, IPPROTO_TCP, 20, out);
   uint8_t *tcp = out + ip;
   memset(tcp, 0, 20);
   put16(tcp, p->dst_port), put16(tcp + 2, p->src_port);
@@ -165,18 +165,42 @@ static size_t reject_tcp(const uint8_t *data, size_t len, const packet *p, uint8
   return ip + 20;
 }
 
-size_t packet_reject(const uint8_t *data, size_t len, const packet *p, uint8_t *out, size_t cap) {
-  if (cap < 128 + 48 || p->fragment || p->icmp_error) return 0;
-  if (p->protocol == IPPROTO_TCP) return reject_tcp(data, len, p, out);
+static size_t icmp_error(const uint8_t *data, size_t len, const packet *p, const uint8_t *src, uint8_t type,
+                         uint8_t code, uint8_t *out) {
   size_t quote = len < 128 ? len : 128;
   uint8_t protocol = p->family == 4 ? IPPROTO_ICMP : IPPROTO_ICMPV6;
-  size_t ip = reply_header(p, protocol, 8 + quote, out);
+  size_t ip = reply_header(p, src, protocol, 8 + quote, out);
   uint8_t *icmp = out + ip;
   memset(icmp, 0, 8);
-  icmp[0] = p->family == 4 ? 3 : 1;  /* destination unreachable ... */
-  icmp[1] = p->family == 4 ? 13 : 1; /* ... communication administratively prohibited (RFC 1812, RFC 4443) */
+  icmp[0] = type, icmp[1] = code;
   memcpy(icmp + 8, data, quote);
-  uint32_t sum = p->family == 4 ? 0 : pseudo_sum(6, p->dst, p->src, protocol, (uint32_t)(8 + quote));
+  uint32_t sum = p->family == 4 ? 0 : pseudo_sum(6, src, p->src, protocol, (uint32_t)(8 + quote));
   put16(icmp + 2, checksum(icmp, 8 + quote, sum));
   return ip + 8 + quote;
+}
+
+static bool may_answer(const packet *p, size_t cap) {
+  return cap >= 128 + 48 && !p->fragment && !p->icmp_error;
+}
+
+size_t packet_reject(const uint8_t *data, size_t len, const packet *p, uint8_t *out, size_t cap) {
+  if (!may_answer(p, cap)) return 0;
+  if (p->protocol == IPPROTO_TCP) return reject_tcp(data, len, p, out);
+  /* Destination unreachable, communication administratively prohibited (RFC 1812, RFC 4443). */
+  return p->family == 4 ? icmp_error(data, len, p, p->dst, 3, 13, out) : icmp_error(data, len, p, p->dst, 1, 1, out);
+}
+
+size_t packet_expired(const uint8_t *data, size_t len, const packet *p, const uint8_t *router, uint8_t *out,
+                      size_t cap) {
+  return may_answer(p, cap) ? icmp_error(data, len, p, router, p->family == 4 ? 11 : 3, 0, out) : 0;
+}
+
+bool packet_spend_hop(uint8_t *ip) {
+  uint8_t *hops = ip[0] >> 4 == 4 ? ip + 8 : ip + 7;
+  if (*hops <= 1) return false;
+  --*hops;
+  if (hops == ip + 7) return true;
+  uint32_t sum = (uint32_t)get16(ip + 10) + 0x100; /* RFC 1141: what the checksum's complement loses, it gains */
+  put16(ip + 10, sum + (sum >> 16));
+  return true;
 }

@@ -142,6 +142,9 @@ class NativeEngine:
         seen = mapping.seen
         _check(lib.kdp_mapping_remove(self._engine, vni, seen.version, seen.prefixlen, _prefix(seen)))
 
+    def set_router(self, vni: int, address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> None:
+        _check(lib.kdp_vni_router(self._engine, vni, address.version, address.packed))
+
     def add_session(self, vni: int) -> int:
         index = ffi.new("uint32_t *")
         _check(lib.kdp_session_add(self._engine, vni, index))

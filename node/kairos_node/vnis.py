@@ -35,6 +35,8 @@ class Vnis:
             self._dataplane.add_vni(plan.vni, fd)
             self._hops[plan.vni] = {}
         self._plans[plan.vni] = plan
+        for address in plan.addresses:
+            self._dataplane.set_router(plan.vni, address.ip)
         self.take_in(plan, local)
 
     def take_in(self, plan: VniPlan, local: Collection[Network]) -> None:

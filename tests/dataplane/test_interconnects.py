@@ -1,140 +1,39 @@
-"""From one VNI into another: both have the same prefixes, each names the other by a prefix of its own.
-
-alice 10.77.0.2 -- VNI 7 -- gateway -- VNI 8 -- bob 10.77.0.2       alice calls bob   10.202.0.2, fd22::2
-                                                                   bob calls alice   10.201.0.2, fd21::2
-"""
+"""From one VNI into another: both have the same prefixes, each names the other by a prefix of its own (joined_vnis.py)."""
 
 from __future__ import annotations
 
-import socket
-import struct
 from collections.abc import Iterator
-from contextlib import contextmanager
-from ipaddress import ip_network
+from ipaddress import ip_address, ip_network
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
-from engine_rig import (
-    FROM_ENGINE,
-    HOST,
-    HOST6,
-    PEER,
-    PEER6,
-    TO_ENGINE,
-    VNI,
-    Rig,
-    echo_request,
-    ip_packet,
-    open_datagram,
-    rig_on,
-    tcp_packet,
-    udp_packet,
-    whole,
+from joined_vnis import (
+    ALICE,
+    ALICE6,
+    ALICE6_SEEN,
+    ALICE_SEEN,
+    BOB,
+    BOB6,
+    BOB6_SEEN,
+    BOB_SEEN,
+    HERE,
+    OTHER,
+    THERE,
+    THIRD,
+    Joined,
+    assert_sound,
+    expiring,
+    icmp_error,
+    joined_on,
+    one_hop_back,
 )
+
+from engine_rig import HOST, HOST6, VNI, Rig, echo_request, ip_packet, tcp_packet, udp_packet
 from kairos.wire.datagram import TRAILER, SegmentKind
-from kairos_dataplane import Flow, Mapping, Verdict
-from kairos_dataplane.pure.packet import (
-    ACK,
-    ICMP,
-    ICMP6,
-    PSH,
-    RST,
-    SYN,
-    TCP,
-    UDP,
-    checksum,
-    parse_untrusted,
-    pseudo_sum,
-)
-from kairos_dataplane.pure.segments import VNET_BYTES, Offload
-
-OTHER, THIRD, OTHER_RELAY = 8, 9, 2
-ALICE, BOB, ALICE6, BOB6 = PEER, PEER, PEER6, PEER6  # at home
-BOB_SEEN, BOB6_SEEN = "10.202.0.2", "fd22::2"
-ALICE_SEEN, ALICE6_SEEN = "10.201.0.2", "fd21::2"
-HERE = tuple(
-    Mapping(ip_network(seen), OTHER, ip_network(real))
-    for seen, real in (("10.202.0.0/24", "10.77.0.0/24"), ("fd22::/64", "fd77::/64"), ("10.203.0.0/24", "10.99.0.0/24"))
-)
-THERE = tuple(
-    Mapping(ip_network(seen), VNI, ip_network(real))
-    for seen, real in (("10.201.0.0/24", "10.77.0.0/24"), ("fd21::/64", "fd77::/64"))
-)
-
-
-class Joined:
-    """The rig's VNI, where alice is the peer, and another with bob, joined."""
-
-    def __init__(self, rig: Rig) -> None:
-        self.rig, engine = rig, rig.engine
-        self.tun, inner = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        inner.setblocking(False)
-        self.tun.setblocking(False)
-        with inner:
-            engine.add_vni(OTHER, inner.fileno())
-        engine.add_relay(OTHER_RELAY)
-        self.bob = engine.add_session(OTHER)
-        for prefix in ("10.77.0.2/32", "fd77::2/128"):
-            engine.add_route(OTHER, ip_network(prefix), self.bob)
-            engine.add_lease(self.bob, ip_network(prefix))
-        for prefix in ("10.77.0.1/32", "fd77::1/128"):
-            engine.add_route(OTHER, ip_network(prefix), 0)
-        engine.install_receive(self.bob, 0, *TO_ENGINE)
-        engine.install_transmit(self.bob, 0, *FROM_ENGINE)
-        engine.use_relay(self.bob, OTHER_RELAY, follow=False)
-        for vni, mappings in ((VNI, HERE), (OTHER, THERE)):
-            for mapping in mappings:
-                engine.add_mapping(vni, mapping)
-
-    def from_alice(self, *packets: bytes) -> None:
-        self.rig.put(*(self.rig.seal(whole(packet)) for packet in packets))
-
-    def from_bob(self, *packets: bytes) -> None:
-        self.rig.put(*(self.rig.seal(whole(packet), session=self.bob) for packet in packets))
-
-    def to_alice(self) -> list[bytes]:
-        return [plain[: -TRAILER.size] for _, plain in self.rig.sent()]
-
-    def to_bob(self) -> list[bytes]:
-        return [plain[: -TRAILER.size] for plain in self.plain_to_bob()]
-
-    def plain_to_bob(self) -> list[bytes]:
-        frame, plain = self.rig.engine.take_relay(OTHER_RELAY), []
-        while frame:
-            size = int.from_bytes(frame[:2])
-            plain.append(open_datagram(frame[2 : 2 + size])[1])
-            frame = frame[2 + size :]
-        return plain
-
-    def to_tun(self) -> list[bytes]:
-        """Out of the gateway's TUN in bob's VNI."""
-        written = []
-        while True:
-            try:
-                written.append(self.tun.recv(1 << 17)[VNET_BYTES:])
-            except BlockingIOError:
-                return written
-
-    def judge(self, here: Verdict = Verdict.ALLOW, across: Verdict = Verdict.ALLOW) -> list[Flow]:
-        """Until nobody asks: the first verdict brings the second question."""
-        judged: list[Flow] = []
-        while flows := self.rig.opened():
-            for flow in flows:
-                self.rig.engine.verdict(flow.id, across if flow.from_vni else here, 1, 1)
-            judged += flows
-        return judged
-
-
-@contextmanager
-def joined_on(name: str) -> Iterator[Joined]:
-    with rig_on(name) as rig:
-        made = Joined(rig)
-        try:
-            yield made
-        finally:
-            made.tun.close()
+from kairos_dataplane import Mapping, Verdict
+from kairos_dataplane.pure.packet import ACK, ICMP, PSH, RST, SYN, TCP, UDP, checksum, parse_untrusted, pseudo_sum
+from kairos_dataplane.pure.segments import Offload
 
 
 @pytest.fixture
@@ -142,31 +41,6 @@ def joined(rig: Rig) -> Iterator[Joined]:
     made = Joined(rig)
     yield made
     made.tun.close()
-
-
-def assert_sound(packet: bytes) -> None:
-    """Every checksum holds, the quoted ones too."""
-    parsed = parse_untrusted(packet)
-    if parsed.version == 4:
-        assert checksum(packet[: parsed.l4]) == 0
-    l4 = packet[parsed.l4 :]
-    start = 0 if parsed.protocol == ICMP else pseudo_sum(parsed.src, parsed.dst, parsed.protocol, len(l4))
-    assert checksum(l4, start) == 0
-    if parsed.quoted is not None and len(parsed.quoted) == total_length(parsed.quoted):
-        assert_sound(parsed.quoted)
-
-
-def total_length(packet: bytes) -> int:
-    return int.from_bytes(packet[2:4]) if packet[0] >> 4 == 4 else 40 + int.from_bytes(packet[4:6])
-
-
-def icmp_error(src: str, dst: str, about: bytes, kind: tuple[int, int], rest: int = 0) -> bytes:
-    version = 6 if ":" in src else 4
-    body = struct.pack("!BBHI", *kind, 0, rest) + about
-    bare = ip_packet(src, dst, ICMP if version == 4 else ICMP6, body)
-    parsed = parse_untrusted(bare)
-    start = 0 if version == 4 else pseudo_sum(parsed.src, parsed.dst, ICMP6, len(body))
-    return ip_packet(src, dst, parsed.protocol, body[:2] + checksum(body, start).to_bytes(2) + body[4:])
 
 
 @pytest.mark.parametrize(
@@ -221,7 +95,9 @@ def test_the_far_verdict_refuses_in_the_callers_terms(joined: Joined) -> None:
     assert_sound(prohibited)
     parsed = parse_untrusted(reset)
     assert (parsed.tcp_flags, reset[12:16]) == (RST | ACK, bytes([10, 202, 0, 2]))
-    assert parse_untrusted(prohibited).quoted == udp_packet(ALICE6, BOB6_SEEN, b"no")
+    quoted = parse_untrusted(prohibited).quoted
+    assert quoted is not None
+    assert one_hop_back(quoted) == udp_packet(ALICE6, BOB6_SEEN, b"no")
     assert joined.rig.drops() == {"drop_denied": 2}
 
 
@@ -285,6 +161,31 @@ def test_nothing_crosses_twice(joined: Joined) -> None:
     joined.from_alice(udp_packet(ALICE, "10.203.0.2", b"onwards"))
     joined.judge()
     assert joined.rig.drops() == {"drop_second_crossing": 1}
+
+
+def test_an_interconnect_is_a_hop(joined: Joined) -> None:
+    """The last hop is told by the gateway's own address; each packet that crosses has one less."""
+    for router in (HOST, HOST6):
+        joined.rig.engine.set_router(VNI, ip_address(router))
+    last = [udp_packet(ALICE, BOB_SEEN, b"v4"), udp_packet(ALICE6, BOB6_SEEN, b"v6")]
+    last = [expiring(packet) for packet in last]
+    joined.from_alice(*last)
+    joined.judge()
+    errors = [plain[: -TRAILER.size] for _, plain in joined.rig.sent()]
+    assert errors == [icmp_error(HOST, ALICE, last[0], (11, 0)), icmp_error(HOST6, ALICE6, last[1], (3, 0))]
+    assert joined.rig.drops() == {"drop_hop_limit": 2}
+    joined.from_alice(udp_packet(ALICE, BOB_SEEN, b"v4"), udp_packet(ALICE6, BOB6_SEEN, b"v6"))
+    joined.judge()
+    v4, v6 = joined.plain_to_bob()
+    assert (v4[8], v6[7], checksum(v4[:20])) == (63, 63, 0)
+
+
+def test_nobody_speaks_by_a_name_that_is_seen(joined: Joined) -> None:
+    """Names are made where a packet crosses, and never taken from a member."""
+    joined.from_alice(udp_packet(BOB_SEEN, HOST, b"spoof"), udp_packet(ALICE_SEEN, BOB_SEEN, b"spoof"))
+    joined.from_bob(udp_packet(ALICE_SEEN, HOST, b"spoof"), udp_packet(BOB_SEEN, ALICE_SEEN, b"spoof"))
+    assert joined.judge() == []
+    assert joined.rig.drops() == {"drop_spoofed_source": 4}
 
 
 def test_a_mapping_is_checked(joined: Joined) -> None:

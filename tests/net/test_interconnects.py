@@ -94,6 +94,8 @@ def test_both_sides_name_each_other(joined: Overlay) -> None:
     alice4, alice6 = called(alice, "east", EAST_SEEN)
     for host, address in ((alice, bob4), (alice, bob6), (bob, alice4), (bob, alice6)):
         assert host.reaches(address), f"{host.name} to {address}"
+    for address, hop in ((bob4, "10.77.0.1"), (bob6, "fd77::1")):
+        assert f"From {hop}" in alice.run("ping", "-c1", "-W5", "-t", "1", address).stdout
     with serving(bob.namespace):
         assert alice.run(*CURL, f"http://{bob4}:8080/protocol.md").stdout == "200"
     crossed = [flow for flow in joined.gateway.tell("flows") if "from vni" in flow["flow"]]

@@ -12,7 +12,7 @@ import socket
 import sys
 import threading
 import time
-from ipaddress import ip_address
+from ipaddress import IPv4Address, IPv6Address, ip_address
 
 from kairos.errors import BadMessage
 from kairos.wire.datagram import CONTROL_PAYLOAD_MAX, DatagramType
@@ -187,6 +187,10 @@ class PureEngine(PacketPath):
             if not any(known.seen == mapping.seen for known in here.mappings) or not here.fib.remove(mapping.seen):
                 raise refused(errno.ENOENT)
             here.mappings = [known for known in here.mappings if known.seen != mapping.seen]
+
+    def set_router(self, vni: int, address: IPv4Address | IPv6Address) -> None:
+        with self._lock:
+            self._vni(vni).routers[address.version] = address.packed
 
     def add_session(self, vni: int) -> int:
         with self._lock:

@@ -15,9 +15,10 @@ from kairos_dataplane.pure.packet import ACK, FIN, RST, SYN, TCP, UDP, Packet, p
 
 PENDING_LIFE_S = 5.0
 FLOWS_A_SESSION = 1 << 16
-_FRAGMENT_LIFE_S = 2.0
-_FRAGMENTS_MAX = 256
+_FRAGMENT_LIFE_S = 30.0
+_FRAGMENT_SLOTS = 1024
 
+_Fragment = tuple[int, bytes, bytes, int, int]
 Key = tuple[int, int, tuple[tuple[bytes, int], tuple[bytes, int]]]
 
 
@@ -96,6 +97,18 @@ def _key(vni: int, packet: Packet) -> Key:
     return vni, packet.protocol, (ends[0], ends[1])
 
 
+def _fragment(vni: int, packet: Packet) -> _Fragment:
+    """The same for all fragments of one packet."""
+    return vni, packet.src, packet.dst, packet.protocol, packet.fragment_id
+
+
+def _fragment_slot(vni: int, packet: Packet) -> int:
+    """A table of fixed size, where the newest packet takes the place: in the same order as in C."""
+    ends = int.from_bytes(packet.src[-4:]) * 0xC2B2AE35 ^ int.from_bytes(packet.dst[-4:])
+    mixed = (packet.fragment_id ^ vni * 0x9E3779B1 ^ ends) * 0x85EBCA6B & 0xFFFFFFFF
+    return (mixed ^ mixed >> 15) % _FRAGMENT_SLOTS
+
+
 class FlowTable:
     def __init__(self, maximum: int, counters: Counter[str]) -> None:
         self._maximum = maximum
@@ -104,7 +117,7 @@ class FlowTable:
         self._by_id: dict[int, tuple[Key, _Entry]] = {}
         self._share: Counter[int] = Counter()
         self._ids = itertools.count(1)
-        self._fragments: dict[tuple[int, bytes, bytes, int, int], tuple[float, int]] = {}
+        self._fragments: dict[int, tuple[_Fragment, float, int]] = {}
 
     def check(
         self, vni: int, session: int, packet: Packet, size: int, now: float, from_vni: int = 0
@@ -133,9 +146,9 @@ class FlowTable:
 
     def _check_fragment(self, vni: int, packet: Packet, size: int, now: float) -> tuple[Answer, Flow | None]:
         """A later fragment fares as its flow does now: it may wait with the first, and falls with it."""
-        until, flow = self._fragments.get(self._fragment_key(vni, packet), (0.0, 0))
+        first, until, flow = self._fragments.get(_fragment_slot(vni, packet), (None, 0.0, 0))
         found = self._by_id.get(flow)
-        if until <= now or found is None:
+        if first != _fragment(vni, packet) or until <= now or found is None:
             return self._drop("drop_unknown_fragment"), None
         entry = found[1]
         entry.account(packet, size, now)
@@ -175,15 +188,9 @@ class FlowTable:
         self._counters[counter] += 1
         return Answer.DROP
 
-    @staticmethod
-    def _fragment_key(vni: int, packet: Packet) -> tuple[int, bytes, bytes, int, int]:
-        return vni, packet.src, packet.dst, packet.protocol, packet.fragment_id
-
     def _remember_fragment(self, vni: int, packet: Packet, flow: int, now: float) -> None:
         """Its later fragments belong to that flow for a while."""
-        self._fragments[self._fragment_key(vni, packet)] = now + _FRAGMENT_LIFE_S, flow
-        if len(self._fragments) > _FRAGMENTS_MAX:
-            del self._fragments[next(iter(self._fragments))]
+        self._fragments[_fragment_slot(vni, packet)] = _fragment(vni, packet), now + _FRAGMENT_LIFE_S, flow
 
     def decide(self, flow: int, verdict: Verdict, rule: int, generation: int) -> bool:
         found = self._by_id.get(flow)

@@ -163,11 +163,35 @@ def refusal(data: bytes, packet: Packet) -> bytes | None:
     if packet.fragment or packet.quoted is not None:
         return None
     if packet.protocol == TCP:
-        return None if packet.tcp_flags & RST else _ip(packet, TCP, _reset(data, packet))
-    kind, code, protocol = (3, 13, ICMP) if packet.version == 4 else (1, 1, ICMP6)
-    body = struct.pack("!BBHI", kind, code, 0, 0) + data[:_QUOTED_MAX]
-    start = 0 if packet.version == 4 else pseudo_sum(packet.dst, packet.src, protocol, len(body))
-    return _ip(packet, protocol, body[:2] + checksum(body, start).to_bytes(2) + body[4:])
+        return None if packet.tcp_flags & RST else _ip(packet, packet.dst, TCP, _reset(data, packet))
+    return _icmp_error(data, packet, packet.dst, (3, 13) if packet.version == 4 else (1, 1))
+
+
+def expired(data: bytes, packet: Packet, router: bytes) -> bytes | None:
+    """ICMP time exceeded, said by `router`. None: none is due."""
+    if packet.fragment or packet.quoted is not None:
+        return None
+    return _icmp_error(data, packet, router, (11 if packet.version == 4 else 3, 0))
+
+
+def with_hop_spent(data: bytes) -> bytes | None:
+    """One hop less. None: it was the last."""
+    at = 8 if data[0] >> 4 == 4 else 7
+    if data[at] <= 1:
+        return None
+    changed = bytearray(data)
+    changed[at] -= 1
+    if at == 8:  # RFC 1141: what the checksum's complement loses, it gains
+        total = int.from_bytes(data[10:12]) + 0x100
+        changed[10:12] = (total + (total >> 16) & 0xFFFF).to_bytes(2)
+    return bytes(changed)
+
+
+def _icmp_error(data: bytes, packet: Packet, src: bytes, kind: tuple[int, int]) -> bytes:
+    protocol = ICMP if packet.version == 4 else ICMP6
+    body = struct.pack("!BBHI", *kind, 0, 0) + data[:_QUOTED_MAX]
+    start = 0 if packet.version == 4 else pseudo_sum(src, packet.src, protocol, len(body))
+    return _ip(packet, src, protocol, body[:2] + checksum(body, start).to_bytes(2) + body[4:])
 
 
 def _reset(data: bytes, packet: Packet) -> bytes:
@@ -184,9 +208,9 @@ def _reset(data: bytes, packet: Packet) -> bytes:
     return segment[:16] + total.to_bytes(2) + segment[18:]
 
 
-def _ip(packet: Packet, protocol: int, payload: bytes) -> bytes:
-    """An IP packet from the destination of `packet` to its source."""
+def _ip(packet: Packet, src: bytes, protocol: int, payload: bytes) -> bytes:
+    """An IP packet from `src` to the source of `packet`."""
     if packet.version == 6:
-        return struct.pack("!IHBB", 6 << 28, len(payload), protocol, 64) + packet.dst + packet.src + payload
-    head = struct.pack("!BBHHHBBH", 0x45, 0, 20 + len(payload), 0, 0, 64, protocol, 0) + packet.dst + packet.src
+        return struct.pack("!IHBB", 6 << 28, len(payload), protocol, 64) + src + packet.src + payload
+    head = struct.pack("!BBHHHBBH", 0x45, 0, 20 + len(payload), 0, 0, 64, protocol, 0) + src + packet.src
     return head[:10] + checksum(head).to_bytes(2) + head[12:] + payload

@@ -26,7 +26,7 @@ from kairos_dataplane.engine import (
     Verdict,
 )
 from kairos_dataplane.pure.flows import PENDING_LIFE_S, Answer, Fib, FlowTable
-from kairos_dataplane.pure.packet import Packet, ecn, parse_untrusted, refusal, with_congestion
+from kairos_dataplane.pure.packet import Packet, ecn, expired, parse_untrusted, refusal, with_congestion, with_hop_spent
 from kairos_dataplane.pure.segments import Offload, cut, whole_untrusted
 from kairos_dataplane.pure.session import RelayQueue, Session
 from kairos_dataplane.pure.translate import translate
@@ -44,6 +44,7 @@ class Vni:
     tun: int
     fib: Fib = field(default_factory=Fib)
     mappings: list[Mapping] = field(default_factory=list)
+    routers: dict[int, bytes] = field(default_factory=lambda: {4: bytes(4), 6: bytes(16)})
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,9 +191,16 @@ class PacketPath:
         if sender.across is not None:
             self._counters["drop_second_crossing"] += 1
             return
+        hopped = with_hop_spent(data)
+        if hopped is None:
+            self._counters["drop_hop_limit"] += 1
+            error = expired(data, packet, vni.routers[packet.version])
+            if error is not None:
+                self._answer(vni, sender, error)
+            return
         to = self._vnis.get(other)
         partial = bool(offload.flags & 1) and offload.csum_start == packet.l4
-        translated = None if to is None else translate(vni, to, data, packet, partial)
+        translated = None if to is None else translate(vni, to, hopped, packet, partial)
         if to is None or translated is None:
             self._counters["drop_no_mapping"] += 1
             return
@@ -232,8 +240,11 @@ class PacketPath:
         if answer is None:
             return
         self._counters["rejects_sent"] += 1
+        self._answer(sender.across or vni, sender, answer)
+
+    def _answer(self, vni: Vni, sender: Sender, answer: bytes) -> None:
         if sender.session is None:
-            self._to_tun(sender.across or vni, Offload(), answer)
+            self._to_tun(vni, Offload(), answer)
         else:
             self._transmit(sender.session, Offload(), answer, parse_untrusted(answer))
 

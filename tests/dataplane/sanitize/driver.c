@@ -70,12 +70,12 @@ static size_t make_packet(uint8_t *out, bool from_peer) {
   memset(out, 0, len);
   out[0] = v4 ? 0x45 : 0x60;
   if (v4) {
-    put16(out + 2, (uint32_t)len), out[9] = protocol;
+    put16(out + 2, (uint32_t)len), out[8] = (uint8_t)any(4), out[9] = protocol;
     if (any(8) == 0) put16(out + 6, any(65536));
     memcpy(out + 12, (uint8_t[]){10, 0, 0, from_peer ? 2 : 1}, 4),
         memcpy(out + 16, (uint8_t[]){10, 0, network, from_peer ? 1 : 2}, 4);
   } else {
-    put16(out + 4, (uint32_t)(len - 40)), out[6] = protocol;
+    put16(out + 4, (uint32_t)(len - 40)), out[6] = protocol, out[7] = (uint8_t)any(4);
     out[8] = out[24] = 0xfd, out[31] = network, out[23] = from_peer ? 2 : 1, out[39] = from_peer ? 1 : 2;
   }
   uint8_t *l4 = out + ip;
