@@ -76,7 +76,7 @@ def _flows(service: str, options: Namespace) -> None:
     if options.json:
         output.as_json(flows)
     else:
-        header = ("flow", "verdict", "rule", "packets", "bytes", "age_s", "idle_s")
+        header = ("flow", "verdict", "rule", "program", "packets", "bytes", "age_s", "idle_s")
         output.as_table(header, ([_cell(flow.get(name, "")) for name in header] for flow in flows), "no flows")
 
 

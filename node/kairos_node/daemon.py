@@ -326,6 +326,7 @@ class Daemon(ABC):
             "flow": describe(flow),
             "verdict": Verdict(flow.verdict).name.lower(),
             "rule": self.judge.rule_named(flow.rule),
+            "program": self.judge.program_of(flow),
             "packets": list(flow.packets),
             "bytes": list(flow.bytes),
             "age_s": round(flow.age_s, 1),

@@ -115,6 +115,12 @@ class FlowJudge:
             return flow.src, None
         return source, Crossing(flow.vni, here.name, str(flow.src), str(called))
 
+    def program_of(self, flow: Flow) -> str:
+        """What opened it, as far as it is known here: at an endpoint by its kernel, at a gateway by the endpoint's claim."""
+        claim = self._claims.of(flow)
+        app = claim.app if claim is not None else self._opened_by.get(flow.id)
+        return "" if app is None else app.path or app.unit
+
     def _document(self, flow: Flow, source: Address, crossing: Crossing | None) -> dict[str, Any]:
         view, begins_in = self._around.view, flow.from_vni or flow.vni
         device = view.holder(begins_in, source)

@@ -184,6 +184,8 @@ def test_the_gateway_hears_what_program_the_endpoint_claims(overlay: Overlay) ->
         return sorted(found, key=lambda each: each["source"] != overlay.gateway.node) if len(found) == 2 else []
 
     decided, _ = wait_for("the ends' events", events)
+    flows = [flow for host in (overlay.alice, overlay.gateway) for flow in host.tell("flows")]
+    assert [flow["program"] for flow in flows if flow["rule"] == "grant:claimed"] == [curl, curl]
     claim = decided["detail"]["input"]["claims"]["app"]
     assert (claim["path"], claim["uid"]) == (curl, 0)
     assert claim["sha256"] == hashlib.sha256(Path(curl).read_bytes()).hexdigest()
