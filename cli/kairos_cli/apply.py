@@ -1,4 +1,4 @@
-"""`kairos apply FILE`: tenants, VNIs and members as one file says. What the file does not name is left alone."""
+"""`kairos apply FILE`: tenants, VNIs, members and interconnects as one file says. What the file does not name is left alone."""
 
 from __future__ import annotations
 
@@ -12,7 +12,16 @@ from pathlib import Path
 
 import msgspec
 
-from kairos.api.admin import MemberRecord, MemberWanted, Tenant, VniCreate, VniRecord
+from kairos.api.admin import (
+    InterconnectCreate,
+    InterconnectRecord,
+    MemberRecord,
+    MemberWanted,
+    PrefixName,
+    Tenant,
+    VniCreate,
+    VniRecord,
+)
 from kairos.api.session import Route
 from kairos.errors import KairosError
 from kairos_cli import tenant as tenants
@@ -39,11 +48,20 @@ class VniEntry(msgspec.Struct, forbid_unknown_fields=True):
     member: list[MemberEntry] = []
 
 
+class InterconnectEntry(msgspec.Struct, forbid_unknown_fields=True):
+    """[[tenant.interconnect]]. map: names of prefixes on the other side, where they do not keep their own."""
+
+    a: str
+    b: str
+    map: list[PrefixName] = []
+
+
 class TenantEntry(msgspec.Struct, forbid_unknown_fields=True):
     """[[tenant]]"""
 
     name: str
     vni: list[VniEntry] = []
+    interconnect: list[InterconnectEntry] = []
 
 
 class Plan(msgspec.Struct, forbid_unknown_fields=True):
@@ -96,8 +114,11 @@ def _steps(admin: AdminClient, plan: Plan) -> Iterator[Step]:
             yield Step("+", f"tenant {name}, with the shipped policy", partial(tenants.make, admin, name))
             # in a dry run there is no tenant to ask
             yield from _vnis(admin, wanted, {})
+            yield from _interconnects(admin, wanted, [])
         else:
             yield from _vnis(admin, wanted, {each.name: each for each in admin.pages(at(name, "vnis"), VniRecord)})
+            known_joins = admin.pages(at(name, "interconnects"), InterconnectRecord)
+            yield from _interconnects(admin, wanted, known_joins)
 
 
 def _vnis(admin: AdminClient, tenant: TenantEntry, known: dict[str, VniRecord]) -> Iterator[Step]:
@@ -135,6 +156,34 @@ def _members(admin: AdminClient, tenant: str, entry: VniEntry, new: bool) -> Ite
             mark, f"member {tenant}/{entry.name}/{member.node}{where}",
             partial(admin.send, "PUT", f"{path}/{member.node}", MemberWanted(member.addresses), MemberRecord),
         )  # fmt: skip
+
+
+def _interconnects(admin: AdminClient, tenant: TenantEntry, known: list[InterconnectRecord]) -> Iterator[Step]:
+    """Other names are made anew: what lives across is cut."""
+    records, path = {(each.a, each.b): each for each in known}, at(tenant.name, "interconnects")
+    for entry in tenant.interconnect:
+        a, b = sorted((entry.a, entry.b))
+        wanted, record = InterconnectCreate(a, b, entry.map), records.get((a, b))
+        what = f"interconnect {tenant.name}/{a}/{b}"
+        if record is None:
+            yield Step("+", what, partial(admin.send, "POST", path, wanted, InterconnectRecord))
+        elif _names(record) != {each for each in map(_name, entry.map) if each[1] != each[2]}:
+            yield Step("~", f"{what}: other names", partial(_join_again, admin, path, wanted))
+
+
+def _names(record: InterconnectRecord) -> set[tuple[str, str, str]]:
+    """But for prefixes that keep theirs."""
+    return {_name(each) for each in record.maps if each.prefix != each.seen}
+
+
+def _name(each: PrefixName) -> tuple[str, str, str]:
+    prefix, seen = _canonical([each.prefix, each.seen], ipaddress.ip_network)
+    return each.vni, prefix, seen
+
+
+def _join_again(admin: AdminClient, path: str, wanted: InterconnectCreate) -> None:
+    admin.delete(f"{path}/{wanted.a}/{wanted.b}")
+    admin.send("POST", path, wanted, InterconnectRecord)
 
 
 def _differences(record: VniRecord, wanted: VniCreate) -> Iterator[str]:

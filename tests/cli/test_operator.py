@@ -138,15 +138,30 @@ def test_a_file_is_applied_once(kairos: Operator, tmp_path: Path) -> None:
         name = "office"
         prefixes = ["10.7.0.0/24", "fd07::/64"]
         selectors = ["tag:staff"]
+
+        [[tenant.vni]]
+        name = "lab"
+        prefixes = ["10.7.0.0/24"]
+
+        [[tenant.interconnect]]
+        a = "office"
+        b = "lab"
+        map = [
+            { vni = "office", prefix = "10.7.0.0/24", seen = "10.201.0.0/24" },
+            { vni = "lab", prefix = "10.7.0.0/24", seen = "10.202.0.0/24" },
+        ]
         """
     )
-    assert "2 to change" in kairos("apply", str(wanted), "--dry-run")
+    assert "4 to change" in kairos("apply", str(wanted), "--dry-run")
     assert "declared" not in kairos("tenant", "list")
-    assert "2 changed" in kairos("apply", str(wanted))
+    assert "4 changed" in kairos("apply", str(wanted))
     assert kairos("apply", str(wanted)) == "nothing to change\n"
     wanted.write_text(wanted.read_text().replace("tag:staff", "group:staff"))
     assert "~ vni declared/office: selectors tag:staff -> group:staff" in kairos("apply", str(wanted))
     assert kairos.json("vni", "show", "office", "--tenant", "declared")["selectors"] == ["group:staff"]
+    wanted.write_text(wanted.read_text().replace("10.202.", "10.203."))
+    assert kairos("apply", str(wanted)).startswith("~ interconnect declared/lab/office: other names\n")
+    assert "10.203.0.0/24" in kairos("interconnect", "show", "office", "lab", "--tenant", "declared")
     wanted.write_text('[[tenant]]\nname = "declared"\nvnis = []\n')
     assert "vnis" in kairos.refused("apply", str(wanted))
     assert "cannot be read" in kairos.refused("apply", str(tmp_path / "none.toml"))
