@@ -35,11 +35,13 @@ from kairos_node.relay_link import RelayLink
 from kairos_node.renewal import Renewal
 from kairos_node.spool import Spool
 from kairos_node.state import Identity, NodeState
+from kairos_node.telemetry import Telemetry
 from kairos_node.tls import Check, Credentials
 from kairos_node.tunnel import Own
 from kairos_node.vnis import Vnis
 
 _log = logging.getLogger(__name__)
+_FIRST_SAMPLE_S, _SAMPLE_EVERY_S = 5.0, 60.0  # somebody who has just started it looks
 
 
 class Daemon(ABC):
@@ -86,6 +88,7 @@ class Daemon(ABC):
             self.feed.run(),
             self.renewal.run(),
             self.spool.deliver(self.client),
+            self._telemeter(),
             self.stopping.wait(),
             *self._works(),
         ]
@@ -108,6 +111,18 @@ class Daemon(ABC):
         await self._network_changed()
         with contextlib.suppress(ConnectionError):
             await asyncio.gather(self.policy.refresh(), self.fetch_network())
+
+    async def _telemeter(self) -> None:
+        """How we are doing, each minute; a minute that the fabric does not take is lost."""
+        loop = asyncio.get_running_loop()
+        telemetry, wait = Telemetry(self.timings, self.dataplane.counters(), loop.time()), _FIRST_SAMPLE_S
+        while True:
+            await asyncio.sleep(wait)
+            wait = _SAMPLE_EVERY_S
+            try:
+                await self.client.send_sample(telemetry.sample(await self._status({}), loop.time()))
+            except (ConnectionError, ProblemError, BadMessage) as error:
+                _log.debug("telemetry: %s", error)
 
     async def _close_links(self) -> None:
         """A moment for the last words of the tunnels to reach the relay."""

@@ -26,6 +26,7 @@ from kairos.api.session import (
     SessionGrant,
     SessionRequest,
 )
+from kairos.api.telemetry import Sample
 from kairos.audit.event import Accepted, Event, EventBatch
 from kairos.audit.head import Consistency
 from kairos.constants import BODY_MAX, BUNDLE_MAX, PUSH_MAX
@@ -138,6 +139,10 @@ class FabricClient:
     async def advertise(self, routes: dict[str, list[str]]) -> None:
         """The networks this endpoint offers to lead to, by VNI; those of an earlier call that are not named are withdrawn."""
         await self._call("PUT", self._path("advertisement"), msgspec.json.encode(Advertisement(routes)))
+
+    async def send_sample(self, sample: Sample) -> None:
+        """How we are doing."""
+        await self._call("POST", self._path("telemetry"), msgspec.json.encode(sample))
 
     async def report_isolation(self, report: IsolationReport) -> None:
         """A gateway's word that policy isolates an endpoint."""

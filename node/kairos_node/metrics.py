@@ -30,6 +30,11 @@ class Histogram:
         self._counts[bisect_left(_BOUNDS_S, seconds)] += 1
         self._sum += seconds
 
+    @property
+    def total(self) -> tuple[int, float]:
+        """How many, and the seconds of all."""
+        return sum(self._counts), self._sum
+
     @contextlib.contextmanager
     def timed(self) -> Iterator[None]:
         began = time.perf_counter()

@@ -62,6 +62,7 @@ def test_every_place_enforces_it_and_says_so(overlay: Overlay) -> None:
     status, said = command(overlay, "release", alice.node)
     assert (status, said["missing"]) == (0, [])
     works(overlay, alice)
+    wait_for("telemetry", lambda: {alice.node, bob.node, overlay.gateway.node} <= set(sampled(overlay)))
 
 
 def test_restarts_do_not_forget_it(overlay: Overlay) -> None:
@@ -113,3 +114,11 @@ def test_policy_isolates_whoever_sends_under_a_foreign_address(overlay: Overlay)
 def events(overlay: Overlay, kind: str, subject: str, actor: str) -> list[dict[str, Any]]:
     listed = overlay.fabric.admin("GET", f"/{TENANT}/audit?kind={kind}")["items"]
     return [each for each in listed if (each["subject"], each["actor"]) == (subject, actor)]
+
+
+def sampled(overlay: Overlay) -> dict[str, dict[str, Any]]:
+    """What `kairos top --json` shows, by node."""
+    folder = str(overlay.folder / "fabric")
+    words = (sys.executable, "-m", "kairos_cli.main", "top", "--once", "--json", "--tenant", TENANT, "--dir", folder)
+    done = subprocess.run(words, capture_output=True, text=True, timeout=60, check=True)
+    return {record["node"]: record["sample"] for record in json.loads(done.stdout)}

@@ -17,7 +17,7 @@ from kairos_cli.registry.node import AGENT, GATEWAY
 from kairos_cli.registry.policy import POLICY
 from kairos_cli.registry.routes import ROUTES
 from kairos_cli.registry.segments import SEGMENTS
-from kairos_cli.registry.verb import JSON, Verb, arg
+from kairos_cli.registry.verb import IN_TENANT, JSON, Verb, arg
 
 __all__ = ["GROUPS", "VERBS", "Verb", "in_group"]
 
@@ -69,6 +69,16 @@ VERBS: tuple[Verb, ...] = (
     *AUDIT,
     *AGENT,
     *GATEWAY,
+    Verb(
+        "top",
+        "top:top",
+        "how the nodes are doing: tunnels, throughput, drops, latencies; refreshes until Ctrl-C",
+        (
+            arg("--once", help="print it once", action="store_true"),
+            arg("--every", help="seconds between two looks (default 5)", type=float, default=5.0),
+            *IN_TENANT,
+        ),
+    ),
     _DEMO,
     Verb("version", "version:run", "versions of this program and of what it stands on", (JSON,)),
 )

@@ -39,6 +39,7 @@ from kairos.api.session import (
     SessionGrant,
     SessionRequest,
 )
+from kairos.api.telemetry import Sample
 from kairos.audit.event import Accepted, EventBatch
 from kairos.audit.head import Appended, Consistency, EventProof, SealedSegment, SignedHead
 from kairos.constants import BUNDLE_MAX
@@ -69,6 +70,8 @@ from .registry import Registry
 from .routes import Routes
 from .routing import Caller, Route
 from .sessions import Sessions
+from .telemetry import SCHEMA as TELEMETRY_SCHEMA
+from .telemetry import Telemetry
 from .vnis import Vnis
 
 SCHEMA = (
@@ -82,6 +85,7 @@ SCHEMA = (
     " role TEXT NOT NULL, gateways TEXT NOT NULL, vnis TEXT NOT NULL, posture TEXT NOT NULL, expires_at INTEGER NOT NULL)",
     *ISOLATION_SCHEMA,
     *POSTURE_SCHEMA,
+    *TELEMETRY_SCHEMA,
     *audit_log.SCHEMA,
     *outbox.SCHEMA,
 )
@@ -102,6 +106,7 @@ class TenantService:
         self.audit_log = AuditLog(platform, self.pushes, self.outbox)
         self.admission = Admission(platform)
         self.postures = Postures(platform, self.pushes)
+        self.telemetry = Telemetry(platform)
         self.sessions = Sessions(platform, self.journal, self.pushes, self.postures, self.limits)
         self.enrollments = Enrollments(platform, self.journal, self.pushes, self.admission, self.limits)
         self.policies = Policies(platform, self.journal, self.pushes)
@@ -172,7 +177,7 @@ class TenantService:
             [(f"DELETE FROM {table} {of_vnis}", (tenant,)) for table in _VNI_TABLES]
             + [(f"DELETE FROM {table} WHERE tenant = ?", (tenant,)) for table in _TABLES]
         )
-        for table in ("enrollments", "sessions", "nonces", "isolations", "receipts", "postures"):
+        for table in ("enrollments", "sessions", "nonces", "isolations", "receipts", "postures", "samples"):
             self.platform.local.write(f"DELETE FROM {table}")
         self.journal.record("tenant.deleted", actor=call.actor, subject=tenant, devices=len(nodes))
         return reply(None)
@@ -208,6 +213,7 @@ class TenantService:
         await self.woken()
         now = int(self.platform.clock())
         self.sessions.forget_ended()
+        self.telemetry.sweep()
         self.platform.local.write("DELETE FROM nonces WHERE expires_at < ?", now)
         self.platform.local.write(
             "DELETE FROM enrollments WHERE status <> 'held' AND created_at < ?", now - _ENROLLMENT_KEPT_S
@@ -306,6 +312,10 @@ ROUTES: tuple[Route, ...] = (
           Reason, Device, alone=True),
     Route("POST", _AT + "/posture", Caller.NODE, lambda s, c: s.postures.report(c), "What a device says of itself",
           PostureReport, status=204),
+    Route("POST", _AT + "/telemetry", Caller.NODE, lambda s, c: s.telemetry.take(c), "How a node is doing",
+          Sample, status=204),
+    Route("GET", _AT + "/telemetry", Caller.VIEWER, lambda s, c: s.telemetry.show(c),
+          "How the nodes are doing: the newest of each", answer=Page),
     Route("POST", _AT + "/isolations", Caller.NODE, lambda s, c: s.isolations.report(c),
           "A gateway's word that policy isolates an endpoint", IsolationReport, status=204),
     Route("GET", _AT + "/devices/{node}/posture", Caller.VIEWER, lambda s, c: s.postures.show(c),
