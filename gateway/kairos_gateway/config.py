@@ -9,6 +9,17 @@ import msgspec
 from kairos.constants import REKEY_AFTER_S
 
 
+class UplinkConfig(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+    """The way out of one VNI, by name. interface: of this host, which the VNI gets for itself, or with vlan that VLAN on it;
+    addresses: the gateway's there, `192.168.60.1/24`."""
+
+    vni: str
+    mode: Literal["nat", "routed", "none"]
+    interface: str = ""
+    vlan: Annotated[int, msgspec.Meta(ge=0, le=4094)] = 0
+    addresses: list[str] = []
+
+
 class Config(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     """Every key is optional."""
 
@@ -16,6 +27,7 @@ class Config(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     advertise: list[str] = []
     masquerade: bool = True
     routed: list[str] = []
+    uplink: list[UplinkConfig] = []
     rekey_after_s: Annotated[float, msgspec.Meta(gt=0, le=REKEY_AFTER_S)] = float(REKEY_AFTER_S)
     provider: Literal["cryptography", "oqs"] = "cryptography"
     dataplane: Literal["auto", "c", "pure"] = "auto"

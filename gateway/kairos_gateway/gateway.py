@@ -31,6 +31,7 @@ from kairos.wire.control import VniConfig
 from kairos_dataplane import ControlReceived, Dataplane, Offences, PathMoved
 from kairos_dataplane.engine import Network
 from kairos_gateway.config import Config
+from kairos_gateway.external import Externals
 from kairos_gateway.isolator import Isolator
 from kairos_gateway.mux import Mux
 from kairos_gateway.peers import Peers
@@ -73,6 +74,7 @@ class Gateway(Daemon):
         vnis: Vnis,
         config: Config,
         uplink: Uplink,
+        externals: Externals,
         direct: tuple[str, ...],
     ) -> None:
         super().__init__(
@@ -87,6 +89,7 @@ class Gateway(Daemon):
         )
         self._config = config
         self._uplink = uplink
+        self._externals = externals
         self._direct = direct
         self.sessions = Sessions(time.time)
         self._session_judge = SessionJudge(self, self.judge.log.report)
@@ -164,24 +167,27 @@ class Gateway(Daemon):
         self.peers.close(code, reason)
 
     async def _network_changed(self) -> None:
-        view, node = self.view, self.identity.node
+        view = self.view
         for gone in {plan.vni for plan in self.vnis.plans} - set(view.vnis):
             await self.vnis.remove(gone)
+            self._externals.forget(gone)
         for plan in self.vnis.plans:
             self.vnis.part(plan.vni, view.mappings(plan.vni))
         for vni in view.vnis:
             try:
-                await self.vnis.apply(self._plan(vni), view.routes_via(vni, node))
+                await self._lead_out(self._plan(vni))
             except Refused as refusal:  # the others must not suffer for it
                 _log.error("VNI %s is left out: %s", view.vnis[vni].name, refusal)
         for plan in self.vnis.plans:
             self.vnis.join(plan.vni, view.mappings(plan.vni))
-        await self._uplink.masquerade(
+        shared = [plan for plan in self.vnis.plans if not plan.isolated]
+        await self._uplink.apply(
+            {self.vnis.interface(plan.vni): self._sources(plan.vni) for plan in shared},
             [
-                self.vnis.interface(vni)
-                for vni, record in view.vnis.items()
-                if self._config.masquerade and record.name not in self._config.routed
-            ]
+                self.vnis.interface(plan.vni)
+                for plan in shared
+                if self._config.masquerade and plan.name not in self._config.routed
+            ],
         )
         for tunnel in self.peers.live():
             session = self.sessions.of_node(tunnel.peer.node) if tunnel.peer is not None else None
@@ -194,13 +200,24 @@ class Gateway(Daemon):
         self._judge_tunnels()
         super()._policy_changed()
 
+    async def _lead_out(self, plan: VniPlan) -> None:
+        """The VNI on this host, and its own way out where it has one. Raises Refused."""
+        await self.vnis.apply(plan, self.view.routes_via(plan.vni, self.identity.node))
+        if plan.isolated:
+            namespace, tun = self.vnis.namespace(plan.vni), self.vnis.interface(plan.vni)
+            await self._externals.connect(plan.vni, plan.name, namespace, tun, self._sources(plan.vni))
+
+    def _sources(self, vni: int) -> set[Network]:
+        """Who of the networks behind this gateway may speak in the VNI."""
+        node = self.identity.node
+        return self.view.forwarded(vni, node, self.view.routes_via(vni, node))
+
     def _plan(self, vni: int) -> VniPlan:
         record, node = self.view.vnis[vni], self.identity.node
         addresses = tuple(ip_interface(text) for text in self.view.addresses(vni, node))
-        behind = sorted(
-            (net for net in self.view.reachable(vni, node) if net.prefixlen), key=str
-        )  # no exit for the host
-        return VniPlan(vni, record.name, record.mtu, addresses, tuple(behind))
+        isolated = self._externals.isolates(record.name)
+        behind = [net for net in self.view.reachable(vni, node) if net.prefixlen or isolated]  # no exit for the host
+        return VniPlan(vni, record.name, record.mtu, addresses, tuple(sorted(behind, key=str)), isolated)
 
     def _reconfigure(self, tunnel: GatewayDriver, session: Session) -> None:
         """T5 again where this endpoint's part of the network is another."""
@@ -330,11 +347,21 @@ async def serve(state: NodeState, config: Config, dataplane: Dataplane) -> None:
         port = udp.getsockname()[1]
         interfaces = await stack.enter_async_context(open_interfaces(GATEWAY))
         uplink = await stack.enter_async_context(Uplink(GATEWAY.prefix))
+        externals = Externals(interfaces.host, config.uplink)
         signer = Signer(identity.node, identity.key)
         client = await stack.enter_async_context(FabricClient(identity.join.fabric_url, identity.join.tenant, signer))
         direct = config.advertise or [format_address((host, port)) for host in await host_addresses(GATEWAY.prefix)]
         gateway = Gateway(
-            state, identity, provider, dataplane, client, Vnis(dataplane, interfaces), config, uplink, tuple(direct)
+            state,
+            identity,
+            provider,
+            dataplane,
+            client,
+            Vnis(dataplane, interfaces),
+            config,
+            uplink,
+            externals,
+            tuple(direct),
         )
         stop_on_signals(gateway.stopping)
         await stack.enter_async_context(LocalServer(state.socket, gateway.handlers()))

@@ -1,75 +1,57 @@
-"""The way out of the VNIs: forwarding in the kernel, kept apart by one nftables table of our own.
+"""The way out of the VNIs that share the host's routing: forwarding in the kernel, kept apart by one nftables table of our own.
 
 endpoint -- tunnel -- TUN of its VNI -- [forward: no TUN to another TUN] -- [masquerade] -- the host's networks
 """
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Collection
-from pathlib import Path
+from collections.abc import Collection, Mapping
 
-from kairos.errors import Refused
+from kairos_dataplane.engine import Network
+from kairos_gateway.external import VETH
+from kairos_node.forwarding import Forwarding, only_from
 
 _TABLE = "kairos_gateway"
-_FORWARDING = (Path("/proc/sys/net/ipv4/ip_forward"), Path("/proc/sys/net/ipv6/conf/all/forwarding"))
 
 
 class Uplink:
     """prefix: of the TUNs' names. A context manager: at its end the host is as it was."""
 
     def __init__(self, prefix: str) -> None:
-        self._prefix = prefix
-        self._turned_on: list[Path] = []
+        self._ours = (f"{prefix}*", f"{VETH}*")
+        self._forwarding = Forwarding(_TABLE)
 
     async def __aenter__(self) -> Uplink:
-        await self.masquerade(())
-        for switch in _FORWARDING:
-            if _read(switch) == "0":
-                switch.write_text("1")
-                self._turned_on.append(switch)
+        await self._forwarding.__aenter__()
+        await self.apply({}, ())
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        for switch in self._turned_on:
-            switch.write_text("0")
-        await _nft(f"add table inet {_TABLE}; delete table inet {_TABLE}")
+        await self._forwarding.stop()
 
-    async def masquerade(self, interfaces: Collection[str]) -> None:
-        """What comes out of these TUNs leaves under the host's own address; the others are routed as they are."""
-        await _nft(_rules(self._prefix, interfaces))
+    async def apply(self, sources: Mapping[str, Collection[Network]], masqueraded: Collection[str]) -> None:
+        """sources: what of the host's networks may speak in a VNI, by TUN; masqueraded: TUNs of which all that leaves carries the
+        host's own address, the others are routed as they are."""
+        await self._forwarding.apply(self._rules(sources, masqueraded))
 
-
-def _rules(prefix: str, interfaces: Collection[str]) -> str:
-    """The whole table, replaced in one transaction. VNIs never meet in the kernel."""
-    source = f'iifname {{ {", ".join(sorted(interfaces))} }} oifname != "{prefix}*" masquerade' if interfaces else ""
-    return f"""
-        add table inet {_TABLE}
-        delete table inet {_TABLE}
-        table inet {_TABLE} {{
+    def _rules(self, sources: Mapping[str, Collection[Network]], masqueraded: Collection[str]) -> str:
+        tuns, veths = self._ours
+        apart = "\n".join(
+            f'iifname "{one}" oifname "{other}" reject with icmpx admin-prohibited'
+            for one in self._ours
+            for other in self._ours
+        )
+        only = "\n".join(only_from(tun, networks) for tun, networks in sorted(sources.items()))
+        return f"""
             chain forward {{
                 type filter hook forward priority filter; policy accept;
-                iifname "{prefix}*" oifname "{prefix}*" reject with icmpx admin-prohibited
+                {apart}
+                {only}
+                oifname "{veths}" ct state != {{ established, related }} drop
             }}
             chain postrouting {{
                 type nat hook postrouting priority srcnat; policy accept;
-                {source}
+                {" ".join(f'iifname "{tun}" oifname != "{tuns}" masquerade;' for tun in sorted(masqueraded))}
+                iifname "{veths}" masquerade
             }}
-        }}
-    """
-
-
-async def _nft(script: str) -> None:
-    try:
-        process = await asyncio.create_subprocess_exec(
-            "nft", "-f", "-", stdin=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
-        )
-    except FileNotFoundError:
-        raise Refused("nft-failed", "nft is missing; install the package nftables") from None
-    _, said = await process.communicate(script.encode())
-    if process.returncode:
-        raise Refused("nft-failed", f"nft: {said.decode(errors='replace').strip()}; run as root, or with CAP_NET_ADMIN")
-
-
-def _read(switch: Path) -> str:
-    return switch.read_text().strip() if switch.exists() else ""
+        """

@@ -7,9 +7,11 @@ a kill knows what to turn off, and the start after a reboot has nothing to undo.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Collection
 from pathlib import Path
 
 from kairos.errors import Refused
+from kairos_dataplane.engine import Network
 
 _SWITCHES = {
     "turned_on_ipv4": Path("/proc/sys/net/ipv4/ip_forward"),
@@ -25,9 +27,9 @@ class Forwarding:
         self._turned_on: set[str] = set()
 
     async def __aenter__(self) -> Forwarding:
-        left = await _nft("list", "tables")
+        left = await nft("list", "tables")
         if f"table inet {self._table}" in left.splitlines():
-            shown = await _nft("list", "table", "inet", self._table)
+            shown = await nft("list", "table", "inet", self._table)
             self._turned_on = {name for name in _SWITCHES if f"chain {name} " in shown}
             await self.stop()
         return self
@@ -44,7 +46,7 @@ class Forwarding:
         """The whole table, replaced in one transaction; then the switches. Raises Refused."""
         self._turned_on |= {name for name, switch in _SWITCHES.items() if _read(switch) == "0"}
         notes = "".join(f"chain {name} {{ }}\n" for name in sorted(self._turned_on))
-        await _nft("-f", "-", script=f"{self._gone()} table inet {self._table} {{ {notes} {chains} }}")
+        await nft("-f", "-", script=f"{self._gone()} table inet {self._table} {{ {notes} {chains} }}")
         for name in self._turned_on:
             _SWITCHES[name].write_text("1")
 
@@ -52,16 +54,28 @@ class Forwarding:
         for name in self._turned_on:
             _SWITCHES[name].write_text("0")
         self._turned_on = set()
-        await _nft("-f", "-", script=self._gone())
+        await nft("-f", "-", script=self._gone())
 
     def _gone(self) -> str:
         return f"add table inet {self._table}\ndelete table inet {self._table}\n"
 
 
-async def _nft(*arguments: str, script: str = "") -> str:
+def only_from(tun: str, networks: Collection[Network]) -> str:
+    """Rules of a forward chain: into this TUN nobody else speaks, and so nobody with an address of the VNI, which is a member's."""
+    return "\n".join(
+        f'oifname "{tun}" meta nfproto ipv{version} '
+        + (f"{header} saddr != {{ {', '.join(found)} }} drop" if found else "drop")
+        for version, header in ((4, "ip"), (6, "ip6"))
+        for found in [sorted(str(each) for each in networks if each.version == version)]
+    )
+
+
+async def nft(*arguments: str, script: str = "", namespace: str = "") -> str:
+    """What nft prints, run in a network namespace or here. Raises Refused."""
+    inside = ("nsenter", f"--net=/run/netns/{namespace}") if namespace else ()
     try:
         process = await asyncio.create_subprocess_exec(
-            "nft", *arguments,
+            *inside, "nft", *arguments,
             stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
         )  # fmt: skip
     except FileNotFoundError:

@@ -6,6 +6,7 @@ number, by which the next start finds and removes them.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 from collections.abc import AsyncIterator
@@ -18,6 +19,7 @@ from pyroute2.netlink.exceptions import NetlinkError
 
 from kairos.errors import Refused
 from kairos_dataplane.tun import open_tun
+from kairos_node.namespace import Namespace, clear_left_behind, name_of
 
 Interface = IPv4Interface | IPv6Interface
 Network = IPv4Network | IPv6Network
@@ -49,13 +51,15 @@ GATEWAY = Realm("kairosg", 76, 1_100_000_000)
 
 @dataclass(frozen=True, slots=True)
 class VniPlan:
-    """How a VNI should look on this host. routes: what lies behind the TUN; mtu: of inner packets, in bytes."""
+    """How a VNI should look on this host. routes: what lies behind the TUN; mtu: of inner packets, in bytes; isolated: it lives
+    in a network namespace of its own, for all of its life."""
 
     vni: int
     name: str
     mtu: int
     addresses: tuple[Interface, ...]
     routes: tuple[Network, ...]
+    isolated: bool = False
 
 
 @dataclass(slots=True)
@@ -63,6 +67,8 @@ class _Link:
     plan: VniPlan
     fd: int
     index: int
+    netlink: AsyncIPRoute
+    namespace: Namespace | None
     rules: set[tuple[str, Network]] = field(default_factory=set)
 
 
@@ -89,13 +95,16 @@ class Interfaces:
         link = self._links.pop(vni, None)
         if link is not None:
             for rule in link.rules:
-                await self._rule("del", vni, rule)
+                await self._rule("del", link, rule)
             os.close(link.fd)
+            if link.namespace is not None:
+                await link.namespace.remove(self._realm.prefix)
 
     async def clear(self) -> None:
-        """Removes every VNI, and rules that a killed daemon left."""
+        """Removes every VNI, and the namespaces and rules that a killed daemon left."""
         for vni in list(self._links):
             await self.remove(vni)
+        await clear_left_behind(self._realm.prefix)
         for family in _FAMILIES:
             ours = [rule async for rule in await self._netlink.get_rules(family=family)]
             for rule in ours:
@@ -113,19 +122,33 @@ class Interfaces:
 
     async def _add(self, plan: VniPlan) -> _Link:
         name = self._realm.interface(plan.vni)
-        fd = open_tun(name)
-        try:
-            index = socket.if_nametoindex(name)
-        except OSError:
-            os.close(fd)
-            raise
-        empty = VniPlan(plan.vni, plan.name, 0, (), ())
-        link = self._links[plan.vni] = _Link(empty, fd, index)
+        namespace = await Namespace.make(name_of(self._realm.prefix, plan.vni)) if plan.isolated else None
+        with namespace.entered() if namespace else contextlib.nullcontext():
+            fd = open_tun(name)
+            try:
+                index = socket.if_nametoindex(name)
+            except OSError:
+                os.close(fd)
+                raise
+        empty = VniPlan(plan.vni, plan.name, 0, (), (), plan.isolated)
+        netlink = namespace.netlink if namespace else self._netlink
+        link = self._links[plan.vni] = _Link(empty, fd, index, netlink, namespace)
         return link
+
+    def namespace(self, vni: int) -> Namespace:
+        """Of a VNI that is isolated."""
+        namespace = self._links[vni].namespace
+        assert namespace is not None
+        return namespace
+
+    @property
+    def host(self) -> AsyncIPRoute:
+        """Netlink outside of all our namespaces."""
+        return self._netlink
 
     async def _configure(self, link: _Link, plan: VniPlan) -> None:
         if link.plan.mtu != plan.mtu:
-            await self._netlink.link("set", index=link.index, mtu=plan.mtu, gso_max_size=_GSO_MAX, state="up")
+            await link.netlink.link("set", index=link.index, mtu=plan.mtu, gso_max_size=_GSO_MAX, state="up")
         for route in set(link.plan.routes) - set(plan.routes):
             await self._route("del", link, route, plan)
         gone = set(link.plan.addresses) - set(plan.addresses)
@@ -143,21 +166,21 @@ class Interfaces:
     async def _set_rules(self, link: _Link, plan: VniPlan) -> None:
         wanted = {("dst", route) for route in plan.routes} | {("src", ip_network(a.ip)) for a in plan.addresses}
         for rule in link.rules - wanted:
-            await self._rule("del", plan.vni, rule)
+            await self._rule("del", link, rule)
         for rule in wanted - link.rules:
-            await self._rule("add", plan.vni, rule)
+            await self._rule("add", link, rule)
         link.rules = wanted
 
     async def _address(self, verb: str, link: _Link, address: Interface) -> None:
         """No prefix route: the VNI's own table holds its routes, the main table none of them."""
         flags = _NO_PREFIX_ROUTE | (_NO_DAD if address.version == 6 else 0)
-        await self._netlink.addr(
+        await link.netlink.addr(
             verb, index=link.index, address=str(address.ip), prefixlen=address.network.prefixlen, flags=flags
         )
 
     async def _route(self, verb: str, link: _Link, route: Network, plan: VniPlan) -> None:
         source = next((str(a.ip) for a in plan.addresses if a.version == route.version), None)
-        await self._netlink.route(
+        await link.netlink.route(
             verb,
             family=_family(route),
             dst=str(route),
@@ -167,13 +190,13 @@ class Interfaces:
             **({"prefsrc": source} if source and verb != "del" else {}),
         )
 
-    async def _rule(self, verb: str, vni: int, rule: tuple[str, Network]) -> None:
+    async def _rule(self, verb: str, link: _Link, rule: tuple[str, Network]) -> None:
         selector, network = rule
-        await self._netlink.rule(
+        await link.netlink.rule(
             verb,
             family=_family(network),
             priority=_RULE_PRIORITY,
-            table=self._realm.table(vni),
+            table=self._realm.table(link.plan.vni),
             protocol=self._realm.protocol,
             **{selector: str(network)},
         )

@@ -8,6 +8,7 @@ from ipaddress import ip_network
 
 from kairos_dataplane import Dataplane
 from kairos_dataplane.engine import LOCAL, Mapping, Network
+from kairos_node.namespace import Namespace
 from kairos_node.netlink import Interfaces, VniPlan
 
 
@@ -27,6 +28,10 @@ class Vnis:
 
     def interface(self, vni: int) -> str:
         return self._interfaces.name(vni)
+
+    def namespace(self, vni: int) -> Namespace:
+        """Of a VNI that is isolated."""
+        return self._interfaces.namespace(vni)
 
     async def apply(self, plan: VniPlan, local: Collection[Network] = ()) -> None:
         """local: what this host takes in beside its own addresses. Raises Refused."""

@@ -1,0 +1,116 @@
+"""Network namespaces of our own, as `ip netns` knows them: one for a VNI that must not share the host's routing.
+
+They are named after the namespace this daemon runs in, so that each daemon finds what it left and nobody else's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+from pyroute2 import AsyncIPRoute, netns
+from pyroute2.netlink.exceptions import NetlinkError
+
+_PLACE = Path("/run/netns")
+
+
+class Namespace:
+    """netlink speaks inside it."""
+
+    def __init__(self, name: str, netlink: AsyncIPRoute) -> None:
+        self.name = name
+        self.netlink = netlink
+
+    @classmethod
+    async def make(cls, name: str) -> Namespace:
+        """Raises OSError, without CAP_SYS_ADMIN or when there is one of that name."""
+        await _ip("netns", "add", name)
+        return await cls.open(name)
+
+    @classmethod
+    async def open(cls, name: str) -> Namespace:
+        with _inside(name):  # `AsyncIPRoute(netns=...)` would fork, and the child share our event loop's signals
+            netlink = AsyncIPRoute()
+            assert netlink.socket is not None  # made now, so in there
+        namespace = cls(name, netlink)
+        (loopback,) = await netlink.link_lookup(ifname="lo")
+        await netlink.link("set", index=loopback, state="up")
+        return namespace
+
+    def entered(self) -> contextlib.AbstractContextManager[None]:
+        """This thread is inside; no await in the block: all other tasks would be inside too."""
+        return _inside(self.name)
+
+    async def take_in(self, host: AsyncIPRoute, interface: str) -> int:
+        """Moves an interface of the host in here; its index. Raises OSError: ENODEV when there is none."""
+        with self.entered():
+            inside = _index_of(interface)
+        if not inside:
+            outside = _index_of(interface)
+            if not outside:
+                raise OSError(19, f"there is no interface {interface}")
+            await host.link("set", index=outside, net_ns_fd=self.name)
+            with self.entered():
+                inside = _index_of(interface)
+        return inside
+
+    async def remove(self, ours: str) -> None:
+        """Gives back what was taken in, all whose name does not begin with `ours`; then it is gone."""
+        async for link in await self.netlink.get_links():
+            name = link.get("ifname")
+            if name != "lo" and not name.startswith(ours):
+                with contextlib.suppress(NetlinkError):  # some kinds, as sit0, are in every namespace and never move
+                    await self.netlink.link("set", index=link["index"], net_ns_pid=os.getpid())
+        self.netlink.close()
+        await _ip("netns", "del", self.name)
+
+
+@contextlib.contextmanager
+def _inside(name: str) -> Iterator[None]:
+    netns.pushns(name)
+    try:
+        yield
+    finally:
+        netns.popns()
+
+
+async def _ip(*arguments: str) -> None:
+    process = await asyncio.create_subprocess_exec("ip", *arguments, stderr=asyncio.subprocess.PIPE)
+    _, said = await process.communicate()
+    if process.returncode:
+        raise OSError(process.returncode, f"ip {' '.join(arguments)}: {said.decode(errors='replace').strip()}")
+
+
+def name_of(realm: str, vni: int) -> str:
+    return f"{_stem(realm)}{vni}"
+
+
+async def clear_left_behind(realm: str) -> None:
+    """Removes ours of an earlier life. Where that one had mounts of its own (a service with PrivateTmp), the namespace went with
+    it and only a name is left."""
+    for name, alive in _left_behind(realm):
+        if alive:
+            await (await Namespace.open(name)).remove(realm)
+        else:
+            (_PLACE / name).unlink()
+
+
+def _left_behind(realm: str) -> list[tuple[str, bool]]:
+    if not _PLACE.exists():
+        return []
+    return [(path.name, path.stat().st_dev != _PLACE.stat().st_dev) for path in _PLACE.glob(f"{_stem(realm)}*")]
+
+
+def _stem(realm: str) -> str:
+    return f"{realm}-{os.stat('/proc/self/ns/net').st_ino}-"
+
+
+def _index_of(interface: str) -> int:
+    """In the namespace this thread is in; 0: there is none."""
+    with contextlib.suppress(OSError):
+        return socket.if_nametoindex(interface)
+    return 0
