@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from kairos.api.session import PolicyRecord
 from kairos.audit.head import SignedHead
 from kairos.errors import BadMessage
 
@@ -90,9 +91,9 @@ class NetworkChanged(msgspec.Struct, tag="network-changed", tag_field="kind"):
 
 
 class PolicyAnnouncement(msgspec.Struct, tag="policy-announcement", tag_field="kind"):
-    """Fabric -> nodes: fetch /policy again."""
+    """Fabric -> nodes: this policy is in force. Fetch its bundle; the record's signature says whether to believe it."""
 
-    version: int
+    record: PolicyRecord
 
 
 class AuditHead(msgspec.Struct, tag="audit-head", tag_field="kind"):

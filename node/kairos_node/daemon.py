@@ -239,8 +239,8 @@ class Daemon(ABC):
                 await self.fetch_network()
             case AuditHead(head):
                 await self.audit.shown(head)
-            case PolicyAnnouncement():
-                await self.policy.refresh()
+            case PolicyAnnouncement(record):
+                await self.policy.refresh(record)
             case Revocation(node):
                 self.state.revoke([node])
                 _log.warning("%s is revoked: %s", node, push.reason)

@@ -66,13 +66,14 @@ class PolicyKeeper:
         except (Refused, BadMessage) as error:
             _log.warning("the stored policy is not used: %s", error)
 
-    async def refresh(self) -> None:
-        """Fetches a newer version. Raises ConnectionError; a bundle that does not hold is refused and the old one stays."""
+    async def refresh(self, announced: PolicyRecord | None = None) -> None:
+        """Fetches a newer version. announced: what the fabric says is in force, which saves asking. Raises ConnectionError;
+        a bundle that does not hold is refused and the old one stays."""
         async with self._turn:
             try:
-                record = await self._client.policy()
-                if record.version == self.version:
-                    return
+                record = announced or await self._client.policy()
+                if record.version == self.version or (announced and record.version < self.version):
+                    return  # an announcement may come late
                 bundle = await self._client.policy_bundle(record.version)
                 await self._load_untrusted(record, bundle)
             except ProblemError as problem:

@@ -163,8 +163,9 @@ def upload(plane: ControlPlane, bundle: bytes, version: int, tenant: str = "acme
 
 def test_a_bundle_is_taken_for_its_signature_and_only_upwards(plane: ControlPlane, gateway: Device) -> None:
     pushes = plane.connect(gateway)
-    plane.admin("PUT", POLICY, upload(plane, b"second", 2))
-    assert PolicyAnnouncement(2) in pushes
+    second = upload(plane, b"second", 2)
+    plane.admin("PUT", POLICY, second)
+    assert PolicyAnnouncement(second.record) in pushes
     before = plane.state()
     for wrong, code in (
         (upload(plane, b"older", 1), "policy-stale"),

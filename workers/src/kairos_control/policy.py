@@ -101,7 +101,7 @@ class Policies:
         except ConstraintError:
             raise problem("policy-stale", f"version {record.version} was pushed meanwhile") from None
         self._journal.record("policy.pushed", actor=call.actor, subject=str(record.version), sha384=digest.hex())
-        self._pushes.to_all(PolicyAnnouncement(record.version))
+        self._pushes.to_all(PolicyAnnouncement(record))
         return reply(record)
 
 
