@@ -171,6 +171,10 @@ static void describe(const struct flow_table *t, const flow *f, uint64_t now, kd
   memcpy(out->bytes, f->bytes, sizeof out->bytes);
 }
 
+static bool is_opening(uint8_t protocol, uint32_t tcp_flags) {
+  return protocol == IPPROTO_TCP && (tcp_flags & (TH_SYN | TH_ACK)) == TH_SYN;
+}
+
 static void account(flow *f, bool source_low, const packet *p, size_t len, uint64_t now) {
   int way = source_low == f->initiator_is_low ? 0 : 1;
   f->packets[way]++, f->bytes[way] += len, f->last_ms = now;
@@ -237,6 +241,24 @@ static flow_answer pass_error(kdp_engine *e, lane *l, uint32_t vni, const packet
   return allowed ? FLOW_PASS : FLOW_DROP;
 }
 
+/* A SYN is a new attempt unless it repeats the one that opened the flow: a flow that was taken up in the middle, as one
+ * is after a failover, may have the leave of its responder's peer, and that leave is not for what the responder begins.
+ * A refusal is for the end that was refused: the other end's packet is an attempt of its own. */
+static bool begins_anew(const flow *f, bool source_low, const packet *p) {
+  bool from_initiator = source_low == f->initiator_is_low;
+  if (is_opening(p->protocol, p->tcp_flags)) return !from_initiator || !is_opening(f->key.protocol, f->tcp_flags);
+  return !from_initiator && f->verdict == KDP_DENY && !f->established;
+}
+
+/* The bucket's stripe is held. */
+static void drop_flow(kdp_engine *e, uint32_t bucket, flow *f) {
+  struct flow_table *t = e->flows;
+  uint32_t *at = &t->buckets[bucket];
+  while (&t->entries[*at - 1] != f) at = &t->entries[*at - 1].next;
+  __atomic_store_n(at, f->next, __ATOMIC_RELAXED); /* see bucket_is_empty */
+  give_back(e, f);
+}
+
 /* The live flow of that id, with its stripe held; NULL, and no lock, when it is gone. Under the stripe of its home it can
  * neither go nor come. */
 static flow *lock_flow(struct flow_table *t, uint64_t id, pthread_mutex_t **stripe) {
@@ -281,8 +303,12 @@ flow_answer flows_pass(kdp_engine *e, lane *l, uint32_t vni, const sender *from,
   flow_answer answer = FLOW_PASS;
   pthread_mutex_lock(stripe);
   flow *f = find(t, bucket, &k);
-  if (unlikely(f != NULL && f->closing && p->protocol == IPPROTO_TCP && (p->tcp_flags & (TH_SYN | TH_ACK)) == TH_SYN &&
-               f->verdict == KDP_ALLOW && l->now_ms - f->last_ms > 1000)) {
+  if (unlikely(f != NULL && begins_anew(f, source_low, p))) {
+    drop_flow(e, bucket, f);
+    f = NULL;
+  }
+  if (unlikely(f != NULL && f->closing && is_opening(p->protocol, p->tcp_flags) && f->verdict == KDP_ALLOW &&
+               l->now_ms - f->last_ms > 1000)) {
     f->closing = false; /* the port pair is used again: same ends, same rule */
   }
   if (unlikely(f == NULL)) {

@@ -177,6 +177,21 @@ class Device(msgspec.Struct, omit_defaults=True):
     enrollment: str = ""
 
 
+class GatewayRank(msgspec.Struct):
+    """priority: lower is preferred, the others stand by; weight: the share of VNIs among gateways of one priority."""
+
+    priority: int
+    weight: int
+
+
+class GatewayRecord(msgspec.Struct):
+    node: str
+    name: str
+    priority: int
+    weight: int
+    online: bool
+
+
 class PolicyVersion(msgspec.Struct):
     """One policy of a tenant's history, with all that its signature is over but the bundle."""
 

@@ -108,15 +108,25 @@ class Member(msgspec.Struct, omit_defaults=True):
     owner: str = ""
 
 
+class RankedGateway(msgspec.Struct):
+    """priority: lower is preferred; weight: its share of VNIs among gateways of the same priority."""
+
+    node: str
+    priority: int
+    weight: int
+
+
 class Network(msgspec.Struct):
     """The network as the asking node may see it: an endpoint its own VNIs, a gateway all of its tenant. `members` and
-    `leases` are of every node in those VNIs (policy names peers by them): tell one's own apart by `node`."""
+    `leases` are of every node in those VNIs (policy names peers by them): tell one's own apart by `node`. `gateways`: all
+    active ones."""
 
     revision: int
     vnis: list[Vni]
     leases: list[Lease]
     members: list[Member]
     revoked: list[str]
+    gateways: list[RankedGateway] = []
 
 
 class PolicyRecord(msgspec.Struct):

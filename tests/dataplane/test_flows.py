@@ -62,7 +62,8 @@ def test_a_denied_flow_of_the_host_is_answered_on_its_tun(rig: Rig) -> None:
 def test_a_live_flow_is_judged_again(rig: Rig) -> None:
     flow = rig.allow_from_peer(tcp_packet(PEER, HOST, SYN))
     rig.put(rig.seal(whole(tcp_packet(PEER, HOST, ACK | PSH, b"data", acknowledged=500))))
-    assert len(rig.to_host()) == 1
+    rig.from_host(tcp_packet(HOST, PEER, ACK, b"", (5000, 4000), acknowledged=600))
+    assert (len(rig.to_host()), len(rig.sent())) == (1, 1)
     assert rig.engine.verdict(flow.id, Verdict.DENY, 9, 2)
     rig.put(rig.seal(whole(tcp_packet(PEER, HOST, ACK | PSH, b"data", acknowledged=500))))
     rig.from_host(tcp_packet(HOST, PEER, ACK, b"", (5000, 4000), acknowledged=600))
@@ -71,6 +72,34 @@ def test_a_live_flow_is_judged_again(rig: Rig) -> None:
     assert rig.engine.verdict(flow.id, Verdict.ALLOW, 1, 3)
     rig.put(rig.seal(whole(tcp_packet(PEER, HOST, ACK | FIN, b"more"))))
     assert len(rig.to_host()) == 1
+
+
+def test_the_other_end_of_a_refused_flow_is_judged_by_itself(rig: Rig) -> None:
+    """What a reply that came before its question was refused must not stop the question."""
+    rig.put(rig.seal(whole(udp_packet(PEER, HOST, b"answer"))))
+    rig.judge(Verdict.DENY)
+    rig.from_host(udp_packet(HOST, PEER, b"question", (5000, 4000)))
+    (flow,) = rig.judge()
+    assert (flow.session, flow.src_port) == (0, 5000)
+    rig.put(rig.seal(whole(udp_packet(PEER, HOST, b"answer"))))
+    assert rig.to_host()[-1][1][28:] == b"answer"
+    assert len(rig.engine.flows()) == 1
+
+
+def test_a_flow_that_was_taken_up_in_the_middle_gives_no_leave_to_a_syn(rig: Rig) -> None:
+    rig.allow_from_peer(tcp_packet(PEER, HOST, ACK, b"data"))
+    rig.put(rig.seal(whole(tcp_packet(PEER, HOST, SYN))))
+    rig.judge(Verdict.DENY)
+    assert rig.to_host() == []
+
+
+def test_a_syn_of_the_responder_is_an_attempt_of_its_own(rig: Rig) -> None:
+    rig.from_host(tcp_packet(HOST, PEER, SYN, b"", (5000, 4000)))
+    rig.judge()
+    rig.put(rig.seal(whole(tcp_packet(PEER, HOST, SYN))))
+    (flow,) = rig.judge(Verdict.DENY)
+    assert flow.session == rig.session
+    rig.to_host()
 
 
 def test_a_waiting_flow_keeps_a_few_packets_in_their_order(rig: Rig) -> None:

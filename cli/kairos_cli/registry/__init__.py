@@ -12,6 +12,7 @@ from kairos_cli.registry.admins import ADMINS
 from kairos_cli.registry.audit import AUDIT
 from kairos_cli.registry.devices import DEVICES, ISOLATION
 from kairos_cli.registry.fabric import FABRIC
+from kairos_cli.registry.gateways import GATEWAYS
 from kairos_cli.registry.interconnects import INTERCONNECTS
 from kairos_cli.registry.node import AGENT, GATEWAY
 from kairos_cli.registry.policy import POLICY
@@ -34,7 +35,7 @@ GROUPS = {
     "policy": "check, test and push the tenant's policy",
     "audit": "the record of what happened",
     "agent": "this machine as an endpoint",
-    "gateway": "this machine as a gateway",
+    "gateway": "this machine as a gateway, and how gateways share the load",
 }
 
 _DEMO = Verb(
@@ -69,6 +70,7 @@ VERBS: tuple[Verb, ...] = (
     *AUDIT,
     *AGENT,
     *GATEWAY,
+    *GATEWAYS,
     Verb(
         "top",
         "top:top",

@@ -58,6 +58,14 @@ class _Entry:
         self.established |= way == 1
         self.closing |= packet.protocol == TCP and bool(packet.tcp_flags & (RST | FIN))
 
+    def superseded_by(self, packet: Packet) -> bool:
+        """A SYN is a new attempt unless it repeats the one that opened the flow, and a refusal is for the end that was
+        refused (csrc/flow.c says why)."""
+        by_initiator = (packet.src, packet.src_port) == (self.first.src, self.first.src_port)
+        if _is_opening(packet):
+            return not by_initiator or not _is_opening(self.first)
+        return not by_initiator and self.verdict is Verdict.DENY and not self.established
+
     def idle_limit_s(self) -> float:
         if self.verdict is Verdict.PENDING:
             return PENDING_LIFE_S
@@ -89,6 +97,10 @@ class _Entry:
             now - self.seen,
             self.from_vni,
         )
+
+
+def _is_opening(packet: Packet) -> bool:
+    return packet.protocol == TCP and packet.tcp_flags & (SYN | ACK) == SYN
 
 
 def _key(vni: int, packet: Packet) -> Key:
@@ -131,10 +143,12 @@ class FlowTable:
         entry = self._entries.get(key)
         if entry is None:
             return self._open(key, vni, session, packet, size, now, from_vni)
+        if entry.superseded_by(packet):
+            self._remove(lambda each: each is entry)
+            return self._open(key, vni, session, packet, size, now, from_vni)
         if packet.fragment:
             self._remember_fragment(vni, packet, entry.id, now)
-        opening = packet.protocol == TCP and packet.tcp_flags & (SYN | ACK) == SYN
-        if entry.closing and opening and entry.verdict is Verdict.ALLOW and now - entry.seen > 1.0:
+        if entry.closing and _is_opening(packet) and entry.verdict is Verdict.ALLOW and now - entry.seen > 1.0:
             entry.closing = False  # the port pair is used again: same ends, same rule
         entry.account(packet, size, now)
         if entry.verdict is Verdict.PENDING:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from kairos.api.session import Lease, Member, Network
+from kairos.api.session import Lease, Member, Network, RankedGateway
 
+from .gateways import ranked
 from .http import Call, Reply, reply
 from .ports import TenantPlatform
 from .records import strings, vni_view
@@ -45,5 +46,6 @@ async def show(platform: TenantPlatform, call: Call) -> Reply:
             [Lease(vni, member, addresses) for (vni, member), addresses in by_member.items()],
             members,
             [row["node"] for row in devices if row["status"] == "revoked"],
+            [RankedGateway(row["node"], row["priority"], row["weight"]) for row in await ranked(platform)],
         )
     )

@@ -10,6 +10,7 @@ from kairos.api.push import Revocation, SessionNotice
 from kairos.api.session import Cut, GatewayAddress, Introspected, Introspection, SessionGrant, SessionRequest
 from kairos.constants import SESSION_LIFE_S
 
+from .gateways import ranked
 from .http import Call, Reply, reply
 from .journal import Journal
 from .limits import SESSION, Limits
@@ -156,9 +157,9 @@ class Sessions:
         self._platform.local.write("DELETE FROM sessions WHERE expires_at <= ?", int(self._platform.clock()))
 
     async def _gateways(self, wanted: str) -> list[str]:
-        """The tenant's gateways, those that are connected first; only `wanted` where one is asked for."""
+        """The tenant's gateways, those that are connected first, then by priority; only `wanted` where one is asked for."""
         online = self._platform.sockets.online()
-        nodes = [row["node"] for row in await gateways_of(self._platform.store, self._platform.tenant)]
+        nodes = [row["node"] for row in await ranked(self._platform)]
         nodes.sort(key=lambda node: node not in online)
         if wanted:
             nodes = [node for node in nodes if node == wanted]

@@ -9,6 +9,8 @@ from kairos.api.admin import (
     AdminCreate,
     AdminRecord,
     Device,
+    GatewayRank,
+    GatewayRecord,
     InterconnectCreate,
     InterconnectRecord,
     IsolationRecord,
@@ -51,6 +53,7 @@ from .admission import Admission
 from .audit_log import AuditLog
 from .authentication import require_internal, require_node
 from .enrollment import Enrollments
+from .gateways import Gateways
 from .http import Call, Reply, reply
 from .interconnects import Interconnects
 from .isolation import SCHEMA as ISOLATION_SCHEMA
@@ -114,6 +117,7 @@ class TenantService:
         self.interconnects = Interconnects(platform, self.journal, self.pushes)
         self.routes = Routes(platform, self.journal, self.pushes)
         self.registry = Registry(platform, self.journal, self.pushes, self.enrollments, self.sessions)
+        self.gateways = Gateways(platform, self.journal, self.pushes)
         self.isolations = Isolations(platform, self.journal, self.pushes, self.sessions)
 
     async def authenticate(self, route: Route, call: Call) -> None:
@@ -226,7 +230,7 @@ class TenantService:
 
 
 _VNI_TABLES = ("interconnects", "leases", "lease_cursors", "given_addresses", "vni_selectors", "routes")
-_TABLES = ("admins", "certificates", "devices", "tokens", "policies", "vnis", "tenants")
+_TABLES = ("admins", "certificates", "gateway_ranks", "devices", "tokens", "policies", "vnis", "tenants")
 _T = TenantService
 _AT = "/v1/tenants/{tenant}"
 _ENROLLMENTS = _AT + "/enrollments"
@@ -310,6 +314,10 @@ ROUTES: tuple[Route, ...] = (
           answer=Device, alone=True),
     Route("POST", _AT + "/devices/{node}/deny", Caller.OPERATOR, lambda s, c: s.registry.deny(c), "Turn a held device away",
           Reason, Device, alone=True),
+    Route("GET", _AT + "/gateways", Caller.VIEWER, lambda s, c: s.gateways.listing(c), "List gateways with their ranks",
+          answer=Page),
+    Route("PUT", _AT + "/gateways/{node}", Caller.OPERATOR, lambda s, c: s.gateways.rank(c),
+          "Prefer a gateway, or weigh it", GatewayRank, GatewayRecord, alone=True),
     Route("POST", _AT + "/posture", Caller.NODE, lambda s, c: s.postures.report(c), "What a device says of itself",
           PostureReport, status=204),
     Route("POST", _AT + "/telemetry", Caller.NODE, lambda s, c: s.telemetry.take(c), "How a node is doing",
