@@ -145,6 +145,10 @@ class Host:
         shown += [self.run("ip", family, "rule").stdout for family in ("-4", "-6")]
         return "\n".join(line for text in shown for line in text.splitlines() if "kairos" in line or "proto" in line)
 
+    def send_signal(self, number: signal.Signals) -> None:
+        assert self._process is not None
+        self._process.send_signal(number)
+
     def _end(self, number: signal.Signals) -> int:
         if self._process is None:
             return 0
@@ -204,9 +208,11 @@ def running_overlay(
     providers: tuple[str, str, str] | None = None,
     others: tuple[str, ...] = (),
 ) -> Iterator[Overlay]:
-    """providers: of gateway, alice and bob; others: names of more endpoints."""
+    """providers: of gateway, alice and bob; others: names of more endpoints, and of more gateways where they begin so."""
     with _wired(others) as (names, address, bridge), running_fabric(folder / "fabric", suite, address) as fabric:
-        hosts = [Host(name, names[name], folder, "gateway" if name == "gateway" else "endpoint") for name in names]
+        hosts = [
+            Host(name, names[name], folder, "gateway" if name.startswith("gateway") else "endpoint") for name in names
+        ]
         hosts = [host for host in hosts if host.name != "web"]
         overlay = Overlay(folder, fabric, bridge, hosts)
         for host, provider in zip(hosts, providers or (), strict=False):
@@ -227,7 +233,10 @@ def running_overlay(
         hosts[0].start()
         try:
             wait_for("the gateway", lambda: hosts[0].status().get("policy_version"))
-            for host in hosts[1:]:
+            for host in [host for host in hosts[1:] if host.role == "gateway"]:
+                joining = fabric.first_gateway(TENANT, host.state, provider_named("cryptography"))
+                host.node = asyncio.run(joining).node
+            for host in [host for host in hosts if host.role == "endpoint"]:
                 token = fabric.token(TENANT, "endpoint", vnis=["office", "lan"], tags=["staff"])
                 enrolling = enroll(str(token), host.state, provider_named("cryptography"), host.name, lambda *_: None)
                 host.node = asyncio.run(enrolling).node
@@ -268,13 +277,13 @@ def _wired(others: tuple[str, ...]) -> Iterator[tuple[dict[str, str], str, str]]
 
 
 @contextmanager
-def serving(host_namespace: str, port: int = 8080) -> Iterator[None]:
-    """A web server there."""
+def serving(host_namespace: str, port: int = 8080, folder: Path = ROOT / "docs") -> Iterator[None]:
+    """A web server there, for the files of a folder."""
     server = subprocess.Popen(
         ("ip", "netns", "exec", host_namespace, sys.executable, "-m", "http.server", str(port), "--bind", "0.0.0.0"),
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
-        cwd=ROOT / "docs",
+        cwd=folder,
     )
     try:
         listening = f"ip netns exec {host_namespace} ss -Hltn sport = :{port}"

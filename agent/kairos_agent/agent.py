@@ -22,6 +22,7 @@ from kairos.wire.datagram import DatagramType
 from kairos_agent.checks import run_checks
 from kairos_agent.config import Config
 from kairos_agent.connector import Connector
+from kairos_agent.gateways import Gateways
 from kairos_agent.posture import collect
 from kairos_agent.subnet_router import TABLE, SubnetRouter
 from kairos_agent.tunnel import EndpointDriver
@@ -69,7 +70,10 @@ class Agent(Daemon):
         self._checks = config.posture.check
         self._posture = self._look_at_posture()
         self._router = router
-        self.connector = Connector(self, config.path, config.gateway)
+        self.gateways = Gateways(
+            self, config.path, config.gateway, lambda mode, gateway: Connector(self, mode, gateway)
+        )
+        self._set_up_turn = asyncio.Lock()  # one Config at a time, whichever gateway it comes from
 
     # -- for the connector -------------------------------------------------------------------------------------------
 
@@ -104,20 +108,29 @@ class Agent(Daemon):
                 _log.debug("the posture was not reported: %s", error)
 
     async def set_up(self, tunnel: EndpointDriver, config: TunnelConfig) -> Mapping[int, Collection[Network]]:
-        """T5: this host's VNIs are those of the Config. Raises Refused."""
-        plans = [_plan(vni) for vni in _checked(config).vnis]
-        for gone in {plan.vni for plan in self.vnis.plans} - {plan.vni for plan in plans}:
-            await self.vnis.remove(gone)
-        for plan in plans:
-            await self.vnis.apply(plan, self._behind_us(plan))
-        await self._lead()
-        return {plan.vni: plan.routes for plan in plans}
+        """T5: this host's VNIs are those of the newest Configs that its gateways sent. Raises Refused."""
+        async with self._set_up_turn:
+            configs = [_checked(config), *self.gateways.configs()]
+            newest = max(each.revision for each in configs)
+            plans = {vni.vni: _plan(vni) for each in configs if each.revision == newest for vni in each.vnis}
+            plans |= {vni.vni: _plan(vni) for vni in config.vnis if config.revision == newest}
+            for gone in {plan.vni for plan in self.vnis.plans} - set(plans):
+                await self.vnis.remove(gone)
+            for plan in plans.values():
+                await self.vnis.apply(plan, self._behind_us(plan))
+            await self._lead()
+            return {vni.vni: plans[vni.vni].routes for vni in config.vnis if vni.vni in plans}
 
     def use(self, tunnel: EndpointDriver) -> None:
-        """Traffic goes through this tunnel from now on."""
-        for plan in self.vnis.plans:
-            if plan.vni in tunnel.sessions:
-                self.vnis.lead(plan.vni, tunnel.sessions[plan.vni], plan.routes)
+        """A gateway's tunnel is up."""
+        self.gateways.use(tunnel)
+
+    def lost(self, gateway: str) -> None:
+        self.gateways.lost(gateway)
+
+    def moved(self, vni: int) -> None:
+        """The other gateway hears our word on the flows that it takes over, before their packets come."""
+        self.judge.claim_again(vni)
 
     def leads_into_tunnel(self, host: str) -> bool:
         """Packets to this address would go through a TUN: it is no way to the gateway itself."""
@@ -127,15 +140,16 @@ class Agent(Daemon):
     # -- the daemon's hooks ------------------------------------------------------------------------------------------
 
     def _works(self) -> list[Coroutine[Any, Any, None]]:
-        return [self.connector.run(), self._report_posture(), self._router.advertise()]
+        return [self.gateways.run(), self._report_posture(), self._router.advertise()]
 
     def _close_tunnels(self, code: str, reason: str) -> None:
-        self.connector.close(code, reason)
+        self.gateways.close(code, reason)
 
     async def _network_changed(self) -> None:
         """The gateway brings what concerns the tunnel in a Config; here the view serves policy, and what lies behind us."""
         for plan in self.vnis.plans:
             self.vnis.take_in(plan, self._behind_us(plan))
+        self.gateways.changed()
         await self._lead()
         self._router.changed(any(self.view.routes_via(vni, self.identity.node) for vni in self.view.vnis))
 
@@ -153,29 +167,29 @@ class Agent(Daemon):
         )
 
     def _node_revoked(self, node: str) -> None:
-        self.connector.gateway_lost(node, "revoked")
+        self.gateways.gateway_lost(node, "revoked")
 
     def _node_isolated(self, node: str) -> None:
         if node == self.identity.node:
-            self.connector.close("isolated", "this device is isolated")
-        self.connector.gateway_lost(node, "isolated")
+            self.gateways.close("isolated", "this device is isolated")
+        self.gateways.gateway_lost(node, "isolated")
 
     def _node_released(self, node: str) -> None:
         if node == self.identity.node:
-            self.connector.reconnect()
+            self.gateways.reconnect()
 
     async def _pushed_own(self, push: ToNode) -> None:
         _log.debug("%s", type(push).__name__)
 
     def _acknowledged(self, event: ControlReceived) -> None:
-        self.connector.acknowledged(event)
+        self.gateways.acknowledged(event)
 
     def _moved(self, event: PathMoved) -> None:
         """Our sessions never follow: the connector moves them."""
 
     def claim(self, claim: FlowClaim, vni: int) -> None:
         """On the flow's own path and before its first packet, so that it is there first."""
-        self.connector.send(vni, DatagramType.CLAIM, claim.pack())
+        self.gateways.send(vni, DatagramType.CLAIM, claim.pack())
 
     def posture_of(self, node: str) -> dict[str, Any]:
         return self._posture if node == self.identity.node else {}
@@ -186,7 +200,7 @@ class Agent(Daemon):
         return super().handlers() | {"reconnect": self._reconnect, "path": self._path, "posture": self._show_posture}
 
     async def _reconnect(self, request: dict[str, Any]) -> bool:
-        self.connector.reconnect()
+        self.gateways.reconnect()
         return True
 
     async def _show_posture(self, request: dict[str, Any]) -> dict[str, Any]:
@@ -202,11 +216,11 @@ class Agent(Daemon):
         mode = request.get("mode")
         if mode not in ("auto", "relay", "direct"):
             raise Refused("bad-request", "path is auto, relay or direct")
-        self.connector.set_mode(mode)
+        self.gateways.set_mode(mode)
         return str(mode)
 
     def _tunnels(self) -> list[dict[str, Any]]:
-        return self.connector.status()
+        return self.gateways.status()
 
 
 def _plan(vni: Any) -> VniPlan:

@@ -1,4 +1,4 @@
-"""T1 to T7 on the endpoint: opens a session, keeps one tunnel up, and comes back by itself when it breaks.
+"""T1 to T7 on the endpoint with one gateway: opens a session, keeps a tunnel up, and comes back by itself when it breaks.
 
 A new tunnel is made before the old one is given up: one whose relay channel broke still carries the direct path.
 """
@@ -18,7 +18,6 @@ from kairos.constants import HANDSHAKE_WAIT_S, SESSION_LIFE_S, SESSION_RENEW_AT_
 from kairos.errors import KairosError, Refused
 from kairos.protocol.path import Address, Mode
 from kairos.wire.control import Config
-from kairos.wire.datagram import DatagramType
 from kairos_agent.tunnel import EndpointDriver
 from kairos_dataplane import ControlReceived, Dataplane
 from kairos_dataplane.engine import Network
@@ -52,6 +51,10 @@ class Home(Protocol):
     def fresh_posture(self) -> dict[str, Any]: ...
     def set_up(self, tunnel: EndpointDriver, config: Config) -> Awaitable[Mapping[int, Collection[Network]]]: ...
     def use(self, tunnel: EndpointDriver) -> None: ...
+    def lost(self, gateway: str) -> None:
+        """Nothing reaches that gateway now."""
+        ...
+
     def leads_into_tunnel(self, host: str) -> bool: ...
 
 
@@ -80,7 +83,7 @@ class Connection:
 
 
 class Connector:
-    """Owns the tunnels of an agent: the one in use, and while that is being replaced its successor."""
+    """Owns the tunnels to one gateway: the one in use, and while that is being replaced its successor."""
 
     def __init__(self, home: Home, mode: Mode, gateway: str) -> None:
         self._home = home
@@ -100,7 +103,9 @@ class Connector:
                 try:
                     _log.warning("the tunnel is to be replaced: %s", await self._connect())
                 except (ConnectionError, ProblemError, KairosError, TimeoutError) as error:
-                    _log.warning("no tunnel: %s", str(error) or "no answer in time")
+                    _log.warning("no tunnel to %s: %s", self._gateway, str(error) or "no answer in time")
+                    if self._current is None:
+                        self._home.lost(self._gateway)
                 await self._pause(self._backoff.next())
         finally:
             await self._end_sessions(but="")
@@ -116,7 +121,7 @@ class Connector:
 
     async def _connect(self) -> str:
         """T1 to T6, then until something ends it; returns what did."""
-        steps = Steps(self._gateway or "gateway")
+        steps = Steps(self._gateway)
         asked_at = self._loop.time()
         grant = await self._home.client.open_session(SessionRequest(self._home.fresh_posture(), gateway=self._gateway))
         steps.note("T1", f"session {grant.session[:8]} for VNIs {', '.join(map(str, grant.vnis)) or 'none'}")
@@ -233,8 +238,8 @@ class Connector:
         """T6, and again after every new Config."""
         tunnel = connection.tunnel
         assert tunnel is not None
-        self._home.use(tunnel)
         previous, self._current = self._current, connection
+        self._home.use(tunnel)
         if previous is not connection:
             self._drop(previous, "replaced", "a new tunnel took its place")
         if connection.prober is None:
@@ -249,22 +254,32 @@ class Connector:
             connection.prober.close()
         if connection is self._current:
             self._current = None
+            self._home.lost(self._gateway)
         connection.end(f"{reason} ({code})", Refused(code, reason))
         if connection.link is not None:
             connection.link.close()
+
+    def orphaned(self, connection: Connection, reason: str) -> None:
+        """Its direct path may carry on."""
+        if connection is self._current and (connection.prober is None or connection.prober.current is None):
+            self._home.lost(self._gateway)
+        connection.end(f"its relay channel is lost: {reason}")
 
     def acknowledged(self, event: ControlReceived) -> None:
         for connection in (self._current, self._coming):
             if connection is not None and connection.prober is not None and connection.owns(event.session):
                 connection.prober.acknowledged_untrusted(event.payload)
 
-    def send(self, vni: int, kind: DatagramType, payload: bytes) -> None:
-        """A control datagram in that VNI; lost where there is no tunnel, or no path."""
-        tunnel = self._current.tunnel if self._current is not None else None
-        session = tunnel.sessions.get(vni) if tunnel is not None else None
-        if session is not None:
-            with contextlib.suppress(OSError):
-                self._home.dataplane.send_control(session, kind, payload)
+    @property
+    def tunnel(self) -> EndpointDriver | None:
+        """The one in use."""
+        return self._current.tunnel if self._current is not None else None
+
+    @property
+    def direct(self) -> bool:
+        """Does the tunnel in use have its direct path?"""
+        prober = self._current.prober if self._current is not None else None
+        return prober is not None and prober.current is not None
 
     def gateway_lost(self, node: str, code: str) -> None:
         """It is revoked or isolated."""
@@ -320,7 +335,7 @@ class _TunnelOwner:
         self._connector.ended(self._connection, code, reason)
 
     def orphaned(self, tunnel: TunnelDriver, reason: str) -> None:
-        self._connection.end(f"its relay channel is lost: {reason}")
+        self._connector.orphaned(self._connection, reason)
 
 
 def _status(connection: Connection, mode: Mode) -> dict[str, Any]:

@@ -20,7 +20,8 @@ from kairos_node.tunnel import Own, Owner, TunnelDriver
 
 class EndpointOwner(Owner, Protocol):
     async def set_up(self, tunnel: EndpointDriver, config: Config) -> Mapping[int, Collection[Network]]:
-        """T5: makes this host's VNIs look like `config`; what lies behind the gateway, by VNI. Raises Refused."""
+        """T5: makes this host's VNIs look like the newest of its Configs; what lies behind the gateway, by VNI, of those
+        that are still there. Raises Refused."""
         ...
 
 
@@ -74,6 +75,8 @@ class EndpointDriver(TunnelDriver):
             for vni in set(self.sessions) - {each.vni for each in config.vnis}:
                 self._drop_session(vni)
             for each in config.vnis:
+                if each.vni not in behind:
+                    continue  # another gateway knows a newer network, without it
                 session = self._ensure_session(each.vni, behind[each.vni], follow=False)
                 self._own.dataplane.set_remote(session, each.index)
             self.config = config

@@ -9,12 +9,17 @@ from __future__ import annotations
 
 import hashlib
 import math
+import struct
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 WARM = 2  # tunnels that an endpoint keeps for each VNI
-SILENT_AFTER_S = 0.75  # three probes of a direct path that nothing answered, while another gateway is at hand
+BEAT_DIRECT_S = 0.2
+BEAT_RELAYED_S = 1.0  # each is a message to pay for at the relay, which says by itself when a gateway's socket closes
+BEATS_MISSED = 3
 SETTLED_AFTER_S = 10.0  # a better gateway must have been well for so long before traffic goes back to it
+_BEAT = struct.Struct("!IH")
+_NO_CANDIDATE = 0xFFFF
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,3 +91,37 @@ class Choice:
                 self.current = node
                 break
         return self.current
+
+
+class Heartbeat:
+    """Is the other end of a tunnel there? A PROBE each `every` seconds over the path in use; silent after three of them.
+
+    Its payload is a path probe's with a candidate that no path finder has, so neither takes the other's answers.
+    """
+
+    def __init__(self, now: float) -> None:
+        self._round = 0
+        self._sent_at = now - BEAT_RELAYED_S
+        self._heard_at = now
+
+    def tick(self, direct: bool, now: float) -> bytes | None:
+        """What to send now; None: not yet."""
+        if now < self._sent_at + (BEAT_DIRECT_S if direct else BEAT_RELAYED_S):
+            return None
+        self._round = (self._round + 1) & 0xFFFFFFFF
+        self._sent_at = now
+        return _BEAT.pack(self._round, _NO_CANDIDATE)
+
+    def acknowledged_untrusted(self, payload: bytes, now: float) -> bool:
+        """False: the answer is not to one of ours."""
+        if len(payload) != _BEAT.size or _BEAT.unpack(payload)[1] != _NO_CANDIDATE:
+            return False
+        self._heard_at = now
+        return True
+
+    def received(self, now: float) -> None:
+        """Anything that its keys opened."""
+        self._heard_at = now
+
+    def silent(self, direct: bool, now: float) -> bool:
+        return now > self._heard_at + BEATS_MISSED * (BEAT_DIRECT_S if direct else BEAT_RELAYED_S)

@@ -7,6 +7,7 @@ import logging
 import secrets
 import time
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any, Literal, Protocol
 
@@ -22,6 +23,8 @@ from kairos_node.network_view import Address, NetworkView
 
 _log = logging.getLogger(__name__)
 _ICMP = (1, 58)
+_TCP, _SYN, _ACK = 6, 0x02, 0x10
+_ELSEWHERE = -1  # names no session: begun by somebody behind the gateway
 _WITH_SOCKETS = (6, 17)
 Point = Literal["egress", "ingress", "interconnect"]
 
@@ -73,7 +76,7 @@ class FlowJudge:
 
     def opened(self, flow: Flow) -> None:
         """A flow waits for its verdict."""
-        document, decision = self._judge(flow)
+        flow, document, decision = self._judge(flow)
         if decision.allow and document["point"] == "egress":
             self._around.claim(self._claim(flow, decision), flow.vni)
         self._tell(flow, decision)
@@ -90,7 +93,7 @@ class FlowJudge:
         """Policy, network or posture changed: flows that lose their allow are cut, in both directions."""
         for flow in self._dataplane.flows() if flows is None else flows:
             if flow.verdict is not Verdict.PENDING:
-                document, decision = self._judge(flow)
+                flow, document, decision = self._judge(flow)
                 self._tell(flow, decision)
                 if decision.allow != (flow.verdict is Verdict.ALLOW):
                     self._report(flow, document, decision)
@@ -98,8 +101,29 @@ class FlowJudge:
     def rule_named(self, number: int) -> str:
         return self._rules[number] if number < len(self._rules) else ""
 
-    def _judge(self, flow: Flow) -> tuple[dict[str, Any], Decision]:
-        """The input and what policy makes of it."""
+    def claim_again(self, vni: int) -> None:
+        """Another gateway carries our flows now."""
+        for flow in self._dataplane.flows():
+            if flow.vni == vni and flow.verdict is Verdict.ALLOW:
+                flow, document, decision = self._judge(flow)
+                if decision.allow and document["point"] == "egress":
+                    self._around.claim(self._claim(flow, decision), vni)
+
+    def _judge(self, flow: Flow) -> tuple[Flow, dict[str, Any], Decision]:
+        """The flow as it was judged, the input, and what policy makes of it.
+
+        A TCP flow that is met in its middle, as all are after a failover, does not show who began it. It has leave when
+        it would have had it either way round; the data plane judges a SYN in it anew.
+        """
+        document, decision = self._decide(flow)
+        if not decision.allow and _in_the_middle(flow):
+            other = _turned(flow)
+            turned = self._decide(other)
+            if turned[1].allow:
+                return other, *turned
+        return flow, document, decision
+
+    def _decide(self, flow: Flow) -> tuple[dict[str, Any], Decision]:
         source, crossing = self._crossing(flow)
         document = self._document(flow, source, crossing)
         if flow.from_vni and crossing is None:
@@ -236,6 +260,23 @@ class FlowJudge:
         self._opened_by = {flow: app for flow, app in self._opened_by.items() if flow in alive}
         self._claims.keep(alive)
         self._loop.call_later(MINUTE_S, self._minute)
+
+
+def _in_the_middle(flow: Flow) -> bool:
+    """Met without its opening SYN. One that crosses VNIs is named by the side it began on, so it cannot be turned."""
+    return flow.protocol == _TCP and flow.tcp_flags & (_SYN | _ACK) != _SYN and not flow.from_vni
+
+
+def _turned(flow: Flow) -> Flow:
+    """The same flow, begun by the other end."""
+    return replace(
+        flow,
+        session=0 if flow.session else _ELSEWHERE,
+        src=flow.dst,
+        dst=flow.src,
+        src_port=flow.dst_port,
+        dst_port=flow.src_port,
+    )
 
 
 def describe(flow: Flow) -> str:

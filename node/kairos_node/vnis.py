@@ -79,6 +79,17 @@ class Vnis:
             self._dataplane.add_mapping(vni, mapping)
             known.add(mapping)
 
+    def steer(self, vni: int, hops: dict[Network, int]) -> None:
+        """All that leads to sessions, and where: what moves from one to another is at no moment without a route."""
+        known = self._hops[vni]
+        for prefix, hop in hops.items():
+            if known.get(prefix) not in (hop, LOCAL):
+                self._dataplane.add_route(vni, prefix, hop)
+                known[prefix] = hop
+        for prefix in [each for each, hop in known.items() if hop != LOCAL and each not in hops]:
+            self._dataplane.remove_route(vni, prefix)
+            del known[prefix]
+
     def cut(self, session: int) -> None:
         """Wipes the session's keys and removes its flows and routes; nothing happens to one that is gone."""
         with contextlib.suppress(OSError):  # it went with its VNI

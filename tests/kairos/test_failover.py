@@ -23,9 +23,7 @@ def test_the_order_is_by_priority_and_depends_on_nothing_but_its_input(vni: int,
 
 
 @given(st.integers(1, 1 << 24), st.dictionaries(NAMES, RANKS, min_size=1, max_size=8), st.data())
-def test_a_gateway_that_goes_moves_no_vni_but_its_own(
-    vni: int, gateways: dict[str, Rank], data: st.DataObject
-) -> None:
+def test_a_gateway_that_goes_moves_no_vni_but_its_own(vni: int, gateways: dict[str, Rank], data: st.DataObject) -> None:
     gone = data.draw(st.sampled_from(sorted(gateways)))
     left = order(vni, {node: rank for node, rank in gateways.items() if node != gone})
     assert left == [node for node in order(vni, gateways) if node != gone]

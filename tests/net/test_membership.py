@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 
 from overlay import TENANT, Host, Overlay, wait_for
@@ -37,4 +38,5 @@ def test_joining_and_leaving_a_vni_disturbs_no_other(overlay: Overlay) -> None:
         overlay.fabric.admin("DELETE", f"/{TENANT}/vnis/vault")
         stream.send_signal(2)
         shown = stream.communicate()[0]
-    assert " 0% packet loss" in shown
+    sent, received = map(int, re.findall(r"(\d+) packets transmitted, (\d+) received", shown)[0])
+    assert sent - received <= 1, shown  # the one that was on its way when ping was told to stop
