@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from control_plane import ControlPlane, Device
+from control_plane import ADMIN_TOKEN, ControlPlane, Device
 from kairos.api.admin import Page
 from kairos.api.problem import ProblemError
 from kairos.api.telemetry import Sample
+from kairos_control.http import Call
 from kairos_node.metrics import Timings
 from kairos_node.telemetry import Telemetry
 
@@ -54,3 +55,15 @@ def test_a_sample_is_what_changed_since_the_one_before() -> None:
     assert (sample.decisions, sample.handshakes, sample.handshake_ms) == (1, 1, 250.0)
     again = telemetry.sample(status | {"counters": counters}, 130.0)
     assert (again.tx_bytes_per_s, again.drops, again.decisions, again.handshake_ms) == (0.0, {}, 0, 0.0)
+
+
+def test_prometheus_reads_what_the_fabric_has_on_record(plane: ControlPlane, gateway: Device) -> None:
+    plane.joined()
+    plane.joined()
+    call = Call("GET", "/v1/metrics", {"authorization": f"Bearer {ADMIN_TOKEN}"})
+    answered = plane.send(call)
+    assert (answered.status, answered.content_type) == (200, "text/plain; version=0.0.4")
+    lines = answered.body.decode().splitlines()
+    assert 'kairos_fabric_devices{tenant="acme",role="endpoint",status="active"} 2' in lines
+    assert 'kairos_fabric_devices{tenant="acme",role="gateway",status="active"} 1' in lines
+    assert plane.send(Call("GET", "/v1/metrics", {})).status == 401

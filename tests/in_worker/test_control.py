@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import json
 import re
+import urllib.request
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -264,6 +265,17 @@ def test_the_schema_that_runs_is_the_one_in_the_types(host: FabricHost) -> None:
     """An answer of the Worker decodes as the very type its route names."""
     for route in ALL:
         of_an_event = "/audit/" in route.path  # these answer when there is a signed head: tests/in_worker/test_audit.py
-        if route.method == "GET" and route.caller is Caller.VIEWER and route.path.count("{") <= 1 and not of_an_event:
+        is_json = route.answer is not bytes and not of_an_event
+        if route.method == "GET" and route.caller is Caller.VIEWER and route.path.count("{") <= 1 and is_json:
             answer = host.admin("GET", path_of(route).removeprefix("/v1/tenants"))
             msgspec.convert(answer, route.answer)
+
+
+def test_prometheus_reads_the_records_of_the_running_database(host: FabricHost) -> None:
+    request = urllib.request.Request(
+        f"{host.operator.url}/v1/metrics", headers={"Authorization": f"Bearer {host.operator.admin_token}"}
+    )
+    with urllib.request.urlopen(request, timeout=20) as answer:
+        assert answer.headers["Content-Type"] == "text/plain; version=0.0.4"
+        text = answer.read().decode()
+    assert re.search(r'^kairos_fabric_vnis\{tenant="[a-z]+"\} [1-9]', text, re.MULTILINE)

@@ -9,7 +9,7 @@ from kairos.api.enrollment import EnrollRequest, FabricInfo
 from kairos.api.problem import ProblemError
 from kairos.constants import BODY_MAX
 
-from . import fabric, openapi, tenant
+from . import fabric, metrics, openapi, tenant
 from .administrators import bearer, require_administrator
 from .authentication import require_internal, unknown_device
 from .enrollment import unknown_enrollment, unknown_token
@@ -22,6 +22,7 @@ from .tenant import TenantService
 ROUTES: tuple[Route, ...] = (
     Route("GET", "/v1/fabric", Caller.ANYONE, fabric.info, "What anyone may know of this fabric", answer=FabricInfo),
     Route("GET", "/v1/health", Caller.ANYONE, fabric.health, "It answers, and its database does", answer=dict),
+    Route("GET", "/v1/metrics", Caller.VIEWER, metrics.show, "For Prometheus: records, counted", answer=bytes),
     Route("GET", "/v1/openapi.json", Caller.ANYONE, lambda _, call: document(), "This document", answer=dict),
     Route("POST", "/v1/tenants", Caller.ROOT, fabric.create_tenant, "Create a tenant", TenantCreate, Tenant, 201),
     Route("GET", "/v1/tenants", Caller.VIEWER, fabric.list_tenants, "List tenants", answer=Page),
