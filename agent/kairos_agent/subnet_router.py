@@ -15,7 +15,7 @@ from kairos.errors import Refused
 from kairos_dataplane.engine import Network
 from kairos_node.backoff import Backoff
 from kairos_node.fabric import FabricClient
-from kairos_node.forwarding import Forwarding, only_from
+from kairos_node.forwarding import Forwarding
 
 _log = logging.getLogger(__name__)
 TABLE = "kairos_agent"
@@ -77,7 +77,7 @@ class SubnetRouter:
 
     def _rules(self, lans: Lans) -> str:
         others = 'iifname != "kairos*" oifname != "kairos*" drop' if self._forwarding.is_ours else ""
-        sources = "\n".join(only_from(interface, prefixes) for interface, prefixes in sorted(lans.items()))
+        sources = "\n".join(_only_from(interface, prefixes) for interface, prefixes in sorted(lans.items()))
         masquerade = 'iifname "kairos*" oifname != "kairos*" masquerade' if self._masquerade else ""
         return f"""
             chain forward {{
@@ -91,3 +91,13 @@ class SubnetRouter:
                 {masquerade}
             }}
         """
+
+
+def _only_from(tun: str, networks: Collection[Network]) -> str:
+    """Rules of a forward chain: into this TUN nobody else speaks, and so nobody with an address of the VNI, which is a member's."""
+    return "\n".join(
+        f'oifname "{tun}" meta nfproto ipv{version} '
+        + (f"{header} saddr != {{ {', '.join(found)} }} drop" if found else "drop")
+        for version, header in ((4, "ip"), (6, "ip6"))
+        for found in [sorted(str(each) for each in networks if each.version == version)]
+    )

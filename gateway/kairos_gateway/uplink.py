@@ -9,7 +9,7 @@ from collections.abc import Collection, Mapping
 
 from kairos_dataplane.engine import Network
 from kairos_gateway.external import VETH
-from kairos_node.forwarding import Forwarding, only_from
+from kairos_node.forwarding import Forwarding
 
 _TABLE = "kairos_gateway"
 
@@ -41,17 +41,32 @@ class Uplink:
             for one in self._ours
             for other in self._ours
         )
-        only = "\n".join(only_from(tun, networks) for tun, networks in sorted(sources.items()))
+        entered = {tun: networks for tun, networks in sorted(sources.items()) if networks}
+        jumps = ", ".join(f'"{tun}" : jump into_{tun}' for tun in entered)
+        names = ", ".join(f'"{tun}"' for tun in sorted(masqueraded))
         return f"""
+            {"".join(_entrance(tun, networks) for tun, networks in entered.items())}
             chain forward {{
                 type filter hook forward priority filter; policy accept;
                 {apart}
-                {only}
+                {f"oifname vmap {{ {jumps} }}" if jumps else ""}
+                oifname "{tuns}" drop
                 oifname "{veths}" ct state != {{ established, related }} drop
             }}
             chain postrouting {{
                 type nat hook postrouting priority srcnat; policy accept;
-                {" ".join(f'iifname "{tun}" oifname != "{tuns}" masquerade;' for tun in sorted(masqueraded))}
+                {f'iifname {{ {names} }} oifname != "{tuns}" masquerade' if names else ""}
                 iifname "{veths}" masquerade
             }}
         """
+
+
+def _entrance(tun: str, networks: Collection[Network]) -> str:
+    """Into this TUN nobody else speaks, and so nobody with an address of the VNI, which is a member's. A chain each: what a packet
+    costs does not grow with the number of VNIs."""
+    allowed = "\n".join(
+        f"{header} saddr {{ {', '.join(found)} }} accept"
+        for version, header in ((4, "ip"), (6, "ip6"))
+        if (found := sorted(str(each) for each in networks if each.version == version))
+    )
+    return f"chain into_{tun} {{\n{allowed}\n}}\n"

@@ -7,11 +7,9 @@ a kill knows what to turn off, and the start after a reboot has nothing to undo.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection
 from pathlib import Path
 
 from kairos.errors import Refused
-from kairos_dataplane.engine import Network
 
 _SWITCHES = {
     "turned_on_ipv4": Path("/proc/sys/net/ipv4/ip_forward"),
@@ -58,16 +56,6 @@ class Forwarding:
 
     def _gone(self) -> str:
         return f"add table inet {self._table}\ndelete table inet {self._table}\n"
-
-
-def only_from(tun: str, networks: Collection[Network]) -> str:
-    """Rules of a forward chain: into this TUN nobody else speaks, and so nobody with an address of the VNI, which is a member's."""
-    return "\n".join(
-        f'oifname "{tun}" meta nfproto ipv{version} '
-        + (f"{header} saddr != {{ {', '.join(found)} }} drop" if found else "drop")
-        for version, header in ((4, "ip"), (6, "ip6"))
-        for found in [sorted(str(each) for each in networks if each.version == version)]
-    )
 
 
 async def nft(*arguments: str, script: str = "", namespace: str = "") -> str:
