@@ -82,10 +82,10 @@ class PolicyKeeper:
                 _log.error("the fabric's policy is refused, version %d stays in force: %s", self.version, error)
                 self._tell("policy.refused", record.version, "deny", str(error))
             else:
-                self._state.keep_policy(record, bundle)
                 _log.info("policy version %d is in force", self.version)
+                self._changed()  # before the disk, which may take its time
+                await asyncio.to_thread(self._state.keep_policy, record, bundle)
                 self._tell("policy.enforced", self.version, "allow")
-                self._changed()
 
     def _tell(self, kind: str, version: int, outcome: str, reason: str = "") -> None:
         identity = self._identity
