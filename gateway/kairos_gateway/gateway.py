@@ -261,10 +261,12 @@ class Gateway(Daemon):
         """Silence is a report too: what it allowed ends."""
         while True:
             await asyncio.sleep(_LOOK_AT_POSTURES_S)
+            missed = self.postures.missed()
+            if self.feed.connected:  # else the silence is the fabric's, or ours
+                for node in filter(self.peers.has, missed):
+                    self.isolator.reported(node, {})
             for node in self.postures.became_late():
                 _log.warning("%s reports its posture no more", node)
-                if self.peers.has(node):
-                    self.isolator.reported(node, {})
                 self._judge_tunnels(node)
                 self.judge.judge_again()
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from kairos.constants import POSTURE_LATE_S
+from kairos.constants import POSTURE_EVERY_S, POSTURE_LATE_S
 
 
 class Postures:
@@ -15,6 +15,7 @@ class Postures:
         self._now = now
         self._reports: dict[str, tuple[int, dict[str, Any]]] = {}
         self._late: set[str] = set()
+        self._missed: dict[str, int] = {}
 
     def is_news(self, node: str, at: int) -> bool:
         """A report of that time is newer than the one we have."""
@@ -39,4 +40,13 @@ class Postures:
         """Nodes whose report has become too old since the last call."""
         late = {node for node, (at, _) in self._reports.items() if self._now() - at > POSTURE_LATE_S}
         news, self._late = late - self._late, late
+        return news
+
+    def missed(self) -> set[str]:
+        """Nodes that one more report is missing of than at the last call: one when the newest becomes late, and one each 30 s
+        of silence after that."""
+        silences = {node: self._now() - at - POSTURE_LATE_S for node, (at, _) in self._reports.items()}
+        counts = {node: 1 + int(silence // POSTURE_EVERY_S) for node, silence in silences.items() if silence > 0}
+        news = {node for node, count in counts.items() if count > self._missed.get(node, 0)}
+        self._missed = counts
         return news

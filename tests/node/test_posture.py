@@ -10,7 +10,7 @@ from typing import Literal
 import msgspec
 import pytest
 
-from kairos.constants import POSTURE_LATE_S
+from kairos.constants import POSTURE_EVERY_S, POSTURE_LATE_S
 from kairos_agent.checks import Check, run_checks
 from kairos_agent.posture import _on_crypt, collect
 from kairos_gateway.postures import Postures
@@ -39,6 +39,23 @@ def test_a_report_counts_until_it_is_late() -> None:
     assert postures.became_late() == set()
     assert postures.learn("ep-a", int(now), {"os": "debian"})
     assert postures.of("ep-a") == {"os": "debian"}
+
+
+def test_silence_counts_like_one_report_in_thirty_seconds() -> None:
+    now = 1000.0
+    postures = Postures(lambda: now)
+    postures.learn("ep-a", 1000, {"os": "debian"})
+    now = 1000.0 + POSTURE_LATE_S
+    assert postures.missed() == set()
+    now += 1
+    assert postures.missed() == {"ep-a"}
+    assert postures.missed() == set()
+    now += POSTURE_EVERY_S
+    assert postures.missed() == {"ep-a"}
+    postures.learn("ep-a", int(now), {"os": "debian"})
+    assert postures.missed() == set()
+    now += POSTURE_LATE_S + 1
+    assert postures.missed() == {"ep-a"}
 
 
 def test_an_older_report_does_not_replace_a_newer_one() -> None:
