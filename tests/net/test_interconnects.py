@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import pytest
@@ -52,23 +53,32 @@ BOTH_WAYS = grants(
 )
 
 
-@pytest.fixture
-def joined(overlay: Overlay) -> Iterator[Overlay]:
+@pytest.fixture(scope="module")
+def two_vnis(whole: Overlay) -> Iterator[None]:
     """alice in east, bob in west, the VNIs joined, policy for both ways."""
-    fabric = overlay.fabric
-    for name, host in (("east", overlay.alice), ("west", overlay.bob)):
+    fabric = whole.fabric
+    for name, host in (("east", whole.alice), ("west", whole.bob)):
         fabric.admin("POST", f"/{TENANT}/vnis", {"name": name, "prefixes": PREFIXES})
         fabric.admin("PUT", f"/{TENANT}/vnis/{name}/members/{host.node}", {})
-    join(overlay)
-    overlay.push_policy(BOTH_WAYS)
-    overlay.up(*overlay.hosts)
-    wait_for("news from the fabric", lambda: all(host.status().get("connected") for host in overlay.hosts))
-    yield overlay
+    join(whole)
+    whole.push_policy(BOTH_WAYS)
+    yield
     if fabric.admin("GET", f"/{TENANT}/interconnects")["items"]:
-        part(overlay)
+        part(whole)
     for name in ("east", "west"):
         fabric.admin("DELETE", f"/{TENANT}/vnis/{name}")
-    overlay.push_policy(GRANTS)
+    whole.push_policy(GRANTS)
+
+
+@pytest.fixture
+def joined(two_vnis: None, overlay: Overlay) -> Overlay:
+    overlay.up(*overlay.hosts)
+    version = overlay.fabric.admin("GET", f"/{TENANT}/policy")["version"]
+    hosts = overlay.hosts
+    wait_for("the policy", lambda: all(host.status().get("policy_version") == version for host in hosts))
+    wait_for("the way there", lambda: WEST_SEEN[0] in routes(overlay.alice))
+    wait_for("the way back", lambda: EAST_SEEN[0] in routes(overlay.bob))
+    return overlay
 
 
 def join(overlay: Overlay) -> None:
@@ -93,7 +103,7 @@ def test_both_sides_name_each_other(joined: Overlay) -> None:
     bob4, bob6 = called(bob, "west", WEST_SEEN)
     alice4, alice6 = called(alice, "east", EAST_SEEN)
     for host, address in ((alice, bob4), (alice, bob6), (bob, alice4), (bob, alice6)):
-        assert host.reaches(address), f"{host.name} to {address}"
+        wait_for(f"{host.name} to reach {address}", partial(host.reaches, address))
     for address, hop in ((bob4, "10.77.0.1"), (bob6, "fd77::1")):
         assert f"From {hop}" in alice.run("ping", "-c1", "-W5", "-t", "1", address).stdout
     with serving(bob.namespace):
@@ -118,17 +128,6 @@ def test_datagrams_cross_as_on_a_network(joined: Overlay) -> None:
         assert "ConnectionRefusedError" in joined.alice.run(sys.executable, "-c", ASK, address, "10").stderr
 
 
-def test_only_what_policy_lets_across_crosses(joined: Overlay) -> None:
-    alice4, _ = called(joined.alice, "east", EAST_SEEN)
-    with serving(joined.alice.namespace):
-        refused = joined.bob.run(*CURL, f"http://{alice4}:8080/protocol.md")
-    assert "Failed to connect" in refused.stderr
-    joined.gateway.await_line("no grant allows this (deny:default)")
-    joined.push_policy(grants())  # everything within the VNIs, nothing across
-    bob4, _ = called(joined.bob, "west", WEST_SEEN)
-    wait_for("the end of the way", lambda: not joined.alice.reaches(bob4))
-
-
 def test_a_deleted_interconnect_cuts_what_lives(joined: Overlay) -> None:
     """The stream has its flows and verdicts; it stops all the same, and nothing of it is heard after the gateway knows."""
     bob4, _ = called(joined.bob, "west", WEST_SEEN)
@@ -151,3 +150,14 @@ def test_a_deleted_interconnect_cuts_what_lives(joined: Overlay) -> None:
 
 def routes(host: Host) -> list[str]:
     return [route for vni in host.status()["vnis"] for route in vni["routes"]]
+
+
+def test_only_what_policy_lets_across_crosses(joined: Overlay) -> None:
+    alice4, _ = called(joined.alice, "east", EAST_SEEN)
+    with serving(joined.alice.namespace):
+        refused = joined.bob.run(*CURL, f"http://{alice4}:8080/protocol.md")
+    assert "Failed to connect" in refused.stderr
+    joined.gateway.await_line("no grant allows this (deny:default)")
+    joined.push_policy(grants())  # everything within the VNIs, nothing across
+    bob4, _ = called(joined.bob, "west", WEST_SEEN)
+    wait_for("the end of the way", lambda: not joined.alice.reaches(bob4))
