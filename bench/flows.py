@@ -124,6 +124,9 @@ class _Gateway:
         self.view = _network()
         self.decide: Callable[[str, dict[str, Any]], Decision] = engine.decide
 
+    def place_of(self, vni: int) -> None:
+        return None
+
     def posture_of(self, node: str) -> dict[str, Any]:
         return {"platform": "linux", "kernel": "6.1.0", "disk_encrypted": True}
 

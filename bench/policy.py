@@ -127,6 +127,9 @@ class _Gateway:
     def decide(self, point: str, document: dict[str, Any]) -> Decision:
         return self._engine.decide(point, document)
 
+    def place_of(self, vni: int) -> None:
+        return None
+
     def posture_of(self, node: str) -> dict[str, Any]:
         return {"os": "debian", "kernel": "6.1.0", "disk_encrypted": True}
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import logging
 import time
 from collections.abc import Collection, Coroutine, Mapping
@@ -18,6 +19,7 @@ from kairos.crypto.provider import Provider
 from kairos.errors import Refused
 from kairos.wire.claim import FlowClaim
 from kairos.wire.control import Config as TunnelConfig
+from kairos.wire.control import VniConfig
 from kairos.wire.datagram import DatagramType
 from kairos_agent.checks import run_checks
 from kairos_agent.config import Config
@@ -70,6 +72,7 @@ class Agent(Daemon):
         self._checks = config.posture.check
         self._posture = self._look_at_posture()
         self._router = router
+        self._config = config
         self.gateways = Gateways(
             self, config.path, config.gateway, lambda mode, gateway: Connector(self, mode, gateway)
         )
@@ -112,14 +115,17 @@ class Agent(Daemon):
         async with self._set_up_turn:
             configs = [_checked(config), *self.gateways.configs()]
             newest = max(each.revision for each in configs)
-            plans = {vni.vni: _plan(vni) for each in configs if each.revision == newest for vni in each.vnis}
-            plans |= {vni.vni: _plan(vni) for vni in config.vnis if config.revision == newest}
+            plans = {vni.vni: self._placed(vni) for each in configs if each.revision == newest for vni in each.vnis}
+            plans |= {vni.vni: self._placed(vni) for vni in config.vnis if config.revision == newest}
             for gone in {plan.vni for plan in self.vnis.plans} - set(plans):
                 await self.vnis.remove(gone)
             for plan in plans.values():
                 await self.vnis.apply(plan, self._behind_us(plan))
             await self._lead()
             return {vni.vni: plans[vni.vni].routes for vni in config.vnis if vni.vni in plans}
+
+    def _placed(self, vni: VniConfig) -> VniPlan:
+        return dataclasses.replace(_plan(vni), isolated=self._config.isolates(vni.name))
 
     def use(self, tunnel: EndpointDriver) -> None:
         """A gateway's tunnel is up."""
@@ -135,7 +141,7 @@ class Agent(Daemon):
     def leads_into_tunnel(self, host: str) -> bool:
         """Packets to this address would go through a TUN: it is no way to the gateway itself."""
         address = ip_address(host)
-        return any(address in route for plan in self.vnis.plans for route in plan.routes)
+        return any(address in route for plan in self.vnis.plans if not plan.isolated for route in plan.routes)
 
     # -- the daemon's hooks ------------------------------------------------------------------------------------------
 
@@ -249,13 +255,18 @@ def _checked(config: TunnelConfig) -> TunnelConfig:
 
 async def serve(state: NodeState, config: Config, dataplane: Dataplane) -> None:
     """Runs the agent to its end. Raises KairosError, or OSError where the host does not allow what it needs."""
+    if clash := sorted(filter(config.isolates, config.advertise)):
+        raise Refused(
+            "bad-config",
+            f"advertise and isolate both name {', '.join(clash)}; a subnet router shares its VNI with its host",
+        )
     provider = provider_named(config.provider)
     identity = state.identity(provider, time.time())
     _log.info("kairos %s, %s, data plane %s", kairos.__version__, identity.node, dataplane.description)
     async with contextlib.AsyncExitStack() as stack:
         udp = stack.enter_context(open_udp(config.listen))
         dataplane.set_udp(udp.fileno())
-        interfaces = await stack.enter_async_context(open_interfaces(AGENT))
+        interfaces = await stack.enter_async_context(open_interfaces(AGENT, identity.node))
         signer = Signer(identity.node, identity.key)
         client = await stack.enter_async_context(FabricClient(identity.join.fabric_url, identity.join.tenant, signer))
         forwarding = await stack.enter_async_context(Forwarding(TABLE))

@@ -16,6 +16,9 @@ class Posture(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     check: Annotated[list[Check], msgspec.Meta(max_length=8)] = []
 
 
+Isolation = Literal["none", "netns"]
+
+
 class Config(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     """Every key is optional."""
 
@@ -24,6 +27,7 @@ class Config(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     listen: str = "[::]:0"
     advertise: dict[str, list[str]] = {}
     masquerade: bool = False
+    isolate: Isolation | dict[str, Isolation] = "none"
     posture: Posture = Posture()
     provider: Literal["cryptography", "oqs"] = "cryptography"
     dataplane: Literal["auto", "c", "pure"] = "auto"
@@ -33,3 +37,7 @@ class Config(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     budget_ms: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 50
     metrics: str = ""
     log: Literal["debug", "info", "warning", "error"] = "info"
+
+    def isolates(self, vni: str) -> bool:
+        """Does the VNI of this name get a network namespace of its own?"""
+        return (self.isolate if isinstance(self.isolate, str) else self.isolate.get(vni, "none")) == "netns"

@@ -150,6 +150,11 @@ def agent_posture(options: Namespace) -> None:
         output.as_fields((name, _cell(value)) for name, value in sorted(facts.items()))
 
 
+def ask_agent(options: Namespace, verb: str) -> Any:
+    """What the agent on this machine answers. Raises Refused."""
+    return _ask("agent", options, verb)
+
+
 _Verb = Callable[[Namespace], None]
 agent_enroll: _Verb = partial(_enroll, "agent")
 gateway_enroll: _Verb = partial(_enroll, "gateway")

@@ -347,7 +347,7 @@ async def serve(state: NodeState, config: Config, dataplane: Dataplane) -> None:
         udp = stack.enter_context(open_udp(config.listen))
         dataplane.set_udp(udp.fileno())
         port = udp.getsockname()[1]
-        interfaces = await stack.enter_async_context(open_interfaces(GATEWAY))
+        interfaces = await stack.enter_async_context(open_interfaces(GATEWAY, identity.node))
         uplink = await stack.enter_async_context(Uplink(GATEWAY.prefix))
         externals = Externals(interfaces.host, config.uplink)
         signer = Signer(identity.node, identity.key)

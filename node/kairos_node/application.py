@@ -11,10 +11,11 @@ import os
 import socket
 import struct
 from collections import OrderedDict
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from ipaddress import IPv4Address, IPv6Address
 
 from kairos.policy.input import Application
+from kairos_node.namespace import Namespace
 
 _NETLINK_SOCK_DIAG = 4
 _SOCK_DIAG_BY_FAMILY = 20
@@ -40,10 +41,17 @@ class Applications:
         self._lately: OrderedDict[int, None] = OrderedDict()
         self._hashes: OrderedDict[tuple[int, ...], str] = OrderedDict()
 
-    def of(self, protocol: int, source: tuple[Address, int], destination: tuple[Address, int]) -> Application | None:
-        """protocol: 6 or 17. Cannot fail: None when the kernel or /proc does not tell."""
+    def of(
+        self,
+        protocol: int,
+        source: tuple[Address, int],
+        destination: tuple[Address, int],
+        place: Namespace | None = None,
+    ) -> Application | None:
+        """protocol: 6 or 17; place: the network namespace of the socket, None for ours. Cannot fail: None when the kernel or /proc does not tell."""
         try:
-            owner = _owner(protocol, source, destination)
+            with place.entered() if place is not None else nullcontext():
+                owner = _owner(protocol, source, destination)
             if owner is None:
                 return None
             uid, inode = owner

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import socket
 import time
 from abc import ABC, abstractmethod
@@ -28,6 +29,7 @@ from kairos_node.flow_judge import FlowJudge, describe
 from kairos_node.isolation import Isolations, receipt
 from kairos_node.local_api import Handler
 from kairos_node.metrics import Timings, exposition
+from kairos_node.namespace import Namespace
 from kairos_node.network_view import EMPTY, NetworkView
 from kairos_node.policy import Choice
 from kairos_node.policy_keeper import PolicyKeeper
@@ -213,6 +215,13 @@ class Daemon(ABC):
         with self.timings.decision(point):
             return self.isolations.verdict(document) or self.policy.decide(point, document)
 
+    def place_of(self, vni: int) -> Namespace | None:
+        return self.vnis.place(vni)
+
+    def _namespace_of(self, vni: int) -> str:
+        place = self.vnis.place(vni)
+        return place.name if place is not None else ""
+
     @abstractmethod
     def posture_of(self, node: str) -> dict[str, Any]: ...
 
@@ -299,6 +308,7 @@ class Daemon(ABC):
         identity, suite, head = self.identity, self.identity.suite, self.state.audit_head
         return {
             "node": identity.node,
+            "pid": os.getpid(),
             "role": identity.join.role,
             "tenant": identity.join.tenant,
             "fabric": identity.join.fabric_url,
@@ -321,6 +331,7 @@ class Daemon(ABC):
                     "vni": plan.vni,
                     "name": plan.name,
                     "interface": self.vnis.interface(plan.vni),
+                    "namespace": self._namespace_of(plan.vni),
                     "mtu": plan.mtu,
                     "addresses": [str(address) for address in plan.addresses],
                     "routes": [str(route) for route in plan.routes],

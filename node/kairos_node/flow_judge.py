@@ -19,6 +19,7 @@ from kairos_dataplane import ControlReceived, Dataplane, Flow, Verdict
 from kairos_node.application import Applications
 from kairos_node.decision_log import MINUTE_S, DecisionLog
 from kairos_node.flow_claims import FlowClaims
+from kairos_node.namespace import Namespace
 from kairos_node.network_view import Address, NetworkView
 
 _log = logging.getLogger(__name__)
@@ -40,6 +41,10 @@ class Surroundings(Protocol):
     def decide(self, point: str, document: dict[str, Any]) -> Decision: ...
     def posture_of(self, node: str) -> dict[str, Any]:
         """The newest report of that device, empty when there is none."""
+        ...
+
+    def place_of(self, vni: int) -> Namespace | None:
+        """The network namespace of a VNI on this host; None: the daemon's own."""
         ...
 
     def claim(self, claim: FlowClaim, vni: int) -> None:
@@ -187,7 +192,9 @@ class FlowJudge:
             return None
         if flow.id not in self._opened_by:
             source, destination = (flow.src, flow.src_port), (flow.dst, flow.dst_port)
-            self._opened_by[flow.id] = self._applications.of(flow.protocol, source, destination)
+            self._opened_by[flow.id] = self._applications.of(
+                flow.protocol, source, destination, self._around.place_of(flow.vni)
+            )
         return self._opened_by[flow.id]
 
     def _point(self, flow: Flow) -> Point:

@@ -1,6 +1,6 @@
 """Network namespaces of our own, as `ip netns` knows them: one for a VNI that must not share the host's routing.
 
-They are named after the namespace this daemon runs in, so that each daemon finds what it left and nobody else's.
+They are named after the node, so that each daemon finds what it left and nobody else's.
 """
 
 from __future__ import annotations
@@ -40,6 +40,11 @@ class Namespace:
         (loopback,) = await netlink.link_lookup(ifname="lo")
         await netlink.link("set", index=loopback, state="up")
         return namespace
+
+    @staticmethod
+    def path(name: str, daemon: int) -> str:
+        """Where another process opens it: the daemon may have mounts of its own, as systemd gives them."""
+        return f"/proc/{daemon}/root{_PLACE}/{name}"
 
     def entered(self) -> contextlib.AbstractContextManager[None]:
         """This thread is inside; no await in the block: all other tasks would be inside too."""
@@ -85,28 +90,28 @@ async def _ip(*arguments: str) -> None:
         raise OSError(process.returncode, f"ip {' '.join(arguments)}: {said.decode(errors='replace').strip()}")
 
 
-def name_of(realm: str, vni: int) -> str:
-    return f"{_stem(realm)}{vni}"
+def name_of(node: str, vni: int) -> str:
+    return f"{_stem(node)}{vni}"
 
 
-async def clear_left_behind(realm: str) -> None:
-    """Removes ours of an earlier life. Where that one had mounts of its own (a service with PrivateTmp), the namespace went with
+async def clear_left_behind(node: str, realm: str) -> None:
+    """realm: how the names of its TUNs begin. Removes ours of an earlier life. Where that one had mounts of its own (a service with PrivateTmp), the namespace went with
     it and only a name is left."""
-    for name, alive in _left_behind(realm):
+    for name, alive in _left_behind(node):
         if alive:
             await (await Namespace.open(name)).remove(realm)
         else:
             (_PLACE / name).unlink()
 
 
-def _left_behind(realm: str) -> list[tuple[str, bool]]:
+def _left_behind(node: str) -> list[tuple[str, bool]]:
     if not _PLACE.exists():
         return []
-    return [(path.name, path.stat().st_dev != _PLACE.stat().st_dev) for path in _PLACE.glob(f"{_stem(realm)}*")]
+    return [(path.name, path.stat().st_dev != _PLACE.stat().st_dev) for path in _PLACE.glob(f"{_stem(node)}*")]
 
 
-def _stem(realm: str) -> str:
-    return f"{realm}-{os.stat('/proc/self/ns/net').st_ino}-"
+def _stem(node: str) -> str:
+    return f"kairos-{node}-"
 
 
 def _index_of(interface: str) -> int:

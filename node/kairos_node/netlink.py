@@ -75,8 +75,10 @@ class _Link:
 class Interfaces:
     """The TUNs of one daemon. Made by `open_interfaces`, which removes everything at the end."""
 
-    def __init__(self, netlink: AsyncIPRoute, realm: Realm) -> None:
+    def __init__(self, netlink: AsyncIPRoute, realm: Realm, node: str) -> None:
+        """node: names our namespaces, so that two daemons on one machine leave each other's alone."""
         self._netlink = netlink
+        self._node = node
         self._realm = realm
         self._links: dict[int, _Link] = {}
 
@@ -104,7 +106,7 @@ class Interfaces:
         """Removes every VNI, and the namespaces and rules that a killed daemon left."""
         for vni in list(self._links):
             await self.remove(vni)
-        await clear_left_behind(self._realm.prefix)
+        await clear_left_behind(self._node, self._realm.prefix)
         for family in _FAMILIES:
             ours = [rule async for rule in await self._netlink.get_rules(family=family)]
             for rule in ours:
@@ -122,7 +124,7 @@ class Interfaces:
 
     async def _add(self, plan: VniPlan) -> _Link:
         name = self._realm.interface(plan.vni)
-        namespace = await Namespace.make(name_of(self._realm.prefix, plan.vni)) if plan.isolated else None
+        namespace = await Namespace.make(name_of(self._node, plan.vni)) if plan.isolated else None
         with namespace.entered() if namespace else contextlib.nullcontext():
             fd = open_tun(name)
             try:
@@ -203,10 +205,10 @@ class Interfaces:
 
 
 @asynccontextmanager
-async def open_interfaces(realm: Realm) -> AsyncIterator[Interfaces]:
+async def open_interfaces(realm: Realm, node: str) -> AsyncIterator[Interfaces]:
     """A clean start and a clean end, whatever happens in between."""
     async with AsyncIPRoute() as netlink:
-        interfaces = Interfaces(netlink, realm)
+        interfaces = Interfaces(netlink, realm, node)
         await interfaces.clear()
         try:
             yield interfaces

@@ -33,6 +33,11 @@ class Vnis:
         """Of a VNI that is isolated."""
         return self._interfaces.namespace(vni)
 
+    def place(self, vni: int) -> Namespace | None:
+        """The namespace that it is in; None: where the daemon is."""
+        plan = self._plans.get(vni)
+        return self.namespace(vni) if plan is not None and plan.isolated else None
+
     async def apply(self, plan: VniPlan, local: Collection[Network] = ()) -> None:
         """local: what this host takes in beside its own addresses. Raises Refused."""
         fd = await self._interfaces.apply(plan)

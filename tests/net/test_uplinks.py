@@ -34,8 +34,7 @@ def outside(overlay: Overlay, *command: str) -> subprocess.CompletedProcess[str]
 
 def namespaces(overlay: Overlay) -> list[str]:
     """Those that the gateway made."""
-    inode = overlay.gateway.run("stat", "-Lc", "%i", "/proc/self/ns/net").stdout.strip()
-    return [path.name for path in Path("/run/netns").glob(f"kairosg-{inode}-*")]
+    return [path.name for path in Path("/run/netns").glob(f"kairos-{overlay.gateway.node}-*")]
 
 
 def lease(overlay: Overlay) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import argparse
+
 from kairos_cli.registry.verb import JSON, Verb, arg
 
 _STATE = arg("--state", help="state directory of this node", default=None)
@@ -48,6 +50,16 @@ AGENT = (
         "node:agent_path",
         "choose the way of the datagrams until the daemon restarts",
         (arg("mode", help="auto, relay or direct", choices=("auto", "relay", "direct")), _STATE),
+    ),
+)
+EXEC = Verb(
+    "exec",
+    "execution:run",
+    'run a program inside a VNI that the agent keeps in a namespace of its own (isolate = "netns"): it sees only that VNI',
+    (
+        arg("vni", help="name or number of the VNI"),
+        _STATE,
+        arg("command", help="the program and its arguments, after --", nargs=argparse.REMAINDER, metavar="-- PROGRAM"),
     ),
 )
 GATEWAY = _node_verbs("gateway", "a gateway")
