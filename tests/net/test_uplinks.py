@@ -131,3 +131,16 @@ def test_a_kill_leaves_nothing_after_the_next_start_and_end(overlay: Overlay) ->
         assert namespaces(overlay)
     assert namespaces(overlay) == []
     assert overlay.gateway.traces() == ""
+
+
+@pytest.mark.usefixtures("way_back")
+def test_nobody_behind_a_gateway_speaks_as_a_member_without_an_uplink_either(overlay: Overlay) -> None:
+    overlay.up(overlay.gateway, overlay.alice)
+    address = lease(overlay)
+    sh(f"ip -n {web(overlay)} addr add {MEMBER}/32 dev lo")
+    try:
+        wait_for("the client's way in", lambda: outside(overlay, "ping", "-c1", "-W1", address).returncode == 0)
+        assert outside(overlay, "ping", "-c2", "-W1", "-I", MEMBER, address).returncode != 0
+        assert not any(MEMBER in flow["flow"] for flow in overlay.gateway.tell("flows"))
+    finally:
+        sh(f"ip -n {web(overlay)} addr del {MEMBER}/32 dev lo")
