@@ -109,9 +109,12 @@ def test_the_near_verdict_comes_first(joined: Joined) -> None:
 
 def test_an_allow_is_taken_back_on_either_side(joined: Joined) -> None:
     joined.from_alice(udp_packet(ALICE, BOB_SEEN, b"1"))
-    for flow in joined.judge():
+    flows = joined.judge()
+    joined.from_bob(udp_packet(BOB, ALICE_SEEN, b"1", (5000, 4000)))
+    for flow in flows:
         joined.rig.engine.verdict(flow.id, Verdict.DENY, 2, 2)
         joined.to_bob()
+        joined.to_alice()
         joined.from_alice(udp_packet(ALICE, BOB_SEEN, b"2"))
         joined.from_bob(udp_packet(BOB, ALICE_SEEN, b"3", (5000, 4000)))
         assert [parse_untrusted(packet).protocol for packet in joined.to_bob() + joined.to_alice()] == [ICMP, ICMP]
