@@ -22,6 +22,7 @@ import msgspec
 from kairos.api.admin import TokenCreate
 from kairos.api.problem import ProblemError
 from kairos.api.push import AdmissionRequest, AdmissionVerdict, ToNode, Welcome
+from kairos.constants import SESSION_LIFE_S
 from kairos.crypto import labels
 from kairos.crypto.provider import Provider
 from kairos.identity import transcript
@@ -110,12 +111,14 @@ class FabricHost:
 
 
 @contextmanager
-def running_fabric(folder: Path, suite: str = "KR1", host: str = "127.0.0.1") -> Iterator[FabricHost]:
+def running_fabric(
+    folder: Path, suite: str = "KR1", host: str = "127.0.0.1", session_life_s: int = SESSION_LIFE_S
+) -> Iterator[FabricHost]:
     """Starts both Workers with new keys in `folder`, stops them at the end. host: the address they listen on."""
     subprocess.run((sys.executable, str(source_tree() / "workers/vendor.py")), check=True)
     port = free_ports(host)
     url, relay_url = f"http://{host}:{port}", f"http://{host}:{port + 1}"
-    operator = create(folder, suite, "kairos.test", url, relay_url)
+    operator = create(folder, suite, "kairos.test", url, relay_url, session_life_s)
     fabric = LocalFabric(operator, folder / "state", host, port)
     fabric.start()
     try:

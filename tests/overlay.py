@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from fabric_host import FabricHost, running_fabric
+from kairos.constants import SESSION_LIFE_S
 from kairos.errors import Refused
 from kairos_node.crypto import provider_named
 from kairos_node.enrollment import enroll
@@ -99,6 +100,11 @@ class Host:
     @property
     def running(self) -> bool:
         return self._process is not None and self._process.poll() is None
+
+    @property
+    def process(self) -> subprocess.Popen[str]:
+        assert self._process is not None
+        return self._process
 
     def kill(self) -> None:
         """What a crash looks like."""
@@ -207,9 +213,13 @@ def running_overlay(
     suite: str = "KR1",
     providers: tuple[str, str, str] | None = None,
     others: tuple[str, ...] = (),
+    session_life_s: int = SESSION_LIFE_S,
 ) -> Iterator[Overlay]:
     """providers: of gateway, alice and bob; others: names of more endpoints, and of more gateways where they begin so."""
-    with _wired(others) as (names, address, bridge), running_fabric(folder / "fabric", suite, address) as fabric:
+    with (
+        _wired(others) as (names, address, bridge),
+        running_fabric(folder / "fabric", suite, address, session_life_s) as fabric,
+    ):
         hosts = [
             Host(name, names[name], folder, "gateway" if name.startswith("gateway") else "endpoint") for name in names
         ]

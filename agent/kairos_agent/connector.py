@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import kairos
 from kairos.api.problem import ProblemError
 from kairos.api.session import GatewayAddress, SessionGrant, SessionRequest
-from kairos.constants import HANDSHAKE_WAIT_S, SESSION_LIFE_S, SESSION_RENEW_AT_S
+from kairos.constants import HANDSHAKE_WAIT_S
 from kairos.errors import KairosError, Refused
 from kairos.protocol.path import Address, Mode
 from kairos.wire.control import Config
@@ -150,7 +150,7 @@ class Connector:
             tls = TlsChannel("client", self._home.credentials, self._home.check_peer("gateway", address.gateway))
             owner = _TunnelOwner(self, connection)
             tunnel = EndpointDriver(self._home.own, tls, channel, owner, steps, grant.session, kairos.__version__)
-            tunnel.session_expires(asked_at + SESSION_LIFE_S)
+            tunnel.session_expires(asked_at + grant.lives_s)
             connection.tunnel = tunnel
             return tunnel
 
@@ -186,7 +186,7 @@ class Connector:
 
     async def _renew(self, connection: Connection, grant: SessionGrant) -> None:
         """Raises ProblemError when the fabric will not: the tunnel then lives to the end of its session."""
-        wait, backoff = float(SESSION_RENEW_AT_S), Backoff(1.0, 15.0)
+        wait, backoff = grant.renew_at_s, Backoff(1.0, 15.0)
         while True:
             await asyncio.sleep(wait)
             asked_at = self._loop.time()
@@ -199,11 +199,11 @@ class Connector:
                 _log.warning("the session was not renewed: %s; again in %.1f s", error, wait)
                 continue
             backoff.reset()
-            wait = SESSION_RENEW_AT_S
+            wait = renewed.renew_at_s
             if connection.link is not None:
                 connection.link.renew(renewed.token)
             if connection.tunnel is not None:
-                connection.tunnel.session_expires(asked_at + SESSION_LIFE_S)
+                connection.tunnel.session_expires(asked_at + renewed.lives_s)
 
     async def _end_sessions(self, but: str) -> None:
         """T7: a session that no tunnel needs any more. One that the fabric does not hear of ends by itself."""

@@ -7,7 +7,6 @@ import logging
 
 from kairos.api.problem import ProblemError
 from kairos.api.session import SessionGrant, SessionRequest
-from kairos.constants import SESSION_RENEW_AT_S
 from kairos.errors import KairosError
 from kairos_dataplane import Dataplane
 from kairos_node.backoff import Backoff
@@ -57,7 +56,7 @@ class Mux:
 
     async def _renew(self, link: RelayLink, grant: SessionGrant) -> None:
         """The relay ends a socket whose session is not renewed; then `_serve` starts with another."""
-        wait, backoff = float(SESSION_RENEW_AT_S), Backoff(1.0, 15.0)
+        wait, backoff = grant.renew_at_s, Backoff(1.0, 15.0)
         while True:
             await asyncio.sleep(wait)
             try:
@@ -71,5 +70,5 @@ class Mux:
                 return
             else:
                 backoff.reset()
-                wait = float(SESSION_RENEW_AT_S)
+                wait = renewed.renew_at_s
                 link.renew(renewed.token)

@@ -6,6 +6,8 @@ from typing import Any
 
 import msgspec
 
+from kairos.constants import SESSION_LIFE_S, SESSION_RENEW_AT_S
+
 
 class SessionRequest(msgspec.Struct, omit_defaults=True):
     """T1, signed. `renews`: id of the session whose life this extends; empty for a new one."""
@@ -57,6 +59,17 @@ class SessionGrant(msgspec.Struct):
     vnis: list[int]
     gateways: list[GatewayAddress]
     policy_version: int
+    life_s: int = SESSION_LIFE_S
+
+    @property
+    def lives_s(self) -> int:
+        """No key lives longer than the protocol allows, whatever the fabric says."""
+        return min(self.life_s, SESSION_LIFE_S)
+
+    @property
+    def renew_at_s(self) -> float:
+        """After so many seconds: the same part of every life, and never at once."""
+        return max(1.0, self.lives_s * SESSION_RENEW_AT_S / SESSION_LIFE_S)
 
 
 class Lease(msgspec.Struct):

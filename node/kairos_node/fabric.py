@@ -41,6 +41,10 @@ _TIMEOUT = aiohttp.ClientTimeout(total=10, connect=5)  # the fabric waits up to 
 _HEARTBEAT_S = 20.0
 
 
+class SenselessAnswer(BadMessage, ConnectionError):
+    """Whatever answered is not the fabric, or not in its senses: to those who wait out an outage this is one."""
+
+
 @dataclass(frozen=True, slots=True)
 class Signer:
     """Who signs the requests. node: empty while it enrolls."""
@@ -226,6 +230,8 @@ class FabricClient:
                 if 200 <= response.status < 300:
                     return answer
                 raise _problem_untrusted(response.status, response.content_type, answer)
+        except SenselessAnswer:
+            raise
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise ConnectionError(f"fabric {self._origin}: {_said(error)}") from None
 
@@ -235,7 +241,7 @@ async def _read(response: aiohttp.ClientResponse, most: int) -> bytes:
     async for chunk in response.content.iter_chunked(65_536):
         data += chunk
         if len(data) > most:
-            raise BadMessage(f"the fabric's answer is longer than {most} bytes")
+            raise SenselessAnswer(f"the fabric's answer is longer than {most} bytes")
     return bytes(data)
 
 
@@ -256,7 +262,7 @@ def _parse(body: bytes, kind: type[_T]) -> _T:
     try:
         return msgspec.json.decode(body, type=kind)
     except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
-        raise BadMessage(f"the fabric's answer: {error}") from None
+        raise SenselessAnswer(f"the fabric's answer: {error}") from None
 
 
 def _said(error: Any) -> str:

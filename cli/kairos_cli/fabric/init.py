@@ -10,10 +10,12 @@ import time
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from kairos.constants import SESSION_LIFE_MIN_S, SESSION_LIFE_S
 from kairos.crypto.suites import SEED_BYTES, suite_named
 from kairos.errors import KairosError
 from kairos.identity.certificate import parse_certificate_untrusted
 from kairos.identity.transcript import fingerprint
+from kairos_cli.duration import seconds
 from kairos_cli.fabric.operator import Operator, base64_line, directory, seed, write_files
 from kairos_cli.output import as_fields, hex_groups, moment
 
@@ -25,7 +27,10 @@ def run(options: argparse.Namespace) -> None:
     if (folder / "fabric.toml").exists():
         raise KairosError(f"{folder} holds a fabric already; name another directory with --dir")
     url = (options.url or _DEFAULT_URL).rstrip("/")
-    operator = create(folder, options.suite, options.trust_domain, url, options.relay_url or _beside(url))
+    life = seconds("--session-life", options.session_life)
+    if not SESSION_LIFE_MIN_S <= life <= SESSION_LIFE_S:
+        raise KairosError(f"--session-life {options.session_life}: {SESSION_LIFE_MIN_S}s to {SESSION_LIFE_S // 60}m")
+    operator = create(folder, options.suite, options.trust_domain, url, options.relay_url or _beside(url), life)
     _show(operator)
     print(
         f"\nKeep {folder} safe: root.seed and policy.seed are the fabric. Next: kairos fabric dev, or kairos fabric deploy"
@@ -50,7 +55,9 @@ def renew(options: argparse.Namespace) -> None:
     )
 
 
-def create(folder: Path, suite_name: str, trust_domain: str, url: str, relay_url: str) -> Operator:
+def create(
+    folder: Path, suite_name: str, trust_domain: str, url: str, relay_url: str, session_life_s: int = SESSION_LIFE_S
+) -> Operator:
     """Makes all keys and writes them; fabric.toml last, so that half a directory is no fabric."""
     from kairos_node.ca import make_issuer, make_root
     from kairos_node.crypto import provider_named
@@ -62,7 +69,10 @@ def create(folder: Path, suite_name: str, trust_domain: str, url: str, relay_url
     issuer = make_issuer(
         provider, parse_certificate_untrusted(root), root_seed, issuer_seed, trust_domain, now, os.urandom
     )
-    facts = {"suite": suite.name, "trust_domain": trust_domain, "url": url, "relay_url": relay_url}
+    facts = {
+        "suite": suite.name, "trust_domain": trust_domain, "url": url, "relay_url": relay_url,
+        "session_life_s": session_life_s,
+    }  # fmt: skip
     write_files(
         folder,
         [

@@ -1,6 +1,6 @@
 """The operator directory: the fabric's keys on the operator's own machine.
 
-    fabric.toml     suite, trust_domain, url, relay_url
+    fabric.toml     suite, trust_domain, url, relay_url, session_life_s
     root.seed       root CA key, offline          root.der      its certificate
     issuer.seed     issuing CA key, for the Worker  issuer.der  its certificate, 90 days
     policy.seed     policy key, offline           policy.pub    its public key
@@ -22,6 +22,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
+from kairos.constants import SESSION_LIFE_S
 from kairos.crypto.suites import SEED_BYTES, Suite, suite_named
 from kairos.errors import KairosError
 
@@ -47,6 +48,7 @@ class Operator:
     issuer_certificate: bytes
     policy_key: bytes
     admin_token: str = field(repr=False)
+    session_life_s: int = SESSION_LIFE_S
 
     @classmethod
     def load(cls, folder: Path, credential: str = "") -> Operator:
@@ -62,6 +64,7 @@ class Operator:
                 root_certificate=(folder / "root.der").read_bytes(),
                 issuer_certificate=(folder / "issuer.der").read_bytes(),
                 policy_key=_unb64(folder / "policy.pub"),
+                session_life_s=facts.get("session_life_s", SESSION_LIFE_S),
                 admin_token=credential or (folder / "admin.token").read_text().strip(),
             )
         except FileNotFoundError as error:
@@ -111,6 +114,7 @@ class Operator:
             "TRUST_DOMAIN": self.trust_domain,
             "FABRIC_URL": self.url,
             "RELAY_URL": self.relay_url,
+            "SESSION_LIFE_S": str(self.session_life_s),
             "ROOT_CERTIFICATE": _b64(self.root_certificate),
             "ISSUER_CERTIFICATE": _b64(self.issuer_certificate),
             "POLICY_KEY": _b64(self.policy_key),

@@ -16,6 +16,7 @@ FABRIC = (
                 "--trust-domain", help="name in every certificate (default: kairos.internal)", default="kairos.internal"
             ),
             arg("--url", help="where nodes reach the fabric (default: http://127.0.0.1:8787)", default=None),
+            arg("--session-life", help="how long a tunnel outlives a silent fabric: 15s to 5m (default)", default="5m"),
             arg("--relay-url", help="where nodes reach the relay (default: the fabric's port + 1)", default=None),
         ),
     ),

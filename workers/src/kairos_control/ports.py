@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 from kairos.api.session import Cut
 from kairos.audit.event import Event
+from kairos.constants import SESSION_LIFE_S
 from kairos.crypto.suites import Suite
 from kairos.identity.certificate import Certificate
 
@@ -114,6 +115,7 @@ class Settings:
     policy_key: bytes
     admin_token_hash: str
     internal_key: str
+    session_life_s: int = SESSION_LIFE_S
 
 
 @dataclass(slots=True)

@@ -49,7 +49,8 @@ class Sessions:
         session = self._renewable(wanted.renews, node)["session"] if wanted.renews else self._platform.entropy(16).hex()
         secret = base64.urlsafe_b64encode(self._platform.entropy(_TOKEN_BYTES)).rstrip(b"=").decode()
         token = f"{self._platform.tenant}.{secret}"
-        expires_at = min(int(self._platform.clock()) + SESSION_LIFE_S, call.device["not_after"])
+        now = int(self._platform.clock())
+        expires_at = min(now + self._platform.settings.session_life_s, call.device["not_after"])
         version = await self._platform.store.first(
             "SELECT max(version) AS version FROM policies WHERE tenant = ?", self._platform.tenant
         )
@@ -77,7 +78,8 @@ class Sessions:
         )
         relay = self._platform.settings.relay_url
         addresses = [GatewayAddress(each, f"{relay}/v1/relay/{each}", 100 + n) for n, each in enumerate(gateways)]
-        return reply(SessionGrant(session, token, expires_at, vnis, addresses, policy_version), 201)
+        grant = SessionGrant(session, token, expires_at, vnis, addresses, policy_version, expires_at - now)
+        return reply(grant, 201)
 
     async def end(self, call: Call) -> Reply:
         """T7, by the node itself."""

@@ -34,6 +34,7 @@ def settings_of(env: Any) -> Settings:
         policy_key=octets("POLICY_KEY"),
         admin_token_hash=env.ADMIN_TOKEN_SHA256,
         internal_key=env.INTERNAL_KEY,
+        session_life_s=int(env.SESSION_LIFE_S),
     )
 
 
