@@ -1,4 +1,4 @@
-"""`kairos apply FILE`: tenants, VNIs, members and interconnects as one file says. What the file does not name is left alone."""
+"""`kairos apply FILE`: tenants, VNIs, members and interconnects as one file says. What the file does not name is left alone, but for `--prune`."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import tomllib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from pathlib import Path
 
 import msgspec
@@ -72,7 +73,7 @@ class Plan(msgspec.Struct, forbid_unknown_fields=True):
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One change: `+` makes, `~` changes. carry_out: does it."""
+    """One change: `+` makes, `~` changes, `-` deletes. carry_out: does it."""
 
     mark: str
     what: str
@@ -82,7 +83,7 @@ class Step:
 def apply(options: argparse.Namespace) -> None:
     plan, admin = load(options.file), client(options)
     steps = 0
-    for step in _steps(admin, plan):
+    for step in chain(_steps(admin, plan), _prune(admin, plan) if options.prune else ()):
         print(f"{step.mark} {step.what}")
         if not options.dry_run:
             step.carry_out()
@@ -119,6 +120,28 @@ def _steps(admin: AdminClient, plan: Plan) -> Iterator[Step]:
             yield from _vnis(admin, wanted, {each.name: each for each in admin.pages(at(name, "vnis"), VniRecord)})
             known_joins = admin.pages(at(name, "interconnects"), InterconnectRecord)
             yield from _interconnects(admin, wanted, known_joins)
+
+
+def _prune(admin: AdminClient, plan: Plan) -> Iterator[Step]:
+    """VNIs and interconnects of the tenants in the file that it does not name. A tenant itself is never deleted."""
+    known = {each.tenant for each in admin.pages("/v1/tenants", Tenant)}
+    for tenant in (each for each in plan.tenant if each.name in known):
+        named = {entry.name for entry in tenant.vni}
+        joined = {tuple(sorted((entry.a, entry.b))) for entry in tenant.interconnect}
+        path = at(tenant.name, "interconnects")
+        for each in admin.pages(path, InterconnectRecord):
+            if (each.a, each.b) not in joined:
+                yield Step(
+                    "-",
+                    f"interconnect {tenant.name}/{each.a}/{each.b}",
+                    partial(admin.delete, f"{path}/{each.a}/{each.b}"),
+                )
+        for vni in admin.pages(at(tenant.name, "vnis"), VniRecord):
+            if vni.name not in named:
+                yield Step(
+                    "-", f"vni {tenant.name}/{vni.name}, with its {vni.members} members",
+                    partial(admin.delete, at(tenant.name, "vnis", vni.name)),
+                )  # fmt: skip
 
 
 def _vnis(admin: AdminClient, tenant: TenantEntry, known: dict[str, VniRecord]) -> Iterator[Step]:

@@ -162,6 +162,16 @@ def test_a_file_is_applied_once(kairos: Operator, tmp_path: Path) -> None:
     wanted.write_text(wanted.read_text().replace("10.202.", "10.203."))
     assert kairos("apply", str(wanted)).startswith("~ interconnect declared/lab/office: other names\n")
     assert "10.203.0.0/24" in kairos("interconnect", "show", "office", "lab", "--tenant", "declared")
+    wanted.write_text(
+        '[[tenant]]\nname = "declared"\nvni = [{ name = "office", prefixes = ["10.7.0.0/24", "fd07::/64"], selectors = ["group:staff"] }]\n'
+    )
+    assert kairos("apply", str(wanted)) == "nothing to change\n"
+    planned = kairos("apply", str(wanted), "--prune", "--dry-run")
+    assert "- interconnect declared/lab/office" in planned
+    assert "- vni declared/lab" in planned
+    assert "lab" in kairos("vni", "list", "--tenant", "declared")
+    assert "2 changed" in kairos("apply", str(wanted), "--prune")
+    assert "lab" not in kairos("vni", "list", "--tenant", "declared")
     wanted.write_text('[[tenant]]\nname = "declared"\nvnis = []\n')
     assert "vnis" in kairos.refused("apply", str(wanted))
     assert "cannot be read" in kairos.refused("apply", str(tmp_path / "none.toml"))

@@ -88,6 +88,7 @@ SEGMENTS = (
         (
             arg("file", help="the file", type=Path),
             arg("--dry-run", help="only print what would change", action="store_true"),
+            arg("--prune", help="also delete what these tenants have and the file does not name", action="store_true"),
             OPERATOR,
         ),
     ),
