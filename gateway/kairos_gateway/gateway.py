@@ -216,7 +216,7 @@ class Gateway(Daemon):
         record, node = self.view.vnis[vni], self.identity.node
         addresses = tuple(ip_interface(text) for text in self.view.addresses(vni, node))
         isolated = self._externals.isolates(record.name)
-        behind = [net for net in self.view.reachable(vni, node) if net.prefixlen or isolated]  # no exit for the host
+        behind = [net for net in self.view.reachable(vni, node) if net.prefixlen]  # an exit is for endpoints
         return VniPlan(vni, record.name, record.mtu, addresses, tuple(sorted(behind, key=str)), isolated)
 
     def _reconfigure(self, tunnel: GatewayDriver, session: Session) -> None:
