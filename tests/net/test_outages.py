@@ -25,10 +25,12 @@ def brief(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Overlay]:
 
 @pytest.fixture
 def overlay(brief: Overlay) -> Iterator[Overlay]:
-    brief.up(brief.gateway, brief.alice)
-    wait_for("traffic", lambda: brief.alice.reaches(brief.address_of(brief.gateway)))
-    yield brief
-    brief.down()
+    try:
+        brief.up(brief.gateway, brief.alice)
+        wait_for("traffic", lambda: brief.alice.reaches(brief.address_of(brief.gateway)))
+        yield brief
+    finally:
+        brief.down()
 
 
 @contextmanager
