@@ -45,6 +45,7 @@ def overlay(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Overlay]:
         wait_for("alice's VNIs", lambda: len(made.alice.status().get("vnis", ())) == 3)
         wait_for("bob's VNI", lambda: [vni["name"] for vni in made.bob.status().get("vnis", ())] == ["twin"])
         yield made
+        made.alice.stop()  # not killed: it takes its namespaces' names along
 
 
 def vni_of(host: Host, name: str) -> dict[str, str]:

@@ -60,6 +60,7 @@ def twins(overlay: Overlay) -> Iterator[Overlay]:
     finally:
         overlay.fabric.admin("DELETE", f"/{TENANT}/vnis/twin")
         for host in (overlay.alice, overlay.bob):
+            host.stop()  # not killed: it takes its namespaces' names along
             host.config.write_text("")
 
 
