@@ -18,7 +18,7 @@ from bench.rounds import Rounds
 
 RAW, WIREGUARD, NEBULA, KAIROS, OPENSSL = "raw", "wireguard_go", "nebula", "kairos", "kairos_openssl"
 _SECONDS, _QUICK_SECONDS = 4, 1
-_UDP_STEP, _UDP_LOSS_PCT = 1.25, 1.0
+_UDP_STEP, _UDP_FINEST, _UDP_LOSS_PCT = 1.25, 1.03, 1.0
 _UDP_FROM_PPS = 20_000
 
 
@@ -115,17 +115,21 @@ def _cpu(link: Link, seconds: int) -> float:
 
 
 def _udp(link: Link, size: int) -> float:
-    """Thousand packets a second of the highest rate that loses less than one percent, or what the sender could make."""
-    rate, best = float(_UDP_FROM_PPS), 0.0
-    while True:
+    """Thousand packets a second of the highest rate that loses less than one percent, or what the sender could make. The
+    rate climbs until it fails, then by ever smaller steps."""
+    rate, step, best = float(_UDP_FROM_PPS), _UDP_STEP, 0.0
+    while step > _UDP_FINEST:
         end = _iperf(link, f"-u -l {size} -b {rate * size * 8:.0f}", 1)["sum"]
         reached = float(end["packets"]) / float(end["seconds"])
-        if float(end["lost_percent"]) >= _UDP_LOSS_PCT:
-            return best / 1e3
-        best = max(best, reached)
-        if reached < 0.9 * rate:
-            return best / 1e3
-        rate *= _UDP_STEP
+        if float(end["lost_percent"]) < _UDP_LOSS_PCT:
+            best = max(best, reached)
+            if reached < 0.9 * rate:
+                break
+        else:
+            rate /= step
+            step **= 0.5
+        rate *= step
+    return best / 1e3
 
 
 def _ping(link: Link) -> float:
