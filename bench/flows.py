@@ -13,19 +13,17 @@ import json
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from bench.judging import JudgingGateway, roomy_rig
 from bench.rounds import Rounds
 from engine_rig import HOST, PEER, VNI, Rig, tcp_packet, whole
 from kairos.api.session import Lease, Member, Network, Vni
 from kairos.audit.event import Event
-from kairos.policy.decision import Decision
 from kairos.policy.input import flow_input
-from kairos.wire.claim import FlowClaim
 from kairos_cli.policy import compile_bundle
-from kairos_dataplane import Flow, Verdict, load
+from kairos_dataplane import Flow, Verdict
 from kairos_node.flow_judge import FlowJudge
 from kairos_node.network_view import NetworkView
 from kairos_node.policy import Engine
@@ -104,34 +102,15 @@ def _document(device: Member, peer: Member, number: int) -> dict[str, Any]:
 
 def _upcalls(count: int) -> float:
     """CPU seconds of the data plane and its Python face, with a verdict that costs nothing."""
-    with _rig(count) as rig:
+    with roomy_rig(count) as rig:
         return _timed(rig, count, lambda flow: rig.engine.verdict(flow.id, Verdict.ALLOW, 1, 1))
 
 
 async def _whole_way(engine: Engine, count: int) -> float:
     """CPU seconds with a gateway's own FlowJudge."""
-    with _rig(count) as rig:
-        judge = FlowJudge(rig.engine, _Gateway(engine), "acme", "gw-0", "gateway", "KR1", _forbidden)
+    with roomy_rig(count) as rig:
+        judge = FlowJudge(rig.engine, JudgingGateway(engine, _network()), "acme", "gw-0", "gateway", "KR1", _forbidden)
         return _timed(rig, count, judge.opened)
-
-
-class _Gateway:
-    """What a FlowJudge asks of its daemon."""
-
-    policy_version = 1
-
-    def __init__(self, engine: Engine) -> None:
-        self.view = _network()
-        self.decide: Callable[[str, dict[str, Any]], Decision] = engine.decide
-
-    def place_of(self, vni: int) -> None:
-        return None
-
-    def posture_of(self, node: str) -> dict[str, Any]:
-        return {"platform": "linux", "kernel": "6.1.0", "disk_encrypted": True}
-
-    def claim(self, claim: FlowClaim, vni: int) -> None:
-        raise AssertionError("a gateway claims nothing")
 
 
 def _forbidden(event: Event) -> None:
@@ -157,16 +136,6 @@ def _first_packets(rig: Rig, count: int) -> Iterator[list[bytes]]:
     for start in range(0, count, _BATCH):
         ports = range(_FIRST_PORT + start, _FIRST_PORT + min(start + _BATCH, count))
         yield [rig.seal(whole(tcp_packet(PEER, HOST, ports=(port, 443)))) for port in ports]
-
-
-@contextmanager
-def _rig(count: int) -> Iterator[Rig]:
-    """A data plane of its own, with room for so many flows."""
-    rig = Rig(load("c", max_flows=2 * count))
-    try:
-        yield rig
-    finally:
-        rig.close()
 
 
 def _expect(got: int, wanted: int, what: str) -> None:

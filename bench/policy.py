@@ -16,22 +16,18 @@ import shutil
 import statistics
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from policy_inputs import GRANTS, POINTS, some_input
 
+from bench.judging import JudgingGateway, roomy_rig
 from bench.policy_push import pushes
 from bench.rounds import Rounds
-from engine_rig import HOST, PEER, VNI, Rig, tcp_packet, whole
+from engine_rig import HOST, PEER, VNI, tcp_packet, whole
 from kairos.api.session import Lease, Member, Network, Vni
-from kairos.policy.decision import Decision
 from kairos.policy.input import Application, flow_input
-from kairos.wire.claim import FlowClaim
 from kairos_cli.policy import compile_bundle
-from kairos_dataplane import load
 from kairos_node.flow_judge import FlowJudge
 from kairos_node.network_view import NetworkView
 from kairos_node.policy import Engine
@@ -113,35 +109,21 @@ def _member(number: int) -> Member:
 # -- first packets ---------------------------------------------------------------------------------------------------
 
 
-class _Gateway:
-    """What a FlowJudge asks of its daemon. The first two of the members hold the addresses that the rig uses."""
-
-    policy_version = 1
-
-    def __init__(self, engine: Engine, members: list[Member]) -> None:
-        held = (PEER, HOST)
-        leases = [Lease(VNI, member.node, [f"{address}/24"]) for member, address in zip(members, held, strict=False)]
-        self.view = NetworkView(Network(1, [Vni(VNI, "office", ["10.77.0.0/24"])], leases, members, []))
-        self._engine = engine
-
-    def decide(self, point: str, document: dict[str, Any]) -> Decision:
-        return self._engine.decide(point, document)
-
-    def place_of(self, vni: int) -> None:
-        return None
-
-    def posture_of(self, node: str) -> dict[str, Any]:
-        return {"os": "debian", "kernel": "6.1.0", "disk_encrypted": True}
-
-    def claim(self, claim: FlowClaim, vni: int) -> None:
-        raise AssertionError("a gateway claims nothing")
+def _view(members: list[Member]) -> NetworkView:
+    """The first two of the members hold the addresses that the rig uses."""
+    leases = [
+        Lease(VNI, member.node, [f"{address}/24"]) for member, address in zip(members, (PEER, HOST), strict=False)
+    ]
+    return NetworkView(Network(1, [Vni(VNI, "office", ["10.77.0.0/24"])], leases, members, []))
 
 
 async def _first_packets(engine: Engine, members: list[Member], count: int) -> list[float]:
     """Milliseconds that each waited, in order of length."""
     waits = []
-    with _rig(count) as rig:
-        judge = FlowJudge(rig.engine, _Gateway(engine, members), "acme", "gw-0", "gateway", "KR1", lambda _event: None)
+    with roomy_rig(count) as rig:
+        judge = FlowJudge(
+            rig.engine, JudgingGateway(engine, _view(members)), "acme", "gw-0", "gateway", "KR1", lambda _event: None
+        )
         packets = [rig.seal(whole(tcp_packet(PEER, HOST, ports=(_FIRST_PORT + n, 443)))) for n in range(count)]
         began = time.perf_counter()
         for number, packet in enumerate(packets):
@@ -159,15 +141,6 @@ async def _first_packets(engine: Engine, members: list[Member], count: int) -> l
 def _wait_for(moment: float) -> None:
     while (left := moment - time.perf_counter()) > 0:
         time.sleep(left)
-
-
-@contextmanager
-def _rig(count: int) -> Iterator[Rig]:
-    rig = Rig(load("c", max_flows=2 * count))
-    try:
-        yield rig
-    finally:
-        rig.close()
 
 
 # -- decisions -------------------------------------------------------------------------------------------------------

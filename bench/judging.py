@@ -1,0 +1,43 @@
+"""A gateway's part in judging a flow, round a data plane of this process."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from engine_rig import Rig
+from kairos.policy.decision import Decision
+from kairos.wire.claim import FlowClaim
+from kairos_dataplane import load
+from kairos_node.network_view import NetworkView
+from kairos_node.policy import Engine
+
+
+class JudgingGateway:
+    """What a FlowJudge asks of its daemon."""
+
+    policy_version = 1
+
+    def __init__(self, engine: Engine, view: NetworkView) -> None:
+        self.view = view
+        self.decide: Callable[[str, dict[str, Any]], Decision] = engine.decide
+
+    def place_of(self, vni: int) -> None:
+        return None
+
+    def posture_of(self, node: str) -> dict[str, Any]:
+        return {"os": "debian", "kernel": "6.1.0", "disk_encrypted": True}
+
+    def claim(self, claim: FlowClaim, vni: int) -> None:
+        raise AssertionError("a gateway claims nothing")
+
+
+@contextmanager
+def roomy_rig(flows: int) -> Iterator[Rig]:
+    """A data plane of its own, with room for so many flows."""
+    rig = Rig(load("c", max_flows=2 * flows))
+    try:
+        yield rig
+    finally:
+        rig.close()
