@@ -113,10 +113,9 @@ class Agent(Daemon):
     async def set_up(self, tunnel: EndpointDriver, config: TunnelConfig) -> Mapping[int, Collection[Network]]:
         """T5: this host's VNIs are those of the newest Configs that its gateways sent. Raises Refused."""
         async with self._set_up_turn:
-            configs = [_checked(config), *self.gateways.configs()]
+            configs = [*self.gateways.configs(), _checked(config)]  # of equals the last, the one that just came, counts
             newest = max(each.revision for each in configs)
             plans = {vni.vni: self._placed(vni) for each in configs if each.revision == newest for vni in each.vnis}
-            plans |= {vni.vni: self._placed(vni) for vni in config.vnis if config.revision == newest}
             for gone in {plan.vni for plan in self.vnis.plans} - set(plans):
                 await self.vnis.remove(gone)
             for plan in plans.values():
@@ -235,9 +234,8 @@ def _plan(vni: Any) -> VniPlan:
         vni.name,
         vni.mtu,
         tuple(ip_interface(text) for text in vni.addresses),
-        tuple(
-            route for route in map(ip_network, vni.routes) if route.prefixlen
-        ),  # no exit: it would swallow our own tunnel
+        # No exit route: it would swallow our own tunnel.
+        tuple(route for route in map(ip_network, vni.routes) if route.prefixlen),
     )
 
 
