@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import argparse
 import ipaddress
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
@@ -18,7 +18,7 @@ from kairos.api.problem import ProblemError
 from kairos.api.session import Member, Network, PolicyRecord, Route, Vni
 from kairos.errors import KairosError
 from kairos.policy.decision import Decision
-from kairos.policy.input import PROTOCOLS, Application, Crossing, flow_input
+from kairos.policy.input import PROTOCOLS, Application, Crossing, flow_input, rfc3339
 from kairos_cli import past_decision
 from kairos_cli.admin import AdminClient, at, client, tenant_of
 from kairos_cli.crossing import Way, find_way
@@ -89,7 +89,7 @@ def _attempt(options: argparse.Namespace, admin: AdminClient, tenant: str) -> di
     numbers = {name: number for number, name in sorted(PROTOCOLS.items(), reverse=True)}
     asked = partial(
         flow_input,
-        now=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        now=rfc3339(time.time()),
         tenant=tenant,
         protocol=numbers[options.proto],
         gateway="",

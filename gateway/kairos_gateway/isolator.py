@@ -5,10 +5,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import secrets
 import time
 from collections.abc import Callable, Iterable, Mapping
-from datetime import UTC, datetime
 from typing import Any, Protocol
 
 from kairos.api.problem import ProblemError
@@ -16,11 +14,12 @@ from kairos.api.session import IsolationReport
 from kairos.audit.event import Event
 from kairos.errors import BadMessage
 from kairos.policy.decision import Decision
-from kairos.policy.input import isolation_input
+from kairos.policy.input import isolation_input, rfc3339
 from kairos_dataplane import Offences
 from kairos_gateway.conduct import Conduct
 from kairos_node.fabric import FabricClient
 from kairos_node.network_view import NetworkView
+from kairos_node.spool import event_of
 from kairos_node.state import Identity
 
 _log = logging.getLogger(__name__)
@@ -89,7 +88,7 @@ class Isolator:
             return
         identity = self._home.identity
         document = isolation_input(
-            now=datetime.fromtimestamp(int(time.time()), UTC).isoformat().replace("+00:00", "Z"),
+            now=rfc3339(time.time()),
             tenant=identity.join.tenant,
             device=device,
             counts=counts,
@@ -129,18 +128,14 @@ class Isolator:
     def _tell(self, node: str, decision: Decision, document: dict[str, Any]) -> None:
         identity = self._home.identity
         self._record(
-            Event(
-                id=secrets.token_hex(16),
-                at=time.time(),
-                tenant=identity.join.tenant,
-                source=identity.node,
-                kind="isolation.reported",
+            event_of(
+                identity,
+                "isolation.reported",
                 actor=identity.node,
                 subject=node,
                 outcome="deny",
                 rule=decision.rule,
                 reason=decision.reason,
-                suite=identity.suite.name,
                 policy_version=self._home.policy_version,
                 detail={"point": "isolation", "input": document},
             )

@@ -3,16 +3,15 @@ or what it depends on changes."""
 
 from __future__ import annotations
 
-import secrets
 import time
 from collections.abc import Callable, Collection
-from datetime import UTC, datetime
 from typing import Any, Protocol
 
 from kairos.audit.event import Event
 from kairos.policy.decision import Decision, deny
-from kairos.policy.input import session_input
+from kairos.policy.input import rfc3339, session_input
 from kairos_node.network_view import NetworkView
+from kairos_node.spool import event_of
 from kairos_node.state import Identity
 
 
@@ -40,7 +39,7 @@ class SessionJudge:
         if device is None:
             return deny(f"{node} is not in the network", "deny:unknown-device")
         document = session_input(
-            now=datetime.fromtimestamp(int(time.time()), UTC).isoformat().replace("+00:00", "Z"),
+            now=rfc3339(time.time()),
             tenant=self._around.identity.join.tenant,
             device=device,
             posture=self._around.posture_of(node),
@@ -53,20 +52,15 @@ class SessionJudge:
         return decision
 
     def _report(self, node: str, document: dict[str, Any], decision: Decision) -> None:
-        identity = self._around.identity
         self._tell(
-            Event(
-                id=secrets.token_hex(16),
-                at=time.time(),
-                tenant=identity.join.tenant,
-                source=identity.node,
-                kind="session.denied",
+            event_of(
+                self._around.identity,
+                "session.denied",
                 actor=node,
                 subject=f"tunnel of {node}",
                 outcome="deny",
                 rule=decision.rule,
                 reason=decision.reason,
-                suite=identity.suite.name,
                 policy_version=self._around.policy_version,
                 detail={"point": "session", "input": document},
             )

@@ -7,7 +7,7 @@ for a rule must never be skipped because a name was missing.
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 from kairos.api.session import Member
@@ -35,6 +35,11 @@ class Crossing:
     vni_name: str
     source: str
     destination: str
+
+
+def rfc3339(unix: float) -> str:
+    """The form of `now`: UTC, to the second."""
+    return datetime.fromtimestamp(int(unix), UTC).isoformat().replace("+00:00", "Z")
 
 
 def party(member: Member | None) -> dict[str, Any] | None:

@@ -4,8 +4,6 @@ history is caught by every node that saw the old one (docs/protocol.md §11)."""
 from __future__ import annotations
 
 import logging
-import secrets
-import time
 from collections.abc import Callable
 
 from kairos.api.problem import ProblemError
@@ -15,6 +13,7 @@ from kairos.crypto.provider import Provider
 from kairos.errors import BadMessage, Refused
 from kairos_node.certificates import check_audit_head
 from kairos_node.fabric import FabricClient
+from kairos_node.spool import event_of
 from kairos_node.state import Identity, NodeState
 
 _log = logging.getLogger(__name__)
@@ -60,17 +59,6 @@ class AuditWatch:
         if self._state.audit_conflict is not None:
             return
         self._state.keep_audit_conflict(head)
-        join = self._identity.join
         self._record(
-            Event(
-                id=secrets.token_hex(16),
-                at=time.time(),
-                tenant=join.tenant,
-                source=self._identity.node,
-                kind="audit.inconsistent",
-                actor="fabric",
-                subject=str(head.size),
-                reason=str(error),
-                suite=join.suite,
-            )
+            event_of(self._identity, "audit.inconsistent", actor="fabric", subject=str(head.size), reason=str(error))
         )

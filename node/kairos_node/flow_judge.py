@@ -8,12 +8,12 @@ import secrets
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any, Literal, Protocol
 
 from kairos.audit.event import Event
 from kairos.policy.decision import Decision, deny
-from kairos.policy.input import PROTOCOLS, Application, Crossing, flow_input
+from kairos.policy.input import PROTOCOLS, Application, Crossing, flow_input, rfc3339
 from kairos.wire.claim import FlowClaim
 from kairos_dataplane import ControlReceived, Dataplane, Flow, Verdict
 from kairos_node.application import Applications
@@ -157,7 +157,7 @@ class FlowJudge:
         claim = self._claims.of(flow) if not flow.from_vni else None
         return flow_input(
             self._point(flow),
-            now=datetime.fromtimestamp(int(time.time()), UTC).isoformat().replace("+00:00", "Z"),
+            now=rfc3339(time.time()),
             tenant=self._tenant,
             vni=begins_in,
             vni_name=vni.name if vni is not None else "",

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import secrets
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -18,6 +16,7 @@ from kairos.policy.decision import Decision, deny
 from kairos_node.fabric import FabricClient
 from kairos_node.policy import Choice, PolicyEngine
 from kairos_node.policy.bundle import Bundle, unpack_untrusted, verify_untrusted
+from kairos_node.spool import event_of
 from kairos_node.state import Identity, NodeState
 
 _log = logging.getLogger(__name__)
@@ -88,19 +87,14 @@ class PolicyKeeper:
                 self._tell("policy.enforced", self.version, "allow")
 
     def _tell(self, kind: str, version: int, outcome: str, reason: str = "") -> None:
-        identity = self._identity
         self._record(
-            Event(
-                id=secrets.token_hex(16),
-                at=time.time(),
-                tenant=identity.join.tenant,
-                source=identity.node,
-                kind=kind,
-                actor=identity.node,
+            event_of(
+                self._identity,
+                kind,
+                actor=self._identity.node,
                 subject=f"policy version {version}",
                 outcome=outcome,
                 reason=reason,
-                suite=identity.suite.name,
                 policy_version=self.version,
             )
         )

@@ -10,9 +10,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import secrets
+import time
 from io import FileIO
 from pathlib import Path
-from typing import NoReturn, Protocol
+from typing import Any, NoReturn, Protocol
 
 import msgspec
 
@@ -20,6 +22,7 @@ from kairos.api.problem import ProblemError
 from kairos.audit.event import Event
 from kairos.constants import BODY_MAX
 from kairos.errors import BadMessage
+from kairos_node.state import Identity
 
 _log = logging.getLogger(__name__)
 FILE_EVENTS = 250  # what is sent at once,
@@ -31,6 +34,19 @@ _SENSELESS = (400, 413, 422)  # the fabric will never take it, however often it 
 
 class Sender(Protocol):
     async def send_events(self, events: list[Event]) -> int: ...
+
+
+def event_of(identity: Identity, kind: str, **said: Any) -> Event:
+    """What happens at a node now, under its name. said: the other fields of Event."""
+    return Event(
+        id=secrets.token_hex(16),
+        at=time.time(),
+        tenant=identity.join.tenant,
+        source=identity.node,
+        kind=kind,
+        suite=identity.suite.name,
+        **said,
+    )
 
 
 class Spool:
