@@ -251,7 +251,7 @@ class Gateway(Daemon):
         """What a gateway opens itself goes to an endpoint, which asks for no claim."""
 
     def _posture_came(self, node: str, at: int, facts: dict[str, Any]) -> None:
-        if self.postures.is_news(node, at):
+        if self.postures.is_news(node, at, facts):
             self.isolator.reported(node, facts)
         if self.postures.learn(node, at, facts):
             self._judge_tunnels(node)

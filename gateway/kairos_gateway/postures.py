@@ -17,9 +17,11 @@ class Postures:
         self._late: set[str] = set()
         self._missed: dict[str, int] = {}
 
-    def is_news(self, node: str, at: int) -> bool:
-        """A report of that time is newer than the one we have."""
-        return at > self._reports.get(node, (0, {}))[0]
+    def is_news(self, node: str, at: int, facts: dict[str, Any]) -> bool:
+        """A report that is newer than the one we have, or says something else in the same second: a Welcome brings the same
+        one again, which is none."""
+        known_at, known = self._reports.get(node, (0, {}))
+        return at > known_at or (at == known_at and facts != known)
 
     def learn(self, node: str, at: int, facts: dict[str, Any]) -> bool:
         """True when policy sees something else now. An older report than the one we have changes nothing."""

@@ -66,6 +66,17 @@ def test_an_older_report_does_not_replace_a_newer_one() -> None:
     assert postures.of("ep-b") == {}
 
 
+def test_a_report_of_the_same_second_is_news_if_it_says_something_else() -> None:
+    """And the same one, as a Welcome brings it again, is not counted twice."""
+    postures = Postures(lambda: 1000.0)
+    assert postures.is_news("ep-a", 1000, {"firewall": True})
+    postures.learn("ep-a", 1000, {"firewall": True})
+    assert not postures.is_news("ep-a", 1000, {"firewall": True})
+    assert postures.is_news("ep-a", 1000, {"firewall": False})
+    assert postures.is_news("ep-a", 1001, {"firewall": True})
+    assert not postures.is_news("ep-a", 999, {"firewall": False})
+
+
 def fact(*command: str, output: Literal["bool", "number", "text"] = "bool", timeout_s: float = 10.0) -> object:
     return run_checks([Check("x", list(command), output, timeout_s)]).get("check.x")
 
