@@ -19,9 +19,12 @@ from kairos.crypto import labels
 from kairos.errors import Refused
 from kairos_node.certificates import Peer, Trust
 from kairos_node.crypto.pyca import private_key
+from kairos_node.tls_memory import replace_buffers
 
 EXPORTER_BYTES = 48
 _READ = 65_536
+_BUFFERS_KEPT = 2_048  # bytes through the BIOs that do not make them worth replacing
+_MODE_NO_AUTO_CHAIN = 8  # SSL_MODE_NO_AUTO_CHAIN: show no certificate that we did not name
 
 Check = Callable[[Sequence[bytes]], Peer]
 
@@ -44,13 +47,14 @@ class TlsChannel:
     def __init__(self, side: Literal["client", "server"], credentials: Credentials, check: Check) -> None:
         self._suite = credentials.trust.suite
         self._check = check
-        self._connection = SSL.Connection(_context(credentials), None)
+        self._connection = SSL.Connection(_context(credentials, shows_issuer=side == "server"), None)
         if side == "client":
             self._connection.set_connect_state()
         else:
             self._connection.set_accept_state()
         self.peer: Peer | None = None
         self._failed = False
+        self._passed = 0  # bytes through the BIOs since they were new
 
     @property
     def established(self) -> bool:
@@ -64,6 +68,7 @@ class TlsChannel:
         """Plaintext that `data` completed. Raises Refused: tls-failed, wrong-group, or what `check` raised."""
         if data:
             self._connection.bio_write(data)
+            self._passed += len(data)
         if not self.established and not self._handshake():
             return b""
         plain = bytearray()
@@ -90,7 +95,11 @@ class TlsChannel:
             while True:
                 data += self._connection.bio_read(_READ)
         except SSL.WantReadError:
-            return bytes(data)
+            self._passed += len(data)
+        if self.established and not self._failed and self._passed > _BUFFERS_KEPT:
+            replace_buffers(self._connection)  # both are empty: `receive` leaves nothing unread
+            self._passed = 0
+        return bytes(data)
 
     def exporter(self) -> bytes:
         """48 bytes that only the two ends of this connection know (RFC 8446 §7.5)."""
@@ -119,22 +128,36 @@ class TlsChannel:
         return [each.public_bytes(Encoding.DER) for each in (own, *(each for each in beside if each != own))]
 
 
-@lru_cache(maxsize=2)
-def _context(credentials: Credentials) -> SSL.Context:
-    """One for all connections under the same credentials: a context each would be most of an idle tunnel's memory."""
+@lru_cache(maxsize=4)
+def _context(credentials: Credentials, shows_issuer: bool) -> SSL.Context:
+    """One for all connections under the same credentials: a context each would be most of an idle tunnel's memory.
+
+    Not to show the issuer saves the peer 16 kB a connection, and it must know it then. A gateway shows its own first.
+    """
     context = SSL.Context(SSL.TLS_METHOD)
     context.set_min_proto_version(SSL.TLS1_3_VERSION)
     context.set_session_cache_mode(SSL.SESS_CACHE_OFF)
     context.set_options(SSL.OP_NO_TICKET)
-    context.set_mode(SSL.MODE_RELEASE_BUFFERS)  # an idle connection keeps none
+    context.set_mode(SSL.MODE_RELEASE_BUFFERS | _MODE_NO_AUTO_CHAIN)  # an idle connection keeps none
     trust = credentials.trust
+    issuer, root = (x509.load_der_x509_certificate(each.der) for each in (trust.issuer, trust.root))
     context.use_certificate(x509.load_der_x509_certificate(credentials.certificate))
-    context.add_extra_chain_cert(x509.load_der_x509_certificate(trust.issuer.der))
     context.use_privatekey(crypto.load_privatekey(crypto.FILETYPE_ASN1, _pkcs8(credentials)))
+    if shows_issuer:
+        context.add_extra_chain_cert(issuer)
     store = context.get_cert_store()
     assert store is not None
-    store.add_cert(crypto.X509.from_cryptography(x509.load_der_x509_certificate(trust.root.der)))
-    context.set_verify(SSL.VERIFY_PEER | SSL.VERIFY_FAIL_IF_NO_PEER_CERT, _chain_holds)
+    for known in (root, issuer):  # a chain must still end at the root: the issuer is no anchor
+        store.add_cert(crypto.X509.from_cryptography(known))
+
+    def chain_holds(
+        connection: SSL.Connection, shown: crypto.X509, _error: int, depth: int, holds: int
+    ) -> bool:  # fmt: skip
+        if depth == 1 and not shows_issuer and shown.to_cryptography() != issuer:
+            connection.set_context(_context(credentials, shows_issuer=True))  # the peer may not know ours
+        return holds == 1
+
+    context.set_verify(SSL.VERIFY_PEER | SSL.VERIFY_FAIL_IF_NO_PEER_CERT, chain_holds)
     return context
 
 
@@ -142,10 +165,6 @@ def _pkcs8(credentials: Credentials) -> bytes:
     """pyOpenSSL takes an ML-DSA key only in this form."""
     key = private_key(credentials.trust.suite, credentials.seed)
     return key.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption())
-
-
-def _chain_holds(_connection: SSL.Connection, _certificate: crypto.X509, _error: int, _depth: int, holds: int) -> bool:
-    return holds == 1
 
 
 def _said(error: SSL.Error) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
@@ -10,7 +12,7 @@ from issued import Authority
 from kairos.crypto.provider import Provider
 from kairos.crypto.suites import KR1
 from kairos.errors import KairosError, Refused
-from kairos_node.certificates import verify_peer_untrusted
+from kairos_node.certificates import Peer, verify_peer_untrusted
 from kairos_node.tls import Check, Credentials, TlsChannel
 
 ROUNDS = 4
@@ -92,12 +94,43 @@ def test_a_revoked_endpoint_is_refused(authority: Authority) -> None:
         )
 
 
-def test_a_peer_of_a_newer_issuer_is_believed(authority: Authority) -> None:
+@pytest.mark.parametrize("newer", ["gateway", "endpoint"])
+def test_a_peer_of_a_newer_issuer_is_believed(authority: Authority, newer: str) -> None:
     """After `kairos fabric renew`, before both ends have new certificates."""
-    newer = authority.renewed()
-    client, server = pair(authority, authority.issue("ep-a"), newer.issue("gw-a", "gateway"))
+    of = {role: authority.renewed() if role == newer else authority for role in ("endpoint", "gateway")}
+    client, server = pair(authority, of["endpoint"].issue("ep-a"), of["gateway"].issue("gw-a", "gateway"))
     assert client.established
     assert server.established
+
+
+@pytest.mark.parametrize(("renewed", "shown"), [(False, 1), (True, 2)])
+def test_an_endpoint_shows_its_issuer_where_the_gateways_is_another(
+    authority: Authority, renewed: bool, shown: int
+) -> None:
+    """16 kB that a gateway does not have to keep for each idle tunnel."""
+    chains: list[Sequence[bytes]] = []
+
+    def kept(chain: Sequence[bytes]) -> Peer:
+        chains.append(chain)
+        return expects(authority, "endpoint")(chain)
+
+    gateway = (authority.renewed() if renewed else authority).issue("gw-a", "gateway")
+    pair(authority, authority.issue("ep-a"), gateway, at_gateway=kept)
+    assert [len(chain) for chain in chains] == [shown]
+
+
+@pytest.mark.parametrize("step", [1_000, 5_000, 100_000])
+def test_nothing_is_lost_when_buffers_are_replaced(authority: Authority, step: int) -> None:
+    """Both sides take turns, with records cut anywhere: after each turn their buffers have been replaced."""
+    ends = pair(authority, authority.issue("ep-a"), authority.issue("gw-a", "gateway"))
+    message = bytes(range(256)) * 160
+    for sender, receiver in (ends, ends[::-1]) * 2:
+        sender.send(message)
+        sealed, got = sender.outgoing(), b""
+        for at in range(0, len(sealed), step):
+            got += receiver.receive(sealed[at : at + step])
+            assert receiver.outgoing() == b""
+        assert got == message
 
 
 def test_another_fabrics_certificates_are_refused(authority: Authority, provider: Provider) -> None:
