@@ -11,6 +11,7 @@ CERTIFICATE_LIFE_S = 24 * 3600
 POSTURE_EVERY_S = 30
 POSTURE_LATE_S = 90  # an older report is none
 CERTIFICATE_RENEW_AT = 2 / 3
+CERTIFICATE_REPLACED_GRACE_S = 30  # that of a key that was rotated out: its tunnels have so long to be made anew
 CLOCK_SKEW_S = 300
 REKEY_AFTER_S = 120
 OLD_EPOCH_KEPT_S = 10

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import dataclasses
 import logging
+import random
 import time
 from collections.abc import Collection, Coroutine, Mapping
 from ipaddress import ip_address, ip_interface, ip_network
@@ -13,7 +14,7 @@ from typing import Any
 
 import kairos
 from kairos.api.problem import ProblemError
-from kairos.api.push import ToNode
+from kairos.api.push import CertificateRefusal, ToNode
 from kairos.constants import POSTURE_EVERY_S
 from kairos.crypto.provider import Provider
 from kairos.errors import Refused
@@ -182,6 +183,16 @@ class Agent(Daemon):
     def _node_released(self, node: str) -> None:
         if node == self.identity.node:
             self.gateways.reconnect()
+
+    def _certificate_refused(self, refusal: CertificateRefusal) -> None:
+        """A gateway has a new key: not all its endpoints come at once."""
+        self.gateways.replace(random.uniform(0, refusal.in_s / 2), refusal.serial)
+
+    def _end_refused(self) -> None:
+        self.gateways.end_refused(self.refused)
+
+    def _rotated(self) -> None:
+        self.gateways.replace()
 
     async def _pushed_own(self, push: ToNode) -> None:
         _log.debug("%s", type(push).__name__)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Awaitable, Collection, Mapping
+from collections.abc import Awaitable, Collection, Container, Mapping
 from typing import Any, Protocol
 
 import kairos
@@ -286,6 +286,20 @@ class Connector:
         for connection in (self._current, self._coming):
             if connection is not None and connection.steps.peer == node:
                 self._drop(connection, code, f"{node} is {code}")
+
+    @property
+    def serial(self) -> str:
+        """Of the certificate that the gateway proved itself with, in the tunnel in use."""
+        return self.tunnel.peer.serial if self.tunnel is not None and self.tunnel.peer is not None else ""
+
+    def end_refused(self, refused: Container[str]) -> None:
+        if self.serial in refused:
+            self._drop(self._current, "certificate-revoked", f"certificate {self.serial} of {self._gateway} is revoked")
+
+    def replace(self) -> None:
+        """Session and tunnel anew, and only then the end of those in use."""
+        self._backoff.reset()
+        self._again.set()
 
     # -- local API ---------------------------------------------------------------------------------------------------
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from ipaddress import ip_network
 from typing import Any, Protocol
 
@@ -259,6 +259,17 @@ class Gateways:
         """It is revoked or isolated."""
         for connector in self._connectors.values():
             connector.gateway_lost(node, code)
+
+    def replace(self, in_s: float = 0.0, serial: str = "") -> None:
+        """New tunnels, each before the one in use goes. serial: only where that certificate proved the gateway."""
+        for connector in self._connectors.values():
+            if serial in ("", connector.serial):
+                self._loop.call_later(in_s, connector.replace)
+
+    def end_refused(self, refused: Container[str]) -> None:
+        """Tunnels whose gateway proved itself with a certificate that is refused now."""
+        for connector in self._connectors.values():
+            connector.end_refused(refused)
 
     def reconnect(self) -> None:
         for connector in self._connectors.values():

@@ -16,6 +16,7 @@ from kairos.api.push import (
     AdmissionRequest,
     AdmissionVerdict,
     CertificateNotice,
+    CertificateRefusal,
     PostureNotice,
     SessionNotice,
     ToNode,
@@ -237,6 +238,17 @@ class Gateway(Daemon):
     def _node_released(self, node: str) -> None:
         """It opens a new session and comes back by itself, with nothing held against it."""
         self.isolator.settled(node)
+
+    def _certificate_refused(self, refusal: CertificateRefusal) -> None:
+        """Endpoints make their tunnels anew by themselves."""
+
+    def _end_refused(self) -> None:
+        for tunnel in self.peers.live():
+            if tunnel.peer is not None and tunnel.peer.serial in self.refused:
+                tunnel.fail("certificate-revoked", f"certificate {tunnel.peer.serial} is revoked")
+
+    def _rotated(self) -> None:
+        """Endpoints hear of it too."""
 
     def _acknowledged(self, event: ControlReceived) -> None:
         _log.debug("a PROBE_ACK that answers nothing of ours, session %d", event.session)

@@ -107,6 +107,17 @@ class MemberRecord(msgspec.Struct):
     addresses: list[str]
 
 
+class CertificateRecord(msgspec.Struct):
+    """A certificate that has not ended. refused_from: Unix seconds from which on nobody believes it; 0: it holds."""
+
+    serial: str
+    node: str
+    not_before: int
+    not_after: int
+    refused_from: int = 0
+    reason: str = ""
+
+
 class RouteApproval(msgspec.Struct):
     """The operator's word on a prefix behind an endpoint; approved false withdraws it."""
 

@@ -36,6 +36,16 @@ class CertificateNotice(msgspec.Struct, tag="certificate-notice", tag_field="kin
     certificate: bytes
 
 
+class CertificateRefusal(msgspec.Struct, tag="certificate-refusal", tag_field="kind"):
+    """Fabric -> gateways, the certificate's own node, and everyone where that is a gateway: not to be believed after `in_s`
+    seconds, although it holds until `not_after`."""
+
+    serial: str
+    node: str
+    in_s: int
+    not_after: int
+
+
 class SessionNotice(msgspec.Struct, tag="session-notice", tag_field="kind"):
     """T1, fabric -> gateways: this session exists until `expires_at`, for these VNIs. Sent again at renewal."""
 
@@ -111,12 +121,14 @@ class Welcome(msgspec.Struct, tag="welcome", tag_field="kind"):
     sessions: list[SessionNotice] = []
     isolations: list[Isolation] = []
     audit_head: SignedHead | None = None
+    refused: list[CertificateRefusal] = []
 
 
 ToNode = (
     Welcome
     | AdmissionRequest
     | CertificateNotice
+    | CertificateRefusal
     | SessionNotice
     | PostureNotice
     | Revocation

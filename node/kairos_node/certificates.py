@@ -69,12 +69,14 @@ def verify_peer_untrusted(
     now: float,
     node: str = "",
     revoked: Container[str] = (),
+    refused: Container[str] = (),
 ) -> Peer:
     """The peer that `chain` names, if everything about it is right; `node`: the very one expected, or any.
 
     chain: DER, the peer's own first, then the issuer it shows: that may be a newer or older one than ours.
+    revoked: nodes; refused: serials.
 
-    Raises Refused (bad-certificate, certificate-expired, wrong-peer, revoked) or BadMessage.
+    Raises Refused (bad-certificate, certificate-expired, certificate-revoked, wrong-peer, revoked) or BadMessage.
     """
     certificate = parse_certificate_untrusted(chain[0])
     if certificate.suite is not trust.suite or certificate.is_ca or certificate.spiffe is None:
@@ -88,6 +90,8 @@ def verify_peer_untrusted(
         raise Refused("wrong-peer", f"the peer is {name.node}, not {node}")
     if name.node in revoked:
         raise Refused("revoked", f"{name.node} is revoked")
+    if certificate.serial in refused:
+        raise Refused("certificate-revoked", f"certificate {certificate.serial} of {name.node} is revoked")
     return Peer(name.node, role, certificate.public_key, certificate.serial, certificate.not_after)
 
 

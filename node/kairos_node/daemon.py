@@ -13,7 +13,16 @@ from collections.abc import Coroutine, Sequence
 from typing import Any
 
 from kairos.api.problem import ProblemError
-from kairos.api.push import AuditHead, Isolation, NetworkChanged, PolicyAnnouncement, Revocation, ToNode, Welcome
+from kairos.api.push import (
+    AuditHead,
+    CertificateRefusal,
+    Isolation,
+    NetworkChanged,
+    PolicyAnnouncement,
+    Revocation,
+    ToNode,
+    Welcome,
+)
 from kairos.crypto.provider import Provider
 from kairos.errors import BadMessage, Refused
 from kairos.policy.decision import Decision
@@ -33,6 +42,7 @@ from kairos_node.namespace import Namespace
 from kairos_node.network_view import EMPTY, NetworkView
 from kairos_node.policy import Choice
 from kairos_node.policy_keeper import PolicyKeeper
+from kairos_node.refused_certificates import RefusedCertificates
 from kairos_node.relay_link import RelayLink
 from kairos_node.renewal import Renewal
 from kairos_node.spool import Spool
@@ -67,6 +77,7 @@ class Daemon(ABC):
         self.view = NetworkView(state.network) if state.network is not None else EMPTY
         self.stopping = asyncio.Event()
         self.isolations = Isolations(state)
+        self.refused = RefusedCertificates(state)
         self.timings = Timings()
         self.spool = Spool(state.spool)
         self.policy = PolicyKeeper(state, identity, provider, client, self._policy_changed, self.spool.record, engine)
@@ -156,6 +167,14 @@ class Daemon(ABC):
     def _node_released(self, node: str) -> None: ...
 
     @abstractmethod
+    def _certificate_refused(self, refusal: CertificateRefusal) -> None:
+        """We hear of it, while it is still good for `in_s`."""
+
+    @abstractmethod
+    def _end_refused(self) -> None:
+        """Tunnels whose peer proved itself with a certificate that is refused now end now."""
+
+    @abstractmethod
     async def _pushed_own(self, push: ToNode) -> None:
         """A push that not all daemons get."""
 
@@ -198,6 +217,7 @@ class Daemon(ABC):
                 now=time.time(),
                 node=node,
                 revoked=self.state.revoked,
+                refused=self.refused,
             )
             if peer.node in self.isolations:
                 raise Refused("isolated", f"{peer.node} is isolated")
@@ -235,6 +255,7 @@ class Daemon(ABC):
         match push:
             case Welcome():
                 await self._isolations_changed(push.isolations, complete=True)
+                self._certificates_refused(push.refused)
                 await self._pushed_own(push)
                 if push.revision != self.view.record.revision:
                     await self.fetch_network()
@@ -244,6 +265,8 @@ class Daemon(ABC):
                     await self.audit.shown(push.audit_head)
             case Isolation():
                 await self._isolations_changed([push])
+            case CertificateRefusal():
+                self._certificates_refused([push])
             case NetworkChanged():
                 await self.fetch_network()
             case AuditHead(head):
@@ -276,6 +299,14 @@ class Daemon(ABC):
         for push in pushes:
             await self.feed.send(receipt(push, self.identity.node, self.identity.key))
 
+    def _certificates_refused(self, pushes: Sequence[CertificateRefusal]) -> None:
+        for push in self.refused.learn(pushes):
+            _log.warning("certificate %s of %s is refused in %d s", push.serial, push.node, push.in_s)
+            if push.serial == self.identity.certificate.serial and not push.in_s:
+                self.renewal.rotate_soon()
+            self._certificate_refused(push)
+            asyncio.get_running_loop().call_later(push.in_s, self._end_refused)
+
     async def fetch_network(self) -> None:
         """The network as it is now. Raises ConnectionError: the feed connects again, and hears of it in the Welcome."""
         async with self._network_turn:
@@ -293,7 +324,14 @@ class Daemon(ABC):
         self.judge.judge_again()
 
     def _renewed(self, identity: Identity) -> None:
+        rotated = identity.key.public_key != self.identity.key.public_key
         self.identity = identity
+        if rotated:
+            self._rotated()
+
+    @abstractmethod
+    def _rotated(self) -> None:
+        """The certificate that our tunnels were made with is refused soon."""
 
     # -- local API ---------------------------------------------------------------------------------------------------
 

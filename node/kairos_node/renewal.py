@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import Callable
@@ -45,16 +46,18 @@ class Renewal:
         self._client, self._state, self._provider = client, state, provider
         self._renewed = renewed
         self._one_at_a_time = asyncio.Lock()
+        self._wanted = asyncio.Event()
 
     async def run(self) -> None:
         """Until cancelled. A fabric out of reach is no error here: the certificate has a third of its life left."""
         backoff = Backoff(_FIRST_RETRY_S, _MOST_RETRY_S)
         wait = 0.0 if self._rotating() else self._due_in()
         while True:
-            await asyncio.sleep(wait)
+            await self._pause(wait)
             try:
-                if self._rotating() is not None:
+                if self._rotating() is not None or self._wanted.is_set():
                     await self.rotate()
+                    self._wanted.clear()
                 elif self._due_in() <= 0:
                     await self.renew()
                 backoff.reset()
@@ -62,6 +65,18 @@ class Renewal:
             except (ConnectionError, ProblemError, KairosError) as error:
                 wait = backoff.next()
                 _log.warning("the certificate was not renewed: %s; again in %.0f s", error, wait)
+
+    def rotate_soon(self) -> None:
+        """By `run`, which tries until it is done."""
+        self._wanted.set()
+
+    async def _pause(self, seconds: float) -> None:
+        """Cut short by whoever wants a rotation, but not between two attempts at it."""
+        if self._wanted.is_set():
+            await asyncio.sleep(seconds)
+            return
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._wanted.wait(), seconds)
 
     async def renew(self) -> None:
         """A new certificate for the same key. Raises as FabricClient does, or Refused."""

@@ -3,7 +3,8 @@
 join.json       what the join token pinned; written before E1
 identity.json   seed, certificate, and the seed of a rotation in flight: one file, so that they change together
 fabric.json     what the fabric said of itself, after it was checked against the pins
-network.json, policy.json, bundle-N.tar.gz, revoked.json, isolations.json    the last of each, for when the fabric is out of reach
+network.json, policy.json, bundle-N.tar.gz, revoked.json, isolations.json, refused-certificates.json
+                the last of each, for when the fabric is out of reach
 audit-head.json the newest head of the audit log that was proven to go on from the one before
 audit-conflict.json    a signed head that did not: evidence
 spool/          audit events not yet delivered
@@ -35,8 +36,8 @@ from kairos_node.certificates import Trust, trust_untrusted
 
 _T = TypeVar("_T")
 _SAID_BY_FABRIC = (
-    "fabric.json", "network.json", "policy.json", "revoked.json", "isolations.json", "audit-head.json",
-    "audit-conflict.json",
+    "fabric.json", "network.json", "policy.json", "revoked.json", "isolations.json", "refused-certificates.json",
+    "audit-head.json", "audit-conflict.json",
 )  # fmt: skip
 
 
@@ -63,6 +64,14 @@ class Keys(msgspec.Struct, frozen=True, omit_defaults=True):
 
     def __repr__(self) -> str:
         return f"Keys(certificate={len(self.certificate)} bytes)"
+
+
+class RefusedCertificate(msgspec.Struct, frozen=True):
+    """refused_from, not_after: Unix seconds, the first by our own clock."""
+
+    serial: str
+    refused_from: float
+    not_after: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,6 +217,13 @@ class NodeState:
 
     def keep_isolations(self, isolations: list[Isolation]) -> None:
         self._save("isolations.json", isolations)
+
+    @property
+    def refused_certificates(self) -> list[RefusedCertificate]:
+        return self._load("refused-certificates.json", list[RefusedCertificate]) or []
+
+    def keep_refused_certificates(self, refused: list[RefusedCertificate]) -> None:
+        self._save("refused-certificates.json", refused)
 
     # -- the audit, as it was shown to us ----------------------------------------------------------------------------
 

@@ -12,13 +12,20 @@ from issued import Authority
 from kairos.crypto.provider import Provider
 from kairos.crypto.suites import KR1
 from kairos.errors import KairosError, Refused
+from kairos.identity.certificate import parse_certificate_untrusted
 from kairos_node.certificates import Peer, verify_peer_untrusted
 from kairos_node.tls import Check, Credentials, TlsChannel
 
 ROUNDS = 4
 
 
-def expects(authority: Authority, role: str, node: str = "", revoked: frozenset[str] = frozenset()) -> Check:
+def expects(
+    authority: Authority,
+    role: str,
+    node: str = "",
+    revoked: frozenset[str] = frozenset(),
+    refused: frozenset[str] = frozenset(),
+) -> Check:
     return lambda chain: verify_peer_untrusted(
         authority.provider,
         authority.trust,
@@ -28,6 +35,7 @@ def expects(authority: Authority, role: str, node: str = "", revoked: frozenset[
         now=authority.now,
         node=node,
         revoked=revoked,
+        refused=refused,
     )
 
 
@@ -56,6 +64,15 @@ def test_both_ends_know_each_other_and_share_an_exporter(authority: Authority) -
     assert client.exporter() == server.exporter()
     client.send(b"hello")
     assert server.receive(client.outgoing()) == b"hello"
+
+
+def test_a_certificate_is_refused_by_its_serial(authority: Authority) -> None:
+    """Another one of the same node is not."""
+    old, new, gateway = authority.issue("ep-a"), authority.issue("ep-a"), authority.issue("gw-a", "gateway")
+    check = expects(authority, "endpoint", refused=frozenset({parse_certificate_untrusted(old.certificate).serial}))
+    with pytest.RaisesExc(Refused, check=lambda refusal: refusal.code == "certificate-revoked"):
+        pair(authority, old, gateway, at_gateway=check)
+    pair(authority, new, gateway, at_gateway=check)
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 from kairos_cli.registry.admins import ADMINS
 from kairos_cli.registry.audit import AUDIT
-from kairos_cli.registry.devices import DEVICES, ISOLATION
+from kairos_cli.registry.devices import CERTIFICATES, DEVICES, ISOLATION
 from kairos_cli.registry.fabric import FABRIC
 from kairos_cli.registry.gateways import GATEWAYS
 from kairos_cli.registry.interconnects import INTERCONNECTS
@@ -32,6 +32,7 @@ GROUPS = {
     "interconnect": "what leads from one network segment into another",
     "token": "join tokens for devices and gateways",
     "device": "devices and gateways that have enrolled",
+    "certificate": "certificates of devices and gateways",
     "policy": "check, test and push the tenant's policy",
     "audit": "the record of what happened",
     "agent": "this machine as an endpoint",
@@ -65,6 +66,7 @@ VERBS: tuple[Verb, ...] = (
     *ROUTES,
     *INTERCONNECTS,
     *DEVICES,
+    *CERTIFICATES,
     *ISOLATION,
     *POLICY,
     *AUDIT,

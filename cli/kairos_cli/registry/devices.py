@@ -43,6 +43,28 @@ DEVICES = (
     ),
 )
 
+CERTIFICATES = (
+    Verb(
+        "certificate list",
+        "certificate:listing",
+        "certificates that have not ended, and which of them are refused",
+        (
+            arg("device", help="only of this node: its id, or its name if that is unique", nargs="?", default=""),
+            *IN_TENANT,
+        ),
+    ),
+    Verb(
+        "certificate revoke",
+        "certificate:revoke",
+        "have a certificate refused everywhere from now on; a device whose present one it is rotates its key",
+        (
+            arg("serial", help="as `kairos certificate list` shows it"),
+            arg("--reason", help="kept in the audit", required=True),
+            *IN_TENANT,
+        ),
+    ),
+)
+
 _CUT = (
     DEVICE,
     arg("--reason", help="said to everyone and kept in the audit", required=True),

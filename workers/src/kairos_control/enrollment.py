@@ -23,11 +23,11 @@ from kairos.identity.spiffe import node_id
 
 from .admission import Admission
 from .authentication import require_signature
-from .certificates import issue, record_of
+from .certificates import Certificates, issue, record_of
 from .http import Call, Reply, reply
 from .journal import Journal
 from .leases import LeasePlan
-from .limits import TOKEN, Limits
+from .limits import CERTIFICATE, TOKEN, Limits
 from .ports import ConstraintError, Row, TenantPlatform
 from .posture import check_posture
 from .problems import problem
@@ -39,13 +39,20 @@ NAME_MAX = 64
 
 class Enrollments:
     def __init__(
-        self, platform: TenantPlatform, journal: Journal, pushes: Pushes, admission: Admission, limits: Limits
+        self,
+        platform: TenantPlatform,
+        journal: Journal,
+        pushes: Pushes,
+        admission: Admission,
+        limits: Limits,
+        certificates: Certificates,
     ) -> None:
         self._platform = platform
         self._limits = limits
         self._journal = journal
         self._pushes = pushes
         self._admission = admission
+        self._certificates = certificates
 
     async def request(self, call: Call) -> Reply:
         """E1, E2, E3: who asks, may it, and can it prove its key?"""
@@ -137,6 +144,7 @@ class Enrollments:
         assert call.device is not None
         wanted = call.decode(RenewRequest)
         node, key = call.device["node"], unb64(call.device["public_key"])
+        self._limits.take(CERTIFICATE, node)
         if wanted.new_public_key:
             signed = transcript.rotation(node, key, wanted.new_public_key)
             if len(wanted.new_public_key) != self._platform.settings.suite.signature_public_key or not (
@@ -149,16 +157,18 @@ class Enrollments:
         issued = await issue(self._platform, self._platform.tenant, call.device["role"], node, key)
         values = (b64(key), transcript.fingerprint(key).hex(), issued.serial, issued.not_after)
         update = "UPDATE devices SET public_key = ?, key_fingerprint = ?, serial = ?, not_after = ? WHERE tenant = ? AND node = ?"
+        statements = [record_of(self._platform.tenant, node, issued), (update, (*values, self._platform.tenant, node))]
+        if wanted.new_public_key:
+            statements.append(self._certificates.replacement(node, issued))
         try:
-            await self._platform.store.write(
-                [record_of(self._platform.tenant, node, issued), (update, (*values, self._platform.tenant, node))]
-            )
+            await self._platform.store.write(statements)
         except ConstraintError:
             raise problem("exists", "another device of the tenant has or had this key; make a new one") from None
         kind = "certificate.rotated" if wanted.new_public_key else "certificate.renewed"
         self._journal.record(kind, actor=node, subject=issued.serial)
         self._pushes.to_gateways(CertificateNotice(node, issued.serial, issued.der))
         if wanted.new_public_key:  # members are known by their key: a mere renewal is no news to all the others
+            await self._certificates.tell_of(node)
             await self._pushes.network_changed()
         return reply(Certificate(node, issued.serial, issued.der, issued.not_after))
 

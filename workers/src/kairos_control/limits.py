@@ -27,6 +27,7 @@ class Budget:
 SOURCE = Budget("this address", 600, 20)  # an office behind one address renews 4,000 sessions in 200 s
 DEVICE = Budget("this device", 600, 10)
 SESSION = Budget("this device's sessions", 300, 1)
+CERTIFICATE = Budget("this device's certificates", 30, 1 / 600)  # one each 16 h is what it needs
 TOKEN = Budget("this join token", 300, 5)
 
 

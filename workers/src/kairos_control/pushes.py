@@ -17,6 +17,14 @@ class Pushes:
     def to_gateways(self, message: ToNode) -> None:
         self._send({node for node in self._platform.sockets.online() if node.startswith("gw-")}, message)
 
+    def about(self, node: str, message: ToNode) -> None:
+        """To whoever meets the node, and to itself: the gateways, or everyone where it is one."""
+        if node.startswith("gw-"):
+            self.to_all(message)
+        else:
+            self.to_gateways(message)
+            self._send({node}, message)
+
     async def network_changed(self) -> None:
         """The tenant's revision grows, and everyone is told."""
         tenant = self._platform.tenant

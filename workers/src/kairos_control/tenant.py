@@ -8,6 +8,7 @@ from dataclasses import replace
 from kairos.api.admin import (
     AdminCreate,
     AdminRecord,
+    CertificateRecord,
     Device,
     GatewayRank,
     GatewayRecord,
@@ -52,6 +53,7 @@ from .administrators import bearer, require_administrator
 from .admission import Admission
 from .audit_log import AuditLog
 from .authentication import require_internal, require_node
+from .certificates import Certificates
 from .enrollment import Enrollments
 from .gateways import Gateways
 from .http import Call, Reply, reply
@@ -111,7 +113,10 @@ class TenantService:
         self.postures = Postures(platform, self.pushes)
         self.telemetry = Telemetry(platform)
         self.sessions = Sessions(platform, self.journal, self.pushes, self.postures, self.limits)
-        self.enrollments = Enrollments(platform, self.journal, self.pushes, self.admission, self.limits)
+        self.certificates = Certificates(platform, self.journal, self.pushes)
+        self.enrollments = Enrollments(
+            platform, self.journal, self.pushes, self.admission, self.limits, self.certificates
+        )
         self.policies = Policies(platform, self.journal, self.pushes)
         self.vnis = Vnis(platform, self.journal, self.pushes, self.sessions)
         self.interconnects = Interconnects(platform, self.journal, self.pushes)
@@ -150,6 +155,7 @@ class TenantService:
                 sessions,
                 self.isolations.current(),
                 self.audit_log.head,
+                await self.certificates.seen_by(node),
             )
         )
 
@@ -248,6 +254,10 @@ ROUTES: tuple[Route, ...] = (
           "E5, E6: what became of it", answer=Enrollment),
     Route("POST", _AT + "/certificates", Caller.NODE, lambda s, c: s.enrollments.renew(c),
           "Renew the certificate, or rotate the key", RenewRequest, Certificate, alone=True),
+    Route("GET", _AT + "/certificates", Caller.VIEWER, lambda s, c: s.certificates.listing(c),
+          "List certificates that have not ended", answer=Page),
+    Route("POST", _AT + "/certificates/{serial}/revoke", Caller.OPERATOR, lambda s, c: s.certificates.revoke(c),
+          "Have a certificate refused everywhere from now on", Reason, CertificateRecord, alone=True),
     Route("POST", _AT + "/sessions", Caller.NODE, lambda s, c: s.sessions.open(c), "T1: open or renew a session",
           SessionRequest, SessionGrant, 201),
     Route("DELETE", _AT + "/sessions/{session}", Caller.NODE, lambda s, c: s.sessions.end(c), "T7: end a session", status=204),
