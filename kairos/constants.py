@@ -13,6 +13,7 @@ POSTURE_LATE_S = 90  # an older report is none
 CERTIFICATE_RENEW_AT = 2 / 3
 CERTIFICATE_REPLACED_GRACE_S = 30  # that of a key that was rotated out: its tunnels have so long to be made anew
 CLOCK_SKEW_S = 300
+CLOCK_SKEW_REPORTED_S = 30
 REKEY_AFTER_S = 120
 OLD_EPOCH_KEPT_S = 10
 VNI_MAX = (1 << 24) - 1

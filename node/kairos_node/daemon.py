@@ -34,6 +34,7 @@ from kairos_node.certificates import Peer, verify_peer_untrusted
 from kairos_node.dataplane_events import DataplaneEvents, Listeners
 from kairos_node.events import EventFeed
 from kairos_node.fabric import FabricClient
+from kairos_node.fabric_clock import FabricClock
 from kairos_node.flow_judge import FlowJudge, describe
 from kairos_node.isolation import Isolations, receipt
 from kairos_node.local_api import Handler
@@ -79,6 +80,7 @@ class Daemon(ABC):
         self.isolations = Isolations(state)
         self.refused = RefusedCertificates(state)
         self.timings = Timings()
+        self.clock = FabricClock()
         self.spool = Spool(state.spool)
         self.policy = PolicyKeeper(state, identity, provider, client, self._policy_changed, self.spool.record, engine)
         self.audit = AuditWatch(state, identity, provider, client, self.spool.record)
@@ -254,6 +256,7 @@ class Daemon(ABC):
     async def _pushed(self, push: ToNode) -> None:
         match push:
             case Welcome():
+                self.clock.told(push.now)
                 await self._isolations_changed(push.isolations, complete=True)
                 self._certificates_refused(push.refused)
                 await self._pushed_own(push)
@@ -351,6 +354,8 @@ class Daemon(ABC):
             "tenant": identity.join.tenant,
             "fabric": identity.join.fabric_url,
             "connected": self.feed.connected,
+            "clock_ahead_s": self.clock.ahead_s or 0,
+            "clock": self.clock.word(self.feed.refusal == "stale-timestamp"),
             "suite": suite.name,
             "tls_group": suite.tls_group,
             "kem": suite.kem,

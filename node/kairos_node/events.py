@@ -29,6 +29,7 @@ class EventFeed:
         self._handle = handle
         self._backoff = backoff or Backoff()
         self._open: Events | None = None
+        self.refusal = ""  # code of the problem that the fabric had with our last attempt
 
     @property
     def connected(self) -> bool:
@@ -48,6 +49,7 @@ class EventFeed:
             try:
                 await self._follow()
             except (ConnectionError, ProblemError) as error:
+                self.refusal = error.code if isinstance(error, ProblemError) else ""
                 if isinstance(error, ProblemError) and error.code in _FINAL:
                     raise Refused(error.code, str(error)) from None
                 if loop.time() - began > _STEADY_S:
@@ -58,7 +60,7 @@ class EventFeed:
 
     async def _follow(self) -> None:
         async with self._client.events() as events:
-            self._open = events
+            self._open, self.refusal = events, ""
             try:
                 while True:
                     push = await self._next(events)

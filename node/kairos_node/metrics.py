@@ -73,6 +73,7 @@ def exposition(status: Mapping[str, Any], timings: Timings) -> str:
     lines = [
         *_family("kairos_info", "gauge", "This node.", [(info, 1)]),
         *_family("kairos_fabric_connected", "gauge", "The events socket is open.", [({}, int(status["connected"]))]),
+        *_family("kairos_clock_ahead_seconds", "gauge", "Of the fabric's clock.", [({}, status["clock_ahead_s"])]),
         *_family("kairos_policy_version", "gauge", "In force; 0: none.", [({}, status["policy_version"])]),
         *_family("kairos_certificate_end_seconds", "gauge", "Unix time.", [({}, status["certificate_ends"])]),
         *_family("kairos_tunnels", "gauge", "Established.", [({"path": path}, paths[path]) for path in paths]),

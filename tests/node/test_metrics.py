@@ -18,6 +18,7 @@ STATUS = {
     "tenant": "acme",
     "suite": "KR1",
     "connected": True,
+    "clock_ahead_s": 1,
     "policy_version": 3,
     "certificate_ends": 1_800_000_000,
     "tunnels": [{"state": "established", "path": "direct"}, {"state": "closed", "path": "relay"}],

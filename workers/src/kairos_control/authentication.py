@@ -27,7 +27,7 @@ def require_internal(settings: Settings, call: Call) -> None:
 
 
 async def require_node(platform: TenantPlatform, call: Call) -> str:
-    """The active node of this tenant whose signature verifies; sets call.device to its row."""
+    """The active node of this tenant whose signature verifies; sets call.device to its row, and call.ahead_s."""
     node = call.headers.get(DEVICE_HEADER.lower(), "")
     device = await device_of(platform.store, platform.tenant, node)
     if device is None:
@@ -36,7 +36,7 @@ async def require_node(platform: TenantPlatform, call: Call) -> str:
         raise problem("revoked", device["reason"] or "ask your operator")
     if device["not_after"] + CLOCK_SKEW_S < platform.clock():
         raise problem("certificate-expired", "enroll again with a new join token")
-    await require_signature(platform, call, unb64(device["public_key"]))
+    call.ahead_s = await require_signature(platform, call, unb64(device["public_key"]))
     if not call.path.endswith(_EVEN_ISOLATED):
         refuse_isolated(platform.local, node)
     call.device = device
@@ -48,8 +48,8 @@ def unknown_device(tenant: str, call: Call) -> ProblemError:
     return problem("unknown-device", f"tenant {tenant} has no node {node}; enroll first")
 
 
-async def require_signature(platform: TenantPlatform, call: Call, public_key: bytes) -> None:
-    """The request was signed by `public_key`, now, and has not been seen before."""
+async def require_signature(platform: TenantPlatform, call: Call, public_key: bytes) -> int:
+    """The request was signed by `public_key`, now, and has not been seen before. How many seconds its clock is ahead."""
     proof = _proof(call)
     now = platform.clock()
     if abs(now - proof.timestamp) > CLOCK_SKEW_S:
@@ -64,6 +64,7 @@ async def require_signature(platform: TenantPlatform, call: Call, public_key: by
         "INSERT INTO nonces (nonce, expires_at) VALUES (?, ?) ON CONFLICT DO NOTHING", key, int(now + NONCE_LIFE_S)
     ):
         raise problem("replayed", "sign every request anew")
+    return proof.timestamp - int(now)
 
 
 def _proof(call: Call) -> Proof:

@@ -24,7 +24,8 @@ T = TypeVar("T")
 @dataclass(slots=True)
 class Call:
     """One request. target: path and query exactly as sent (signatures cover it); headers: names in lower case;
-    body: at most the route's limit; parameters: what the path template matched; device, administrator: set by authentication."""
+    body: at most the route's limit; parameters: what the path template matched; device, administrator: set by authentication;
+    ahead_s: by how much the device's clock is."""
 
     method: str
     target: str
@@ -32,6 +33,7 @@ class Call:
     body: bytes = b""
     parameters: dict[str, str] = field(default_factory=dict)
     device: Mapping[str, Any] | None = None
+    ahead_s: int = 0
     administrator: Administrator | None = None
 
     @property

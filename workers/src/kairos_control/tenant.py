@@ -54,6 +54,7 @@ from .admission import Admission
 from .audit_log import AuditLog
 from .authentication import require_internal, require_node
 from .certificates import Certificates
+from .clocks import Clocks
 from .enrollment import Enrollments
 from .gateways import Gateways
 from .http import Call, Reply, reply
@@ -106,6 +107,7 @@ class TenantService:
         self.turn = asyncio.Lock()  # D1 is awaited between reading and writing
         self.journal = Journal(platform, platform.tenant)
         self.refusals = Refusals(self.journal, platform.clock)
+        self.clocks = Clocks(self.journal, platform.clock)
         self.limits = Limits(platform.clock)
         self.pushes = Pushes(platform)
         self.audit_log = AuditLog(platform, self.pushes, self.outbox)
@@ -131,7 +133,9 @@ class TenantService:
         if call.source:
             self.limits.take(SOURCE, call.source)
         if route.caller is Caller.NODE or (route.caller is Caller.NODE_OR_ADMIN and not bearer(call)):
-            self.limits.take(DEVICE, await require_node(self.platform, call))
+            node = await require_node(self.platform, call)
+            self.limits.take(DEVICE, node)
+            self.clocks.seen(node, call.ahead_s)
             return  # where there is a device, there is a tenant
         if route.caller is Caller.INTERNAL:
             require_internal(settings, call)
