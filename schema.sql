@@ -133,6 +133,14 @@ CREATE TABLE audit (
 );
 CREATE INDEX audit_by_tenant ON audit (tenant, seq);
 CREATE INDEX audit_by_kind ON audit (tenant, kind, seq);
+CREATE INDEX audit_by_time ON audit (tenant, at);
+CREATE INDEX audit_by_source ON audit (tenant, source, seq);
+CREATE INDEX audit_by_actor ON audit (tenant, json_extract(body, '$.actor'), seq)
+  WHERE json_extract(body, '$.actor') IS NOT NULL;
+CREATE INDEX audit_by_subject ON audit (tenant, json_extract(body, '$.subject'), seq)
+  WHERE json_extract(body, '$.subject') IS NOT NULL;
+CREATE INDEX audit_by_vni ON audit (tenant, json_extract(body, '$.detail.vni'), seq)
+  WHERE json_extract(body, '$.detail.vni') IS NOT NULL;
 
 -- Where an event of a tenant's log is stored: the events first to size - 1 are one object in R2.
 CREATE TABLE audit_segments (

@@ -29,6 +29,9 @@ class JudgingGateway:
     def posture_of(self, node: str) -> dict[str, Any]:
         return {"os": "debian", "kernel": "6.1.0", "disk_encrypted": True}
 
+    def session_of(self, node: str) -> str:
+        return ""
+
     def claim(self, claim: FlowClaim, vni: int) -> None:
         raise AssertionError("a gateway claims nothing")
 

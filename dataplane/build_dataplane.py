@@ -24,6 +24,7 @@ MODULES = (
     "translate",
     "forward",
     "config",
+    "ended",
     "engine",
 )
 

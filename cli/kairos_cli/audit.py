@@ -22,7 +22,7 @@ from kairos_cli.output import as_fields, as_json, as_table, moment
 
 _PAGE = 500
 _TAIL_EVERY_S = 1.0
-_HEADER = ("AT", "SOURCE", "KIND", "ACTOR", "SUBJECT", "OUTCOME", "RULE", "REASON")
+HEADER = ("AT", "SOURCE", "KIND", "ACTOR", "SUBJECT", "OUTCOME", "RULE", "REASON")
 
 
 def listing(options: argparse.Namespace) -> None:
@@ -40,7 +40,7 @@ def listing(options: argparse.Namespace) -> None:
     if options.json:
         as_json(events)
         return
-    as_table(_HEADER, map(_row, events), "nothing is on record yet")
+    as_table(HEADER, map(row, events), "nothing is on record yet")
 
 
 def tail(options: argparse.Namespace) -> None:
@@ -52,7 +52,7 @@ def tail(options: argparse.Namespace) -> None:
     while True:
         events = _news(admin, path, options, seen)
         for event in reversed(events):
-            line = msgspec.json.encode(event).decode() if options.json else "  ".join(filter(None, _row(event)))
+            line = msgspec.json.encode(event).decode() if options.json else "  ".join(filter(None, row(event)))
             print(line, flush=True)
         seen.update(event.id for event in events)
         time.sleep(_TAIL_EVERY_S)
@@ -167,7 +167,8 @@ def _root(options: argparse.Namespace) -> Certificate:
         raise KairosError(f"{path} is missing; name the fabric's root certificate (DER) with --root") from None
 
 
-def _row(event: Event) -> tuple[str, ...]:
+def row(event: Event) -> tuple[str, ...]:
+    """Of a table under HEADER."""
     return (
         moment(event.at), event.source, event.kind, event.actor, event.subject, event.outcome, event.rule, event.reason
     )  # fmt: skip

@@ -68,15 +68,20 @@ def posture(options: argparse.Namespace) -> None:
 
 
 def named(options: argparse.Namespace) -> tuple[AdminClient, str, str]:
-    """A node id as it is, or the one device of that name."""
+    """With whom to speak, the tenant, and the node id."""
     admin, tenant = client(options), tenant_of(options)
-    if options.device.startswith(("ep-", "gw-")):
-        return admin, tenant, options.device
-    found = [each.node for each in admin.pages(at(tenant, "devices"), Device) if each.name == options.device]
+    return admin, tenant, node_of(admin, tenant, options.device)
+
+
+def node_of(admin: AdminClient, tenant: str, device: str) -> str:
+    """A node id as it is, or the one device of that name."""
+    if device.startswith(("ep-", "gw-")):
+        return device
+    found = [each.node for each in admin.pages(at(tenant, "devices"), Device) if each.name == device]
     if len(found) != 1:
         said = "no device" if not found else f"{len(found)} devices"
-        raise KairosError(f"{said} named {options.device}; `kairos device list` shows the node ids")
-    return admin, tenant, found[0]
+        raise KairosError(f"{said} named {device}; `kairos device list` shows the node ids")
+    return found[0]
 
 
 def _show(options: argparse.Namespace, device: Device) -> None:

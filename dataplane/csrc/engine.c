@@ -195,10 +195,11 @@ kdp_engine *kdp_create(const char *aead, uint32_t max_flows, char *error, size_t
   e->watch_tx = epoll_create1(EPOLL_CLOEXEC);
   e->watch_rx = epoll_create1(EPOLL_CLOEXEC);
   e->flows = flows_new(max_flows);
+  e->ended = ended_new();
   e->fragments = fragments_new();
   e->parking = parking_new();
   e->events = events_new();
-  bool ok = e->flows != NULL && e->fragments != NULL && e->parking != NULL && e->events != NULL;
+  bool ok = e->flows != NULL && e->ended != NULL && e->fragments != NULL && e->parking != NULL && e->events != NULL;
   for (int i = 0; i < LANES; i++) {
     e->lanes[i].out.bytes = malloc(OUTBOX_BYTES);
     e->lanes[i].run.buffer = malloc(RUN_BYTES + PACKET_MAX);
@@ -239,6 +240,7 @@ void kdp_destroy(kdp_engine *e) {
       fib_free(e->vnis[i]->fib), free(e->vnis[i]->mappings), close(e->vnis[i]->tun), free(e->vnis[i]);
   relay_free_all(e);
   flows_free(e->flows);
+  ended_free(e->ended);
   fragments_free(e->fragments);
   parking_free(e->parking);
   events_free(e->events);

@@ -131,22 +131,6 @@ out:
   return f;
 }
 
-/* Its stripe is held and it is already out of its chain. */
-static void give_back(kdp_engine *e, flow *f) {
-  struct flow_table *t = e->flows;
-  session *from = f->from == 0 ? NULL : session_find(e, f->from);
-  if (from != NULL) atomic_fetch_sub_explicit(&from->flows, 1, memory_order_relaxed);
-  pthread_mutex_lock(&t->free_lock);
-  if (f->from == 0) t->local_flows--;
-  uint32_t turn = f->turn + 1;
-  atomic_store_explicit(&t->homes[f - t->entries], 0, memory_order_relaxed); /* ordered by the stripe */
-  memset(f, 0, sizeof *f);
-  f->turn = turn;
-  f->next = t->free_head;
-  t->free_head = (uint32_t)(f - t->entries);
-  pthread_mutex_unlock(&t->free_lock);
-}
-
 static void describe(const struct flow_table *t, const flow *f, uint64_t now, kdp_flow *out) {
   const flow_key *k = &f->key;
   bool low = f->initiator_is_low;
@@ -169,6 +153,28 @@ static void describe(const struct flow_table *t, const flow *f, uint64_t now, kd
   memcpy(out->dst, low ? k->high : k->low, 16);
   memcpy(out->packets, f->packets, sizeof out->packets);
   memcpy(out->bytes, f->bytes, sizeof out->bytes);
+}
+
+/* Its stripe is held and it is already out of its chain. */
+static void give_back(kdp_engine *e, flow *f, uint8_t why) {
+  struct flow_table *t = e->flows;
+  if (f->verdict == KDP_ALLOW) {
+    kdp_flow over;
+    describe(t, f, clock_ms(), &over);
+    over.ended = why == KDP_END_IDLE && f->closing ? KDP_END_CLOSED : why;
+    ended_put(e->ended, &over);
+  }
+  session *from = f->from == 0 ? NULL : session_find(e, f->from);
+  if (from != NULL) atomic_fetch_sub_explicit(&from->flows, 1, memory_order_relaxed);
+  pthread_mutex_lock(&t->free_lock);
+  if (f->from == 0) t->local_flows--;
+  uint32_t turn = f->turn + 1;
+  atomic_store_explicit(&t->homes[f - t->entries], 0, memory_order_relaxed); /* ordered by the stripe */
+  memset(f, 0, sizeof *f);
+  f->turn = turn;
+  f->next = t->free_head;
+  t->free_head = (uint32_t)(f - t->entries);
+  pthread_mutex_unlock(&t->free_lock);
 }
 
 static bool is_opening(uint8_t protocol, uint32_t tcp_flags) {
@@ -256,7 +262,7 @@ static void drop_flow(kdp_engine *e, uint32_t bucket, flow *f) {
   uint32_t *at = &t->buckets[bucket];
   while (&t->entries[*at - 1] != f) at = &t->entries[*at - 1].next;
   __atomic_store_n(at, f->next, __ATOMIC_RELAXED); /* see bucket_is_empty */
-  give_back(e, f);
+  give_back(e, f, KDP_END_REPLACED);
 }
 
 /* The live flow of that id, with its stripe held; NULL, and no lock, when it is gone. Under the stripe of its home it can
@@ -336,7 +342,8 @@ static bool bucket_is_empty(const struct flow_table *t, uint32_t bucket) {
 }
 
 /* Removes the flows of a bucket for which `gone` says so. */
-static uint32_t sweep(kdp_engine *e, uint32_t bucket, bool (*gone)(const flow *, const void *), const void *with) {
+static uint32_t sweep(kdp_engine *e, uint32_t bucket, bool (*gone)(const flow *, const void *), const void *with,
+                      uint8_t why) {
   struct flow_table *t = e->flows;
   uint32_t removed = 0;
   if (bucket_is_empty(t, bucket)) return 0;
@@ -345,7 +352,7 @@ static uint32_t sweep(kdp_engine *e, uint32_t bucket, bool (*gone)(const flow *,
     flow *f = &t->entries[*at - 1];
     if (gone(f, with)) {
       __atomic_store_n(at, f->next, __ATOMIC_RELAXED);
-      give_back(e, f);
+      give_back(e, f, why);
       removed++;
     } else {
       at = &f->next;
@@ -366,7 +373,7 @@ static bool is_forgotten(const flow *f, const void *with) {
 
 void flows_forget(kdp_engine *e, uint32_t vni, uint32_t session) {
   struct forget with = {vni, session};
-  for (uint32_t bucket = 0; bucket <= e->flows->mask; bucket++) sweep(e, bucket, is_forgotten, &with);
+  for (uint32_t bucket = 0; bucket <= e->flows->mask; bucket++) sweep(e, bucket, is_forgotten, &with, KDP_END_CUT);
 }
 
 /* Idle lives, in ms: a closed TCP flow, a decision nobody gave, a denial, one-sided flows, everything else. */
@@ -387,7 +394,7 @@ static bool is_aged(const flow *f, const void *with) {
 void flows_age(kdp_engine *e, lane *l) {
   struct flow_table *t = e->flows;
   for (int i = 0; i < AGE_STEP; i++, t->age_at = (t->age_at + 1) & t->mask)
-    count_n(l, C_flows_aged, sweep(e, t->age_at, is_aged, &l->now_ms));
+    count_n(l, C_flows_aged, sweep(e, t->age_at, is_aged, &l->now_ms, KDP_END_IDLE));
 }
 
 /* Sets the verdict of a live flow. false: it is gone. */

@@ -298,6 +298,7 @@ static inline void count(lane *l, int counter) {
 
 struct relay_queue;
 struct flow_table;
+struct ended_ring;
 struct fragments;
 struct parking;
 struct event_ring;
@@ -324,6 +325,7 @@ struct kdp_engine {
   /* host_lock: LANE_HOST belongs to whoever holds it. */
   pthread_mutex_t host_lock;
   struct flow_table *flows;
+  struct ended_ring *ended;
   struct fragments *fragments;
   struct parking *parking;
   struct event_ring *events;
@@ -349,6 +351,11 @@ flow_answer flows_pass(kdp_engine *e, lane *l, uint32_t vni, const sender *from,
 /* session 0: the whole VNI, and what crossed from there. */
 void flows_forget(kdp_engine *e, uint32_t vni, uint32_t session);
 void flows_age(kdp_engine *e, lane *l);
+
+/* -- ended.c ------------------------------------------------------------------------------------------------------- */
+struct ended_ring *ended_new(void);
+void ended_free(struct ended_ring *r);
+void ended_put(struct ended_ring *r, const kdp_flow *f); /* a full ring keeps what it has and counts the rest */
 
 /* -- fragment.c ---------------------------------------------------------------------------------------------------- */
 struct fragments *fragments_new(void);

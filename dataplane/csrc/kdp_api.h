@@ -22,9 +22,12 @@ typedef struct {
 enum { KDP_DENY = 0, KDP_ALLOW = 1, KDP_PENDING = 2 };
 enum { KDP_PATH_NONE = 0, KDP_PATH_RELAY = 1, KDP_PATH_DIRECT = 2 };
 enum { KDP_EVENT_FLOW = 1, KDP_EVENT_CONTROL = 2, KDP_EVENT_PATH = 3, KDP_EVENT_RELAY = 4 };
+enum { KDP_END_NONE = 0, KDP_END_IDLE = 1, KDP_END_CLOSED = 2, KDP_END_CUT = 3, KDP_END_REPLACED = 4 };
 enum { KDP_NEXT_HOP_LOCAL = 0 }; /* FIB next hop: this VNI's TUN; any other value is a session index */
 
-/* A flow as its initiator sees it. from_session: 0 when it entered through the TUN. ICMP echo ids are both ports. */
+/* A flow as its initiator sees it. from_session: 0 when it entered through the TUN. ICMP echo ids are both ports.
+ * ended: NONE while it lives; IDLE: no packet for too long; CLOSED: the same after FIN or RST; CUT: its session or VNI
+ * went; REPLACED: the same ends began anew. */
 typedef struct {
   uint64_t id; /* 0 when unused; never reused for another flow */
   uint32_t vni;
@@ -39,6 +42,7 @@ typedef struct {
   uint8_t src[16];
   uint8_t dst[16];
   uint8_t verdict;
+  uint8_t ended;
   uint32_t rule;
   uint32_t generation;
   uint64_t packets[2]; /* [0] initiator to responder, [1] back */
@@ -108,6 +112,9 @@ long kdp_relay_put(kdp_engine *e, uint32_t relay, const uint8_t *data, size_t le
 int kdp_events(kdp_engine *e, kdp_event *out, int max); /* returns how many; clears the eventfd when none is left */
 int kdp_flow_verdict(kdp_engine *e, uint64_t flow, uint8_t verdict, uint32_t rule, uint32_t generation);
 long kdp_flows(kdp_engine *e, kdp_flow *out, size_t max); /* live flows, any order */
+/* Allowed flows that ended since they were last asked for, oldest first; ages are those of the moment they ended.
+ * untold: how many more ended since the last call than the ring holds. */
+long kdp_ended(kdp_engine *e, kdp_flow *out, size_t max, uint64_t *untold);
 
 int kdp_counters(kdp_engine *e, uint64_t *out, int max); /* returns how many there are */
 const char *kdp_counter_name(int counter);               /* NULL past the last */

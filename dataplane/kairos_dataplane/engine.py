@@ -66,6 +66,17 @@ class Verdict(IntEnum):
     PENDING = 2
 
 
+class End(IntEnum):
+    """Why a flow is over. IDLE: no packet for too long; CLOSED: the same after a FIN or RST; CUT: its session or VNI
+    went; REPLACED: the same ends began anew."""
+
+    NONE = 0
+    IDLE = 1
+    CLOSED = 2
+    CUT = 3
+    REPLACED = 4
+
+
 class PathKind(IntEnum):
     NONE = 0
     RELAY = 1
@@ -96,6 +107,7 @@ class Flow:
     age_s: float
     idle_s: float
     from_vni: int = 0
+    ended: End = End.NONE
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,4 +229,9 @@ class Dataplane(Protocol):
         ...
 
     def flows(self) -> list[Flow]: ...
+    def ended(self) -> tuple[list[Flow], int]:
+        """Allowed flows that ended since the last call, as they were then, oldest first; and how many more there were than
+        an engine keeps (32,768)."""
+        ...
+
     def counters(self) -> dict[str, int]: ...

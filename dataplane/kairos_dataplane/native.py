@@ -11,6 +11,7 @@ from kairos_dataplane.engine import (
     FRAME_MAX,
     Address,
     ControlReceived,
+    End,
     Event,
     Flow,
     FlowOpened,
@@ -24,6 +25,7 @@ from kairos_dataplane.engine import (
 )
 
 _EVENTS = 64
+_ENDED = 256  # at once
 
 
 def _check(result: int) -> int:
@@ -70,6 +72,7 @@ def _flow(raw: Any) -> Flow:
         raw.age_ms / 1000,
         raw.idle_ms / 1000,
         raw.from_vni,
+        End(raw.ended),
     )
 
 
@@ -224,6 +227,16 @@ class NativeEngine:
             if count < size or size >= self._max_flows:
                 return [_flow(raw[i]) for i in range(count)]
             size *= 4
+
+    def ended(self) -> tuple[list[Flow], int]:
+        over: list[Flow] = []
+        raw, untold, more = ffi.new("kdp_flow[]", _ENDED), ffi.new("uint64_t *"), 0
+        while True:
+            count = lib.kdp_ended(self._engine, raw, _ENDED, untold)
+            over += [_flow(raw[i]) for i in range(count)]
+            more += int(untold[0])
+            if count < _ENDED:
+                return over, more
 
     def counters(self) -> dict[str, int]:
         values = ffi.new("uint64_t[]", 256)

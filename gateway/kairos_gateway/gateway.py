@@ -259,6 +259,9 @@ class Gateway(Daemon):
     def posture_of(self, node: str) -> dict[str, Any]:
         return self.postures.of(node)
 
+    def session_of(self, node: str) -> str:
+        return self.peers.session_of(node)
+
     def claim(self, claim: FlowClaim, vni: int) -> None:
         """What a gateway opens itself goes to an endpoint, which asks for no claim."""
 

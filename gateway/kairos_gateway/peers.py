@@ -68,6 +68,10 @@ class Peers:
     def has(self, node: str) -> bool:
         return node in self._tunnels
 
+    def session_of(self, node: str) -> str:
+        tunnel = self._tunnels.get(node)
+        return tunnel.session if tunnel is not None else ""
+
     def live(self) -> list[GatewayDriver]:
         return [tunnel for tunnel in self._tunnels.values() if tunnel.live]
 

@@ -54,6 +54,7 @@ from kairos_node.tunnel import Own
 from kairos_node.vnis import Vnis
 
 _log = logging.getLogger(__name__)
+_LAST_EVENTS_S = 1.0
 _FIRST_SAMPLE_S, _SAMPLE_EVERY_S = 5.0, 60.0  # somebody who has just started it looks
 
 
@@ -118,6 +119,8 @@ class Daemon(ABC):
             await asyncio.gather(*tasks, return_exceptions=True)
             self._close_tunnels("going-down", f"{self.identity.node} stops")
             await self._close_links()
+            self.judge.close()
+            await self._send_last_events()
             self._events.close()
             self.policy.close()
 
@@ -138,6 +141,12 @@ class Daemon(ABC):
                 await self.client.send_sample(telemetry.sample(await self._status({}), loop.time()))
             except (ConnectionError, ProblemError, BadMessage) as error:
                 _log.debug("telemetry: %s", error)
+
+    async def _send_last_events(self) -> None:
+        """What is not taken within a moment waits on disk for the next start."""
+        with contextlib.suppress(ConnectionError, ProblemError, BadMessage, TimeoutError):
+            async with asyncio.timeout(_LAST_EVENTS_S):
+                await self.spool.drain(self.client)
 
     async def _close_links(self) -> None:
         """A moment for the last words of the tunnels to reach the relay."""
@@ -246,6 +255,10 @@ class Daemon(ABC):
 
     @abstractmethod
     def posture_of(self, node: str) -> dict[str, Any]: ...
+
+    def session_of(self, node: str) -> str:
+        """An endpoint may have several, with several gateways, which know."""
+        return ""
 
     @abstractmethod
     def claim(self, claim: FlowClaim, vni: int) -> None:

@@ -11,7 +11,10 @@ from dataclasses import replace
 from datetime import datetime
 from typing import Any, Literal, Protocol
 
+import msgspec
+
 from kairos.audit.event import Event
+from kairos.audit.flow_record import LEDGER_WINDOW, RULE_MAX, WINDOW_S, Crossed, FlowRow, FlowWindow
 from kairos.policy.decision import Decision, deny
 from kairos.policy.input import PROTOCOLS, Application, Crossing, flow_input, rfc3339
 from kairos.wire.claim import FlowClaim
@@ -19,6 +22,7 @@ from kairos_dataplane import ControlReceived, Dataplane, Flow, Verdict
 from kairos_node.application import Applications
 from kairos_node.decision_log import MINUTE_S, DecisionLog
 from kairos_node.flow_claims import FlowClaims
+from kairos_node.flow_ledger import FlowLedger
 from kairos_node.namespace import Namespace
 from kairos_node.network_view import Address, NetworkView
 
@@ -27,6 +31,7 @@ _ICMP = (1, 58)
 _TCP, _SYN, _ACK = 6, 0x02, 0x10
 _ELSEWHERE = -1  # names no session: begun by somebody behind the gateway
 _WITH_SOCKETS = (6, 17)
+_ASK_EVERY_S = 1.0
 Point = Literal["egress", "ingress", "interconnect"]
 
 
@@ -45,6 +50,10 @@ class Surroundings(Protocol):
 
     def place_of(self, vni: int) -> Namespace | None:
         """The network namespace of a VNI on this host; None: the daemon's own."""
+        ...
+
+    def session_of(self, node: str) -> str:
+        """Of the tunnel to that node, as the fabric named it; empty where there is none, or it is not known here."""
         ...
 
     def claim(self, claim: FlowClaim, vni: int) -> None:
@@ -70,6 +79,8 @@ class FlowJudge:
         self._around = surroundings
         self._tenant, self._node, self._role, self._suite = tenant, node, role, suite
         self.log = DecisionLog(record)
+        self._record = record
+        self.ledger = FlowLedger(self._tell_window, time.time())
         self._loop = asyncio.get_running_loop()
         self._rules: list[str] = [""]  # the data plane keeps a number
         self._numbers: dict[str, int] = {"": 0}
@@ -77,7 +88,9 @@ class FlowJudge:
         self._ending: dict[str, set[int]] = {}  # flows whose allow ends at the same moment
         self._applications = Applications()
         self._opened_by: dict[int, Application | None] = {}  # own flows: a program is asked for once, while it is there
+        self._timers: dict[str, asyncio.TimerHandle] = {}
         self._minute()
+        self._ask_for_ended(0)
 
     def opened(self, flow: Flow) -> None:
         """A flow waits for its verdict."""
@@ -85,6 +98,8 @@ class FlowJudge:
         if decision.allow and document["point"] == "egress":
             self._around.claim(self._claim(flow, decision), flow.vni)
         self._tell(flow, decision)
+        if decision.allow:
+            self.ledger.opened(flow.id, self._row(flow, document, decision.rule))
         if not decision.allow or decision.log:
             self._report(flow, document, decision)
         self._compare(flow, document, decision)
@@ -102,6 +117,10 @@ class FlowJudge:
                 self._tell(flow, decision)
                 if decision.allow != (flow.verdict is Verdict.ALLOW):
                     self._report(flow, document, decision)
+                    if decision.allow:
+                        self.ledger.opened(flow.id, self._row(flow, document, decision.rule))
+                    else:
+                        self.ledger.over(flow, "denied", time.time())
 
     def rule_named(self, number: int) -> str:
         return self._rules[number] if number < len(self._rules) else ""
@@ -261,12 +280,68 @@ class FlowJudge:
             detail={"vni": flow.vni, "point": document["point"], "input": document},
         )
 
+    # -- the double entry --------------------------------------------------------------------------------------------
+
+    def _row(self, flow: Flow, document: dict[str, Any], rule: str) -> FlowRow:
+        """Of a flow that begins."""
+        across, peer = document["interconnect"], document["peer"]
+        device = document["device"]["node"] or document["attachment"]
+        now = time.time()
+        return FlowRow(
+            document["vni"]["id"],
+            flow.protocol,
+            document["src"]["ip"],
+            flow.src_port,
+            across["dst"] if across else str(flow.dst),
+            flow.dst_port,
+            device,
+            peer["node"] if peer else "",
+            self._around.session_of(device),
+            rule[:RULE_MAX],
+            round(now - flow.age_s, 3),
+            round(now, 3),
+            flow.packets,
+            flow.bytes,
+            "",
+            Crossed(flow.vni, str(flow.src), str(flow.dst)) if flow.from_vni else None,
+        )
+
+    def _ask_for_ended(self, second: int) -> None:
+        self.settle(window=second % WINDOW_S == 0)
+        self._timers["ended"] = self._loop.call_later(_ASK_EVERY_S, self._ask_for_ended, second + 1)
+
+    def settle(self, window: bool = True) -> None:
+        """What the data plane knows to be over goes into the ledger. window: and what the ledger has, into the audit."""
+        now = time.time()
+        self.ledger.ended(*self._dataplane.ended(), now)
+        if window:
+            self.ledger.window(now)
+
+    def _tell_window(self, window: FlowWindow) -> None:
+        detail = msgspec.to_builtins(window)
+        self._record(
+            Event(
+                secrets.token_hex(16), time.time(), self._tenant, self._node, LEDGER_WINDOW, suite=self._suite,
+                policy_version=self._around.policy_version, detail=detail,
+            )
+        )  # fmt: skip
+
     def _minute(self) -> None:
         self.log.minute()
         alive = {flow.id for flow in self._dataplane.flows()}
         self._opened_by = {flow: app for flow, app in self._opened_by.items() if flow in alive}
         self._claims.keep(alive)
-        self._loop.call_later(MINUTE_S, self._minute)
+        self._timers["minute"] = self._loop.call_later(MINUTE_S, self._minute)
+
+    def close(self) -> None:
+        """Every flow is told, those that live as stopped; the data plane may go."""
+        self.settle(window=False)
+        now = time.time()
+        for flow in self._dataplane.flows():
+            self.ledger.over(flow, "stopped", now)
+        self.ledger.window(now)
+        for timer in self._timers.values():
+            timer.cancel()
 
 
 def _in_the_middle(flow: Flow) -> bool:
@@ -283,6 +358,8 @@ def _turned(flow: Flow) -> Flow:
         dst=flow.src,
         src_port=flow.dst_port,
         dst_port=flow.src_port,
+        packets=flow.packets[::-1],
+        bytes=flow.bytes[::-1],
     )
 
 

@@ -17,7 +17,7 @@ from engine_rig import (
     whole,
 )
 from kairos.wire.datagram import TRAILER, SegmentKind
-from kairos_dataplane import Verdict
+from kairos_dataplane import End, Verdict
 from kairos_dataplane.pure.packet import ACK, FIN, ICMP, ICMP6, PSH, RST, SYN, TCP, UDP, checksum, parse_untrusted
 from kairos_dataplane.pure.segments import Offload
 
@@ -197,3 +197,22 @@ def test_one_peer_cannot_fill_the_table_for_the_host(rig: Rig) -> None:
     rig.opened()
     rig.put(rig.seal(whole(udp_packet(PEER, HOST, b""))))
     assert rig.opened()
+
+
+def test_an_allowed_flow_that_is_over_is_told_once_with_its_counts(rig: Rig) -> None:
+    flow = rig.allow_from_peer(udp_packet(PEER, HOST, b"question"))
+    rig.from_host(udp_packet(HOST, PEER, b"answer", (5000, 4000)))
+    rig.put(rig.seal(whole(udp_packet(PEER, HOST, b"other", (4001, 5001)))))
+    rig.judge(Verdict.DENY)
+    assert rig.engine.ended() == ([], 0)
+    rig.engine.cut_session(rig.session)
+    ([over], untold) = rig.engine.ended()
+    assert (over.id, over.packets, over.bytes, over.ended, untold) == (flow.id, (1, 1), (36, 34), End.CUT, 0)
+    assert rig.engine.ended() == ([], 0)
+
+
+def test_a_flow_that_begins_anew_ends_the_one_before(rig: Rig) -> None:
+    first = rig.allow_from_peer(tcp_packet(PEER, HOST, ACK, b"data"))
+    rig.put(rig.seal(whole(tcp_packet(PEER, HOST, SYN))))
+    ([over], _) = rig.engine.ended()
+    assert (over.id, over.ended) == (first.id, End.REPLACED)

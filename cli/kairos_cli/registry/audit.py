@@ -27,6 +27,36 @@ AUDIT = (
         ),
     ),
     Verb(
+        "audit search",
+        "audit_search:search",
+        "find audit events, newest first",
+        (
+            arg(
+                "--device",
+                help="told by this node, done by it or to it: node id, or its name if that is unique",
+                default="",
+            ),
+            arg("--kind", help="of this kind, or kinds that begin with it", default=""),
+            arg("--actor", help="done by this actor: a node id, admin:NAME, root", default=""),
+            arg("--vni", help="number of the network segment", default=""),
+            arg("--since", help="how far back: 30m, 24h, 7d", default=""),
+            arg("--until", help="up to how long ago: 30m, 24h, 7d", default=""),
+            arg("--text", help="with these words anywhere in it, case and all", default=""),
+            arg("--limit", help="at most this many (default 100)", type=int, default=100),
+            *IN_TENANT,
+        ),
+    ),
+    Verb(
+        "audit reconcile",
+        "audit_search:reconciled",
+        "hold what endpoints tell of their flows against what gateways tell; exit 1 if they differ",
+        (
+            arg("--since", help="how far back: 30m, 24h, 7d (default 1h)", default="1h"),
+            arg("--settle", help="younger reports may still come, and are left out (default 60s)", default="60s"),
+            *IN_TENANT,
+        ),
+    ),
+    Verb(
         "audit head",
         "audit:head",
         "the newest signed head of the log; it must go on from the one seen last",

@@ -145,7 +145,7 @@ class PureEngine(PacketPath):
     def remove_vni(self, vni: int) -> None:
         with self._lock:
             removed = self._vni(vni)
-            self._flows.forget(vni, 0)
+            self._flows.forget(vni, 0, time.monotonic())
             self._sessions = {index: s for index, s in self._sessions.items() if s.vni != vni}
             del self._vnis[vni]
             with contextlib.suppress(KeyError):  # its interface was taken away before
@@ -206,7 +206,7 @@ class PureEngine(PacketPath):
     def cut_session(self, session: int) -> None:
         with self._lock:
             vni = self._session(session).vni
-            self._flows.forget(vni, session)
+            self._flows.forget(vni, session, time.monotonic())
             self._vni(vni).fib.forget(session)
             del self._sessions[session]
 
@@ -302,6 +302,10 @@ class PureEngine(PacketPath):
     def flows(self) -> list[Flow]:
         with self._lock:
             return self._flows.list(time.monotonic())
+
+    def ended(self) -> tuple[list[Flow], int]:
+        with self._lock:
+            return self._flows.take_ended()
 
     def counters(self) -> dict[str, int]:
         with self._lock:

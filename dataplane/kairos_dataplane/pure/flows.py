@@ -10,13 +10,14 @@ from enum import Enum, auto
 from ipaddress import ip_address
 
 from kairos.errors import BadMessage
-from kairos_dataplane.engine import Flow, Network, Verdict
+from kairos_dataplane.engine import End, Flow, Network, Verdict
 from kairos_dataplane.pure.packet import ACK, FIN, RST, SYN, TCP, UDP, Packet, parse_untrusted
 
 PENDING_LIFE_S = 5.0
 FLOWS_A_SESSION = 1 << 16
 _FRAGMENT_LIFE_S = 30.0
 _FRAGMENT_SLOTS = 1024
+_ENDED_RING = 32768
 
 _Fragment = tuple[int, bytes, bytes, int, int]
 Key = tuple[int, int, tuple[tuple[bytes, int], tuple[bytes, int]]]
@@ -75,7 +76,7 @@ class _Entry:
             return 10.0 if self.closing else 3600.0 if self.established else 60.0
         return 180.0 if self.first.protocol == UDP and self.established else 60.0
 
-    def describe(self, now: float) -> Flow:
+    def describe(self, now: float, ended: End = End.NONE) -> Flow:
         first = self.first
         return Flow(
             self.id,
@@ -96,6 +97,7 @@ class _Entry:
             now - self.opened,
             now - self.seen,
             self.from_vni,
+            ended,
         )
 
 
@@ -130,6 +132,8 @@ class FlowTable:
         self._share: Counter[int] = Counter()
         self._ids = itertools.count(1)
         self._fragments: dict[int, tuple[_Fragment, float, int]] = {}
+        self._ended: list[Flow] = []
+        self._untold = 0
 
     def check(
         self, vni: int, session: int, packet: Packet, size: int, now: float, from_vni: int = 0
@@ -144,7 +148,7 @@ class FlowTable:
         if entry is None:
             return self._open(key, vni, session, packet, size, now, from_vni)
         if entry.superseded_by(packet):
-            self._remove(lambda each: each is entry)
+            self._remove(lambda each: each is entry, End.REPLACED, now)
             return self._open(key, vni, session, packet, size, now, from_vni)
         if packet.fragment:
             self._remember_fragment(vni, packet, entry.id, now)
@@ -215,22 +219,37 @@ class FlowTable:
         self._counters["flows_denied"] += verdict == Verdict.DENY
         return True
 
-    def forget(self, vni: int, session: int) -> None:
+    def forget(self, vni: int, session: int, now: float) -> None:
         """session 0: the whole VNI, and what crossed from there."""
         if session:
-            self._remove(lambda entry: entry.session == session)
+            self._remove(lambda entry: entry.session == session, End.CUT, now)
         else:
-            self._remove(lambda entry: vni in (entry.vni, entry.from_vni))
+            self._remove(lambda entry: vni in (entry.vni, entry.from_vni), End.CUT, now)
 
     def age(self, now: float) -> None:
-        self._counters["flows_aged"] += self._remove(lambda entry: now - entry.seen > entry.idle_limit_s())
+        self._counters["flows_aged"] += self._remove(
+            lambda entry: now - entry.seen > entry.idle_limit_s(), End.IDLE, now
+        )
 
-    def _remove(self, gone: Callable[[_Entry], bool]) -> int:
+    def _remove(self, gone: Callable[[_Entry], bool], why: End, now: float) -> int:
         removed = [(key, entry) for key, entry in self._entries.items() if gone(entry)]
         for key, entry in removed:
             del self._entries[key], self._by_id[entry.id]
             self._share[entry.session] -= 1
+            if entry.verdict is Verdict.ALLOW:
+                self._tell_end(entry, why, now)
         return len(removed)
+
+    def _tell_end(self, entry: _Entry, why: End, now: float) -> None:
+        if len(self._ended) < _ENDED_RING:
+            self._ended.append(entry.describe(now, End.CLOSED if why is End.IDLE and entry.closing else why))
+        else:
+            self._untold += 1
+
+    def take_ended(self) -> tuple[list[Flow], int]:
+        taken = self._ended, self._untold
+        self._ended, self._untold = [], 0
+        return taken
 
     def list(self, now: float) -> list[Flow]:
         return [entry.describe(now) for entry in self._entries.values()]

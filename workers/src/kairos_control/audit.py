@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import msgspec
 
@@ -17,6 +17,9 @@ from .problems import problem
 BATCH_MAX = 500
 EVENT_MAX = 16 * 1024
 _ID = re.compile("[0-9a-f]{32}")
+_NUMBER = re.compile(r"[0-9]{1,15}(\.[0-9]{1,6})?")
+_ACTOR, _SUBJECT = "json_extract(body, '$.actor')", "json_extract(body, '$.subject')"  # as migration 0009 indexes them
+_LAST = "\U0010ffff"  # behind whatever begins with a prefix
 
 
 async def accept(platform: Platform, call: Call) -> Reply:
@@ -47,13 +50,38 @@ async def consume(platform: Platform, logs: Logs, messages: Sequence[object]) ->
 
 
 async def listing(platform: Platform, call: Call) -> Reply:
-    """Newest first; `after` is the cursor of the page before."""
-    view, kind = window(call), call.query.get("kind", "")
+    """Newest first; `after` is the cursor of the page before. The other parameters leave events out."""
+    view = window(call)
+    conditions = [("tenant = ?", (call.parameters["tenant"],)), ("seq < ?", (view.before,)), *_conditions(call.query)]
     rows = await platform.store.rows(
-        "SELECT seq, body FROM audit WHERE tenant = ? AND seq < ? AND substr(kind, 1, ?) = ? ORDER BY seq DESC LIMIT ?",
-        call.parameters["tenant"], view.before, len(kind), kind, view.fetch,
+        f"SELECT seq, body FROM audit WHERE {' AND '.join(sql for sql, _ in conditions)} ORDER BY seq DESC LIMIT ?",
+        *(value for _, values in conditions for value in values), view.fetch,
     )  # fmt: skip
     return view.page(rows, "seq", lambda row: msgspec.json.decode(row["body"], type=Event))
+
+
+def _conditions(query: Mapping[str, str]) -> Iterator[Statement]:
+    """What a search asks for, in SQL. Raises invalid."""
+    if kind := query.get("kind", ""):
+        yield "kind >= ? AND kind < ?", (kind, kind + _LAST)
+    if device := query.get("device", ""):
+        yield f"(source = ? OR {_ACTOR} = ? OR {_SUBJECT} = ?)", (device,) * 3
+    if actor := query.get("actor", ""):
+        yield f"{_ACTOR} = ?", (actor,)
+    if vni := query.get("vni", ""):
+        yield "json_extract(body, '$.detail.vni') = ?", (int(_number("vni", vni)),)
+    if since := query.get("since", ""):
+        yield "at >= ?", (_number("since", since),)
+    if until := query.get("until", ""):
+        yield "at < ?", (_number("until", until),)
+    if text := query.get("text", ""):
+        yield "instr(body, ?) > 0", (text,)
+
+
+def _number(name: str, text: str) -> float:
+    if not _NUMBER.fullmatch(text):
+        raise problem("invalid", f"{name}: a number")
+    return float(text)
 
 
 def _row(event: Event) -> Statement:
