@@ -6,7 +6,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from kairos.api.problem import ProblemError
-from kairos_control import app, audit, fabric
+from kairos_control import app, audit, double_entry, fabric
 from kairos_control.adapters.messages import call_of, refusal_of, response_of
 from kairos_control.adapters.platform import BoundLogs, platform_of
 from kairos_control.objects.tenant import Tenant
@@ -58,3 +58,4 @@ class Default(WorkerEntrypoint):  # type: ignore[misc]
                 method="POST",
                 headers={"authorization": f"Bearer {platform.settings.internal_key}"},
             )
+            await double_entry.check(platform, row["tenant"])

@@ -1,0 +1,90 @@
+"""The cron holds both ends' records of flows against each other, and the audit names who kept one back."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+import pytest
+
+from control_plane import ControlPlane, Device
+from kairos.audit.event import Event, EventBatch
+from kairos.audit.flow_record import LEDGER_WINDOW, FlowRow, FlowWindow
+from kairos_control import double_entry
+
+
+@pytest.fixture
+def devices(plane: ControlPlane, gateway: Device) -> tuple[Device, Device]:
+    return gateway, plane.joined()
+
+
+def tell(plane: ControlPlane, teller: Device, *rows: FlowRow) -> None:
+    detail = msgspec.to_builtins(FlowWindow(plane.now - 10, plane.now, 0, list(rows)))
+    event = Event(os.urandom(16).hex(), plane.now, "", "", LEDGER_WINDOW, detail=detail)
+    plane.node(teller, "POST", "/audit", EventBatch([event]))
+    plane.consume()
+
+
+def flow(plane: ControlPlane, device: Device, port: int = 4000) -> FlowRow:
+    begun = (plane.now - 5, plane.now - 4)
+    return FlowRow(
+        1, 6, "10.7.0.5", port, "10.7.0.1", 80, device.node, "", "", "r", *begun, (3, 3), (120, 120), "closed"
+    )  # fmt: skip
+
+
+def checked(plane: ControlPlane, after_s: int = 1800) -> list[Mapping[str, Any]]:
+    """Once by each cron until then."""
+    for _ in range(after_s // double_entry.STRETCH_S):
+        plane.now += double_entry.STRETCH_S
+        asyncio.run(double_entry.check(plane.platform, "acme"))
+    return plane.audited("ledger.differs")
+
+
+def test_ends_that_agree_are_no_news(plane: ControlPlane, devices: tuple[Device, Device]) -> None:
+    endpoint = devices[1]
+    for teller in devices:
+        tell(plane, teller, flow(plane, endpoint))
+    assert checked(plane) == []
+
+
+def test_a_flow_that_an_endpoint_hides_is_an_event_once(plane: ControlPlane, devices: tuple[Device, Device]) -> None:
+    gateway, endpoint = devices
+    tell(plane, gateway, flow(plane, endpoint), flow(plane, endpoint, 4001))
+    tell(plane, endpoint, flow(plane, endpoint))
+    (event,) = checked(plane)
+    assert (event["source"], event["subject"], event["detail"]["count"]) == ("fabric", endpoint.node, 1)
+    assert event["reason"] == f"hidden: tcp 10.7.0.5:4001 > 10.7.0.1:80 in vni 1, told by {gateway.node}"
+    asyncio.run(double_entry.check(plane.platform, "acme"))
+    plane.consume()
+    assert len(plane.admin("GET", "/v1/tenants/acme/audit?kind=ledger.differs")["items"]) == 1
+
+
+def test_the_same_check_again_is_the_same_event(plane: ControlPlane, devices: tuple[Device, Device]) -> None:
+    gateway, endpoint = devices
+    tell(plane, gateway, flow(plane, endpoint))
+    plane.now = math.ceil(plane.now / double_entry.STRETCH_S) * double_entry.STRETCH_S + double_entry.SETTLED_S
+    for _ in range(2):
+        asyncio.run(double_entry.check(plane.platform, "acme"))
+    first, again = plane.audited("ledger.differs")
+    assert first["id"] == again["id"]
+
+
+def test_what_may_still_come_is_waited_for(plane: ControlPlane, devices: tuple[Device, Device]) -> None:
+    gateway, endpoint = devices
+    tell(plane, gateway, flow(plane, endpoint))
+    assert checked(plane, double_entry.SETTLED_S - double_entry.STRETCH_S) == []
+    tell(plane, endpoint, msgspec.structs.replace(flow(plane, endpoint), opened=plane.now - 600, last=plane.now - 600))
+    assert checked(plane) == []
+
+
+def test_more_than_can_be_checked_is_said(
+    plane: ControlPlane, devices: tuple[Device, Device], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(double_entry, "EVENTS_MAX", 0)
+    tell(plane, devices[0], flow(plane, devices[1]))
+    assert checked(plane) == []
+    assert plane.audited("ledger.unchecked")
