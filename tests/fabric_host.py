@@ -22,6 +22,7 @@ import msgspec
 from kairos.api.admin import TokenCreate
 from kairos.api.problem import ProblemError
 from kairos.api.push import AdmissionRequest, AdmissionVerdict, ToNode, Welcome
+from kairos.api.session import PolicyRecord, PolicyUpload
 from kairos.constants import SESSION_LIFE_S
 from kairos.crypto import labels
 from kairos.crypto.provider import Provider
@@ -108,6 +109,15 @@ class FabricHost:
                 self.admin("POST", f"/{tenant}/devices/{node}/approve", {})
 
         return await enroll(str(self.token(tenant, "gateway")), state, provider, "gateway", approve)
+
+
+def push_policy(host: FabricHost, version: int, bundle: bytes, tenant_name: str = TENANT) -> PolicyRecord:
+    operator = host.operator
+    key = default_provider().signing_key(operator.suite, operator.policy_seed)
+    signature = key.sign(transcript.policy_bundle(tenant_name, version, bundle), labels.POLICY_BUNDLE)
+    record = PolicyRecord(tenant_name, version, hashlib.sha384(bundle).digest(), signature)
+    host.admin("PUT", f"/{TENANT}/policy", PolicyUpload(record, bundle))
+    return record
 
 
 @contextmanager

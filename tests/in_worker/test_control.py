@@ -14,7 +14,7 @@ import aiohttp
 import msgspec
 import pytest
 
-from fabric_host import TENANT, FabricHost, client_of, default_provider
+from fabric_host import TENANT, FabricHost, client_of, default_provider, push_policy
 from kairos.api.problem import CONTENT_TYPE, ProblemError
 from kairos.api.session import PolicyRecord, PolicyUpload
 from kairos.audit.event import Event
@@ -146,15 +146,6 @@ def test_only_the_other_worker_may_sweep(host: FabricHost) -> None:
     wrong = {"Authorization": f"Bearer {host.operator.admin_token}"}
     assert problem_code(asked(host, "POST", path, headers=wrong), path) == "unauthorized"
     assert asked(host, "POST", path, headers=right)[0] == 204
-
-
-def push_policy(host: FabricHost, version: int, bundle: bytes, tenant_name: str = TENANT) -> PolicyRecord:
-    operator = host.operator
-    key = default_provider().signing_key(operator.suite, operator.policy_seed)
-    signature = key.sign(transcript.policy_bundle(tenant_name, version, bundle), labels.POLICY_BUNDLE)
-    record = PolicyRecord(tenant_name, version, hashlib.sha384(bundle).digest(), signature)
-    host.admin("PUT", f"/{TENANT}/policy", PolicyUpload(record, bundle))
-    return record
 
 
 def test_bundles_live_in_r2_and_kv_and_outlive_the_worker(host: FabricHost, endpoint: Identity) -> None:

@@ -52,7 +52,7 @@ class Policies:
         return view.page(rows, "version", lambda row: PolicyVersion(_record(row), row["created_at"]))
 
     async def bundle(self, call: Call) -> Reply:
-        """The bytes of one version. They are named by their digest, so a stale cache can only hold the right ones."""
+        """The bytes of one version. They are named by their digest, and what the cache has of another digest is as good as nothing."""
         version = call.query.get("version", "")
         row = await self._platform.store.first(
             "SELECT sha384 FROM policies WHERE tenant = ? AND version = ?", self._platform.tenant, version
@@ -61,7 +61,7 @@ class Policies:
         if row is not None:
             key = _key(self._platform.tenant, row["sha384"])
             data = await self._platform.cache.get(key)
-            if data is None:
+            if data is None or hashlib.sha384(data).hexdigest() != row["sha384"]:
                 data = await self._platform.blobs.get(key)
                 if data is not None:
                     await self._platform.cache.put(key, data, _CACHED_S)
