@@ -13,13 +13,13 @@ alice 10.90.0.11 ── internet (a bridge) ── bob 10.90.0.12
 from __future__ import annotations
 
 import contextlib
-import ipaddress
 import os
 import shutil
 import signal
 import subprocess
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from kairos.errors import KairosError
@@ -27,7 +27,21 @@ from kairos.errors import KairosError
 PREFIX = "kairos-"
 INTERNET = {"fabric": "10.90.0.2", "gateway": "10.90.0.3", "alice": "10.90.0.11", "bob": "10.90.0.12"}
 OFFICE = {"gateway": "192.168.50.1", "web": "192.168.50.10"}
+MANY = {"gateway2": "10.90.0.4", "carol": "10.90.0.13", "dave": "10.90.0.14", "erin": "10.90.0.15"}
+FLOOR = {"gateway": "192.168.70.1", "printer": "192.168.70.10"}
 _STOP_S = 10.0
+
+
+@dataclass(frozen=True)
+class Wiring:
+    """hosts: their addresses by network, each a /24. routers: who leads a host out of its network."""
+
+    hosts: Mapping[str, Mapping[str, str]]
+    routers: Mapping[str, str] = field(default_factory=dict)
+
+
+OFFICE_WIRING = Wiring({"internet": INTERNET, "office": OFFICE}, {"web": OFFICE["gateway"]})
+MANY_WIRING = Wiring({"internet": INTERNET | MANY, "floor": FLOOR}, {"printer": FLOOR["gateway"]})
 
 
 class DemoError(KairosError):
@@ -119,8 +133,9 @@ class Host:
 class Lab:
     """All hosts and their links. A context manager: what it made is gone at the end, unless `keep`."""
 
-    def __init__(self) -> None:
+    def __init__(self, wiring: Wiring) -> None:
         self.keep = False
+        self._wiring = wiring
         self.folder = Path(tempfile.mkdtemp(prefix="kairos-demo-"))
         self.hosts: dict[str, Host] = {}
 
@@ -128,9 +143,10 @@ class Lab:
         if left := namespaces():
             raise DemoError(f"a demo is still here ({', '.join(left)}); remove it with: kairos demo --remove")
         try:
-            self._wire("internet", "10.90.0.0/24", INTERNET)
-            self._wire("office", "192.168.50.0/24", OFFICE)
-            self._default_route("web", OFFICE["gateway"])
+            for network, addresses in self._wiring.hosts.items():
+                self._wire(network, addresses)
+            for name, router in self._wiring.routers.items():
+                self._default_route(name, router)
         except BaseException:
             self.remove()
             raise
@@ -148,9 +164,8 @@ class Lab:
         remove_namespaces()
         shutil.rmtree(self.folder, ignore_errors=True)
 
-    def _wire(self, network: str, prefix: str, addresses: dict[str, str]) -> None:
+    def _wire(self, network: str, addresses: Mapping[str, str]) -> None:
         """A bridge in a namespace of its own, and one cable to each host."""
-        length = ipaddress.ip_network(prefix).prefixlen
         switch = self._host(network)
         ip("-n", switch.namespace, "link", "add", "name", "switch", "type", "bridge")
         ip("-n", switch.namespace, "link", "set", "switch", "up")
@@ -171,7 +186,7 @@ class Lab:
                 switch.namespace,
             )
             ip("-n", switch.namespace, "link", "set", name, "master", "switch", "up")
-            ip("-n", host.namespace, "addr", "add", f"{address}/{length}", "dev", network)
+            ip("-n", host.namespace, "addr", "add", f"{address}/24", "dev", network)
             ip("-n", host.namespace, "link", "set", network, "up")
 
     def _host(self, name: str) -> Host:
@@ -187,7 +202,13 @@ def namespaces() -> list[str]:
     """The demo's namespaces that exist now."""
     listed = subprocess.run(("ip", "netns", "list"), capture_output=True, text=True, check=True).stdout
     names = (line.split()[0] for line in listed.splitlines() if line.strip())
-    wanted = {PREFIX + name for name in ("internet", "office", *INTERNET, *OFFICE)}
+    wirings = (OFFICE_WIRING, MANY_WIRING)
+    wanted = {
+        PREFIX + name
+        for wiring in wirings
+        for network, addresses in wiring.hosts.items()
+        for name in (network, *addresses)
+    }
     return [name for name in names if name in wanted]
 
 

@@ -22,7 +22,7 @@ from collections.abc import Callable
 _TIMEOUT_S = 5.0
 _ECHO_EACH_S = 0.003
 _STREAM_S, _STREAM_EACH_S = 60.0, 0.02
-_OUTCOMES = {
+OUTCOMES = {
     errno.ECONNREFUSED: "refused",
     errno.EHOSTUNREACH: "prohibited",
     errno.EACCES: "prohibited",
@@ -47,7 +47,7 @@ def tcp(host: str, port: str) -> dict[str, object]:
     except TimeoutError:
         outcome = "timeout"
     except OSError as error:
-        outcome = _OUTCOMES.get(error.errno or 0, str(error))
+        outcome = OUTCOMES.get(error.errno or 0, str(error))
     return {"outcome": outcome, "ms": _ms_since(started)}
 
 
@@ -75,7 +75,7 @@ def reply(host: str, seconds: str) -> dict[str, object]:
         while (now := time.monotonic()) < deadline:
             sequence = (sequence + 1) & 0xFFFF
             try:
-                raw.sendto(_echo_request(sequence), (host, 0))
+                raw.sendto(echo_request(8, _IDENTITY, sequence), (host, 0))
                 sent[sequence] = now
             except OSError:
                 pass
@@ -87,11 +87,13 @@ def reply(host: str, seconds: str) -> dict[str, object]:
 _IDENTITY = 0x4B52
 
 
-def _echo_request(sequence: int) -> bytes:
-    head = struct.pack("!BBHHH", 8, 0, 0, _IDENTITY, sequence)
+def echo_request(kind: int, identity: int, sequence: int) -> bytes:
+    """kind: 8, or 128 for ICMPv6, whose checksum the kernel makes. 12 bytes of data, so that no echo is a runt."""
+    body = bytes(12)
+    head = struct.pack("!BBHHH", kind, 0, 0, identity, sequence)
     total = sum(struct.unpack(f"!{len(head) // 2}H", head))
     total = (total & 0xFFFF) + (total >> 16)
-    return struct.pack("!BBHHH", 8, 0, ~total & 0xFFFF, _IDENTITY, sequence)
+    return struct.pack("!BBHHH", kind, 0, ~total & 0xFFFF, identity, sequence) + body
 
 
 def _echo_reply(raw: socket.socket, sent: dict[int, float], until: float) -> tuple[float, float] | None:

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from kairos_cli.demo.hosts import DemoError
 
@@ -24,11 +25,12 @@ class Step:
 
 @dataclass
 class Report:
-    """Steps in the order they ran and the figures they left. `figures` is flat: name -> number."""
+    """Steps in the order they ran and the figures they left. `figures` is flat: name -> number; details: what else the file says."""
 
     steps: list[Step] = field(default_factory=list)
     figures: dict[str, float] = field(default_factory=dict)
-    _protocol: list[str] = field(default_factory=list)
+    details: dict[str, Any] = field(default_factory=dict)
+    _below: list[str] = field(default_factory=list)
 
     @property
     def failed(self) -> int:
@@ -39,7 +41,11 @@ class Report:
 
     def protocol_step(self, number: str, ms: float, what: str) -> None:
         """One step of docs/protocol.md as it happened; shown below the step of the story that it is part of."""
-        self._protocol.append(f"      {number:<3} {ms:8.1f} ms  {what}")
+        self._below.append(f"      {number:<3} {ms:8.1f} ms  {what}")
+
+    def note(self, text: str) -> None:
+        """Lines below the step of the story that they come from."""
+        self._below += [f"      {line}" for line in text.splitlines()]
 
     def step(self, title: str, action: Callable[[], str]) -> bool:
         """Runs one step; its detail is what `action` returns. False: it failed, and said why."""
@@ -53,9 +59,9 @@ class Report:
         self.steps.append(Step(title, state, ms, detail))
         dots = "." * max(3, 46 - len(title))
         print(f"{dots} {_colour(state, state)} {_dim(f'{ms:7.0f} ms')}  {detail}", flush=True)
-        for line in self._protocol:
+        for line in self._below:
             print(_dim(line), flush=True)
-        self._protocol.clear()
+        self._below.clear()
         return state == "ok"
 
     def not_run(self, titles: Iterable[str]) -> None:
@@ -76,7 +82,7 @@ class Report:
     def write(self, path: Path) -> None:
         """The figures and steps as JSON."""
         self.figures["steps_failed"] = self.failed
-        document = {"figures": self.figures, "steps": [vars(step) for step in self.steps]}
+        document = {"figures": self.figures, "steps": [vars(step) for step in self.steps], **self.details}
         path.write_text(json.dumps(document, indent=2) + "\n")
 
 

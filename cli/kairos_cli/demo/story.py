@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from kairos_cli.demo.grants import DEMO_GRANTS
-from kairos_cli.demo.hosts import INTERNET, OFFICE, Daemon, DemoError, Lab, remove_namespaces
+from kairos_cli.demo.hosts import INTERNET, OFFICE, OFFICE_WIRING, Daemon, DemoError, Lab, Wiring, remove_namespaces
 from kairos_cli.demo.report import Report
 from kairos_cli.demo.traffic import iperf3, probe
 
@@ -35,10 +35,11 @@ def run(options: argparse.Namespace) -> int:
         remove_namespaces()
         return 0
     from kairos_cli.demo.policy_story import PolicyStory
+    from kairos_cli.demo.vni_story import VniStory
 
     report = Report()
-    with Lab() as lab:
-        kind = {"whole": Story, "policy": PolicyStory}[options.story]
+    kind = {"whole": Story, "policy": PolicyStory, "vni": VniStory}[options.story]
+    with Lab(kind.wiring) as lab:
         story = kind(lab, report, options.suite, quick=options.quick)
         try:
             story.tell()
@@ -55,9 +56,11 @@ def run(options: argparse.Namespace) -> int:
 
 
 class Story:
-    """grants: the policy that its tenant begins with."""
+    """grants: the policy that its tenant begins with. foundations: chapters that the rest stands on."""
 
     grants: dict[str, Any] = DEMO_GRANTS
+    wiring: Wiring = OFFICE_WIRING
+    foundations = 3
 
     def __init__(self, lab: Lab, report: Report, suite: str, quick: bool) -> None:
         self._lab, self._report, self._suite = lab, report, suite
@@ -84,7 +87,7 @@ class Story:
         for number, (title, steps) in enumerate(chapters):
             self._report.heading(title)
             for at, (name, action) in enumerate(steps):
-                if not self._report.step(name, action) and number < 3:
+                if not self._report.step(name, action) and number < self.foundations:
                     self._report.not_run(each for each, _ in steps[at + 1 :])
                     for _, rest in chapters[number + 1 :]:
                         self._report.not_run(each for each, _ in rest)
@@ -350,16 +353,16 @@ class Story:
     def _admin(self) -> tuple[str, ...]:
         return ("--dir", str(self._operator))
 
-    def _push_policy(self, grants: dict[str, Any]) -> None:
+    def _push_policy(self, grants: dict[str, Any], tenant: str = TENANT) -> None:
         path = self._lab.folder / "grants.json"
         path.write_text(json.dumps(grants))
-        self._cli("fabric", "policy", "push", "--data", str(path), "--tenant", TENANT, *self._admin)
+        self._cli("fabric", "policy", "push", "--data", str(path), "--tenant", tenant, *self._admin)
 
     def _state(self, name: str) -> str:
         return str(self._lab.folder / f"{name}-state")
 
-    def _token(self, *options: str) -> str:
-        made = json.loads(self._cli("fabric", "token", "create", *options, "--tenant", TENANT, "--json", *self._admin))
+    def _token(self, *options: str, tenant: str = TENANT) -> str:
+        made = json.loads(self._cli("fabric", "token", "create", *options, "--tenant", tenant, "--json", *self._admin))
         return str(made["token"])
 
     def _enroll(self, host: str, state: str, *tags: str) -> dict[str, Any]:
@@ -369,9 +372,9 @@ class Story:
         )
         return answer
 
-    def _listed(self, group: str, *options: str) -> list[dict[str, Any]]:
+    def _listed(self, group: str, *options: str, tenant: str = TENANT) -> list[dict[str, Any]]:
         listed: list[dict[str, Any]] = json.loads(
-            self._cli("fabric", group, "list", *options, "--tenant", TENANT, "--json", *self._admin)
+            self._cli("fabric", group, "list", *options, "--tenant", tenant, "--json", *self._admin)
         )
         return listed
 

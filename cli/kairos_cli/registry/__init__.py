@@ -46,8 +46,8 @@ _DEMO = Verb(
     (
         arg(
             "story",
-            help="whole (default), or policy: programs, ends and pushes, felt by traffic",
-            choices=("whole", "policy"),
+            help="whole (default), policy: programs, ends and pushes, felt by traffic; or vni: who can reach whom",
+            choices=("whole", "policy", "vni"),
             nargs="?",
             default="whole",
         ),
