@@ -1,160 +1,214 @@
 """The data plane beside its peers: throughput, small packets, latency, loss and CPU, in network namespaces of one host.
 
-Rows: the bare veth pair, wireguard-go, nebula, and two C engines joined by direct UDP, with ipsec-mb and with OpenSSL. Every
-round measures every case on every tunnel before the next begins. iperf3 runs on the same cores as the tunnels.
+Links: the bare veth pair, wireguard-go, boringtun, nebula, OpenVPN, two engines of ours by direct UDP, with ipsec-mb and with
+OpenSSL, and the product's daemons through a relay and direct. Every round measures every row on every link before the next
+begins. iperf3 runs on the same cores as the tunnels.
 """
 
 from __future__ import annotations
 
-import json
+import argparse
 import shutil
-import subprocess
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
-from typing import Any
+from contextlib import AbstractContextManager, ExitStack
+from functools import partial
 
-from bench.peers import Link, kairos, nebula, raw, wireguard_go
+from bench import peers, traffic
+from bench.link import Absent, Link
+from bench.product import Product, engines, product
 from bench.rounds import Rounds
 
-RAW, WIREGUARD, NEBULA, KAIROS, OPENSSL = "raw", "wireguard_go", "nebula", "kairos", "kairos_openssl"
-_SECONDS, _QUICK_SECONDS = 4, 1
-_UDP_STEP, _UDP_FINEST, _UDP_LOSS_PCT = 1.25, 1.03, 1.0
-_UDP_FROM_PPS = 20_000
+RAW, WIREGUARD, KAIROS, OPENSSL = "raw", "wireguard_go", "kairos", "kairos_openssl"
+PEERS = (WIREGUARD, "boringtun", "nebula", "openvpn")
+LINKS: dict[str, Callable[[], AbstractContextManager[Link]]] = {
+    RAW: peers.raw,
+    WIREGUARD: peers.wireguard_go,
+    "boringtun": peers.boringtun,
+    "nebula": peers.nebula,
+    "openvpn": peers.openvpn,
+    KAIROS: partial(engines, "auto"),
+    OPENSSL: partial(engines, "openssl"),
+}
+_SECONDS, _QUICK_SECONDS, _LONGER = 2, 1, 1
+_CONNECTIONS = 10_000
+_DELAY_MS = 20
+_REKEY_S = 1.0
+Values = dict[str, float]
+Figures = Iterator[tuple[str, float, str]]  # name, value, unit
 
 
 def main() -> None:
-    rounds = Rounds("dataplane", __doc__)
-    seconds = _QUICK_SECONDS if rounds.quick else _SECONDS
+    rounds = Rounds("dataplane", __doc__, options=_options)
+    if shutil.which("iperf3") is None:
+        raise SystemExit("bench dataplane: iperf3 makes the traffic: apt install iperf3")
     with ExitStack() as stack:
-        links = {
-            RAW: stack.enter_context(raw()),
-            WIREGUARD: stack.enter_context(wireguard_go()),
-            NEBULA: stack.enter_context(nebula()),
-            KAIROS: stack.enter_context(kairos("auto")),
-            OPENSSL: stack.enter_context(kairos("openssl")),
-        }
-        for link in links.values():
-            stack.enter_context(_server(link))
+        links = _links(rounds, stack)
+        whole = stack.enter_context(product()) if _wanted(rounds, PRODUCT) else None
+        found: dict[str, Values] = {name: {} for name in links}
         for _ in rounds:
-            measured = {name: _measure(rounds, name, link, seconds) for name, link in links.items()}
-            for name, value, unit in _ratios(measured):
-                rounds.add(name, value, unit)
+            for name, link in links.items():
+                found[name] = _measure(rounds, name, link, found[name])
+            for figure in _ratios(found):
+                rounds.add(*figure)
+            if whole is not None:
+                for figure in _product(whole, _seconds(rounds) + _LONGER):
+                    rounds.add(*figure)
     rounds.finish()
 
 
-def _measure(rounds: Rounds, name: str, link: Link, seconds: int) -> dict[str, float]:
-    cases: dict[str, tuple[Callable[[], float], str]] = {
-        "tcp1_gbit": (lambda: _tcp(link, seconds), "Gbit/s"),
-        "tcp4_gbit": (lambda: _tcp(link, seconds, "-P 4"), "Gbit/s"),
-        "bidir_gbit": (lambda: _tcp(link, seconds, "--bidir"), "Gbit/s"),
-        "udp1200_kpps": (lambda: _udp(link, 1200), "1000/s"),
-        "udp64_kpps": (lambda: _udp(link, 64), "1000/s"),
-        "ping_ms": (lambda: _ping(link), "ms"),
-    }
-    if name != RAW:
-        cases["loss1pct_gbit"] = (lambda: _lossy(link, seconds), "Gbit/s")
-        cases["cpu_s_a_gb"] = (lambda: _cpu(link, seconds), "CPU s/GB")
-    measured = {}
-    for case, (run, unit) in cases.items():
-        measured[case] = run()
-        rounds.add(f"{name}_{case}", measured[case], unit)
+def _options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--rows", nargs="+", metavar="ROW", choices=(*ROWS, PRODUCT), help="only these: %(choices)s")
+    parser.add_argument("--links", nargs="+", metavar="LINK", choices=LINKS, help="only these: %(choices)s")
+
+
+def _wanted(rounds: Rounds, row: str) -> bool:
+    return row in (rounds.options.rows or (*ROWS, PRODUCT))
+
+
+def _seconds(rounds: Rounds) -> int:
+    return _QUICK_SECONDS if rounds.quick else _SECONDS
+
+
+def _links(rounds: Rounds, stack: ExitStack) -> dict[str, Link]:
+    """All that can be had here, up, each with an iperf3 server."""
+    links = {}
+    for name in rounds.options.links or LINKS:
+        try:
+            link = stack.enter_context(LINKS[name]())
+        except Absent as reason:
+            rounds.missing(name, str(reason))
+            continue
+        stack.enter_context(traffic.iperf_server(link))
+        links[name] = link
+    return links
+
+
+def _measure(rounds: Rounds, name: str, link: Link, found: Values) -> Values:
+    """found: the round before, where the search for the highest rate of datagrams begins."""
+    rows = [row for row in _rows_of(name) if _wanted(rounds, row)]
+    measured: Values = {}
+    for row in rows:
+        for figure, value, unit in ROWS[row](link, _seconds(rounds), found):
+            measured[figure] = value
+            rounds.add(f"{name}_{figure}", value, unit)
     return measured
 
 
-def _ratios(measured: dict[str, dict[str, float]]) -> Iterator[tuple[str, float, str]]:
-    """What the project promises, by the names of its acceptance."""
-    ours, peer = measured[KAIROS], measured[WIREGUARD]
-    yield "direct_tcp1_gbit", ours["tcp1_gbit"], "Gbit/s"
-    yield "direct_tcp1_vs_wireguard_go", ours["tcp1_gbit"] / peer["tcp1_gbit"], "x"
-    yield "tcp1_vs_wireguard_go", ours["tcp1_gbit"] / peer["tcp1_gbit"], "x"
-    yield "tcp1_vs_raw", ours["tcp1_gbit"] / measured[RAW]["tcp1_gbit"], "x"
-    yield "tcp4_vs_wireguard_go", ours["tcp4_gbit"] / peer["tcp4_gbit"], "x"
-    yield "bidir_vs_wireguard_go", ours["bidir_gbit"] / peer["bidir_gbit"], "x"
-    yield "tcp1_vs_nebula", ours["tcp1_gbit"] / measured[NEBULA]["tcp1_gbit"], "x"
-    for case in ("udp1200", "udp64"):
-        best = max(measured[name][f"{case}_kpps"] for name in (WIREGUARD, NEBULA))
-        yield f"{case}_vs_best_peer", ours[f"{case}_kpps"] / best, "x"
-    yield "ping_vs_wireguard_go", ours["ping_ms"] / peer["ping_ms"], "x"
-    yield "loss1pct_vs_wireguard_go", ours["loss1pct_gbit"] / peer["loss1pct_gbit"], "x"
-    yield "openssl_tcp1_vs_wireguard_go", measured[OPENSSL]["tcp1_gbit"] / peer["tcp1_gbit"], "x"
+def _rows_of(name: str) -> tuple[str, ...]:
+    """OpenSSL is there for machines without ipsec-mb, and the veth has nothing under it to lose datagrams."""
+    if name == OPENSSL:
+        return ("tcp1",)
+    return tuple(row for row in ROWS if name != RAW or not row.startswith("loss"))
 
 
-@contextmanager
-def _server(link: Link) -> Iterator[None]:
-    if shutil.which("iperf3") is None:
-        raise SystemExit("bench dataplane: iperf3 makes the traffic: install it (apt install iperf3)")
-    server = link.start_on_b("iperf3 -s")
-    try:
-        yield
-    finally:
-        server.terminate()
-        server.wait()
+def _tcp1(link: Link, seconds: int, found: Values) -> Figures:
+    rate, (cpu_a, cpu_b) = traffic.tcp_with_cost(link, seconds + _LONGER)
+    yield "tcp1_gbit", rate, "Gbit/s"
+    if any(link.processes):
+        yield "cpu_sender_s_a_gb", cpu_a, "CPU s/GB"
+        yield "cpu_receiver_s_a_gb", cpu_b, "CPU s/GB"
+        resident_a, resident_b = link.resident_mb()
+        yield "rss_sender_mb", resident_a, "MB resident"
+        yield "rss_receiver_mb", resident_b, "MB resident"
 
 
-def _iperf(link: Link, options: str, seconds: int) -> dict[str, Any]:
-    """The `end` of iperf3's report. The server may still be busy with its start or with the last client."""
-    for _ in range(40):
-        run = link.on_a(f"iperf3 -J -c {link.address} -t {seconds} {options}", timeout=seconds + 30)
-        report: dict[str, Any] = json.loads(run.stdout or "{}")
-        if "error" not in report and report.get("end", {}).get("sum_received" if "-u" not in options else "sum"):
-            return dict(report["end"])
-        link.on_a("sleep 0.1")
-    raise RuntimeError(f"iperf3 {options}: {report.get('error', run.stderr)}")
+def _tcp4(link: Link, seconds: int, found: Values) -> Figures:
+    yield "tcp4_gbit", traffic.tcp_gbit(link, seconds, "-P 4"), "Gbit/s"
 
 
-def _tcp(link: Link, seconds: int, options: str = "") -> float:
-    end = _iperf(link, options, seconds)
-    back = end.get("sum_received_bidir_reverse", {}).get("bits_per_second", 0.0)
-    return float(end["sum_received"]["bits_per_second"] + back) / 1e9
+def _bidir(link: Link, seconds: int, found: Values) -> Figures:
+    yield "bidir_gbit", traffic.tcp_gbit(link, seconds, "--bidir"), "Gbit/s"
 
 
-def _cpu(link: Link, seconds: int) -> float:
-    before = link.cpu_s()
-    end = _iperf(link, "", seconds)
-    return (link.cpu_s() - before) / (float(end["sum_received"]["bytes"]) / 1e9)
+def _udp1200(link: Link, seconds: int, found: Values) -> Figures:
+    yield "udp1200_kpps", traffic.udp_kpps(link, 1200, found.get("udp1200_kpps", 0)), "1000/s"
 
 
-def _udp(link: Link, size: int) -> float:
-    """Thousand packets a second of the highest rate that loses less than one percent, or what the sender could make. The
-    rate climbs until it fails, then by ever smaller steps."""
-    rate, step, best = float(_UDP_FROM_PPS), _UDP_STEP, 0.0
-    while step > _UDP_FINEST:
-        end = _iperf(link, f"-u -l {size} -b {rate * size * 8:.0f}", 1)["sum"]
-        reached = float(end["packets"]) / float(end["seconds"])
-        if float(end["lost_percent"]) < _UDP_LOSS_PCT:
-            best = max(best, reached)
-            if reached < 0.9 * rate:
-                break
-        else:
-            rate /= step
-            step **= 0.5
-        rate *= step
-    return best / 1e3
+def _udp64(link: Link, seconds: int, found: Values) -> Figures:
+    yield "udp64_kpps", traffic.udp_kpps(link, 64, found.get("udp64_kpps", 0)), "1000/s"
 
 
-def _ping(link: Link) -> float:
-    """Average round trip of an idle tunnel."""
-    run = link.on_a(f"ping -q -c 100 -i 0.005 {link.address}")
-    return float(run.stdout.rsplit("/", 3)[1]) if "avg" in run.stdout else float("inf")
+def _ping(link: Link, seconds: int, found: Values) -> Figures:
+    yield "ping_ms", traffic.ping_ms(link), "ms"
 
 
-def _lossy(link: Link, seconds: int) -> float:
-    """One TCP flow while one percent of the datagrams under the tunnel is lost, each on its own."""
-    rule = "add table inet lossy; add chain inet lossy in { type filter hook input priority 0; };"
-    rule += " add rule inet lossy in meta l4proto udp numgen random mod 1000 < 10 drop"
-    for name in (link.a, link.b):
-        _in(name, f"ethtool -K {link.veth} tx-udp-segmentation off")
-        _in(name, f"nft '{rule}'")
-    try:
-        return _tcp(link, seconds)
-    finally:
-        for name in (link.a, link.b):
-            _in(name, "nft delete table inet lossy")
-            _in(name, f"ethtool -K {link.veth} tx-udp-segmentation on")
+def _ping_loaded(link: Link, seconds: int, found: Values) -> Figures:
+    yield "ping_loaded_ms", traffic.loaded_ping_ms(link), "ms"
 
 
-def _in(namespace: str, command: str) -> None:
-    subprocess.run(f"ip netns exec {namespace} {command}", shell=True, check=True, capture_output=True, timeout=20)
+def _loss(link: Link, seconds: int, found: Values) -> Figures:
+    for name, per_mille in (("loss1pct", 10), ("loss01pct", 1)):
+        with traffic.lossy(link, per_mille):
+            yield f"{name}_gbit", traffic.tcp_gbit(link, seconds), "Gbit/s"
+
+
+def _loss_far(link: Link, seconds: int, found: Values) -> Figures:
+    for name, per_mille in (("loss1pct", 10), ("loss01pct", 1)):
+        with traffic.lossy(link, per_mille), traffic.late(link, _DELAY_MS):
+            yield f"{name}_{_DELAY_MS}ms_gbit", traffic.tcp_gbit(link, seconds), "Gbit/s"
+
+
+def _flows10k(link: Link, seconds: int, found: Values) -> Figures:
+    yield "flows10k_gbit", traffic.transfers_gbit(link, _CONNECTIONS, seconds), "Gbit/s"
+
+
+ROWS: dict[str, Callable[[Link, int, Values], Figures]] = {
+    "tcp1": _tcp1,
+    "tcp4": _tcp4,
+    "bidir": _bidir,
+    "udp1200": _udp1200,
+    "udp64": _udp64,
+    "ping": _ping,
+    "ping_loaded": _ping_loaded,
+    "loss": _loss,
+    "loss_20ms": _loss_far,
+    "flows10k": _flows10k,
+}
+PRODUCT = "product"
+
+
+def _ratios(measured: dict[str, Values]) -> Figures:
+    """What the project promises, by the names of its acceptance; a ratio without one of its sides is left out."""
+    best = {
+        figure: max((measured[peer][figure] for peer in PEERS if figure in measured.get(peer, ())), default=None)
+        for figure in ("udp1200_kpps", "udp64_kpps")
+    }
+    for case in ("tcp1", "tcp4", "bidir", "loss1pct", "loss01pct", "loss1pct_20ms", "loss01pct_20ms", "flows10k"):
+        yield from _ratio(f"{case}_vs_wireguard_go", measured, f"{case}_gbit", WIREGUARD)
+    yield from _ratio("direct_tcp1_vs_wireguard_go", measured, "tcp1_gbit", WIREGUARD)
+    for other in (RAW, "boringtun", "nebula", "openvpn"):
+        yield from _ratio(f"tcp1_vs_{other}", measured, "tcp1_gbit", other)
+    for case in ("ping", "ping_loaded"):
+        yield from _ratio(f"{case}_vs_wireguard_go", measured, f"{case}_ms", WIREGUARD)
+    yield from _ratio("openssl_tcp1_vs_wireguard_go", measured, "tcp1_gbit", WIREGUARD, ours=OPENSSL)
+    for figure, rate in best.items():
+        if rate and figure in measured.get(KAIROS, ()):
+            yield f"{figure.removesuffix('_kpps')}_vs_best_peer", measured[KAIROS][figure] / rate, "x"
+
+
+def _ratio(name: str, measured: dict[str, Values], figure: str, other: str, ours: str = KAIROS) -> Figures:
+    own, theirs = (measured.get(link, {}).get(figure) for link in (ours, other))
+    if own is not None and theirs:
+        yield name, own / theirs, "x"
+
+
+def _product(whole: Product, seconds: int) -> Figures:
+    """The daemons: through the relay, then direct, with and without a new key each second, in turn."""
+    relay = whole.start("relay")
+    with traffic.iperf_server(relay):
+        yield "relay_tcp_gbit", traffic.tcp_gbit(relay, seconds), "Gbit/s"
+        yield "relay_ping_ms", traffic.ping_ms(relay), "ms"
+    rates = {}
+    for rekey_after_s in (None, _REKEY_S):
+        direct = whole.start("direct", rekey_after_s)
+        with traffic.iperf_server(direct):
+            rates[rekey_after_s] = traffic.tcp_gbit(direct, seconds)
+    yield "daemon_tcp1_gbit", rates[None], "Gbit/s"
+    endpoint, gateway = direct.resident_mb()
+    yield "daemon_rss_endpoint_mb", endpoint, "MB resident"
+    yield "daemon_rss_gateway_mb", gateway, "MB resident"
+    yield "rekey_cost_pct", 100 * (1 - rates[_REKEY_S] / rates[None]), "%"
+    whole.stop()
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""The tunnels that are measured side by side: each joins two network namespaces over a veth pair of its own.
+"""What the data plane is measured against: the bare veth pair, two WireGuards in user space, nebula and OpenVPN.
 
-a 10.77.0.1 ==== tunnel ==== 10.77.0.2 b          under it: a 10.78.0.1 ---- veth ---- 10.78.0.2 b
+Go and Cargo build theirs at the first run, at the versions below. One that cannot be had raises Absent.
 """
 
 from __future__ import annotations
@@ -11,118 +11,65 @@ import shutil
 import socket
 import subprocess
 import tempfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
-from kairos_dataplane import load
-from two_hosts import sh, two_hosts
+from bench.link import Absent, Link, namespaces, running, wait_for
+from two_hosts import sh
 
-ROOT = Path(__file__).parents[1]
-TOOLS = ROOT / ".tools/bin"
-# Built by Go at the first run: program -> package at its version.
-_BUILT = {
+_TOOLS = Path(__file__).parents[1] / ".tools"
+_GO = {
     "wireguard": "golang.zx2c4.com/wireguard@v0.0.0-20260522210424-ecfc5a8d5446",
     "nebula": "github.com/slackhq/nebula/cmd/nebula@v1.11.0",
     "nebula-cert": "github.com/slackhq/nebula/cmd/nebula-cert@v1.11.0",
 }
-_READY_S = 10.0
-_TICKS = os.sysconf("SC_CLK_TCK")
-
-
-@dataclass(frozen=True)
-class Link:
-    """A tunnel that is up. cpu_s: CPU seconds its processes have used, both ends together. veth: the device under it."""
-
-    a: str
-    b: str
-    address: str
-    veth: str
-    cpu_s: Callable[[], float]
-
-    def on_a(self, command: str, timeout: float = 60) -> subprocess.CompletedProcess[str]:
-        return sh(f"ip netns exec {self.a} {command}", check=False, timeout=timeout)
-
-    def start_on_b(self, command: str) -> subprocess.Popen[bytes]:
-        return subprocess.Popen(
-            f"exec ip netns exec {self.b} {command}", shell=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        )
-
-
-@contextmanager
-def _namespaces(tag: str) -> Iterator[tuple[str, str]]:
-    """Two namespaces with the veth pair `under0` and its addresses."""
-    a, b = f"kb{tag}-a-{os.getpid()}", f"kb{tag}-b-{os.getpid()}"
-    try:
-        for name in (a, b):
-            sh(f"ip netns add {name} && ip -n {name} link set lo up")
-        sh(f"ip link add under0 netns {a} type veth peer name under0 netns {b}")
-        for number, name in enumerate((a, b), 1):
-            sh(f"ip -n {name} addr add 10.78.0.{number}/24 dev under0 && ip -n {name} link set under0 up")
-        yield a, b
-    finally:
-        for name in (a, b):
-            sh(f"ip netns del {name}", check=False)
+_CARGO = {"boringtun-cli": "boringtun-cli@0.7.1"}
+_MTU, _WIREGUARD_MTU = 1380, 1420
 
 
 @contextmanager
 def raw() -> Iterator[Link]:
     """No tunnel at all: what the veth pair and this machine can do."""
-    with _namespaces("raw") as (a, b):
-        yield Link(a, b, "10.78.0.2", "under0", lambda: 0.0)
-
-
-@contextmanager
-def kairos(aead: str) -> Iterator[Link]:
-    """Two C engines in this process, UDP straight between them, every flow judged once."""
-    with two_hosts(lambda: load("c", aead), tag=aead[:1]) as (a, b):
-        yield Link(a.name, b.name, b.address(), "kdv0", time.process_time)
+    with namespaces("raw") as (a, b):
+        yield Link(a, b, "10.78.0.2", "under0")
 
 
 @contextmanager
 def wireguard_go() -> Iterator[Link]:
-    program = _program("wireguard")
-    with ExitStack() as stack:
-        names = stack.enter_context(_namespaces("wg"))
-        keys = [X25519PrivateKey.generate() for _ in names]
-        devices = [f"kbwg{side}{os.getpid()}" for side in "ab"]
-        processes = [
-            stack.enter_context(_running(name, program, "-f", device))
-            for name, device in zip(names, devices, strict=True)
-        ]
-        for side, (name, device) in enumerate(zip(names, devices, strict=True)):
-            control = f"/var/run/wireguard/{device}.sock"
-            _wait(lambda control=control: os.path.exists(control), f"{device} did not come up")  # type: ignore[misc]
-            _configure(control, keys[side], keys[1 - side], 2 - side)
-            sh(f"ip -n {name} addr add 10.77.0.{side + 1}/24 dev {device}; ip -n {name} link set {device} up mtu 1420")
-        yield Link(*names, "10.77.0.2", "under0", lambda: sum(_cpu_s(process.pid) for process in processes))
-
-
-def _program(name: str) -> str:
-    """The program of a peer, built at the first time."""
-    program = TOOLS / name
-    if not program.exists():
-        if shutil.which("go") is None:
-            raise SystemExit(f"bench dataplane: Go builds {name}, a peer: install it (apt install golang-go)")
-        subprocess.run(("go", "install", _BUILT[name]), env={**os.environ, "GOBIN": str(TOOLS)}, check=True)
-    return str(program)
+    with _wireguard("wg", _built("wireguard"), "-f") as link:
+        yield link
 
 
 @contextmanager
-def _running(namespace: str, *command: str) -> Iterator[subprocess.Popen[bytes]]:
-    process = subprocess.Popen(
-        ("ip", "netns", "exec", namespace, *command), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
-    try:
-        yield process
-    finally:
-        process.terminate()
-        process.wait()
+def boringtun() -> Iterator[Link]:
+    """With its own choice of threads and queues."""
+    with _wireguard("bt", _built("boringtun-cli"), "--foreground", "--disable-drop-privileges") as link:
+        yield link
+
+
+@contextmanager
+def _wireguard(tag: str, *command: str) -> Iterator[Link]:
+    """command: a WireGuard that makes the device named by the last argument and is configured through its socket."""
+    with ExitStack() as stack:
+        names = stack.enter_context(namespaces(tag))
+        keys = [X25519PrivateKey.generate() for _ in names]
+        devices = [f"kb{tag}{side}{os.getpid()}" for side in "ab"]
+        pids = [
+            stack.enter_context(running(name, *command, device)) for name, device in zip(names, devices, strict=True)
+        ]
+        for side, (name, device) in enumerate(zip(names, devices, strict=True)):
+            control = f"/var/run/wireguard/{device}.sock"
+            wait_for(lambda control=control: os.path.exists(control), f"{device} did not come up")  # type: ignore[misc]
+            _configure(control, keys[side], keys[1 - side], 2 - side)
+            sh(f"ip -n {name} addr add 10.77.0.{side + 1}/24 dev {device}")
+            sh(f"ip -n {name} link set {device} up mtu {_WIREGUARD_MTU}")
+        link = Link(*names, "10.77.0.2", "under0", ((pids[0],), (pids[1],)))
+        wait_for(link.is_up, f"{command[0]} did not come up")
+        yield link
 
 
 def _configure(control: str, own: X25519PrivateKey, peer: X25519PrivateKey, peer_number: int) -> None:
@@ -139,38 +86,26 @@ def _configure(control: str, own: X25519PrivateKey, peer: X25519PrivateKey, peer
         connection.connect(control)
         connection.sendall(("\n".join(lines) + "\n\n").encode())
         if b"errno=0" not in (answer := connection.recv(4096)):
-            raise RuntimeError(f"wireguard-go refused its configuration: {answer!r}")
+            raise RuntimeError(f"{control} refused its configuration: {answer!r}")
 
 
 @contextmanager
 def nebula() -> Iterator[Link]:
     """AES-256-GCM, our MTU, everything allowed, no lighthouse."""
-    program, signer = _program("nebula"), _program("nebula-cert")
+    program, signer = _built("nebula"), _built("nebula-cert")
     with ExitStack() as stack:
-        names = stack.enter_context(_namespaces("nb"))
+        names = stack.enter_context(namespaces("nb"))
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         subprocess.run((signer, "ca", "-name", "bench"), cwd=folder, check=True)
-        processes = []
+        pids = []
         for number, name in enumerate(names, 1):
-            sign = (
-                "sign",
-                "-name",
-                name,
-                "-ip",
-                f"10.77.0.{number}/24",
-                "-out-crt",
-                f"{name}.crt",
-                "-out-key",
-                f"{name}.key",
-            )
-            subprocess.run((signer, *sign), cwd=folder, check=True)
-            (folder / f"{name}.yml").write_text(
-                json.dumps(_nebula_config(folder / name, 3 - number))
-            )  # YAML holds JSON
-            process = stack.enter_context(_running(name, program, "-config", str(folder / f"{name}.yml")))
-            processes.append(process)
-        link = Link(*names, "10.77.0.2", "under0", lambda: sum(_cpu_s(process.pid) for process in processes))
-        _wait(lambda: link.on_a("ping -c 1 -W 1 10.77.0.2").returncode == 0, "nebula did not come up")
+            files = f"-out-crt {name}.crt -out-key {name}.key"
+            sh(f"cd {folder} && {signer} sign -name {name} -ip 10.77.0.{number}/24 {files}")
+            config = folder / f"{name}.yml"
+            config.write_text(json.dumps(_nebula_config(folder / name, 3 - number)))  # YAML holds JSON
+            pids.append(stack.enter_context(running(name, program, "-config", str(config))))
+        link = Link(*names, "10.77.0.2", "under0", ((pids[0],), (pids[1],)))
+        wait_for(link.is_up, "nebula did not come up")
         yield link
 
 
@@ -181,20 +116,71 @@ def _nebula_config(own: Path, peer: int) -> dict[str, Any]:
         "static_host_map": {f"10.77.0.{peer}": [f"10.78.0.{peer}:4242"]},
         "lighthouse": {"am_lighthouse": False, "hosts": []},
         "listen": {"host": "0.0.0.0", "port": 4242},
-        "tun": {"dev": "nebula0", "mtu": 1380},
+        "tun": {"dev": "nebula0", "mtu": _MTU},
         "cipher": "aes",
         "firewall": {"inbound": anything, "outbound": anything},
     }
 
 
-def _cpu_s(pid: int) -> float:
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / _TICKS
+@contextmanager
+def openvpn() -> Iterator[Link]:
+    """AES-256-GCM over UDP, our MTU, TLS with certificates of its own, in user space: without the kernel's module."""
+    program = shutil.which("openvpn")
+    if program is None:
+        raise Absent("not installed: apt install openvpn")
+    with ExitStack() as stack:
+        names = stack.enter_context(namespaces("ov"))
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        prints = [_openvpn_certificate(folder / name) for name in names]
+        pids = []
+        for side, name in enumerate(names):
+            config = folder / f"{name}.conf"
+            config.write_text(_openvpn_config(folder / name, side, prints[1 - side]))
+            pids.append(stack.enter_context(running(name, program, "--config", str(config))))
+        link = Link(*names, "10.77.0.2", "under0", ((pids[0],), (pids[1],)))
+        wait_for(link.is_up, "openvpn did not come up")
+        yield link
 
 
-def _wait(ready: Callable[[], bool], otherwise: str) -> None:
-    deadline = time.monotonic() + _READY_S
-    while not ready():
-        if time.monotonic() > deadline:
-            raise RuntimeError(otherwise)
-        time.sleep(0.02)
+def _openvpn_certificate(own: Path) -> str:
+    """Makes OWN.crt and OWN.key; the certificate's SHA-256 fingerprint."""
+    made = f"-keyout {own}.key -out {own}.crt -days 2 -subj /CN=bench"
+    sh(f"openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes {made}")
+    return sh(f"openssl x509 -in {own}.crt -noout -fingerprint -sha256").stdout.partition("=")[2].strip()
+
+
+def _openvpn_config(own: Path, side: int, peer_print: str) -> str:
+    role = "tls-server\ndh none" if side == 0 else "tls-client"
+    return f"""\
+dev tun
+proto udp
+remote 10.78.0.{2 - side}
+ifconfig 10.77.0.{side + 1} 10.77.0.{2 - side}
+{role}
+cert {own}.crt
+key {own}.key
+peer-fingerprint {peer_print}
+cipher AES-256-GCM
+data-ciphers AES-256-GCM
+disable-dco
+tun-mtu {_MTU}
+"""
+
+
+def _built(name: str) -> str:
+    """The program of a peer, built at the first time. Raises Absent."""
+    program = _TOOLS / "bin" / name
+    if not program.exists():
+        if name in _GO:
+            _build(name, "golang-go", ("go", "install", _GO[name]), GOBIN=str(program.parent))
+        else:
+            _build(name, "cargo", ("cargo", "install", "-q", "--locked", "--root", str(_TOOLS), _CARGO[name]))
+    return str(program)
+
+
+def _build(name: str, package: str, command: tuple[str, ...], **environment: str) -> None:
+    if shutil.which(command[0]) is None:
+        raise Absent(f"{command[0]} builds {name}, which is not here: apt install {package}")
+    done = subprocess.run(command, env={**os.environ, **environment}, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise Absent(f"`{' '.join(command)}` failed: {(done.stderr.strip().splitlines() or ['no word why'])[-1]}")

@@ -12,7 +12,7 @@ import os
 import platform
 import statistics
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -35,18 +35,27 @@ class _Figure:
 class Rounds:
     """Iterate over it for the rounds, `add` what each measured, `finish` for the table and the files."""
 
-    def __init__(self, name: str, description: str, arguments: list[str] | None = None) -> None:
+    def __init__(
+        self,
+        name: str,
+        description: str,
+        arguments: list[str] | None = None,
+        options: Callable[[argparse.ArgumentParser], None] = lambda parser: None,
+    ) -> None:
+        """options: adds a measurement's own; what was given is in `options`."""
         parser = argparse.ArgumentParser(prog=f"./dev bench {name}", description=description.splitlines()[0])
         parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there as JSON")
         parser.add_argument("--save", action="store_true", help=f"keep them as bench/results/{name}.json")
         parser.add_argument("--quick", action="store_true", help="one short round: does it run at all?")
-        options = parser.parse_args(arguments)
+        options(parser)
+        self.options = given = parser.parse_args(arguments)
         self.name = name
-        self.quick: bool = options.quick
-        self._files: list[Path] = [options.json] if options.json else []
-        if options.save:
+        self.quick: bool = given.quick
+        self._files: list[Path] = [given.json] if given.json else []
+        if given.save:
             self._files.append(RESULTS / f"{name}.json")
         self._figures: dict[str, _Figure] = {}
+        self._missing: dict[str, str] = {}
         self._machine = machine()
 
     def __iter__(self) -> Iterator[int]:
@@ -63,6 +72,11 @@ class Rounds:
         """One round's value of a figure."""
         self._figures.setdefault(figure, _Figure(unit)).values.append(value)
 
+    def missing(self, what: str, why: str) -> None:
+        """A case that this machine cannot have."""
+        self._missing[what] = why
+        self.say(f"{what}: {why}")
+
     def finish(self) -> None:
         print(self.table())
         text = json.dumps(self.document(), indent=2) + "\n"
@@ -76,6 +90,7 @@ class Rounds:
         for name, figure in self._figures.items():
             cells = (figure.median, min(figure.values), max(figure.values))
             lines.append(f"{name:<{width}}  " + "  ".join(f"{_short(cell):>10}" for cell in cells) + f"  {figure.unit}")
+        lines += [f"{what:<{width}}  {why}" for what, why in self._missing.items()]
         return "\n".join(lines)
 
     def document(self) -> dict[str, Any]:
@@ -91,6 +106,7 @@ class Rounds:
                 name: [_rounded(min(each.values)), _rounded(max(each.values))] for name, each in figures.items()
             },
             "units": {name: each.unit for name, each in figures.items()},
+            "missing": self._missing,
         }
 
 

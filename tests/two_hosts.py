@@ -13,6 +13,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from ipaddress import ip_network
+from typing import Protocol
 
 from pyroute2 import netns
 
@@ -21,6 +22,15 @@ from kairos_dataplane.tun import open_tun
 
 KEYS = {side: (bytes([side]) * 32, bytes([side + 10]) * 12) for side in (0, 1)}
 Judge = Callable[[Flow], Verdict]
+
+
+class Far(Protocol):
+    """What a host must know of the other one."""
+
+    @property
+    def side(self) -> int: ...
+    @property
+    def session(self) -> int: ...
 
 
 def sh(command: str, check: bool = True, timeout: float = 60) -> subprocess.CompletedProcess[str]:
@@ -66,7 +76,7 @@ class Host:
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._decide, daemon=True)
 
-    def connect(self, other: Host, epoch: int = 0) -> None:
+    def connect(self, other: Far, epoch: int = 0) -> None:
         self.dataplane.set_remote(self.session, other.session)
         self.install(epoch)
         self.dataplane.use_direct(self.session, (f"10.78.0.{other.side + 1}", 7000), follow=False)
