@@ -26,6 +26,7 @@ from kairos_agent.checks import run_checks
 from kairos_agent.config import Config
 from kairos_agent.connector import Connector
 from kairos_agent.gateways import Gateways
+from kairos_agent.name_service import NameService
 from kairos_agent.posture import collect
 from kairos_agent.subnet_router import TABLE, SubnetRouter
 from kairos_agent.tunnel import EndpointDriver
@@ -74,6 +75,8 @@ class Agent(Daemon):
         self._posture = self._look_at_posture()
         self._router = router
         self._config = config
+        domain = identity.join.trust_domain
+        self.names = NameService(vnis, (domain, *config.dns_suffixes), config.dns == "auto")
         self.gateways = Gateways(
             self, config.path, config.gateway, lambda mode, gateway: Connector(self, mode, gateway)
         )
@@ -118,9 +121,11 @@ class Agent(Daemon):
             newest = max(each.revision for each in configs)
             plans = {vni.vni: self._placed(vni) for each in configs if each.revision == newest for vni in each.vnis}
             for gone in {plan.vni for plan in self.vnis.plans} - set(plans):
+                self.names.forget(gone)
                 await self.vnis.remove(gone)
             for plan in plans.values():
                 await self.vnis.apply(plan, self._behind_us(plan))
+            await self.names.apply(self.view)
             await self._lead()
             return {vni.vni: plans[vni.vni].routes for vni in config.vnis if vni.vni in plans}
 
@@ -157,6 +162,7 @@ class Agent(Daemon):
             self.vnis.take_in(plan, self._behind_us(plan))
         self.gateways.changed()
         await self._lead()
+        await self.names.apply(self.view)
         self._router.changed(any(self.view.routes_via(vni, self.identity.node) for vni in self.view.vnis))
 
     def _behind_us(self, plan: VniPlan) -> set[Network]:
@@ -238,6 +244,9 @@ class Agent(Daemon):
     def _tunnels(self) -> list[dict[str, Any]]:
         return self.gateways.status()
 
+    def _vni(self, plan: VniPlan) -> dict[str, Any]:
+        return super()._vni(plan) | self.names.status(plan.vni)
+
 
 def _plan(vni: Any) -> VniPlan:
     return VniPlan(
@@ -281,6 +290,7 @@ async def serve(state: NodeState, config: Config, dataplane: Dataplane) -> None:
         forwarding = await stack.enter_async_context(Forwarding(TABLE))
         router = SubnetRouter(client, forwarding, config.advertise, config.masquerade)
         agent = Agent(state, identity, provider, dataplane, client, Vnis(dataplane, interfaces), config, router)
+        stack.callback(agent.names.close)
         stop_on_signals(agent.stopping)
         await stack.enter_async_context(LocalServer(state.socket, agent.handlers()))
         await stack.enter_async_context(MetricsServer(config.metrics, agent.metrics))

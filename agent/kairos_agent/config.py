@@ -28,6 +28,8 @@ class Config(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     advertise: dict[str, list[str]] = {}
     masquerade: bool = False
     isolate: Isolation | dict[str, Isolation] = "none"
+    dns: Literal["auto", "off"] = "auto"
+    dns_suffixes: list[str] = []
     posture: Posture = Posture()
     provider: Literal["cryptography", "oqs"] = "cryptography"
     dataplane: Literal["auto", "c", "pure"] = "auto"

@@ -40,6 +40,7 @@ from kairos_node.isolation import Isolations, receipt
 from kairos_node.local_api import Handler
 from kairos_node.metrics import Timings, exposition
 from kairos_node.namespace import Namespace
+from kairos_node.netlink import VniPlan
 from kairos_node.network_view import EMPTY, NetworkView
 from kairos_node.policy import Choice
 from kairos_node.policy_keeper import PolicyKeeper
@@ -382,19 +383,19 @@ class Daemon(ABC):
             "audit_events": head.size if head is not None else 0,
             "audit_consistent": self.state.audit_conflict is None,
             "tunnels": self._tunnels(),
-            "vnis": [
-                {
-                    "vni": plan.vni,
-                    "name": plan.name,
-                    "interface": self.vnis.interface(plan.vni),
-                    "namespace": self._namespace_of(plan.vni),
-                    "mtu": plan.mtu,
-                    "addresses": [str(address) for address in plan.addresses],
-                    "routes": [str(route) for route in plan.routes],
-                }
-                for plan in self.vnis.plans
-            ],
+            "vnis": [self._vni(plan) for plan in self.vnis.plans],
             "counters": self.dataplane.counters(),
+        }
+
+    def _vni(self, plan: VniPlan) -> dict[str, Any]:
+        return {
+            "vni": plan.vni,
+            "name": plan.name,
+            "interface": self.vnis.interface(plan.vni),
+            "namespace": self._namespace_of(plan.vni),
+            "mtu": plan.mtu,
+            "addresses": [str(address) for address in plan.addresses],
+            "routes": [str(route) for route in plan.routes],
         }
 
     @abstractmethod

@@ -106,7 +106,7 @@ def test_everything_else_comes_from_the_standard_library_or_a_declared_dependenc
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     lines = [*project["dependencies"], *(line for extra in project["optional-dependencies"].values() for line in extra)]
     declared = {line.split("[")[0].split("=")[0].split(">")[0].strip().lower() for line in lines}
-    names = {"OpenSSL": "pyopenssl", "oqs": "liboqs-python"}
+    names = {"OpenSSL": "pyopenssl", "dns": "dnspython", "oqs": "liboqs-python"}
     for house in HOUSES:
         for path in sources(house):
             for name in set(imported(path)) - set(sys.stdlib_module_names) - set(HOUSES) - RUNTIME:

@@ -23,6 +23,7 @@ from .records import device_of, gateways_of, strings, vni_record
 from .sessions import Sessions
 
 _MTU = range(1280, 9001)
+_SUFFIX_MAX = 180  # room for a member's name before it
 _TRIES = 5  # for a number that another tenant may take at the same moment
 _INSERT = "INSERT INTO vnis (vni, tenant, name, prefixes, mtu, dns_suffix, routes, created_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
 _UPDATE = "UPDATE vnis SET prefixes = ?, mtu = ?, dns_suffix = ?, routes = ? WHERE vni = ?"
@@ -255,6 +256,8 @@ def checked_vni(wanted: VniCreate) -> VniCreate:
     """With its prefixes in canonical form. Raises invalid."""
     if not is_name(wanted.name) or not 0 <= wanted.vni <= VNI_MAX or wanted.mtu not in _MTU:
         raise problem("invalid", f"name: a DNS label; vni: up to {VNI_MAX}; mtu: {_MTU.start} to {_MTU.stop - 1}")
+    if wanted.dns_suffix and not _is_suffix(wanted.dns_suffix):
+        raise problem("invalid", f"dns_suffix {wanted.dns_suffix}: a domain in lower case, as in office.internal")
     for selector in wanted.selectors:
         kind, _, value = selector.partition(":")
         if kind not in ("tag", "group") or not value:
@@ -272,6 +275,10 @@ def checked_vni(wanted: VniCreate) -> VniCreate:
             if network.version == other.version and network.overlaps(other):
                 raise problem("invalid", f"{network} and {other} overlap")
     return msgspec.structs.replace(wanted, prefixes=[str(network) for network in networks])
+
+
+def _is_suffix(text: str) -> bool:
+    return len(text) <= _SUFFIX_MAX and all(map(is_name, text.split(".")))
 
 
 def _as_json(wanted: VniCreate) -> str:
