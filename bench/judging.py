@@ -9,7 +9,7 @@ from typing import Any
 from engine_rig import Rig
 from kairos.policy.decision import Decision
 from kairos.wire.claim import FlowClaim
-from kairos_dataplane import load
+from kairos_dataplane import Flow, load
 from kairos_node.network_view import NetworkView
 from kairos_node.policy import Engine
 
@@ -23,7 +23,7 @@ class JudgingGateway:
         self.view = view
         self.decide: Callable[[str, dict[str, Any]], Decision] = engine.decide
 
-    def place_of(self, vni: int) -> None:
+    def application_of(self, flow: Flow) -> None:
         return None
 
     def posture_of(self, node: str) -> dict[str, Any]:

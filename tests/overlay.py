@@ -84,10 +84,14 @@ class Host:
             ("ip", "netns", "exec", self.namespace, *arguments), capture_output=True, text=True, timeout=60, check=False
         )
 
-    def start(self) -> None:
+    def daemon(self) -> tuple[str, ...]:
+        """The command of its daemon."""
         command = (sys.executable, "-m", "kairos_cli.main", self.service, "run", "--state", str(self.state.directory))
+        return (*command, "--config", str(self.config))
+
+    def start(self) -> None:
         process = subprocess.Popen(
-            ("ip", "netns", "exec", self.namespace, *command, "--config", str(self.config)),
+            ("ip", "netns", "exec", self.namespace, *self.daemon()),
             stdin=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             text=True,

@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import socket
 from collections.abc import Collection
+from functools import partial
 from typing import Any
 
 from kairos.errors import BadMessage
@@ -37,8 +38,8 @@ class NameServer(asyncio.DatagramProtocol):
         """On the first of the addresses, in the VNI's namespace where it has one. Raises OSError."""
         server, loop = cls(zone, addresses), asyncio.get_running_loop()
         at = next(iter(addresses))
-        with place.entered() if place is not None else contextlib.nullcontext():
-            udp, tcp = _socket(at, socket.SOCK_DGRAM), _socket(at, socket.SOCK_STREAM)
+        sockets = partial(_sockets, at)
+        udp, tcp = place.call(sockets) if place is not None else sockets()
         server._transport, _ = await loop.create_datagram_endpoint(lambda: server, sock=udp)
         server._streams = await asyncio.start_server(server._talk, sock=tcp)
         return server
@@ -77,6 +78,10 @@ class NameServer(asyncio.DatagramProtocol):
         finally:
             self._talking.discard(writer)
             writer.close()
+
+
+def _sockets(at: Address) -> tuple[socket.socket, socket.socket]:
+    return _socket(at, socket.SOCK_DGRAM), _socket(at, socket.SOCK_STREAM)
 
 
 def _socket(address: Address, kind: socket.SocketKind) -> socket.socket:

@@ -76,8 +76,7 @@ class Externals:
         slot = min(set(range(len(self._ways) + 1)) - {way.slot for way in self._ways.values()})
         way = _Way("", tun, slot, frozenset())
         await nft("-f", "-", script=_rules(uplink, way, ()), namespace=namespace.name)  # closed before anything is open
-        with namespace.entered():
-            _forward()
+        namespace.call(_forward)
         if uplink.mode == "nat":
             way.interface = await self._veth(vni, slot, namespace)
         elif uplink.mode == "routed":

@@ -11,7 +11,8 @@ import os
 import socket
 import struct
 from collections import OrderedDict
-from contextlib import nullcontext, suppress
+from contextlib import suppress
+from functools import partial
 from ipaddress import IPv4Address, IPv6Address
 
 from kairos.policy.input import Application
@@ -50,8 +51,8 @@ class Applications:
     ) -> Application | None:
         """protocol: 6 or 17; place: the network namespace of the socket, None for ours. Cannot fail: None when the kernel or /proc does not tell."""
         try:
-            with place.entered() if place is not None else nullcontext():
-                owner = _owner(protocol, source, destination)
+            ask = partial(_owner, protocol, source, destination)
+            owner = place.call(ask) if place is not None else ask()
             if owner is None:
                 return None
             uid, inode = owner
@@ -86,6 +87,14 @@ class Applications:
                     self._hashes.popitem(last=False)
             return self._hashes[file]
         return ""
+
+
+def user_of(protocol: int, source: tuple[Address, int], destination: tuple[Address, int]) -> int | None:
+    """Who opened a socket in this process's network namespace, as it is seen from here. Cannot fail: None on any doubt."""
+    with suppress(OSError):
+        owner = _owner(protocol, source, destination)
+        return None if owner is None else owner[0]
+    return None
 
 
 def _owner(protocol: int, source: tuple[Address, int], destination: tuple[Address, int]) -> tuple[int, int] | None:

@@ -26,8 +26,10 @@ from kairos.api.push import (
 from kairos.crypto.provider import Provider
 from kairos.errors import BadMessage, Refused
 from kairos.policy.decision import Decision
+from kairos.policy.input import Application
 from kairos.wire.claim import FlowClaim
 from kairos_dataplane import ControlReceived, Dataplane, Flow, PathMoved, Verdict
+from kairos_node.application import Applications
 from kairos_node.audit_watch import AuditWatch
 from kairos_node.backoff import Backoff
 from kairos_node.certificates import Peer, verify_peer_untrusted
@@ -39,7 +41,6 @@ from kairos_node.flow_judge import FlowJudge, describe
 from kairos_node.isolation import Isolations, receipt
 from kairos_node.local_api import Handler
 from kairos_node.metrics import Timings, exposition
-from kairos_node.namespace import Namespace
 from kairos_node.netlink import VniPlan
 from kairos_node.network_view import EMPTY, NetworkView
 from kairos_node.policy import Choice
@@ -83,6 +84,7 @@ class Daemon(ABC):
         self.refused = RefusedCertificates(state)
         self.timings = Timings()
         self.clock = FabricClock()
+        self.applications = Applications()
         self.spool = Spool(state.spool)
         self.policy = PolicyKeeper(state, identity, provider, client, self._policy_changed, self.spool.record, engine)
         self.audit = AuditWatch(state, identity, provider, client, self.spool.record)
@@ -247,8 +249,9 @@ class Daemon(ABC):
         with self.timings.decision(point):
             return self.isolations.verdict(document) or self.policy.decide(point, document)
 
-    def place_of(self, vni: int) -> Namespace | None:
-        return self.vnis.place(vni)
+    def application_of(self, flow: Flow) -> Application | None:
+        source, destination = (flow.src, flow.src_port), (flow.dst, flow.dst_port)
+        return self.applications.of(flow.protocol, source, destination, self.vnis.place(flow.vni))
 
     def _namespace_of(self, vni: int) -> str:
         place = self.vnis.place(vni)

@@ -19,11 +19,9 @@ from kairos.policy.decision import Decision, deny
 from kairos.policy.input import PROTOCOLS, Application, Crossing, flow_input, rfc3339
 from kairos.wire.claim import FlowClaim
 from kairos_dataplane import ControlReceived, Dataplane, Flow, Verdict
-from kairos_node.application import Applications
 from kairos_node.decision_log import MINUTE_S, DecisionLog
 from kairos_node.flow_claims import FlowClaims
 from kairos_node.flow_ledger import FlowLedger
-from kairos_node.namespace import Namespace
 from kairos_node.network_view import Address, NetworkView
 
 _log = logging.getLogger(__name__)
@@ -48,8 +46,8 @@ class Surroundings(Protocol):
         """The newest report of that device, empty when there is none."""
         ...
 
-    def place_of(self, vni: int) -> Namespace | None:
-        """The network namespace of a VNI on this host; None: the daemon's own."""
+    def application_of(self, flow: Flow) -> Application | None:
+        """The program of this host that opened one of our own flows; None where nobody can tell."""
         ...
 
     def session_of(self, node: str) -> str:
@@ -81,12 +79,12 @@ class FlowJudge:
         self.log = DecisionLog(record)
         self._record = record
         self.ledger = FlowLedger(self._tell_window, time.time())
+        self.lost: Callable[[Flow], None] = lambda _: None  # told of flows that ran and have lost their leave
         self._loop = asyncio.get_running_loop()
         self._rules: list[str] = [""]  # the data plane keeps a number
         self._numbers: dict[str, int] = {"": 0}
         self._claims = FlowClaims()
         self._ending: dict[str, set[int]] = {}  # flows whose allow ends at the same moment
-        self._applications = Applications()
         self._opened_by: dict[int, Application | None] = {}  # own flows: a program is asked for once, while it is there
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._minute()
@@ -121,6 +119,7 @@ class FlowJudge:
                         self.ledger.opened(flow.id, self._row(flow, document, decision.rule))
                     else:
                         self.ledger.over(flow, "denied", time.time())
+                        self.lost(flow)
 
     def rule_named(self, number: int) -> str:
         return self._rules[number] if number < len(self._rules) else ""
@@ -210,10 +209,7 @@ class FlowJudge:
         if self._point(flow) != "egress" or flow.protocol not in _WITH_SOCKETS:
             return None
         if flow.id not in self._opened_by:
-            source, destination = (flow.src, flow.src_port), (flow.dst, flow.dst_port)
-            self._opened_by[flow.id] = self._applications.of(
-                flow.protocol, source, destination, self._around.place_of(flow.vni)
-            )
+            self._opened_by[flow.id] = self._around.application_of(flow)
         return self._opened_by[flow.id]
 
     def _point(self, flow: Flow) -> Point:

@@ -9,13 +9,15 @@ import asyncio
 import contextlib
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TypeVar
 
 from pyroute2 import AsyncIPRoute, netns
 from pyroute2.netlink.exceptions import NetlinkError
 
 _PLACE = Path("/run/netns")
+_T = TypeVar("_T")
 
 
 class Namespace:
@@ -37,30 +39,32 @@ class Namespace:
             netlink = AsyncIPRoute()
             assert netlink.socket is not None  # made now, so in there
         namespace = cls(name, netlink)
-        (loopback,) = await netlink.link_lookup(ifname="lo")
-        await netlink.link("set", index=loopback, state="up")
+        await namespace.raise_loopback()
         return namespace
+
+    async def raise_loopback(self) -> None:
+        (loopback,) = await self.netlink.link_lookup(ifname="lo")
+        await self.netlink.link("set", index=loopback, state="up")
 
     @staticmethod
     def path(name: str, daemon: int) -> str:
         """Where another process opens it: the daemon may have mounts of its own, as systemd gives them."""
         return f"/proc/{daemon}/root{_PLACE}/{name}"
 
-    def entered(self) -> contextlib.AbstractContextManager[None]:
-        """This thread is inside; no await in the block: all other tasks would be inside too."""
-        return _inside(self.name)
+    def call(self, function: Callable[[], _T]) -> _T:
+        """What it returns when it runs inside: sockets and descriptors that it makes stay there."""
+        with _inside(self.name):
+            return function()
 
     async def take_in(self, host: AsyncIPRoute, interface: str) -> int:
         """Moves an interface of the host in here; its index. Raises OSError: ENODEV when there is none."""
-        with self.entered():
-            inside = _index_of(interface)
+        inside = self.call(lambda: _index_of(interface))
         if not inside:
             outside = _index_of(interface)
             if not outside:
                 raise OSError(19, f"there is no interface {interface}")
             await host.link("set", index=outside, net_ns_fd=self.name)
-            with self.entered():
-                inside = _index_of(interface)
+            inside = self.call(lambda: _index_of(interface))
         return inside
 
     async def remove(self, ours: str) -> None:

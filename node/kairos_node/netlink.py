@@ -6,12 +6,12 @@ number, by which the next start finds and removes them.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from ipaddress import IPv4Interface, IPv4Network, IPv6Interface, IPv6Network, ip_network
 
 from pyroute2 import AsyncIPRoute
@@ -20,6 +20,7 @@ from pyroute2.netlink.exceptions import NetlinkError
 from kairos.errors import Refused
 from kairos_dataplane.tun import open_tun
 from kairos_node.namespace import Namespace, clear_left_behind, name_of
+from kairos_node.user_namespace import ThreadNamespace
 
 Interface = IPv4Interface | IPv6Interface
 Network = IPv4Network | IPv6Network
@@ -75,9 +76,16 @@ class _Link:
 class Interfaces:
     """The TUNs of one daemon. Made by `open_interfaces`, which removes everything at the end."""
 
-    def __init__(self, netlink: AsyncIPRoute, realm: Realm, node: str) -> None:
+    def __init__(
+        self,
+        netlink: AsyncIPRoute,
+        realm: Realm,
+        node: str,
+        make_namespace: Callable[[str], Awaitable[Namespace]] = Namespace.make,
+    ) -> None:
         """node: names our namespaces, so that two daemons on one machine leave each other's alone."""
         self._netlink = netlink
+        self._make_namespace = make_namespace
         self._node = node
         self._realm = realm
         self._links: dict[int, _Link] = {}
@@ -102,10 +110,13 @@ class Interfaces:
             if link.namespace is not None:
                 await link.namespace.remove(self._realm.prefix)
 
-    async def clear(self) -> None:
-        """Removes every VNI, and the namespaces and rules that a killed daemon left."""
+    async def remove_all(self) -> None:
         for vni in list(self._links):
             await self.remove(vni)
+
+    async def clear(self) -> None:
+        """Removes every VNI, and the namespaces and rules that a killed daemon left."""
+        await self.remove_all()
         await clear_left_behind(self._node, self._realm.prefix)
         for family in _FAMILIES:
             ours = [rule async for rule in await self._netlink.get_rules(family=family)]
@@ -124,14 +135,9 @@ class Interfaces:
 
     async def _add(self, plan: VniPlan) -> _Link:
         name = self._realm.interface(plan.vni)
-        namespace = await Namespace.make(name_of(self._node, plan.vni)) if plan.isolated else None
-        with namespace.entered() if namespace else contextlib.nullcontext():
-            fd = open_tun(name)
-            try:
-                index = socket.if_nametoindex(name)
-            except OSError:
-                os.close(fd)
-                raise
+        namespace = await self._make_namespace(name_of(self._node, plan.vni)) if plan.isolated else None
+        make = partial(_make_tun, name)
+        fd, index = namespace.call(make) if namespace else make()
         empty = VniPlan(plan.vni, plan.name, 0, (), (), plan.isolated)
         netlink = namespace.netlink if namespace else self._netlink
         link = self._links[plan.vni] = _Link(empty, fd, index, netlink, namespace)
@@ -214,6 +220,27 @@ async def open_interfaces(realm: Realm, node: str) -> AsyncIterator[Interfaces]:
             yield interfaces
         finally:
             await interfaces.clear()
+
+
+@asynccontextmanager
+async def open_rootless_interfaces(realm: Realm, node: str) -> AsyncIterator[Interfaces]:
+    """For a process that may change nothing on its host, and so leaves nothing there: all its VNIs are isolated."""
+    async with AsyncIPRoute() as netlink:
+        interfaces = Interfaces(netlink, realm, node, ThreadNamespace.make)
+        try:
+            yield interfaces
+        finally:
+            await interfaces.remove_all()
+
+
+def _make_tun(name: str) -> tuple[int, int]:
+    """Its descriptor and its index, in the namespace this thread is in."""
+    fd = open_tun(name)
+    try:
+        return fd, socket.if_nametoindex(name)
+    except OSError:
+        os.close(fd)
+        raise
 
 
 async def host_addresses(skip: str) -> list[str]:

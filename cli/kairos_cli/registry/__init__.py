@@ -14,7 +14,7 @@ from kairos_cli.registry.devices import CERTIFICATES, DEVICES, ISOLATION
 from kairos_cli.registry.fabric import FABRIC
 from kairos_cli.registry.gateways import GATEWAYS
 from kairos_cli.registry.interconnects import INTERCONNECTS
-from kairos_cli.registry.node import AGENT, EXEC, GATEWAY
+from kairos_cli.registry.node import AGENT, EXEC, GATEWAY, PROXY
 from kairos_cli.registry.policy import POLICY
 from kairos_cli.registry.routes import ROUTES
 from kairos_cli.registry.segments import SEGMENTS
@@ -72,6 +72,7 @@ VERBS: tuple[Verb, ...] = (
     *AUDIT,
     *AGENT,
     EXEC,
+    PROXY,
     *GATEWAY,
     *GATEWAYS,
     Verb(

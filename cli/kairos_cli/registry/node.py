@@ -62,4 +62,30 @@ EXEC = Verb(
         arg("command", help="the program and its arguments, after --", nargs=argparse.REMAINDER, metavar="-- PROGRAM"),
     ),
 )
+PROXY = Verb(
+    "proxy",
+    "proxy:run",
+    "VNIs without root: SOCKS5 and HTTP CONNECT on loopback for this user's programs, as in curl -x socks5h://127.0.0.1:1080 URL; "
+    "enroll with kairos agent enroll first",
+    (
+        arg("--vni", help="lead into this VNI (may be repeated; default: all of this device)", action="append"),
+        arg(
+            "--listen", help="where programs connect to (default 127.0.0.1:1080; port 0: any)", default="127.0.0.1:1080"
+        ),
+        arg(
+            "--let-other-hosts-in",
+            help="listen beyond loopback: whoever reaches the port acts in this device's name",
+            action="store_true",
+        ),
+        arg(
+            "--idle",
+            help="close a stream that is silent for so many seconds (default 3600)",
+            type=float,
+            default=3600.0,
+        ),
+        _STATE,
+        arg("--config", help="TOML configuration file, as of kairos agent run", default=None),
+        arg("--json", help="say where it listens as JSON", action="store_true"),
+    ),
+)
 GATEWAY = _node_verbs("gateway", "a gateway")

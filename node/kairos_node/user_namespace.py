@@ -1,0 +1,95 @@
+"""Networks of one's own without root: a user namespace, in which this process may make network namespaces that nobody else sees.
+
+    this process --unshare(NEWUSER)--> still on the host's network, for fabric and gateway
+      thread of VNI 7 --unshare(NEWNET)--> a TUN, its addresses and routes; sockets that it makes stay there
+      thread of VNI 9 --unshare(NEWNET)--> ...
+
+A thread that went in cannot come back, for the host's network is not ours to enter. So each namespace has one that stays.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pyroute2 import AsyncIPRoute
+
+from kairos.errors import Refused
+from kairos_node.namespace import Namespace
+
+_CLONE_NEWUSER, _CLONE_NEWNET = 0x1000_0000, 0x4000_0000
+_TUN = Path("/dev/net/tun")
+_libc = ctypes.CDLL(None, use_errno=True)  # os.unshare came with Python 3.12
+_T = TypeVar("_T")
+
+
+def enter_user_namespace() -> None:
+    """This process gets every capability over namespaces that it makes, and loses what it had over the host's. Its user stays
+    who it is. Call it before there is a second thread. Raises Refused where the host does not allow it."""
+    uid, gid = os.geteuid(), os.getegid()
+    if not os.access(_TUN, os.R_OK | os.W_OK):
+        raise Refused(
+            "not-allowed",
+            f"{_TUN} cannot be opened by this user; most systems open it to all: sudo modprobe tun; sudo chmod 0666 {_TUN}",
+        )
+    try:
+        _unshare(_CLONE_NEWUSER)
+        Path("/proc/self/setgroups").write_text("deny")  # the kernel's price for a group map
+        Path("/proc/self/uid_map").write_text(f"{uid} {uid} 1")
+        Path("/proc/self/gid_map").write_text(f"{gid} {gid} 1")
+        with ThreadPoolExecutor(1) as trial:  # AppArmor lets the first step pass and refuses this one
+            trial.submit(_unshare, _CLONE_NEWNET).result()
+    except OSError as error:
+        raise Refused("not-allowed", f"this host gives users no namespaces of their own: {error}; {_ADVICE}") from None
+
+
+_ADVICE = (
+    "an administrator allows it with sysctl kernel.apparmor_restrict_unprivileged_userns=0 (Ubuntu), "
+    "kernel.unprivileged_userns_clone=1 (Debian) or user.max_user_namespaces, or runs `kairos agent run` instead"
+)
+
+
+def _unshare(what: int) -> None:
+    if _libc.unshare(what):
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+
+
+class _NetlinkInside(AsyncIPRoute):  # type: ignore[misc]  # its library has no types
+    """Its socket is made in there, and used from here."""
+
+    def __init__(self, call: Callable[[Callable[[], Any]], Any]) -> None:
+        super().__init__()
+        self._call = call
+
+    def setup_socket(self) -> Any:
+        return self._call(super().setup_socket)
+
+
+class ThreadNamespace(Namespace):
+    """A network namespace of this process alone: it has no name on the host, and ends with its thread and the last of its
+    sockets."""
+
+    def __init__(self) -> None:
+        """Raises OSError, outside of a user namespace of our own."""
+        self._thread = ThreadPoolExecutor(1, "kairos-vni")
+        self._thread.submit(_unshare, _CLONE_NEWNET).result()
+        super().__init__("", _NetlinkInside(self.call))
+
+    @classmethod
+    async def make(cls, name: str) -> ThreadNamespace:
+        """name: of no use here."""
+        namespace = cls()
+        await namespace.raise_loopback()
+        return namespace
+
+    def call(self, function: Callable[[], _T]) -> _T:
+        return self._thread.submit(function).result()
+
+    async def remove(self, ours: str) -> None:
+        self.netlink.close()
+        self._thread.shutdown()

@@ -1,0 +1,204 @@
+"""`kairos proxy`: a user without root on alice's machine, and programs of his and of others."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from overlay import GRANTS, TENANT, WEB, Host, Overlay, serving, sh, wait_for
+
+SOMEBODY, SOMEBODY_ELSE = 65534, 65533
+PROXY = "127.0.0.1:1080"
+DEPOT = {"name": "depot", "prefixes": ["10.9.0.0/24", "fd09::/64"], "dns_suffix": "depot.internal"}
+ECHO = """
+import socket, threading
+def serve(s):
+    while data := s.recv(65536):
+        s.sendall(data)
+    s.sendall(b"that was all")
+    s.close()
+server = socket.create_server(("::", 8080), family=socket.AF_INET6, dualstack_ipv6=True)
+while True:
+    threading.Thread(target=serve, args=(server.accept()[0],), daemon=True).start()
+"""
+# A program that speaks SOCKS5 by itself: says "open", sends so much, ends its side, and tells what came back.
+PROGRAM = """
+import socket, sys, threading
+name, size = sys.argv[1].encode(), int(sys.argv[2])
+s = socket.create_connection(("127.0.0.1", 1080))
+s.sendall(b"\\5\\1\\0" + b"\\5\\1\\0\\3" + bytes([len(name)]) + name + (8080).to_bytes(2))
+head = b""
+while len(head) < 12 and (piece := s.recv(12 - len(head))):
+    head += piece
+print("open" if head[3] == 0 else f"reply {head[3]}", flush=True)
+def send():
+    s.sendall(bytes(size))
+    s.shutdown(socket.SHUT_WR)
+if size:
+    threading.Thread(target=send).start()
+came, last = 0, b""
+try:
+    while data := s.recv(65536):
+        came, last = came + len(data), (last + data)[-12:]
+    print(came, last.decode())
+except ConnectionError as error:
+    print(type(error).__name__)
+"""
+
+
+class Rootless(Host):
+    """Another host's node, on that host, in the hands of a user who is not root."""
+
+    def __init__(self, host: Host, folder: Path) -> None:
+        super().__init__(host.name, host.namespace, folder, "endpoint")
+        self.node = host.node
+        shutil.copytree(host.state.directory, self.state.directory, ignore=shutil.ignore_patterns("socket", "lock"))
+        self._tun = folder / "tun"  # most systems open /dev/net/tun to everybody; here it is opened to him alone
+        os.mknod(self._tun, 0o600 | 0o020000, os.stat("/dev/net/tun").st_rdev)
+        sh(f"chown -R {user()}:{user()} {folder}")
+
+    def daemon(self) -> tuple[str, ...]:
+        into = (argument for vni in ("office", "depot", "lan") for argument in ("--vni", vni))
+        command = (sys.executable, "-m", "kairos_cli.main", "proxy", "--state", str(self.state.directory), *into)
+        return ("sh", "-c", f'mount --bind {self._tun} /dev/net/tun && exec "$@"', "sh", *as_user(user()), *command)
+
+    def curl(self, *arguments: str, who: int | None = None) -> subprocess.CompletedProcess[str]:
+        return self.run(*as_user(user() if who is None else who), "curl", "-sS", "-m", "20", *arguments)
+
+    def code(self, url: str, proxy: str = f"socks5h://{PROXY}") -> str:
+        """What the proxy said to curl, if not yes: the SOCKS reply or the HTTP status."""
+        said = self.curl("-p", "-x", proxy, url).stderr
+        return said.strip().rpartition(" ")[2].strip("()")
+
+    @contextmanager
+    def program(self, name: str, size: int = 0) -> Iterator[subprocess.Popen[str]]:
+        command = (*as_user(user()), sys.executable, "-c", PROGRAM, name, str(size))
+        with subprocess.Popen(
+            ("ip", "netns", "exec", self.namespace, *command), stdout=subprocess.PIPE, text=True
+        ) as process:
+            try:
+                yield process
+            finally:
+                process.kill()
+
+
+def as_user(who: int) -> tuple[str, ...]:
+    """Without any capability over the host. Root keeps the one without which the kernel lets it map no uid 0."""
+    if who == 0:
+        return ("setpriv", "--bounding-set=-all,+setfcap", "--inh-caps=-all", "--no-new-privs")
+    return ("setpriv", f"--reuid={who}", f"--regid={who}", "--clear-groups", "--no-new-privs")
+
+
+@cache
+def user() -> int:
+    """Nobody; or root, its capabilities taken away, where this Python lies in a folder closed to others."""
+    runs = subprocess.run((*as_user(SOMEBODY), sys.executable, "-c", "import kairos_cli.main"), capture_output=True)
+    return 0 if runs.returncode else SOMEBODY
+
+
+def line_of(process: subprocess.Popen[str]) -> str:
+    assert process.stdout is not None
+    return process.stdout.readline().strip()
+
+
+@pytest.fixture(scope="module")
+def proxied(whole: Overlay) -> Iterator[tuple[Overlay, Rootless]]:
+    """The gateway, bob with an echo on 8080, and alice's device as a proxy. Of the VNIs, `depot` has a suffix."""
+    folder = Path(tempfile.mkdtemp(prefix="kairos-proxy-"))
+    whole.fabric.admin("POST", f"/{TENANT}/vnis", DEPOT)
+    for host in (whole.alice, whole.bob):
+        whole.fabric.admin("PUT", f"/{TENANT}/vnis/depot/members/{host.node}", {})
+    rootless = Rootless(whole.alice, folder)
+    echo = subprocess.Popen(("ip", "netns", "exec", whole.bob.namespace, sys.executable, "-c", ECHO))
+    try:
+        whole.up(whole.gateway, whole.bob, rootless)
+        for host in (rootless, whole.bob):
+            wait_for("depot", lambda host=host: "depot" in {vni["name"] for vni in host.status()["vnis"]})  # type: ignore[misc]
+        yield whole, rootless
+    finally:
+        rootless.kill()
+        whole.down()
+        echo.kill()
+        echo.wait()
+        whole.fabric.admin("DELETE", f"/{TENANT}/vnis/depot")
+        shutil.rmtree(folder)
+
+
+def test_a_user_reaches_what_policy_allows_and_the_host_has_no_part_in_it(proxied: tuple[Overlay, Rootless]) -> None:
+    overlay, alice = proxied
+    with serving(overlay.bob.namespace.replace("bob", "web")):
+        url = f"http://{WEB}:8080/cli.md"
+        for proxy in (f"socks5h://{PROXY}", f"socks5h://lan:x@{PROXY}", f"http://{PROXY}", f"http://lan:x@{PROXY}"):
+            done = alice.curl("-p", "-x", proxy, url)
+            assert "kairos proxy" in done.stdout, (proxy, done.stderr, alice.lines[-20:])
+        program = next(flow["program"] for flow in alice.tell("flows") if f"{WEB}:8080" in flow["flow"])
+        assert program.endswith("/curl")  # not ours: whose connection it is
+        assert alice.curl("-m", "2", url).returncode
+        stranger = alice.curl("-x", f"socks5h://{PROXY}", url, who=SOMEBODY_ELSE)
+    assert stranger.returncode
+    assert alice.status()["counters"]["proxy_strangers"] == 1
+    assert "kairos" not in alice.run("ip", "-o", "link").stdout
+    assert not alice.traces()
+
+
+def test_a_refusal_says_which(proxied: tuple[Overlay, Rootless]) -> None:
+    overlay, alice = proxied
+    bob = overlay.address_of(overlay.bob)
+    assert alice.code(f"http://{bob}:8081/") == "2"  # policy
+    assert alice.code(f"http://{bob}:8081/", f"http://{PROXY}") == "403"
+    assert alice.code("http://172.31.0.9/") == "3"  # no VNI leads there
+    assert alice.code("http://bob.example.com/") == "3"
+    assert alice.code("http://bob.depot.internal:8080/", f"socks5h://office:x@{PROXY}") == "3"
+    assert alice.code(f"http://{WEB}:8080/") == "5"  # nobody listens there
+
+
+def test_a_stream_is_whole_both_ways_after_one_has_ended(proxied: tuple[Overlay, Rootless]) -> None:
+    """More than all buffers on the way hold, half-closed by the program; a name of the VNI, over IPv6 and IPv4."""
+    _, alice = proxied
+    for name in ("bob.depot.internal", "BOB.depot.internal."):
+        with alice.program(name, 3_000_000) as process:
+            assert process.communicate(timeout=60)[0].splitlines() == ["open", "3000012 that was all"], alice.lines[-9:]
+
+
+def test_a_lost_leave_cuts_a_running_stream(proxied: tuple[Overlay, Rootless]) -> None:
+    overlay, alice = proxied
+    try:
+        with alice.program("bob.depot.internal") as process:
+            assert line_of(process) == "open"
+            overlay.push_policy({**GRANTS, "allow": GRANTS["allow"][:1]})
+            assert line_of(process) == "ConnectionResetError"
+    finally:
+        overlay.push_policy(GRANTS)
+    wait_for("the policy as it was", lambda: alice.code(f"http://{WEB}:8080/") == "5")
+
+
+def test_isolation_cuts_all_streams(proxied: tuple[Overlay, Rootless]) -> None:
+    overlay, alice = proxied
+    try:
+        with alice.program("bob.depot.internal") as process:
+            assert line_of(process) == "open"
+            overlay.fabric.admin("POST", f"/{TENANT}/devices/{alice.node}/isolate", {"reason": "stolen"})
+            assert line_of(process) == "ConnectionResetError"
+    finally:
+        overlay.fabric.admin("POST", f"/{TENANT}/devices/{alice.node}/release", {"reason": "found"})
+    alice.await_tunnel()
+
+
+def test_a_vni_that_is_left_takes_its_streams_along(proxied: tuple[Overlay, Rootless]) -> None:
+    overlay, alice = proxied
+    bob = overlay.address_of(overlay.bob)
+    with alice.program("bob.depot.internal") as leaving, alice.program(bob) as staying:
+        assert [line_of(leaving), line_of(staying)] == ["open", "open"]
+        overlay.fabric.admin("DELETE", f"/{TENANT}/vnis/depot/members/{alice.node}")
+        assert line_of(leaving) == "ConnectionResetError"
+        assert staying.poll() is None
+        assert [stream["target"] for stream in alice.status()["streams"]] == [f"{bob}:8080"]
