@@ -9,6 +9,7 @@ import msgspec
 
 from kairos.audit.event import Accepted, Event, EventBatch
 
+from .bulk import bulks, columns
 from .http import Call, Reply, reply
 from .paging import window
 from .ports import Logs, Platform, Statement
@@ -19,6 +20,10 @@ EVENT_MAX = 16 * 1024
 _ID = re.compile("[0-9a-f]{32}")
 _NUMBER = re.compile(r"[0-9]{1,15}(\.[0-9]{1,6})?")
 _ACTOR, _SUBJECT = "json_extract(body, '$.actor')", "json_extract(body, '$.subject')"  # as migration 0009 indexes them
+_INSERT = (
+    f"INSERT INTO audit (id, tenant, at, source, kind, body) SELECT {columns(6)} FROM json_each(?) WHERE true"
+    " ON CONFLICT (id) DO NOTHING"
+)
 _LAST = "\U0010ffff"  # behind whatever begins with a prefix
 
 
@@ -39,14 +44,16 @@ async def accept(platform: Platform, call: Call) -> Reply:
 
 
 async def consume(platform: Platform, logs: Logs, messages: Sequence[object]) -> None:
-    """One batch of the queue. Delivered twice, it changes nothing the second time: log and rows go by event id."""
+    """One batch of the queue, each the event's JSON. Delivered twice, it changes nothing the second time: log and rows go by event id."""
     by_tenant: dict[str, list[Event]] = {}
     for message in messages:
-        event = msgspec.convert(message, Event)
+        event = (
+            msgspec.json.decode(message, type=Event) if isinstance(message, str) else msgspec.convert(message, Event)
+        )
         by_tenant.setdefault(event.tenant, []).append(event)
     for tenant, events in by_tenant.items():
         await logs.append(tenant, events)
-        await platform.store.write([_row(event) for event in events])
+        await platform.store.write([(_INSERT, (bulk,)) for bulk in bulks(map(_row, events))])
 
 
 async def listing(platform: Platform, call: Call) -> Reply:
@@ -84,8 +91,5 @@ def _number(name: str, text: str) -> float:
     return float(text)
 
 
-def _row(event: Event) -> Statement:
-    return (
-        "INSERT INTO audit (id, tenant, at, source, kind, body) VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO NOTHING",
-        (event.id, event.tenant, event.at, event.source, event.kind, msgspec.json.encode(event).decode()),
-    )
+def _row(event: Event) -> tuple[str, str, float, str, str, str]:
+    return event.id, event.tenant, event.at, event.source, event.kind, msgspec.json.encode(event).decode()

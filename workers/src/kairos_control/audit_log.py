@@ -20,6 +20,7 @@ from kairos.audit.merkle import consistency, grow, inclusion, leaf_hash, root_at
 from kairos.crypto import labels
 from kairos.identity import transcript
 
+from .bulk import bulks, columns
 from .http import Call, Reply, reply
 from .outbox import Outbox
 from .ports import Row, TenantPlatform
@@ -63,14 +64,10 @@ class AuditLog:
 
     async def append(self, events: Sequence[Event]) -> int:
         """Those that are not there yet, and those that came before them. Returns the log's size."""
-        before = size = self.size
-        for event in events:
-            if not self._has(event.id):
-                for each in (*self._outbox.ahead_of(event.id), event):
-                    if not self._has(each.id):
-                        self._append(size, each)
-                        size += 1
-            self._outbox.arrived(event.id)
+        before, news = self.size, self._news(events)
+        self._append(before, news)
+        self._outbox.arrived([event.id for event in events])
+        size = before + len(news)
         sealed = self._head.size if self._head else 0
         if size - sealed >= SEGMENT_EVENTS:
             await self._platform.wake(self._platform.clock())
@@ -78,19 +75,34 @@ class AuditLog:
             await self._platform.wake(self._platform.clock() + SEAL_AFTER_S)
         return size
 
-    def _has(self, event_id: str) -> bool:
-        return bool(self._platform.local.rows("SELECT 1 FROM log_events WHERE id = ?", event_id))
+    def _news(self, events: Sequence[Event]) -> list[Event]:
+        """What the log lacks of these, and of what was taken before them, in the order in which it was taken."""
+        local, ids = self._platform.local, [event.id for event in events]
+        news = {event.id: event for event in (*self._outbox.up_to(ids), *events)}
+        for bulk in bulks([each] for each in news):
+            known = f"SELECT id FROM log_events WHERE id IN (SELECT {columns(1)} FROM json_each(?))"
+            for row in local.rows(known, bulk):
+                del news[row["id"]]
+        return list(news.values())
 
-    def _append(self, position: int, event: Event) -> None:
-        """The tree first: what a crash leaves of it without the event's row is written again with the next event."""
-        line = msgspec.json.encode(event)
-        for level, place, value in grow(position, leaf_hash(line), self._node):
-            self._platform.local.write(
-                "INSERT OR REPLACE INTO log_nodes (level, place, hash) VALUES (?, ?, ?)", level, place, b64(value)
+    def _append(self, size: int, events: Sequence[Event]) -> None:
+        """The tree first: what a crash leaves of it without the events' rows is written again with the next event."""
+        local, nodes, lines = self._platform.local, dict[tuple[int, int], bytes](), []
+
+        def node(level: int, place: int) -> bytes:
+            return nodes[level, place] if (level, place) in nodes else self._node(level, place)
+
+        for position, event in enumerate(events, size):
+            line = msgspec.json.encode(event)
+            lines.append((position, event.id, line.decode()))
+            for level, place, value in grow(position, leaf_hash(line), node):
+                nodes[level, place] = value
+        for bulk in bulks((level, place, b64(value)) for (level, place), value in nodes.items()):
+            local.write(
+                f"INSERT OR REPLACE INTO log_nodes (level, place, hash) SELECT {columns(3)} FROM json_each(?)", bulk
             )
-        self._platform.local.write(
-            "INSERT INTO log_events (position, id, line) VALUES (?, ?, ?)", position, event.id, line.decode()
-        )
+        for bulk in bulks(lines):
+            local.write(f"INSERT INTO log_events (position, id, line) SELECT {columns(3)} FROM json_each(?)", bulk)
 
     async def seal(self) -> None:
         """All that is not sealed: segment by segment, each under a head of its own."""

@@ -10,6 +10,7 @@ import msgspec
 
 from kairos.audit.event import Event
 
+from .bulk import bulks, columns
 from .ports import Clock, EventQueue, LocalStore
 
 RESEND_AFTER_S = 60
@@ -26,25 +27,35 @@ class Outbox:
 
     async def send(self, messages: Sequence[Mapping[str, Any]]) -> None:
         """They are durable before the queue is asked to take them."""
-        for message in messages:
+        now = self._clock()
+        for bulk in bulks((message["id"], msgspec.json.encode(message).decode(), now) for message in messages):
             self._local.write(
-                "INSERT INTO outbox (id, event, sent_at) VALUES (?, ?, ?)"
+                f"INSERT INTO outbox (id, event, sent_at) SELECT {columns(3)} FROM json_each(?) WHERE true"
                 " ON CONFLICT (id) DO UPDATE SET sent_at = excluded.sent_at",  # its place among the others stays
-                message["id"], msgspec.json.encode(message).decode(), self._clock(),
-            )  # fmt: skip
+                bulk,
+            )
         await self._queue.send(messages)
 
-    def ahead_of(self, event_id: str) -> Iterator[Event]:
-        """Oldest first, the events that were taken before this one and are not back yet: the queue delivers in any order, or
-        never, and the log keeps the order in which they came."""
-        for row in self._local.rows(
-            "SELECT event FROM outbox WHERE rowid < (SELECT rowid FROM outbox WHERE id = ?) ORDER BY rowid", event_id
-        ):
+    def up_to(self, ids: Sequence[str]) -> Iterator[Event]:
+        """Oldest first, the events that were taken up to the newest of these and are not back yet: the queue delivers in any
+        order, or never, and the log keeps the order in which they came."""
+        newest = max((self._place(bulk) for bulk in bulks([each] for each in ids)), default=0)
+        for row in self._local.rows("SELECT event FROM outbox WHERE rowid <= ? ORDER BY rowid", newest):
             yield msgspec.json.decode(row["event"], type=Event)
 
-    def arrived(self, event_id: str) -> None:
-        """It is in the log."""
-        self._local.write("DELETE FROM outbox WHERE id = ?", event_id)
+    def _place(self, bulk: str) -> int:
+        """Of the newest of these; 0: none of them is here."""
+        [row] = self._local.rows(
+            f"SELECT coalesce(max(rowid), 0) AS place FROM outbox WHERE id IN (SELECT {columns(1)} FROM json_each(?))",
+            bulk,
+        )
+        place: int = row["place"]
+        return place
+
+    def arrived(self, ids: Sequence[str]) -> None:
+        """They are in the log."""
+        for bulk in bulks([each] for each in ids):
+            self._local.write(f"DELETE FROM outbox WHERE id IN (SELECT {columns(1)} FROM json_each(?))", bulk)
 
     async def send_again(self) -> None:
         """What should have arrived by now. The log takes an event once, however often it comes."""

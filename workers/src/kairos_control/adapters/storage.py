@@ -85,15 +85,15 @@ class Queue:
         self._queue = queue
 
     async def send(self, messages: Sequence[Mapping[str, Any]]) -> None:
-        batch: list[Mapping[str, Any]] = []
+        batch: list[Mapping[str, str]] = []
         size = 0
         for message in messages:
-            length = len(json.dumps(message))
-            if len(batch) == _BATCH_MESSAGES or size + length > _BATCH_BYTES:
+            body = json.dumps(message)  # a string crosses the bridge at once, a document value by value
+            if len(batch) == _BATCH_MESSAGES or size + len(body) > _BATCH_BYTES:
                 await self._queue.sendBatch(batch)
                 batch, size = [], 0
-            batch.append({"body": message})
-            size += length
+            batch.append({"body": body})
+            size += len(body)
         if batch:
             await self._queue.sendBatch(batch)
 
