@@ -2,8 +2,8 @@
 
 Three things are timed, each as CPU time of the whole process: the policy engine alone (an input document in, a decision
 out), the data plane alone (a first packet in, an event, a verdict back, the packet out), and a gateway's whole way,
-which also builds the input out of the network and keeps the verdict. Every connection is another one: nothing is
-remembered.
+which also builds the input out of the network and keeps the verdict: cold, each connection to another port, so that none
+is like one before, and from the memo, each from another port, which the shipped rules do not read.
 """
 
 from __future__ import annotations
@@ -44,8 +44,9 @@ def main() -> None:
         for grants, engine in engines.items():
             rounds.add(f"decisions_{grants}_grants_per_s", count / _decisions(engine, count), "1/s a core")
         rounds.add("upcall_us", _upcalls(count) / count * 1e6, "us a flow")
-        seconds = asyncio.run(_whole_way(engines[GRANTS[0]], count))
-        rounds.add("flows_cold_per_s", count / seconds, "flows/s a core")
+        for name, alike in (("cold", False), ("memo", True)):
+            seconds = asyncio.run(_whole_way(engines[GRANTS[0]], count, alike))
+            rounds.add(f"flows_{name}_per_s", count / seconds, "flows/s a core")
     rounds.finish()
 
 
@@ -106,21 +107,21 @@ def _upcalls(count: int) -> float:
         return _timed(rig, count, lambda flow: rig.engine.verdict(flow.id, Verdict.ALLOW, 1, 1))
 
 
-async def _whole_way(engine: Engine, count: int) -> float:
-    """CPU seconds with a gateway's own FlowJudge."""
+async def _whole_way(engine: Engine, count: int, alike: bool) -> float:
+    """CPU seconds with a gateway's own FlowJudge. alike: to one service, else each to another."""
     with roomy_rig(count) as rig:
         judge = FlowJudge(rig.engine, JudgingGateway(engine, _network()), "acme", "gw-0", "gateway", "KR1", _forbidden)
-        return _timed(rig, count, judge.opened)
+        return _timed(rig, count, judge.opened, alike)
 
 
 def _forbidden(event: Event) -> None:
     raise AssertionError(f"a connection was reported: {event.reason}")  # the grant says log: false
 
 
-def _timed(rig: Rig, count: int, opened: Callable[[Flow], object]) -> float:
+def _timed(rig: Rig, count: int, opened: Callable[[Flow], object], alike: bool = True) -> float:
     """CPU seconds from first packets to verdicts. Sealing the packets and reading them back are not in it."""
     seconds, seen = 0.0, 0
-    for batch in _first_packets(rig, count):
+    for batch in _first_packets(rig, count, alike):
         began = time.process_time()
         rig.put(*batch)
         flows = rig.opened()
@@ -132,10 +133,13 @@ def _timed(rig: Rig, count: int, opened: Callable[[Flow], object]) -> float:
     return seconds
 
 
-def _first_packets(rig: Rig, count: int) -> Iterator[list[bytes]]:
+def _first_packets(rig: Rig, count: int, alike: bool) -> Iterator[list[bytes]]:
     for start in range(0, count, _BATCH):
         ports = range(_FIRST_PORT + start, _FIRST_PORT + min(start + _BATCH, count))
-        yield [rig.seal(whole(tcp_packet(PEER, HOST, ports=(port, 443)))) for port in ports]
+        yield [
+            rig.seal(whole(tcp_packet(PEER, HOST, ports=(port, 443) if alike else (_FIRST_PORT, port))))
+            for port in ports
+        ]
 
 
 def _expect(got: int, wanted: int, what: str) -> None:

@@ -21,6 +21,7 @@ class JudgingGateway:
 
     def __init__(self, engine: Engine, view: NetworkView) -> None:
         self.view = view
+        self.reads_source_port = engine.reads_source_port
         self.decide: Callable[[str, dict[str, Any]], Decision] = engine.decide
 
     def application_of(self, flow: Flow) -> None:

@@ -22,6 +22,7 @@ from kairos_cli.fabric.operator import Operator
 from kairos_cli.grants import load_grants
 from kairos_cli.negation import traps
 from kairos_cli.output import as_fields, as_json
+from kairos_cli.source_port import reads_source_port
 
 ENTRYPOINTS = tuple(
     f"kairos/{point}/decision" for point in ("admission", "session", "egress", "ingress", "interconnect")
@@ -91,8 +92,10 @@ def compile_bundle(source: Path, grants: Path) -> bytes:
     data = load_grants(grants)
     rules = _rules(source, tests=False)
     _check(rules)
-    for rule in rules:
-        module = json.loads(_opa("parse", "--format", "json", "--json-include", "locations", rule))
+    modules = {
+        rule: json.loads(_opa("parse", "--format", "json", "--json-include", "locations", rule)) for rule in rules
+    }
+    for rule, module in modules.items():
         for trap in traps(module):
             raise KairosError(
                 f"{rule}:{trap}: is undefined, not true, when the input lacks what it reads; give the call a rule of its own, "
@@ -109,26 +112,36 @@ def compile_bundle(source: Path, grants: Path) -> bytes:
         entrypoints = [word for each in asked for word in ("-e", each)]
         # The paths stand in the module: named from here, the same rules are the same module, which nodes need not compile again.
         _opa("build", "--target", "wasm", *entrypoints, "--bundle", stage.name, "--output", bundle.name, folder=folder)
-        compiled = _with_sources(bundle.read_bytes(), rules)
+        compiled = _with_sources(bundle.read_bytes(), rules, reads_source_port(list(modules.values())))
     unpacked = unpack_untrusted(compiled)
     Instance(Module(unpacked.wasm), unpacked.data)
     return compiled
 
 
-def _with_sources(bundle: bytes, rules: list[str]) -> bytes:
+def _with_sources(bundle: bytes, rules: list[str], source_port: bool) -> bytes:
     """OPA leaves of a compiled rule only that it is in the WebAssembly. Whoever reads the bundle, and an OPA server that is to
-    decide by it, needs the rules as they were written."""
+    decide by it, needs the rules as they were written. source_port: may they depend on it? The manifest says so."""
+    from kairos_node.policy.bundle import MANIFEST, SOURCE_PORT
+
     packed = io.BytesIO()
     with tarfile.open(fileobj=io.BytesIO(bundle)) as old, tarfile.open(fileobj=packed, mode="w:gz") as new:
         for member in old:
-            if member.isfile() and not member.name.endswith(".rego"):
-                new.addfile(member, old.extractfile(member))
+            file = old.extractfile(member)
+            if file is None or member.name.endswith(".rego"):
+                continue
+            data = file.read()
+            if member.name.strip("/") == MANIFEST:
+                data = json.dumps({**json.loads(data), "metadata": {SOURCE_PORT: source_port}}).encode()
+            _add(new, member.name, data)
         for rule in map(Path, rules):
-            source = tarfile.TarInfo(rule.name)
-            source.size = rule.stat().st_size
-            with rule.open("rb") as file:
-                new.addfile(source, file)
+            _add(new, rule.name, rule.read_bytes())
     return packed.getvalue()
+
+
+def _add(archive: tarfile.TarFile, name: str, data: bytes) -> None:
+    member = tarfile.TarInfo(name)
+    member.size = len(data)
+    archive.addfile(member, io.BytesIO(data))
 
 
 def sign(operator: Operator, tenant: str, version: int, bundle: bytes) -> PolicyRecord:

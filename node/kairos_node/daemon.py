@@ -245,6 +245,10 @@ class Daemon(ABC):
     def policy_version(self) -> int:
         return self.policy.version
 
+    @property
+    def reads_source_port(self) -> bool:
+        return self.policy.reads_source_port
+
     def decide(self, point: str, document: dict[str, Any]) -> Decision:
         with self.timings.decision(point):
             return self.isolations.verdict(document) or self.policy.decide(point, document)

@@ -20,6 +20,7 @@ from kairos.policy.input import PROTOCOLS, Application, Crossing, flow_input, rf
 from kairos.wire.claim import FlowClaim
 from kairos_dataplane import ControlReceived, Dataplane, Flow, Verdict
 from kairos_node.decision_log import MINUTE_S, DecisionLog
+from kairos_node.decision_memo import DecisionMemo
 from kairos_node.flow_claims import FlowClaims
 from kairos_node.flow_ledger import FlowLedger
 from kairos_node.network_view import Address, NetworkView
@@ -40,6 +41,10 @@ class Surroundings(Protocol):
     def view(self) -> NetworkView: ...
     @property
     def policy_version(self) -> int: ...
+    @property
+    def reads_source_port(self) -> bool:
+        """The policy's answer may depend on it."""
+        ...
 
     def decide(self, point: str, document: dict[str, Any]) -> Decision: ...
     def posture_of(self, node: str) -> dict[str, Any]:
@@ -84,6 +89,7 @@ class FlowJudge:
         self._rules: list[str] = [""]  # the data plane keeps a number
         self._numbers: dict[str, int] = {"": 0}
         self._claims = FlowClaims()
+        self._memo = DecisionMemo()
         self._ending: dict[str, set[int]] = {}  # flows whose allow ends at the same moment
         self._opened_by: dict[int, Application | None] = {}  # own flows: a program is asked for once, while it is there
         self._timers: dict[str, asyncio.TimerHandle] = {}
@@ -109,6 +115,7 @@ class FlowJudge:
 
     def judge_again(self, flows: Iterable[Flow] | None = None) -> None:
         """Policy, network or posture changed: flows that lose their allow are cut, in both directions."""
+        self._memo.forget()
         for flow in self._dataplane.flows() if flows is None else flows:
             if flow.verdict is not Verdict.PENDING:
                 flow, document, decision = self._judge(flow)
@@ -147,11 +154,20 @@ class FlowJudge:
         return flow, document, decision
 
     def _decide(self, flow: Flow) -> tuple[dict[str, Any], Decision]:
+        """Most flows differ from one before in the port that they come from, which most policies do not read."""
+        around = self._around
+        app, claim = self._application(flow), self._claims.of(flow) if not flow.from_vni else None
+        known = self._memo.as_of(int(time.time()), around.policy_version, around.view)
+        seen = _seen(flow), flow.src_port if around.reads_source_port else None, app, claim is None, claim and claim.app
+        if seen in known:
+            document, decision = known[seen]
+            return {**document, "src": {**document["src"], "port": flow.src_port}}, decision
         source, crossing = self._crossing(flow)
-        document = self._document(flow, source, crossing)
+        document = self._document(flow, source, crossing, app, claim)
         if flow.from_vni and crossing is None:
             return document, deny("the two VNIs are not joined", "deny:not-joined")
-        return document, self._around.decide(document["point"], document)
+        known[seen] = document, around.decide(document["point"], document)
+        return known[seen]
 
     def _crossing(self, flow: Flow) -> tuple[Address, Crossing | None]:
         """Who really begins it; and where it crosses to, None when it does not or may not."""
@@ -168,11 +184,12 @@ class FlowJudge:
         app = claim.app if claim is not None else self._opened_by.get(flow.id)
         return "" if app is None else app.path or app.unit
 
-    def _document(self, flow: Flow, source: Address, crossing: Crossing | None) -> dict[str, Any]:
+    def _document(
+        self, flow: Flow, source: Address, crossing: Crossing | None, app: Application | None, claim: FlowClaim | None
+    ) -> dict[str, Any]:
         view, begins_in = self._around.view, flow.from_vni or flow.vni
         device = view.holder(begins_in, source)
         vni = view.vni(begins_in)
-        claim = self._claims.of(flow) if not flow.from_vni else None
         return flow_input(
             self._point(flow),
             now=rfc3339(time.time()),
@@ -182,12 +199,12 @@ class FlowJudge:
             device=device,
             peer=view.holder(flow.vni, flow.dst),
             source=(str(source), flow.src_port),
-            destination=(str(flow.dst), flow.icmp_type if flow.protocol in _ICMP else flow.dst_port),
+            destination=(str(flow.dst), _asked_for(flow)),
             protocol=flow.protocol,
             gateway=self._node if self._role == "gateway" else "",
             attachment="" if device else view.attachment(begins_in, source),
             posture=self._around.posture_of(device.node if device else ""),
-            app=self._application(flow),
+            app=app,
             claim_heard=claim is not None,
             claimed_app=claim.app if claim is not None else None,
             crossing=crossing,
@@ -343,6 +360,19 @@ class FlowJudge:
 def _in_the_middle(flow: Flow) -> bool:
     """Met without its opening SYN. One that crosses VNIs is named by the side it began on, so it cannot be turned."""
     return flow.protocol == _TCP and flow.tcp_flags & (_SYN | _ACK) != _SYN and not flow.from_vni
+
+
+def _asked_for(flow: Flow) -> int:
+    """The port, or the message type of ICMP."""
+    return flow.icmp_type if flow.protocol in _ICMP else flow.dst_port
+
+
+def _seen(flow: Flow) -> tuple[int, ...]:
+    """All of a flow that stands in the input, apart from the port that it comes from."""
+    src, dst = flow.src, flow.dst  # as numbers, which hash ten times as fast
+    return (
+        flow.vni, flow.from_vni, flow.session == 0, flow.protocol, src.version, int(src), int(dst), _asked_for(flow),
+    )  # fmt: skip
 
 
 def _turned(flow: Flow) -> Flow:

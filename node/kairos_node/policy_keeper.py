@@ -46,6 +46,11 @@ class PolicyKeeper:
         """0: none is in force, and everything is denied."""
         return 0 if self._engine is None else self._engine.version
 
+    @property
+    def reads_source_port(self) -> bool:
+        """A decision on a flow may depend on the port that it comes from."""
+        return self._engine is None or self._engine.reads_source_port
+
     def decide(self, point: str, document: dict[str, Any]) -> Decision:
         if self._engine is None:
             return deny("no policy is in force yet", "deny:no-policy")

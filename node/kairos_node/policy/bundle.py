@@ -19,16 +19,20 @@ from kairos.crypto.suites import Suite
 from kairos.errors import BadMessage, Refused
 from kairos.identity import transcript
 
+MANIFEST = ".manifest"
+SOURCE_PORT = "reads_source_port"  # in the manifest's metadata, put there by the operator's compiler
 _UNPACKED_MAX = 4 * BUNDLE_MAX
 
 
 @dataclass(frozen=True, slots=True)
 class Bundle:
-    """wasm: OPA's compilation of the rules; data: JSON text of `data`; rules: the Rego it was made of, by file name."""
+    """wasm: OPA's compilation of the rules; data: JSON text of `data`; rules: the Rego it was made of, by file name;
+    reads_source_port: a decision on a flow may depend on the port that it comes from."""
 
     wasm: bytes
     data: bytes
     rules: Mapping[str, str] = field(default_factory=dict)
+    reads_source_port: bool = True
 
 
 def verify_untrusted(
@@ -70,8 +74,15 @@ def unpack_untrusted(bundle: bytes) -> Bundle:
                     parts[member.name.strip("/")] = file.read()
         json.loads(parts["data.json"])
         rules = {name.rpartition("/")[2]: text.decode() for name, text in parts.items() if name.endswith(".rego")}
-        return Bundle(parts["policy.wasm"], parts["data.json"], rules)
+        return Bundle(parts["policy.wasm"], parts["data.json"], rules, _reads_source_port(parts.get(MANIFEST, b"{}")))
     except (OSError, EOFError, zlib.error, tarfile.TarError, ValueError, RecursionError) as error:
         raise BadMessage(f"not a policy bundle: {error}") from None
     except KeyError as error:
         raise BadMessage(f"the policy bundle lacks {error}") from None
+
+
+def _reads_source_port(manifest: bytes) -> bool:
+    """Only a plain no is a no: a bundle of an older compiler does not say."""
+    said = json.loads(manifest)
+    metadata = said.get("metadata") if isinstance(said, dict) else None
+    return not (isinstance(metadata, dict) and metadata.get(SOURCE_PORT) is False)

@@ -20,9 +20,10 @@ _WHY = "kairos/why/grants"
 class PolicyEngine(ABC):
     """One bundle in force. `version` and `sha384` go into every event that a decision causes."""
 
-    def __init__(self, version: int, sha384: bytes) -> None:
+    def __init__(self, bundle: Bundle, version: int, sha384: bytes) -> None:
         self.version = version
         self.sha384 = sha384
+        self.reads_source_port = bundle.reads_source_port
 
     def decide(self, point: str, document: dict[str, Any]) -> Decision:
         """point: admission, session, egress, ingress or interconnect. Never raises."""
@@ -58,7 +59,7 @@ class Engine(PolicyEngine):
     """The bundle's WebAssembly in this process. Raises BadMessage when it is not a policy that this host can run."""
 
     def __init__(self, bundle: Bundle, version: int, sha384: bytes, budget_ms: int = 50) -> None:
-        super().__init__(version, sha384)
+        super().__init__(bundle, version, sha384)
         self._data = bundle.data
         self._fuel = budget_ms * FUEL_PER_MS
         self._module = compiled(bundle.wasm)

@@ -33,7 +33,7 @@ class OpaEngine(PolicyEngine):
     """program: OPA 1.x. A decision that takes longer than budget_ms is deny, and so is one while OPA starts anew."""
 
     def __init__(self, bundle: Bundle, version: int, sha384: bytes, budget_ms: int, program: str = "opa") -> None:
-        super().__init__(version, sha384)
+        super().__init__(bundle, version, sha384)
         self._budget_s = budget_ms / 1000
         self.folder = Path(tempfile.mkdtemp(prefix="kairos-opa-"))  # mode 0700
         self._command = _command(self.folder, bundle, program)
