@@ -1,145 +1,168 @@
-"""The audit: how fast events come from a node to a signed head, what is lost or doubled, and what tampering goes unseen.
+"""The audit: how fast events come from a node to a signed head, what a storm of kills loses, what tampering goes unseen, who may too much.
 
-A real fabric in workerd. Each round sends its events and times them, then as many more with the control Worker
-killed in the middle; the node repeats what it does not know to have arrived, as its spool does. Both times the log is
-exported and proven, and in the end tampered with in every way there is.
+A real fabric in workerd for each round. First a gateway sends all its events as fast as the fabric takes them. Then a gateway and an
+endpoint record as many with their daemons' own spool, while fabric, relay and both of them are killed and stopped at random
+moments. The log is exported and verified, tampered with in every way there is, and verified again. Beside that the whole scope
+matrix is tried: every route of the API by every kind of caller.
 """
 
 from __future__ import annotations
 
 import asyncio
 import os
+import random
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
-import msgspec
+from scope_matrix import violations
+from storm import Source, await_all, events_of, storm
 
 from bench.rounds import Rounds
-from fabric_host import TENANT, FabricHost, client_of, default_provider, running_fabric
+from bench.tampering import undetected
+from control_plane import ControlPlane
+from fabric_host import TENANT, FabricHost, Gatekeeper, client_of, default_provider, running_fabric
 from kairos.api.problem import ProblemError
 from kairos.audit.event import Event
-from kairos.audit.head import SealedSegment, SignedHead
-from kairos.audit.verification import CheckHead, examine
+from kairos.audit.head import SignedHead
+from kairos.audit.verification import CheckHead
+from kairos.crypto.suites import KR1
 from kairos.errors import KairosError
 from kairos.identity.certificate import parse_certificate_untrusted
 from kairos_cli.admin import AdminClient, at
-from kairos_cli.audit_export import checker
+from kairos_cli.audit_export import checker, export, read_head, verify
+from kairos_node.enrollment import enroll
 from kairos_node.state import Identity, NodeState
 
 _EVENTS, _QUICK_EVENTS = 10_000, 1_000
+_FAULTS, _QUICK_FAULTS = 16, 8
 _BATCH = 250  # what a spool sends at once
-_PATIENCE_S = 300
+_PATIENCE_S = 120.0
+_BURST = "bench.event"
 
 
 def main() -> None:
     rounds = Rounds("audit", __doc__)
-    count = _QUICK_EVENTS if rounds.quick else _EVENTS
-    with tempfile.TemporaryDirectory() as folder, running_fabric(Path(folder) / "fabric") as host:
-        host.tenant(TENANT)
-        node = asyncio.run(host.first_gateway(TENANT, NodeState(Path(folder) / "node"), default_provider()))
-        admin = AdminClient(host.operator)
-        check = checker(parse_certificate_untrusted(host.operator.root_certificate))
-        for number in rounds:
-            _measure(rounds, host, node, admin, check, f"round.{number}", count)
+    for number in rounds:
+        with tempfile.TemporaryDirectory() as folder:
+            _measure(rounds, Path(folder), number)
+        tried, found = _scopes()
+        rounds.say(f"{tried} calls of the scope matrix")
+        rounds.add("scope_violations", len(found), "calls")
     rounds.finish()
 
 
-def _measure(
-    rounds: Rounds, host: FabricHost, node: Identity, admin: AdminClient, check: CheckHead, name: str, count: int
-) -> None:
-    for kill in (False, True):
-        kind = f"{name}.killed" if kill else name
-        sent = [Event(os.urandom(16).hex(), 1.0 + at, "", "", kind) for at in range(count)]
-        started = time.monotonic()
-        asyncio.run(_send(host, node, sent, kill))
-        segments = _sealed(host, admin, kind, count)
-        if not kill:
-            rounds.add("events_per_s", count / (time.monotonic() - started), "events/s")
-        found = Counter(event.id for event in _events(segments, kind))
-        rounds.add("audit_missing", len({event.id for event in sent} - set(found)), "events")
-        rounds.add("audit_duplicate", sum(found.values()) - len(found), "events")
-    newest = segments[-1].head
+def _measure(rounds: Rounds, folder: Path, number: int) -> None:
+    count = _QUICK_EVENTS if rounds.quick else _EVENTS
+    faults = _QUICK_FAULTS if rounds.quick else _FAULTS
+    with running_fabric(folder / "fabric") as host:
+        host.tenant(TENANT)
+        check = checker(parse_certificate_untrusted(host.operator.root_certificate))
+        log = _Log(host, folder / "export", check)
+        with _sources(host, folder, count // 2) as (gateway, sources):
+            rounds.add("events_per_s", _burst(host, gateway, log, count), "events/s")
+            for source in sources:
+                source.start()
+            done = storm(host, sources, random.Random(number), faults)
+            rounds.say(", ".join(f"{times} x {what}" for what, times in sorted(Counter(done).items())))
+            lost = await_all(log.storm_events, sources)
+        rounds.add("audit_missing", lost.missing, "events")
+        rounds.add("audit_duplicate", lost.duplicate, "events")
+        rounds.add("audit_misplaced", lost.misplaced, "events")
+        _tamper(rounds, host, log, check)
+
+
+def _tamper(rounds: Rounds, host: FabricHost, log: _Log, check: CheckHead) -> None:
+    """kept: what nodes that were connected all the time hold in the end, and one that went early."""
+    newest = read_head(log.folder / "head.json")
+    kept = [read_head(min(log.folder.glob("[0-9]*.head.json"))), newest]
     began = time.monotonic()
-    report = examine(segments, newest, [segments[0].head], check)
+    report = verify(log.folder, kept, check)
     rounds.add("verify_events_per_s", report.events / (time.monotonic() - began), "events/s")
     rounds.add("findings_untampered", len(report.findings), "findings")
-    unseen = [name for name, bad in _tampered(segments) if not examine(bad, newest, [segments[0].head], check).findings]
+    stolen, foreign = (
+        default_provider().signing_key(KR1, seed) for seed in (host.operator.issuer_seed, os.urandom(32))
+    )
+    unseen = undetected(log.folder, stolen, foreign, kept, check)
+    for each in unseen:
+        rounds.say(f"not seen: {each}")
     rounds.add("tamper_undetected", len(unseen), "kinds")
 
 
-async def _send(host: FabricHost, node: Identity, events: Sequence[Event], kill: bool) -> None:
+class _Log:
+    """The tenant's log as an operator has it: exported, and exported again for what is new."""
+
+    def __init__(self, host: FabricHost, folder: Path, check: CheckHead) -> None:
+        self.folder = folder
+        self._host, self._admin, self._check = host, AdminClient(host.operator), check
+
+    @property
+    def size(self) -> int:
+        """Under the newest head, of what is sealed now; 0 as long as nothing is."""
+        try:
+            self._host.sweep(TENANT)
+            return self._admin.get(at(TENANT, "audit", "head"), SignedHead).size
+        except (OSError, ProblemError):
+            return 0
+
+    def storm_events(self) -> list[Event]:
+        self._host.sweep(TENANT)
+        export(self._admin, TENANT, self.folder, self._check)
+        return [event for path in sorted(self.folder.glob("*.jsonl")) for event in events_of(path.read_bytes())]
+
+
+@contextmanager
+def _sources(host: FabricHost, folder: Path, count: int) -> Iterator[tuple[Identity, list[Source]]]:
+    """A gateway and an endpoint, each to record so many events in a process of its own."""
+    states = [NodeState(folder / name) for name in ("gateway", "endpoint")]
+    gateway = asyncio.run(host.first_gateway(TENANT, states[0], default_provider()))
+    with Gatekeeper(gateway, lambda _: ("allow", "")):
+        token = str(host.token(TENANT, "endpoint"))
+        asyncio.run(enroll(token, states[1], default_provider(), "laptop", lambda *_: None))
+    sources = [Source(state, count) for state in states]
+    try:
+        yield gateway, sources
+    finally:
+        for source in sources:
+            source.kill()
+
+
+def _burst(host: FabricHost, node: Identity, log: _Log, count: int) -> float:
+    """Events a second, from the first that is sent until a signed head covers the last."""
+    before = log.size
+    events = [Event(os.urandom(16).hex(), time.time(), "", "", _BURST) for _ in range(count)]
+    began = time.monotonic()
+    asyncio.run(_send(node, events))
+    while log.size < before + count:
+        if time.monotonic() - began > _PATIENCE_S:
+            raise KairosError(f"{count} events were not under a head after {_PATIENCE_S:.0f} s")
+        time.sleep(0.1)
+    return count / (time.monotonic() - began)
+
+
+async def _send(node: Identity, events: Sequence[Event]) -> None:
     """As a spool: batch by batch, a batch again until the fabric has said that it took it."""
-    batches = [list(events[start : start + _BATCH]) for start in range(0, len(events), _BATCH)]
     async with client_of(node) as client:
-        for number, batch in enumerate(batches):
-            if kill and number == len(batches) // 2:
-                host.fabric.kill("control")
-                await asyncio.to_thread(host.fabric.restart, "control")
+        for start in range(0, len(events), _BATCH):
             while True:
                 try:
-                    await client.send_events(batch)
+                    await client.send_events(list(events[start : start + _BATCH]))
                     break
                 except (ConnectionError, ProblemError):
                     await asyncio.sleep(0.1)
 
 
-def _sealed(host: FabricHost, admin: AdminClient, kind: str, count: int) -> list[SealedSegment]:
-    """The whole log, once a head covers so many events of that kind, or nothing more comes."""
-    segments: list[SealedSegment] = []
-    deadline = time.monotonic() + _PATIENCE_S
-    while time.monotonic() < deadline:
-        host.sweep(TENANT)
-        newest = admin.get(at(TENANT, "audit", "head"), SignedHead)
-        while not segments or segments[-1].head.size < newest.size:
-            first = segments[-1].head.size if segments else 0
-            segments.append(admin.get(at(TENANT, "audit", "segments", str(first)), SealedSegment))
-        if sum(1 for _ in _events(segments, kind)) >= count:
-            return segments
-        time.sleep(0.1)
-    raise KairosError(f"{count} events were not under a head after {_PATIENCE_S} s")
-
-
-def _events(segments: Sequence[SealedSegment], kind: str) -> Iterator[Event]:
-    for segment in segments:
-        for line in segment.lines.splitlines():
-            event = msgspec.json.decode(line, type=Event)
-            if event.kind == kind:
-                yield event
-
-
-def _tampered(segments: Sequence[SealedSegment]) -> Iterator[tuple[str, list[SealedSegment]]]:
-    """(what was done, the export after it)."""
-    target = max(range(len(segments)), key=lambda at: len(segments[at].lines))
-    lines = segments[target].lines.splitlines(keepends=True)
-    middle = len(lines) // 2
-    edits: dict[str, Callable[[list[bytes]], object]] = {
-        "edited": lambda part: part.__setitem__(middle, part[middle].replace(b'"at"', b'"At"')),
-        "removed": lambda part: part.pop(middle),
-        "inserted": lambda part: part.insert(middle, part[0].replace(b'"id":"', b'"id":"f')),
-        "repeated": lambda part: part.append(part[0]),
-        "reordered": lambda part: part.reverse(),
-        "cut": lambda part: part.__delitem__(slice(middle, None)),
-    }
-    for name, edit in edits.items():
-        part = list(lines)
-        edit(part)
-        changed = list(segments)
-        changed[target] = msgspec.structs.replace(segments[target], lines=b"".join(part))
-        yield name, changed
-    yield "tail cut off", list(segments[:-1])
-    yield "segment removed", [*segments[:target], *segments[target + 1 :]]
-    head = msgspec.structs.replace(segments[target].head, root=bytes(32))
-    yield (
-        "head replaced",
-        [
-            *segments[:target],
-            msgspec.structs.replace(segments[target], head=head),
-            *segments[target + 1 :],
-        ],
-    )
+def _scopes() -> tuple[int, list[str]]:
+    plane = ControlPlane()
+    try:
+        plane.admin("POST", "/v1/tenants", {"tenant": "acme"})
+        plane.admin("POST", "/v1/tenants/acme/vnis", {"name": "office", "prefixes": ["10.7.0.0/24"]})
+        return violations(plane)
+    finally:
+        plane.close()
 
 
 if __name__ == "__main__":

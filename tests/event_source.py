@@ -19,7 +19,7 @@ from kairos_node.spool import Spool
 from kairos_node.state import NodeState
 
 KIND = "chaos.event"
-_PAUSE_S, _SLOW_S = 0.01, 0.25
+_PAUSE_S, _SLOW_S = 0.001, 0.25
 
 
 def enough(state: NodeState) -> Path:

@@ -20,7 +20,7 @@ from kairos_node.enrollment import enroll
 from kairos_node.state import NodeState
 from typed_command import Kairos
 
-EVENTS_EACH, FAULTS, SEED = 400, 8, 20261125
+EVENTS_EACH, FAULTS, SEED = 5000, 8, 20261125
 
 
 @pytest.fixture
