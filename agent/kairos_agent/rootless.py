@@ -11,8 +11,7 @@ import contextlib
 import dataclasses
 import logging
 import time
-from collections.abc import Callable, Collection, Coroutine, Mapping
-from pathlib import Path
+from collections.abc import Collection, Coroutine, Mapping
 from typing import Any
 
 import msgspec
@@ -24,8 +23,9 @@ from kairos.wire.control import Config as TunnelConfig
 from kairos.wire.control import VniConfig
 from kairos_agent.agent import Agent
 from kairos_agent.config import Config
-from kairos_agent.proxy.server import Listen, Proxy
+from kairos_agent.proxy.server import Proxy
 from kairos_agent.proxy.stream import End
+from kairos_agent.proxy.wishes import Wishes
 from kairos_agent.subnet_router import TABLE, SubnetRouter
 from kairos_agent.tunnel import EndpointDriver
 from kairos_dataplane import Dataplane, Flow, Verdict
@@ -38,23 +38,12 @@ from kairos_node.local_api import LocalServer
 from kairos_node.metrics import MetricsServer
 from kairos_node.namespace import Namespace
 from kairos_node.netlink import AGENT, VniPlan, open_rootless_interfaces
-from kairos_node.start import run, stop_on_signals
+from kairos_node.start import stop_on_signals
 from kairos_node.state import NodeState
-from kairos_node.user_namespace import enter_user_namespace
 from kairos_node.vnis import Vnis
 from kairos_node.witness import Witness
 
 _log = logging.getLogger(__name__)
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Wishes:
-    """vnis: names or numbers of those that streams may go into; all when empty. ready: told once where the proxy listens, and
-    into which VNIs it leads."""
-
-    listen: Listen
-    vnis: frozenset[str]
-    ready: Callable[[str, list[str]], None]
 
 
 class RootlessAgent(Agent):
@@ -121,18 +110,7 @@ class RootlessAgent(Agent):
         return status | {"streams": self.proxy.shown()}
 
 
-def main(config_path: Path | None, directory: Path, wishes: Wishes) -> int:
-    """Runs until SIGTERM, SIGINT or `kairos agent down`; the exit status. Raises Refused where the host has no room for it."""
-    with contextlib.closing(Witness.start()) as witness:
-        enter_user_namespace()
-
-        async def serve(state: NodeState, config: Config, dataplane: Dataplane) -> None:
-            await _serve(state, config, dataplane, wishes, witness)
-
-        return run(config_path, Config, directory, "endpoint", serve)
-
-
-async def _serve(state: NodeState, config: Config, dataplane: Dataplane, wishes: Wishes, witness: Witness) -> None:
+async def serve(state: NodeState, config: Config, dataplane: Dataplane, wishes: Wishes, witness: Witness) -> None:
     """Raises KairosError, or OSError where the host does not allow what it needs."""
     if config.advertise:
         raise Refused("bad-config", "advertise: a proxy leads to no network behind it; run `kairos agent run` as root")

@@ -11,8 +11,8 @@ from kairos_node.state import default_directory
 
 def run(options: Namespace) -> int:
     """Stays in the foreground; the exit status."""
-    from kairos_agent.proxy.server import listen_at
-    from kairos_agent.rootless import Wishes, main
+    from kairos_agent.proxy.wishes import Wishes, listen_at
+    from kairos_agent.service import proxy
 
     def ready(where: str, vnis: list[str]) -> None:
         if options.json:
@@ -23,4 +23,4 @@ def run(options: Namespace) -> int:
     listen = listen_at(options.listen, options.idle, options.let_other_hosts_in)
     directory = Path(options.state) if options.state else default_directory("agent")
     config = Path(options.config) if options.config else None
-    return main(config, directory, Wishes(listen, frozenset(options.vni or ()), ready))
+    return proxy(config, directory, Wishes(listen, frozenset(options.vni or ()), ready))

@@ -9,8 +9,8 @@ import pytest
 from kairos.api.session import Lease, Member, Network, Vni
 from kairos.errors import Refused
 from kairos_agent.proxy.negotiation import Target
-from kairos_agent.proxy.server import listen_at
 from kairos_agent.proxy.ways import find_way
+from kairos_agent.proxy.wishes import listen_at
 from kairos_node.netlink import VniPlan
 from kairos_node.network_view import NetworkView
 

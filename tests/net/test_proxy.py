@@ -69,7 +69,8 @@ class Rootless(Host):
     def daemon(self) -> tuple[str, ...]:
         into = (argument for vni in ("office", "depot", "lan") for argument in ("--vni", vni))
         command = (sys.executable, "-m", "kairos_cli.main", "proxy", "--state", str(self.state.directory), *into)
-        return ("sh", "-c", f'mount --bind {self._tun} /dev/net/tun && exec "$@"', "sh", *as_user(user()), *command)
+        script = f'unset OPENSSL_CONF && mount --bind {self._tun} /dev/net/tun && exec "$@"'
+        return ("sh", "-c", script, "sh", *as_user(user()), *command)
 
     def curl(self, *arguments: str, who: int | None = None) -> subprocess.CompletedProcess[str]:
         return self.run(*as_user(user() if who is None else who), "curl", "-sS", "-m", "20", *arguments)

@@ -12,7 +12,6 @@ import socket
 from collections.abc import Collection
 from dataclasses import dataclass, field
 from functools import partial
-from ipaddress import ip_address
 from typing import Any, Protocol
 
 from kairos.errors import BadMessage, Refused
@@ -23,6 +22,7 @@ from kairos_agent.proxy.socks import VERSION as SOCKS5
 from kairos_agent.proxy.socks import Socks5
 from kairos_agent.proxy.stream import End, Stream, abort, end_of
 from kairos_agent.proxy.ways import find_way
+from kairos_agent.proxy.wishes import Listen
 from kairos_dataplane import Flow, Verdict
 from kairos_node.namespace import Namespace
 from kairos_node.netlink import VniPlan
@@ -51,36 +51,6 @@ class Surroundings(Protocol):
 
     def place_of(self, vni: int) -> Namespace: ...
     def verdict_of(self, vni: int, near: End, far: End) -> Verdict | None: ...
-
-
-@dataclass(frozen=True, slots=True)
-class Listen:
-    """idle_s: a stream that is silent for so long is closed; beyond_host: other hosts may come too, and nobody knows who they are."""
-
-    address: Address
-    port: int
-    idle_s: float
-    beyond_host: bool = False
-
-
-def listen_at(text: str, idle_s: float, beyond_host: bool) -> Listen:
-    """text: `127.0.0.1:1080`, `[::1]:1080`; port 0: any. Raises Refused."""
-    host, _, port = text.rpartition(":")
-    try:
-        listen = Listen(ip_address(host.strip("[]")), int(port), idle_s, beyond_host)
-        if not 0 <= listen.port < 65536:
-            raise ValueError("there is no such port")
-    except ValueError as error:
-        raise Refused(
-            "bad-request", f"--listen {text}: {error}; write an address and a port, as 127.0.0.1:1080"
-        ) from None
-    if not listen.address.is_loopback and not beyond_host:
-        raise Refused(
-            "bad-request",
-            f"--listen {text} lets other hosts in, and what they do is done in this device's name; "
-            "--let-other-hosts-in, if that is what you want",
-        )
-    return listen
 
 
 @dataclass(slots=True)
