@@ -3,20 +3,27 @@
 Three things are timed, each as CPU time of the whole process: the policy engine alone (an input document in, a decision
 out), the data plane alone (a first packet in, an event, a verdict back, the packet out), and a gateway's whole way,
 which also builds the input out of the network and keeps the verdict: cold, each connection to another port, so that none
-is like one before, and from the memo, each from another port, which the shipped rules do not read.
+is like one before, and from the memo, each from another port, which the shipped rules do not read. Last, what new
+connections take from a bulk flow beside them.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from bench import traffic
 from bench.judging import JudgingGateway, roomy_rig
+from bench.link import Link
+from bench.product import engines as bare_engines
 from bench.rounds import Rounds
 from engine_rig import HOST, PEER, VNI, Rig, tcp_packet, whole
 from kairos.api.session import Lease, Member, Network, Vni
@@ -28,26 +35,36 @@ from kairos_node.flow_judge import FlowJudge
 from kairos_node.network_view import NetworkView
 from kairos_node.policy import Engine
 from kairos_node.policy.bundle import unpack_untrusted
+from two_hosts import sh
 
 POLICIES = Path(__file__).parents[1] / "policies"
 GRANTS = (10, 10_000)
 _FLOWS, _QUICK_FLOWS = 8192, 512
 _BATCH = 64  # what one call of `events` takes
 _FIRST_PORT = 1024
+_BULK_S, _QUICK_BULK_S = 3, 1
+_NEW_A_SECOND = 10_000
+_ARRIVED = 0.9  # of the datagrams: else the bulk flow was measured beside something else
 
 
 def main() -> None:
     rounds = Rounds("flows", __doc__)
     count = _QUICK_FLOWS if rounds.quick else _FLOWS
     engines = {grants: _engine(grants) for grants in GRANTS}
-    for _ in rounds:
-        for grants, engine in engines.items():
-            rounds.add(f"decisions_{grants}_grants_per_s", count / _decisions(engine, count), "1/s a core")
-        rounds.add("upcall_us", _upcalls(count) / count * 1e6, "us a flow")
-        for name, alike in (("cold", False), ("memo", True)):
-            seconds = asyncio.run(_whole_way(engines[GRANTS[0]], count, alike))
-            rounds.add(f"flows_{name}_per_s", count / seconds, "flows/s a core")
+    with bare_engines("auto") as link, traffic.iperf_server(link), _counted(link):
+        for _ in rounds:
+            _judged(rounds, engines, count)
+            rounds.add("upcall_cost_pct", _beside_bulk(link, _QUICK_BULK_S if rounds.quick else _BULK_S), "%")
     rounds.finish()
+
+
+def _judged(rounds: Rounds, engines: dict[int, Engine], count: int) -> None:
+    for grants, engine in engines.items():
+        rounds.add(f"decisions_{grants}_grants_per_s", count / _decisions(engine, count), "1/s a core")
+    rounds.add("upcall_us", _upcalls(count) / count * 1e6, "us a flow")
+    for name, alike in (("cold", False), ("memo", True)):
+        seconds = asyncio.run(_whole_way(engines[GRANTS[0]], count, alike))
+        rounds.add(f"flows_{name}_per_s", count / seconds, "flows/s a core")
 
 
 def _engine(grants: int) -> Engine:
@@ -140,6 +157,36 @@ def _first_packets(rig: Rig, count: int, alike: bool) -> Iterator[list[bytes]]:
             rig.seal(whole(tcp_packet(PEER, HOST, ports=(port, 443) if alike else (_FIRST_PORT, port))))
             for port in ports
         ]
+
+
+@contextmanager
+def _counted(link: Link) -> Iterator[None]:
+    """Nobody listens at the ports of the datagrams: they are counted instead, for the kernel would answer each with ICMP."""
+    rule = "add table inet seen; add chain inet seen in { type filter hook input priority 0; };"
+    sh(f"ip netns exec {link.b} nft '{rule} add rule inet seen in udp dport >= 10000 iifname tun0 counter drop'")
+    yield
+
+
+def _beside_bulk(link: Link, seconds: int) -> float:
+    """What part of a bulk flow 10,000 new flows a second take, each an upcall at both ends, in percent of what it is beside as
+    many datagrams of known flows."""
+    rates = {}
+    for kind in ("known", "new"):
+        program = f"{sys.executable} -m bench.programs.datagrams {link.address} {_NEW_A_SECOND} {seconds + 1} {kind}"
+        before = _arrived(link)
+        sender = subprocess.Popen(
+            f"exec ip netns exec {link.a} {program}", shell=True, stdout=subprocess.PIPE, text=True
+        )
+        rates[kind] = traffic.tcp_gbit(link, seconds)
+        sent = int(sender.communicate()[0])
+        if _arrived(link) - before < _ARRIVED * sent:
+            raise RuntimeError(f"{_arrived(link) - before} of {sent} datagrams of {kind} flows came through")
+    return 100 * (1 - rates["new"] / rates["known"])
+
+
+def _arrived(link: Link) -> int:
+    listed = sh(f"ip netns exec {link.b} nft list table inet seen").stdout
+    return int(listed.partition("packets ")[2].split()[0])
 
 
 def _expect(got: int, wanted: int, what: str) -> None:
