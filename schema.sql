@@ -142,6 +142,14 @@ CREATE INDEX audit_by_subject ON audit (tenant, json_extract(body, '$.subject'),
 CREATE INDEX audit_by_vni ON audit (tenant, json_extract(body, '$.detail.vni'), seq)
   WHERE json_extract(body, '$.detail.vni') IS NOT NULL;
 
+-- How long a tenant keeps the text of its audit events; a tenant without a row keeps it for ever.
+CREATE TABLE audit_retention (
+  tenant  TEXT PRIMARY KEY,
+  days    INTEGER NOT NULL CHECK (days >= 0),    -- 0: for ever
+  retired INTEGER NOT NULL DEFAULT 0,            -- so many events, from the first on, are left as their leaf hashes only
+  before  INTEGER NOT NULL DEFAULT 0             -- and all of them were sealed before this Unix time
+);
+
 -- Where an event of a tenant's log is stored: the events first to size - 1 are one object in R2.
 CREATE TABLE audit_segments (
   tenant TEXT NOT NULL,

@@ -96,6 +96,9 @@ class Octets(dict[str, bytes]):
     async def put(self, key: str, value: bytes, life_s: int = 0) -> None:
         self[key] = value
 
+    async def delete(self, key: str) -> None:
+        self.pop(key, None)
+
 
 class Queue:
     def __init__(self) -> None:

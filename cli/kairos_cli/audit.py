@@ -145,9 +145,14 @@ def _tell(report: Report) -> None:
     for finding in report.findings:
         print(f"{finding.code:<12} {finding.text}")
     print(f"tenant {report.tenant}: {report.events} events, {report.heads} sealed segments")
-    if report.proven:
+    if report.retired:
         print(
-            f"proven: events 0 to {report.proven - 1} are those that the fabric signed for: none edited, removed, inserted or reordered"
+            f"retired: the text of events 0 to {report.retired - 1}, all from before {moment(report.retired_before)}, was deleted by the"
+            " tenant's retention, as the log itself records; their hashes stand"
+        )
+    if report.proven > report.retired:
+        print(
+            f"proven: events {report.retired} to {report.proven - 1} are those that the fabric signed for: none edited, removed, inserted or reordered"
         )
     for each in report.agreeing:
         print(f"proven: the log goes on from the kept head of {each.size} events, signed {moment(each.at)}")

@@ -1,6 +1,6 @@
 """A tenant's audit log in a folder: made by `kairos audit export`, proven by `kairos audit verify`, by anyone, without the fabric.
 
-000000000000000.jsonl       a segment: one event a line, named by the position of the first
+000000000000000.jsonl       a segment: one event a line, named by the position of the first; none when retention has deleted it
 000000000000000.leaves      their leaf hashes as the log keeps them, 32 bytes each
 000000000000000.head.json   the head that was signed when it was sealed
 head.json                   the newest head at the time of the export
@@ -79,8 +79,8 @@ def checker(root: Certificate) -> CheckHead:
 
 def _files(segment: SealedSegment) -> list[tuple[str, bytes]]:
     name = f"{segment.first:015}"
-    head = as_line(segment.head)
-    return [(f"{name}.jsonl", segment.lines), (f"{name}.leaves", segment.leaves), (f"{name}.head.json", head)]
+    files = [(f"{name}.leaves", segment.leaves), (f"{name}.head.json", as_line(segment.head))]
+    return [(f"{name}.jsonl", segment.lines), *files] if segment.lines else files
 
 
 def _segments(folder: Path) -> Iterator[SealedSegment]:

@@ -1,4 +1,4 @@
-"""`kairos audit search` and `reconcile`: the record, asked."""
+"""`kairos audit search`, `reconcile` and `retention`: the record, asked, and how long it is kept."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import argparse
 import time
 from collections.abc import Iterator
 
-from kairos.api.admin import Page
+from kairos.api.admin import AuditRetention, Page
 from kairos.audit.event import Event
 from kairos.audit.flow_record import LEDGER_WINDOW
 from kairos.audit.reconciliation import MARGIN_S, Discrepancy, Reconciliation, reconcile
@@ -15,7 +15,7 @@ from kairos_cli.admin import AdminClient, at, client, tenant_of
 from kairos_cli.audit import HEADER, row
 from kairos_cli.device import node_of
 from kairos_cli.duration import seconds
-from kairos_cli.output import as_json, as_table, moment
+from kairos_cli.output import as_fields, as_json, as_table, moment
 
 _PAGE = 500
 
@@ -62,6 +62,21 @@ def reconciled(options: argparse.Namespace) -> None:
     if result.discrepancies:
         first = result.discrepancies[0]
         raise KairosError(f"the two ends of {len(result.discrepancies)} flows do not tell the same: {_said(first)}")
+
+
+def retention(options: argparse.Namespace) -> None:
+    admin, path = client(options), at(tenant_of(options), "audit", "retention")
+    if options.days is None:
+        kept = admin.get(path, AuditRetention)
+    else:
+        kept = admin.send("PUT", path, AuditRetention(options.days), AuditRetention)
+    if options.json:
+        as_json(kept)
+        return
+    fields: list[tuple[str, object]] = [("kept for", f"{kept.days} days" if kept.days else "ever")]
+    if kept.retired:
+        fields.append(("retired", f"{kept.retired} events, sealed before {moment(kept.before)}"))
+    as_fields(fields)
 
 
 _EVENTS_MAX = 100_000

@@ -240,6 +240,15 @@ class IsolationRecord(msgspec.Struct, omit_defaults=True):
     receipts: list[IsolationReceipt] = []
 
 
+class AuditRetention(msgspec.Struct, omit_defaults=True):
+    """days: so long events keep their text; 0: for ever. retired: how many events, from the first on, are left as their leaf
+    hashes; before: all of them were sealed before this Unix time. Only days can be set."""
+
+    days: int = 0
+    retired: int = 0
+    before: int = 0
+
+
 class Page(msgspec.Struct):
     """A listing: `items` of the resource asked for; `next` is the cursor of the following page or empty."""
 

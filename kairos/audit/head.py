@@ -9,6 +9,8 @@ import msgspec
 from kairos.audit.merkle import verify_consistency, verify_inclusion
 from kairos.errors import Refused
 
+RETIRED = "audit.retired"  # kind of the event by which the fabric says which events lose their text
+
 
 class SignedHead(msgspec.Struct, frozen=True):
     """The log of `tenant` holds `size` events under the Merkle `root` (32 bytes); at: Unix seconds of the fabric's clock.
@@ -43,8 +45,8 @@ class EventProof(msgspec.Struct, frozen=True):
 
 
 class SealedSegment(msgspec.Struct, frozen=True):
-    """Events first to head.size - 1. lines: each event as JSON, with a newline behind it; leaves: their leaf hashes as the log
-    keeps them, 32 bytes each; head: signed when the segment was sealed."""
+    """Events first to head.size - 1. lines: each event as JSON, with a newline behind it, or nothing when the tenant's retention
+    has deleted them; leaves: their leaf hashes as the log keeps them, 32 bytes each; head: signed when the segment was sealed."""
 
     first: int
     lines: bytes

@@ -10,7 +10,7 @@ from difflib import SequenceMatcher
 import msgspec
 
 from kairos.audit.event import Event
-from kairos.audit.head import SealedSegment, SignedHead
+from kairos.audit.head import RETIRED, SealedSegment, SignedHead
 from kairos.audit.merkle import HASH_BYTES, Tree, leaf_hash
 from kairos.errors import BadMessage, Refused
 
@@ -28,12 +28,16 @@ class Finding:
 
 @dataclass(slots=True)
 class Report:
-    """events: how many were read; proven: how many of them stand, from the first on, under a head whose signature verifies."""
+    """events: how many were read; proven: how many stand, from the first on, under a head whose signature verifies; retired: how many
+    of those, from the first on, had lost their text to the tenant's retention, as the log itself says, and retired_before: all
+    of them were sealed before this Unix time."""
 
     tenant: str = ""
     events: int = 0
     proven: int = 0
     heads: int = 0
+    retired: int = 0
+    retired_before: int = 0
     agreeing: list[SignedHead] = field(default_factory=list)
     findings: list[Finding] = field(default_factory=list)
 
@@ -41,20 +45,36 @@ class Report:
         self.findings.append(Finding(code, at, text))
 
 
+@dataclass(slots=True)
+class _Reading:
+    """What is remembered from segment to segment. silent: those without text, from and up to; retired: what the log says of them."""
+
+    ids: dict[str, int] = field(default_factory=dict)
+    silent: list[tuple[int, int]] = field(default_factory=list)
+    retired: int = 0
+    retired_before: int = 0
+
+    def take_retirement(self, event: Event) -> None:
+        """The fabric's word only: a node's events bear the node's name."""
+        size, before = event.detail.get("size"), event.detail.get("before")
+        if event.kind == RETIRED and event.source == "fabric" and isinstance(size, int) and isinstance(before, int):
+            self.retired, self.retired_before = max(self.retired, size), max(self.retired_before, before)
+
+
 def examine(
     segments: Iterable[SealedSegment], last: SignedHead, kept: Iterable[SignedHead], check: CheckHead
 ) -> Report:
     """segments: the export, in order; last: its newest head; kept: heads that were kept elsewhere."""
-    report, tree = Report(last.tenant), Tree()
-    ids: dict[str, int] = {}
+    report, tree, reading = Report(last.tenant), Tree(), _Reading()
     for segment in segments:
         if segment.first != tree.size:
             report.found(
                 "removed", tree.size, f"events {tree.size} to {segment.first - 1} are missing: a whole segment"
             )
             break
-        if not _examine_segment(report, tree, ids, segment, check):
+        if not _examine_segment(report, tree, reading, segment, check):
             break
+    _examine_retirement(report, reading)
     if _signed(report, last, "the newest head", check):
         _compare(report, tree, last, "the newest head")
     for head in sorted(kept, key=lambda each: each.size):
@@ -64,7 +84,7 @@ def examine(
     return report
 
 
-def _examine_segment(report: Report, tree: Tree, ids: dict[str, int], segment: SealedSegment, check: CheckHead) -> bool:
+def _examine_segment(report: Report, tree: Tree, reading: _Reading, segment: SealedSegment, check: CheckHead) -> bool:
     """False: the tree cannot go on behind this one."""
     first, head = segment.first, segment.head
     leaves = [segment.leaves[at : at + HASH_BYTES] for at in range(0, len(segment.leaves), HASH_BYTES)]
@@ -89,8 +109,11 @@ def _examine_segment(report: Report, tree: Tree, ids: dict[str, int], segment: S
             first,
             f"events {first} to {head.size - 1}: their leaves are not those that the head was signed over",
         )
-    report.findings += _differences(first, leaves, lines)
-    report.findings += _strange_events(report.tenant, first, lines, ids)
+    if lines:
+        report.findings += _differences(first, leaves, lines)
+        report.findings += _strange_events(report.tenant, first, lines, reading)
+    else:
+        reading.silent.append((first, head.size))
     if len(report.findings) == clean and report.proven == first:
         report.proven = head.size
     return True
@@ -152,7 +175,21 @@ def _differences(first: int, leaves: Sequence[bytes], lines: Sequence[bytes]) ->
             yield Finding("inserted", first + start, f"line {at + 1} of the segment from {first} on was never recorded")
 
 
-def _strange_events(tenant: str, first: int, lines: Sequence[bytes], ids: dict[str, int]) -> Iterator[Finding]:
+def _examine_retirement(report: Report, reading: _Reading) -> None:
+    """A segment without text is one that was retired when the log says so further on; else somebody has removed it."""
+    for first, size in reading.silent:
+        if size <= reading.retired and first == report.retired:
+            report.retired, report.retired_before = size, reading.retired_before
+        else:
+            report.proven = min(report.proven, first)
+            report.found(
+                "removed",
+                first,
+                f"events {first} to {size - 1} are missing, and the log does not say that they were retired",
+            )
+
+
+def _strange_events(tenant: str, first: int, lines: Sequence[bytes], reading: _Reading) -> Iterator[Finding]:
     """Lines that the log should never have taken."""
     for position, line in enumerate(lines, first):
         try:
@@ -162,5 +199,7 @@ def _strange_events(tenant: str, first: int, lines: Sequence[bytes], ids: dict[s
             continue
         if event.tenant != tenant:
             yield Finding("foreign", position, f"event {position} is of tenant {event.tenant}")
-        if ids.setdefault(event.id, position) != position:
-            yield Finding("twice", position, f"event {position} has the id of event {ids[event.id]}")
+        before = reading.ids.setdefault(event.id, position)
+        if before != position:
+            yield Finding("twice", position, f"event {position} has the id of event {before}")
+        reading.take_retirement(event)

@@ -69,6 +69,15 @@ AUDIT = (
         (arg("event", help="id of the event"), _ROOT, *IN_TENANT),
     ),
     Verb(
+        "audit retention",
+        "audit_search:retention",
+        "show how long events are kept, or set it",
+        (
+            arg("days", help="delete the text of events after so many days; 0: keep it for ever", type=int, nargs="?"),
+            *IN_TENANT,
+        ),
+    ),
+    Verb(
         "audit export",
         "audit:export",
         "fetch the whole log into a folder, or what the folder has not yet",

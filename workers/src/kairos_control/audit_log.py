@@ -175,7 +175,10 @@ class AuditLog:
             self._platform.tenant, position,
         )  # fmt: skip
         first = segment["first"] if segment else 0
-        lines = (await self._blob(first, "jsonl")).decode().split("\n")
+        kept = await self._lines(first)
+        if kept is None:
+            raise problem("not-found", "the text of this event was deleted by the tenant's retention")
+        lines = kept.decode().split("\n")
         line = lines[position - first] if position - first < len(lines) else ""
         return reply(EventProof(line, position, inclusion(position, head.size, self._node), head))
 
@@ -197,8 +200,8 @@ class AuditLog:
         first = int(text) if text.isdecimal() and len(text) <= 15 else -1
         if first < 0 or first >= self._current().size:
             raise problem("not-found", f"no sealed segment begins at {text}")
-        lines, head = await self._blob(first, "jsonl"), await self._blob(first, "head")
-        sealed = msgspec.json.decode(head, type=SignedHead)
+        sealed = msgspec.json.decode(await self._blob(first, "head"), type=SignedHead)
+        lines = await self._lines(first) or b""
         rows = self._platform.local.rows(
             "SELECT hash FROM log_nodes WHERE level = 0 AND place >= ? AND place < ? ORDER BY place", first, sealed.size
         )
@@ -214,6 +217,14 @@ class AuditLog:
         if data is None:
             raise problem("not-found", f"no sealed segment begins at {first}, or it is gone from the fabric's storage")
         return data
+
+    async def _lines(self, first: int) -> bytes | None:
+        """Of the segment that begins there; None: they were retired."""
+        return await self._platform.blobs.get(_key(self._platform.tenant, first, "jsonl"))
+
+    async def forget_lines(self, first: int) -> None:
+        """Of that segment: its leaves and its head stay."""
+        await self._platform.blobs.delete(_key(self._platform.tenant, first, "jsonl"))
 
     def _kept_head(self) -> SignedHead | None:
         rows = self._platform.local.rows("SELECT head FROM log_head")

@@ -59,6 +59,10 @@ class Blobs(Protocol):
 
     async def get(self, key: str) -> bytes | None: ...
 
+    async def delete(self, key: str) -> None:
+        """It may be gone already."""
+        ...
+
 
 class EventQueue(Protocol):
     """At-least-once queue to the audit consumer."""

@@ -8,6 +8,7 @@ from dataclasses import replace
 from kairos.api.admin import (
     AdminCreate,
     AdminRecord,
+    AuditRetention,
     CertificateRecord,
     Device,
     GatewayRank,
@@ -73,6 +74,7 @@ from .pushes import Pushes
 from .records import tenant_record
 from .refusals import Refusals
 from .registry import Registry
+from .retention import Retention
 from .routes import Routes
 from .routing import Caller, Route
 from .sessions import Sessions
@@ -111,6 +113,7 @@ class TenantService:
         self.limits = Limits(platform.clock)
         self.pushes = Pushes(platform)
         self.audit_log = AuditLog(platform, self.pushes, self.outbox)
+        self.retention = Retention(platform, self.journal, self.audit_log)
         self.admission = Admission(platform)
         self.postures = Postures(platform, self.pushes)
         self.telemetry = Telemetry(platform)
@@ -225,6 +228,7 @@ class TenantService:
     async def sweep(self, call: Call) -> Reply:
         """Housekeeping, asked for by the cron: what has ended is forgotten, and what an alarm left is sent and sealed."""
         await self.woken()
+        await self.retention.retire()
         now = int(self.platform.clock())
         self.sessions.forget_ended()
         self.telemetry.sweep()
@@ -276,6 +280,10 @@ ROUTES: tuple[Route, ...] = (
           "The bundle of ?version=N", answer=bytes),
     Route("POST", _AT + "/audit", Caller.NODE, _T.accept_events, "A node's audit events", EventBatch, Accepted, 202),
     Route("GET", _AT + "/audit", Caller.VIEWER, _T.list_events, "Audit events, newest first", answer=Page),
+    Route("GET", _AT + "/audit/retention", Caller.VIEWER, lambda s, c: s.retention.show(c), "How long events are kept",
+          answer=AuditRetention),
+    Route("PUT", _AT + "/audit/retention", Caller.ADMIN, lambda s, c: s.retention.change(c), "Say how long events are kept",
+          AuditRetention, AuditRetention, alone=True),
     Route("GET", _AT + "/audit/head", Caller.NODE_OR_ADMIN, lambda s, c: s.audit_log.show_head(c), "The newest signed head",
           answer=SignedHead),
     Route("GET", _AT + "/audit/proof", Caller.VIEWER, lambda s, c: s.audit_log.show_proof(c),

@@ -79,6 +79,9 @@ class R2Blobs:
         found = await self._bucket.get(key)
         return None if found is None else octets(await found.arrayBuffer())
 
+    async def delete(self, key: str) -> None:
+        await self._bucket.delete(key)
+
 
 class Queue:
     def __init__(self, queue: Any) -> None:
