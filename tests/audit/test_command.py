@@ -117,6 +117,27 @@ def test_another_root_certifies_nothing(kairos: Kairos, host: FabricHost, folder
     assert "audit export" in kairos.fails("audit", "verify", str(tmp_path))[1]
 
 
+def test_the_record_is_searched(kairos: Kairos, event: str) -> None:
+    found = kairos.json("audit", "search", "--kind", "token.", "--actor", "root", "--since", "1h")
+    assert event in [each["id"] for each in found]
+    assert kairos.json("audit", "search", "--kind", "token.", "--until", "1h") == []
+    assert [each["id"] for each in kairos.json("audit", "search", "--text", event)] == [event]
+    assert "TOKEN.CREATED" in kairos("audit", "search", "--kind", "token").upper()
+    assert "as in 90s" in kairos.fails("audit", "search", "--since", "yesterday")[1]
+    assert "no device named" in kairos.fails("audit", "search", "--device", "nobody")[1]
+
+
+def test_without_flows_both_ends_agree(kairos: Kairos, event: str) -> None:
+    assert "both ends agree" in kairos("audit", "reconcile", "--since", "10m")
+
+
+def test_retention_is_shown_and_set(kairos: Kairos, event: str) -> None:
+    assert kairos("audit", "retention").split() == ["kept", "for", "ever"]
+    assert kairos.json("audit", "retention", "90")["days"] == 90
+    assert "90 days" in kairos("audit", "retention")
+    assert "days: 1 to 3650" in kairos.fails("audit", "retention", "9999")[1]
+
+
 def test_the_tail_goes_on(host: FabricHost, event: str) -> None:
     """Old events first, then those that come; Ctrl-C ends it without a word."""
     command = [sys.executable, "-m", "kairos_cli.main", "audit", "tail", "--kind", "token", "--json", "--limit", "1"]
