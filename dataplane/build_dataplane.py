@@ -23,6 +23,7 @@ MODULES = (
     "receive",
     "translate",
     "forward",
+    "tun",
     "config",
     "ended",
     "engine",

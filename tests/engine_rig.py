@@ -107,11 +107,10 @@ class Rig:
 
     def __init__(self, engine: Dataplane) -> None:
         self.engine = engine
-        self.tun, inner = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.tun, self._inner = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.tun.settimeout(WAIT_S)
-        inner.setblocking(False)
-        with inner:
-            engine.add_vni(VNI, inner.fileno())
+        self._inner.setblocking(False)
+        engine.add_vni(VNI, self._inner.fileno())
         engine.add_relay(RELAY)
         self.session = engine.add_session(VNI)
         engine.set_remote(self.session, PEER_INDEX)
@@ -167,6 +166,10 @@ class Rig:
         counters = self.engine.counters()
         return sum(counters[name] for name in _TUN_OUTCOMES)
 
+    def limit_tun(self) -> None:
+        """From now on the TUN refuses packets above 4.5 KB with EMSGSIZE, and holds two that are just below."""
+        self._inner.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1)
+
     def to_host(self) -> list[tuple[Offload, bytes]]:
         """What the engine has written to the TUN."""
         written = []
@@ -207,6 +210,7 @@ class Rig:
 
     def close(self) -> None:
         self.engine.close()
+        self._inner.close()
         self.tun.close()
 
 

@@ -14,7 +14,7 @@
 #ifndef UDP_GRO
 #define UDP_GRO 104
 #endif
-enum { READ_BYTES = PACKET_MAX + 64, UDP_BATCH = 16 };
+enum { UDP_BATCH = 16 };
 
 uint64_t clock_ms(void) {
   struct timespec t;
@@ -67,22 +67,10 @@ void sockaddr_to_addr(const struct sockaddr_storage *s, kdp_addr *a) {
 
 /* -- the packet threads -------------------------------------------------------------------------------------------- */
 
-static void read_tun(kdp_engine *e, lane *l, vni *v, uint8_t *buffer) {
-  for (int i = 0; i < BATCH; i++) {
-    ssize_t n = read(v->tun, buffer, READ_BYTES);
-    if (n < 0 && errno != EAGAIN && errno != EINTR) /* the interface was taken away: it would be ready for ever */
-      epoll_ctl(e->watch_tx, EPOLL_CTL_DEL, v->tun, NULL);
-    if (n <= (ssize_t)sizeof(struct virtio_net_hdr)) return;
-    struct virtio_net_hdr vnet;
-    memcpy(&vnet, buffer, sizeof vnet);
-    forward(e, l, v, NULL, &vnet, buffer + sizeof vnet, (size_t)n - sizeof vnet);
-  }
-}
-
 static void *tx_main(void *argument) {
   kdp_engine *e = argument;
   lane *l = &e->lanes[LANE_TX];
-  uint8_t *buffer = malloc(READ_BYTES);
+  uint8_t *buffer = malloc(TUN_BYTES);
   struct epoll_event ready[BATCH];
   uint64_t aged_ms = 0;
   while (buffer != NULL && !atomic_load_explicit(&e->stop, memory_order_acquire)) {
@@ -95,7 +83,7 @@ static void *tx_main(void *argument) {
         continue;
       }
       vni *v = vni_find(e, ready[i].data.u32); /* by id: it may have gone since epoll_wait */
-      if (v != NULL) read_tun(e, l, v, buffer);
+      if (v != NULL) tun_read(e, l, v, buffer);
     }
     outbox_flush(e, l);
     if (l->now_ms - aged_ms >= 100) {

@@ -181,9 +181,10 @@ static bool is_opening(uint8_t protocol, uint32_t tcp_flags) {
   return protocol == IPPROTO_TCP && (tcp_flags & (TH_SYN | TH_ACK)) == TH_SYN;
 }
 
-static void account(flow *f, bool source_low, const packet *p, size_t len, uint64_t now) {
+static void account(flow *f, bool source_low, const packet *p, const inner *in, uint64_t now) {
   int way = source_low == f->initiator_is_low ? 0 : 1;
-  f->packets[way]++, f->bytes[way] += len, f->last_ms = now;
+  volume told = volume_of(in->vnet, in->len, p);
+  f->packets[way] += told.packets, f->bytes[way] += told.bytes, f->last_ms = now;
   if (way == 1) f->established = true;
   if (p->protocol == IPPROTO_TCP && (p->tcp_flags & (TH_RST | TH_FIN))) f->closing = true;
 }
@@ -222,29 +223,32 @@ static flow_answer open_flow(kdp_engine *e, lane *l, const flow_key *k, uint32_t
               .next = t->buckets[bucket]};
   __atomic_store_n(&t->buckets[bucket], (uint32_t)(f - t->entries) + 1, __ATOMIC_RELAXED); /* see bucket_is_empty */
   atomic_store_explicit(&t->homes[f - t->entries], bucket + 1, memory_order_relaxed);      /* ordered by the stripe */
-  account(f, source_low, p, in->len, l->now_ms);
+  account(f, source_low, p, in, l->now_ms);
   describe(t, f, l->now_ms, opened);
   count(l, C_flows_opened);
   wait_for_verdict(e, l, f, from, in, C_drop_park_full);
   return FLOW_ASK;
 }
 
+bool flows_allow(kdp_engine *e, uint32_t vni, const packet *p) {
+  struct flow_table *t = e->flows;
+  flow_key k;
+  make_key(vni, p, &k);
+  uint32_t bucket = bucket_of(t, &k);
+  pthread_mutex_lock(stripe_of(t, bucket));
+  const flow *f = find(t, bucket, &k);
+  bool allowed = f != NULL && f->verdict == KDP_ALLOW;
+  pthread_mutex_unlock(stripe_of(t, bucket));
+  return allowed;
+}
+
 /* An ICMP error passes when the packet it quotes belongs to an allowed flow. */
 static flow_answer pass_error(kdp_engine *e, lane *l, uint32_t vni, const packet *p) {
-  struct flow_table *t = e->flows;
   packet quoted;
-  flow_key k;
-  bool allowed = false;
-  if (packet_parse_embedded(p, &quoted) && !(quoted.fragment && !quoted.first_fragment)) {
-    make_key(vni, &quoted, &k);
-    uint32_t bucket = bucket_of(t, &k);
-    pthread_mutex_lock(stripe_of(t, bucket));
-    const flow *f = find(t, bucket, &k);
-    allowed = f != NULL && f->verdict == KDP_ALLOW;
-    pthread_mutex_unlock(stripe_of(t, bucket));
-  }
-  if (!allowed) count(l, C_drop_unsolicited_icmp);
-  return allowed ? FLOW_PASS : FLOW_DROP;
+  if (packet_parse_embedded(p, &quoted) && !(quoted.fragment && !quoted.first_fragment) && flows_allow(e, vni, &quoted))
+    return FLOW_PASS;
+  count(l, C_drop_unsolicited_icmp);
+  return FLOW_DROP;
 }
 
 /* A SYN is a new attempt unless it repeats the one that opened the flow: a flow that was taken up in the middle, as one
@@ -289,7 +293,7 @@ static flow_answer pass_fragment(kdp_engine *e, lane *l, uint32_t vni, const sen
     return FLOW_DROP;
   }
   flow_key k;
-  account(f, make_key(vni, p, &k), p, in->len, l->now_ms);
+  account(f, make_key(vni, p, &k), p, in, l->now_ms);
   uint8_t verdict = f->verdict;
   if (verdict == KDP_PENDING) wait_for_verdict(e, l, f, from, in, C_drop_pending);
   pthread_mutex_unlock(stripe);
@@ -320,7 +324,7 @@ flow_answer flows_pass(kdp_engine *e, lane *l, uint32_t vni, const sender *from,
   if (unlikely(f == NULL)) {
     answer = open_flow(e, l, &k, bucket, source_low, from, p, in, opened);
   } else {
-    account(f, source_low, p, in->len, l->now_ms);
+    account(f, source_low, p, in, l->now_ms);
     if (unlikely(f->verdict == KDP_PENDING)) {
       wait_for_verdict(e, l, f, from, in, C_drop_pending);
       answer = FLOW_DROP;

@@ -1,6 +1,4 @@
 /* One inner packet: does its source belong to its sender, does its flow have leave, where does it go. */
-#include <unistd.h>
-
 #include "internal.h"
 
 static bool matches(const lease *le, uint8_t family, const uint8_t *addr) {
@@ -18,16 +16,6 @@ static bool source_is_leased(const session *s, const packet *p) {
 
 static bool is_multicast(const packet *p) {
   return p->family == 4 ? p->dst[0] >= 224 : p->dst[0] == 0xff || (p->dst[0] == 0xfe && (p->dst[1] & 0xc0) == 0x80);
-}
-
-static void to_tun(lane *l, vni *v, const struct virtio_net_hdr *vnet, const uint8_t *data, size_t len) {
-  struct iovec parts[2] = {{(void *)(uintptr_t)vnet, sizeof *vnet}, {(void *)(uintptr_t)data, len}};
-  if (unlikely(writev(v->tun, parts, 2) < 0)) {
-    count(l, C_drop_tun_write);
-    return;
-  }
-  count(l, C_rx_packets);
-  count_n(l, C_rx_bytes, len);
 }
 
 /* A new flow, whose first packet waits: Python decides. */
@@ -53,7 +41,7 @@ static void answer(kdp_engine *e, lane *l, vni *v, const sender *from, const uin
                    const packet *p) {
   const struct virtio_net_hdr vnet = {0};
   if (from->session == NULL)
-    to_tun(l, v, &vnet, data, len);
+    tun_write(l, v, &vnet, data, len, p);
   else
     transmit(e, l, from->session, &vnet, data, len, p);
 }
@@ -93,7 +81,7 @@ void forward_allowed(kdp_engine *e, lane *l, vni *v, const sender *from, const s
   if (unlikely(from->across != NULL)) count(l, C_crossed);
   if (next_hop == KDP_NEXT_HOP_LOCAL) {
     if (from->session == NULL && from->across == NULL) goto no_route; /* came out of this very TUN */
-    to_tun(l, v, vnet, data, len);
+    tun_write(l, v, vnet, data, len, p);
     return;
   }
   session *to = session_find(e, next_hop);

@@ -36,6 +36,7 @@ enum {
   BATCH = 64,            /* packets read from a TUN, messages received, before the other side gets its turn */
   GSO_SEGMENTS_MAX = 64, /* UDP_MAX_SEGMENTS of kernels before 6.9 */
   UDP_PAYLOAD_MAX = 65000,
+  TUN_BYTES = 1 << 18, /* packets being joined, and one more behind them */
   OUTBOX_BYTES = 1 << 21,
   RELAY_BYTES = 1 << 20,
   SESSIONS_MAX = 1 << 16,
@@ -160,6 +161,15 @@ size_t packet_expired(const uint8_t *data, size_t len, const packet *p, const ui
                       size_t cap);
 /* One hop less. false: it was the last. */
 bool packet_spend_hop(uint8_t *ip);
+/* The headers of a UDP packet say `len`; its checksum is left to the kernel. */
+enum { UDP_HEADER = 8 };
+void packet_set_udp_length(uint8_t *ip, size_t l4, size_t len);
+
+/* A super-packet counts as what it becomes on a wire: who joined its segments, the kernel or we, makes no difference. */
+typedef struct {
+  uint64_t packets, bytes;
+} volume;
+volume volume_of(const struct virtio_net_hdr *vnet, size_t len, const packet *p);
 
 /* An inner packet as it lies in memory, with what the kernel left undone. */
 typedef struct {
@@ -348,6 +358,8 @@ void flows_free(struct flow_table *t);
 /* Counts the packet and says what to do. FLOW_ASK: `opened` is the new flow; the packet is parked until its verdict. */
 flow_answer flows_pass(kdp_engine *e, lane *l, uint32_t vni, const sender *from, const packet *p, const inner *in,
                        kdp_flow *opened);
+/* Whether the flow of `p` lives and has leave. Counts nothing. */
+bool flows_allow(kdp_engine *e, uint32_t vni, const packet *p);
 /* session 0: the whole VNI, and what crossed from there. */
 void flows_forget(kdp_engine *e, uint32_t vni, uint32_t session);
 void flows_age(kdp_engine *e, lane *l);
@@ -411,6 +423,11 @@ void reject(kdp_engine *e, lane *l, vni *v, const sender *from, const uint8_t *d
 /* -- translate.c --------------------------------------------------------------------------------------------------- */
 /* Renames both ends of a packet of `from`, in place, as `to` knows them. false: one of them has no name there. */
 bool translate(const vni *from, const vni *to, const struct virtio_net_hdr *vnet, uint8_t *data, size_t len,
+               const packet *p);
+
+/* -- tun.c --------------------------------------------------------------------------------------------------------- */
+void tun_read(kdp_engine *e, lane *l, vni *v, uint8_t *buffer); /* a batch; buffer: TUN_BYTES */
+void tun_write(lane *l, const vni *v, const struct virtio_net_hdr *vnet, const uint8_t *data, size_t len,
                const packet *p);
 
 /* -- config.c ------------------------------------------------------------------------------------------------------ */

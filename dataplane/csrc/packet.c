@@ -111,6 +111,25 @@ uint32_t pseudo_sum(uint8_t family, const uint8_t *src, const uint8_t *dst, uint
   return sum;
 }
 
+void packet_set_udp_length(uint8_t *ip, size_t l4, size_t len) {
+  uint8_t family = ip[0] >> 4, *udp = ip + l4;
+  uint32_t udp_len = (uint32_t)(len - l4);
+  if (family == 4)
+    put16(ip + 2, (uint32_t)len), put16(ip + 10, 0), put16(ip + 10, checksum(ip, l4, 0));
+  else
+    put16(ip + 4, (uint32_t)len - 40);
+  put16(udp + 4, udp_len);
+  put16(udp + 6, pseudo_sum(family, ip + (family == 4 ? 12 : 8), ip + (family == 4 ? 16 : 24), IPPROTO_UDP, udp_len));
+}
+
+volume volume_of(const struct virtio_net_hdr *vnet, size_t len, const packet *p) {
+  size_t headers = (size_t)p->l4 + p->l4_header, size = vnet->gso_size;
+  bool super = (vnet->gso_type & ~VIRTIO_NET_HDR_GSO_ECN) != VIRTIO_NET_HDR_GSO_NONE && size > 0 && headers < len;
+  if (likely(!super)) return (volume){1, len};
+  size_t packets = (len - headers + size - 1) / size;
+  return (volume){packets, len + (packets - 1) * headers};
+}
+
 uint8_t packet_ecn(const uint8_t *ip) {
   return (ip[0] >> 4 == 4 ? ip[1] : ip[1] >> 4) & 3;
 }

@@ -117,8 +117,9 @@ void transmit(kdp_engine *e, lane *l, session *to, const struct virtio_net_hdr *
       relay_queue_put(e, l, r.relay, at, HEADER_LEN + plain + TAG_LEN);
     payload += piece, left -= piece;
   }
-  count(l, C_tx_packets);
-  count_n(l, C_tx_bytes, len);
+  volume told = volume_of(vnet, len, p);
+  count_n(l, C_tx_packets, told.packets);
+  count_n(l, C_tx_bytes, told.bytes);
   count_n(l, C_tx_datagrams, c.count);
 }
 

@@ -48,13 +48,13 @@ class _Entry:
     packets: list[int] = field(default_factory=lambda: [0, 0])
     bytes: list[int] = field(default_factory=lambda: [0, 0])
 
-    def account(self, packet: Packet, size: int, now: float) -> None:
+    def account(self, packet: Packet, volume: tuple[int, int], now: float) -> None:
         first = self.first
         later = packet.fragment and not packet.first_fragment  # it has no ports
         source, opener = (packet.src, packet.src_port), (first.src, first.src_port)
         way = 0 if source == opener or (later and packet.src == first.src) else 1
-        self.packets[way] += 1
-        self.bytes[way] += size
+        self.packets[way] += volume[0]
+        self.bytes[way] += volume[1]
         self.seen = now
         self.established |= way == 1
         self.closing |= packet.protocol == TCP and bool(packet.tcp_flags & (RST | FIN))
@@ -136,25 +136,25 @@ class FlowTable:
         self._untold = 0
 
     def check(
-        self, vni: int, session: int, packet: Packet, size: int, now: float, from_vni: int = 0
+        self, vni: int, session: int, packet: Packet, volume: tuple[int, int], now: float, from_vni: int = 0
     ) -> tuple[Answer, Flow | None]:
         """Counts the packet and says what to do. ASK and WAIT come with the flow that waits for its verdict."""
         if packet.quoted is not None:
             return self._check_error(vni, packet.quoted), None
         if packet.fragment and not packet.first_fragment:
-            return self._check_fragment(vni, packet, size, now)
+            return self._check_fragment(vni, packet, volume, now)
         key = _key(vni, packet)
         entry = self._entries.get(key)
         if entry is None:
-            return self._open(key, vni, session, packet, size, now, from_vni)
+            return self._open(key, vni, session, packet, volume, now, from_vni)
         if entry.superseded_by(packet):
             self._remove(lambda each: each is entry, End.REPLACED, now)
-            return self._open(key, vni, session, packet, size, now, from_vni)
+            return self._open(key, vni, session, packet, volume, now, from_vni)
         if packet.fragment:
             self._remember_fragment(vni, packet, entry.id, now)
         if entry.closing and _is_opening(packet) and entry.verdict is Verdict.ALLOW and now - entry.seen > 1.0:
             entry.closing = False  # the port pair is used again: same ends, same rule
-        entry.account(packet, size, now)
+        entry.account(packet, volume, now)
         if entry.verdict is Verdict.PENDING:
             return Answer.WAIT, entry.describe(now)
         if entry.verdict is Verdict.DENY:
@@ -162,27 +162,29 @@ class FlowTable:
             return Answer.REJECT, None
         return Answer.PASS, None
 
-    def _check_fragment(self, vni: int, packet: Packet, size: int, now: float) -> tuple[Answer, Flow | None]:
+    def _check_fragment(
+        self, vni: int, packet: Packet, volume: tuple[int, int], now: float
+    ) -> tuple[Answer, Flow | None]:
         """A later fragment fares as its flow does now: it may wait with the first, and falls with it."""
         first, until, flow = self._fragments.get(_fragment_slot(vni, packet), (None, 0.0, 0))
         found = self._by_id.get(flow)
         if first != _fragment(vni, packet) or until <= now or found is None:
             return self._drop("drop_unknown_fragment"), None
         entry = found[1]
-        entry.account(packet, size, now)
+        entry.account(packet, volume, now)
         if entry.verdict is Verdict.PENDING:
             return Answer.WAIT, entry.describe(now)
         return (Answer.PASS if entry.verdict is Verdict.ALLOW else self._drop("drop_denied")), None
 
     def _open(
-        self, key: Key, vni: int, session: int, packet: Packet, size: int, now: float, from_vni: int
+        self, key: Key, vni: int, session: int, packet: Packet, volume: tuple[int, int], now: float, from_vni: int
     ) -> tuple[Answer, Flow | None]:
         if session and self._share[session] >= FLOWS_A_SESSION:
             return self._drop("drop_flow_quota"), None
         if len(self._entries) >= self._maximum or (not session and self._share[0] >= self._maximum // 2):
             return self._drop("drop_flow_table_full"), None
         entry = _Entry(next(self._ids), vni, session, from_vni, packet, now, now)
-        entry.account(packet, size, now)
+        entry.account(packet, volume, now)
         self._entries[key] = entry
         self._by_id[entry.id] = key, entry
         self._share[session] += 1

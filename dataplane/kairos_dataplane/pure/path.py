@@ -27,7 +27,7 @@ from kairos_dataplane.engine import (
 )
 from kairos_dataplane.pure.flows import PENDING_LIFE_S, Answer, Fib, FlowTable
 from kairos_dataplane.pure.packet import Packet, ecn, expired, parse_untrusted, refusal, with_congestion, with_hop_spent
-from kairos_dataplane.pure.segments import Offload, cut, whole_untrusted
+from kairos_dataplane.pure.segments import Offload, cut, volume, whole_untrusted
 from kairos_dataplane.pure.session import RelayQueue, Session
 from kairos_dataplane.pure.translate import translate
 
@@ -163,7 +163,9 @@ class PacketPath:
         """In this VNI: has its flow leave there?"""
         index = 0 if sender.session is None else sender.session.index
         across = 0 if sender.across is None else sender.across.id
-        answer, opened = self._flows.check(vni.id, index, packet, len(data), time.monotonic(), across)
+        answer, opened = self._flows.check(
+            vni.id, index, packet, volume(offload, data, packet), time.monotonic(), across
+        )
         if answer is Answer.PASS:
             self._forward_allowed(vni, sender, offload, data, packet)
         elif answer is Answer.REJECT:
@@ -214,7 +216,7 @@ class PacketPath:
         if next_hop is not None and sender.across is not None:
             self._counters["crossed"] += 1
         if next_hop == LOCAL and (sender.session is not None or sender.across is not None):
-            self._to_tun(vni, offload, data)
+            self._to_tun(vni, offload, data, packet)
             return
         to = self._sessions.get(next_hop or 0)
         if to is None or to is sender.session or to.vni != vni.id:
@@ -224,14 +226,15 @@ class PacketPath:
             self._counters["turned_around"] += 1
         self._transmit(to, offload, data, packet)
 
-    def _to_tun(self, vni: Vni, offload: Offload, data: bytes) -> None:
+    def _to_tun(self, vni: Vni, offload: Offload, data: bytes, packet: Packet) -> None:
         try:
             os.write(vni.tun, offload.pack() + data)
         except OSError:
             self._counters["drop_tun_write"] += 1
             return
-        self._counters["rx_packets"] += 1
-        self._counters["rx_bytes"] += len(data)
+        packets, size = volume(offload, data, packet)
+        self._counters["rx_packets"] += packets
+        self._counters["rx_bytes"] += size
 
     def _reject(self, vni: Vni, sender: Sender, data: bytes, packet: Packet) -> None:
         answer = refusal(data, packet)
@@ -243,10 +246,11 @@ class PacketPath:
         self._answer(sender.across or vni, sender, answer)
 
     def _answer(self, vni: Vni, sender: Sender, answer: bytes) -> None:
+        packet = parse_untrusted(answer)
         if sender.session is None:
-            self._to_tun(vni, Offload(), answer)
+            self._to_tun(vni, Offload(), answer, packet)
         else:
-            self._transmit(sender.session, Offload(), answer, parse_untrusted(answer))
+            self._transmit(sender.session, Offload(), answer, packet)
 
     def _transmit(self, to: Session, offload: Offload, data: bytes, packet: Packet) -> None:
         pieces = cut(offload, data, packet)
@@ -259,8 +263,9 @@ class PacketPath:
         else:
             for piece in pieces:
                 self._send(to.seal(DatagramType.DATA, piece), to.path, to.address, to.relay, ecn(data))
-            self._counters["tx_packets"] += 1
-            self._counters["tx_bytes"] += len(data)
+            packets, size = volume(offload, data, packet)
+            self._counters["tx_packets"] += packets
+            self._counters["tx_bytes"] += size
             self._counters["tx_datagrams"] += len(pieces)
 
     def _has_path(self, path: PathKind) -> bool:

@@ -54,6 +54,15 @@ class Offload:
         return cls(*_VNET.unpack_from(data))
 
 
+def volume(offload: Offload, data: bytes, packet: Packet) -> tuple[int, int]:
+    """(packets, bytes): a super-packet counts as what it becomes on a wire."""
+    headers = packet.l4 + packet.l4_header
+    if offload.gso_type & ~_GSO_ECN == _GSO_NONE or offload.gso_size == 0 or headers >= len(data):
+        return 1, len(data)
+    packets = -(-(len(data) - headers) // offload.gso_size)
+    return packets, len(data) + (packets - 1) * headers
+
+
 _VNET = struct.Struct("=BBHHHH")
 VNET_BYTES = _VNET.size
 

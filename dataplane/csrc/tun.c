@@ -1,0 +1,136 @@
+/* The TUN. UDP packets of one flow and one size that wait there together are joined to one super-packet: it is judged,
+ * routed and written once at either end, where a system call for each packet is what small packets cost. On the network
+ * each remains a datagram of its own, and nothing waits for a packet that is not there. */
+#include <sys/epoll.h>
+#include <unistd.h>
+
+#include "internal.h"
+
+enum { UDP4_HEADERS = 28, UDP6_HEADERS = 48, IP4_DF = 0x4000, SUPER_MAX = 65000 };
+
+/* Packets that are being joined: the first with its headers, of the others the payload behind it. */
+typedef struct {
+  struct virtio_net_hdr vnet; /* of the first */
+  uint8_t *data;
+  size_t headers, len;
+  uint16_t size, count; /* payload bytes of each but the last, which may be shorter; count 0: there is no train */
+} train;
+
+/* What others may join. The checksum must be ours to make: one that came over a wire is not repaired by being computed
+ * again. */
+static bool may_lead(const struct virtio_net_hdr *vnet, const uint8_t *data, size_t len, train *t) {
+  packet p;
+  if (vnet->gso_type != VIRTIO_NET_HDR_GSO_NONE || !(vnet->flags & VIRTIO_NET_HDR_F_NEEDS_CSUM)) return false;
+  if (!packet_parse(data, len, &p) || p.protocol != IPPROTO_UDP || p.fragment) return false;
+  size_t headers = (size_t)p.l4 + p.l4_header;
+  if (headers != (p.family == 4 ? UDP4_HEADERS : UDP6_HEADERS) || headers >= len) return false;
+  if (get16(data + p.l4 + 4) != len - p.l4) return false;
+  *t = (train){.vnet = *vnet, .headers = headers, .len = len, .size = (uint16_t)(len - headers), .count = 1};
+  return true;
+}
+
+/* RFC 6864: the id of an IPv4 packet that must not be fragmented says nothing; the others are numbered one by one. */
+static bool same_flow4(const train *t, const uint8_t *data, size_t len) {
+  const uint8_t *first = t->data;
+  bool numbered = get16(first + 6) == IP4_DF || get16(data + 4) == (uint16_t)(get16(first + 4) + t->count);
+  return numbered && get16(data + 2) == len && get16(data + 24) == len - 20 && memcmp(data, first, 2) == 0 &&
+         memcmp(data + 6, first + 6, 4) == 0 && memcmp(data + 12, first + 12, 12) == 0;
+}
+
+static bool same_flow6(const train *t, const uint8_t *data, size_t len) {
+  const uint8_t *first = t->data;
+  return get16(data + 4) == len - 40 && get16(data + 44) == len - 40 && memcmp(data, first, 4) == 0 &&
+         memcmp(data + 6, first + 6, 38) == 0;
+}
+
+/* A flow that nobody has decided yet waits packet by packet: a super-packet is too large to be parked. */
+static bool is_allowed(kdp_engine *e, const vni *v, const train *t) {
+  packet p;
+  return packet_parse(t->data, t->len, &p) && flows_allow(e, v->id, &p);
+}
+
+static bool extends(kdp_engine *e, const vni *v, const train *t, const struct virtio_net_hdr *vnet, const uint8_t *data,
+                    size_t len) {
+  if (t->count == 0 || t->count == GSO_SEGMENTS_MAX || len <= t->headers) return false;
+  size_t payload = len - t->headers;
+  bool full = t->len == t->headers + (size_t)t->size * t->count; /* none but the last may be short */
+  if (!full || payload > t->size || t->len + payload > SUPER_MAX) return false;
+  if (memcmp(vnet, &t->vnet, sizeof *vnet) != 0) return false;
+  if (!(t->headers == UDP4_HEADERS ? same_flow4(t, data, len) : same_flow6(t, data, len))) return false;
+  return t->count > 1 || is_allowed(e, v, t);
+}
+
+static void forward_train(kdp_engine *e, lane *l, vni *v, train *t) {
+  if (t->count > 1) {
+    packet_set_udp_length(t->data, t->headers - UDP_HEADER, t->len);
+    t->vnet.gso_type = VIRTIO_NET_HDR_GSO_UDP_L4, t->vnet.gso_size = t->size;
+    t->vnet.hdr_len = (uint16_t)t->headers;
+  }
+  if (t->count > 0) forward(e, l, v, NULL, &t->vnet, t->data, t->len);
+  t->count = 0;
+}
+
+void tun_read(kdp_engine *e, lane *l, vni *v, uint8_t *buffer) {
+  train t = {.count = 0};
+  struct virtio_net_hdr vnet;
+  for (int i = 0; i < BATCH; i++) {
+    uint8_t *end = t.count == 0 ? buffer : t.data + t.len, *data = end + sizeof vnet;
+    ssize_t n = read(v->tun, end, sizeof vnet + PACKET_MAX);
+    if (n < 0 && errno != EAGAIN && errno != EINTR) /* the interface was taken away: it would be ready for ever */
+      epoll_ctl(e->watch_tx, EPOLL_CTL_DEL, v->tun, NULL);
+    if (n <= (ssize_t)sizeof vnet) break;
+    size_t len = (size_t)n - sizeof vnet;
+    memcpy(&vnet, end, sizeof vnet);
+    if (extends(e, v, &t, &vnet, data, len)) {
+      memmove(end, data + t.headers, len - t.headers);
+      t.len += len - t.headers, t.count++;
+      continue;
+    }
+    forward_train(e, l, v, &t);
+    if (may_lead(&vnet, data, len, &t))
+      t.data = memmove(buffer, data, len);
+    else
+      forward(e, l, v, NULL, &vnet, data, len);
+  }
+  forward_train(e, l, v, &t);
+}
+
+static bool write_packet(const vni *v, const struct virtio_net_hdr *vnet, const uint8_t *data, size_t headers,
+                         const uint8_t *payload, size_t len) {
+  struct iovec parts[3] = {
+      {(void *)(uintptr_t)vnet, sizeof *vnet}, {(void *)(uintptr_t)data, headers}, {(void *)(uintptr_t)payload, len}};
+  return writev(v->tun, parts, payload == NULL ? 2 : 3) >= 0;
+}
+
+/* A kernel before 6.2 refuses a UDP super-packet: its datagrams go one by one. */
+static bool write_apart(const vni *v, const struct virtio_net_hdr *super, const uint8_t *data, size_t len,
+                        const packet *p) {
+  struct virtio_net_hdr vnet = {
+      .flags = super->flags, .csum_start = super->csum_start, .csum_offset = super->csum_offset};
+  size_t headers = (size_t)p->l4 + UDP_HEADER, size = super->gso_size;
+  uint8_t head[TEMPLATE_MAX];
+  if (headers > sizeof head || size == 0) return false;
+  memcpy(head, data, headers);
+  bool written = true;
+  for (size_t at = headers; at < len; at += size) {
+    size_t payload = len - at < size ? len - at : size;
+    packet_set_udp_length(head, p->l4, headers + payload);
+    written = write_packet(v, &vnet, head, headers, data + at, payload) && written;
+    if (p->family == 4) put16(head + 4, (uint32_t)get16(head + 4) + 1);
+  }
+  return written;
+}
+
+void tun_write(lane *l, const vni *v, const struct virtio_net_hdr *vnet, const uint8_t *data, size_t len,
+               const packet *p) {
+  bool written = write_packet(v, vnet, data, len, NULL, 0);
+  if (unlikely(!written && vnet->gso_type == VIRTIO_NET_HDR_GSO_UDP_L4 && (errno == EINVAL || errno == EMSGSIZE)))
+    written = write_apart(v, vnet, data, len, p);
+  if (unlikely(!written)) {
+    count(l, C_drop_tun_write);
+    return;
+  }
+  volume told = volume_of(vnet, len, p);
+  count_n(l, C_rx_packets, told.packets);
+  count_n(l, C_rx_bytes, told.bytes);
+}
