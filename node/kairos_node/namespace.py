@@ -10,11 +10,14 @@ import contextlib
 import os
 import socket
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
 from pyroute2 import AsyncIPRoute, netns
 from pyroute2.netlink.exceptions import NetlinkError
+
+from kairos_dataplane.tun import open_tun
 
 _PLACE = Path("/run/netns")
 _T = TypeVar("_T")
@@ -55,6 +58,10 @@ class Namespace:
         """What it returns when it runs inside: sockets and descriptors that it makes stay there."""
         with _inside(self.name):
             return function()
+
+    async def make_tun(self, name: str) -> tuple[int, int]:
+        """Its descriptor and its index in here. Raises OSError."""
+        return self.call(partial(make_tun, name))
 
     async def take_in(self, host: AsyncIPRoute, interface: str) -> int:
         """Moves an interface of the host in here; its index. Raises OSError: ENODEV when there is none."""
@@ -116,6 +123,16 @@ def _left_behind(node: str) -> list[tuple[str, bool]]:
 
 def _stem(node: str) -> str:
     return f"kairos-{node}-"
+
+
+def make_tun(name: str) -> tuple[int, int]:
+    """Its descriptor and its index, in the namespace this thread is in."""
+    fd = open_tun(name)
+    try:
+        return fd, socket.if_nametoindex(name)
+    except OSError:
+        os.close(fd)
+        raise
 
 
 def _index_of(interface: str) -> int:

@@ -11,15 +11,13 @@ import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from functools import partial
 from ipaddress import IPv4Interface, IPv4Network, IPv6Interface, IPv6Network, ip_network
 
 from pyroute2 import AsyncIPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 
 from kairos.errors import Refused
-from kairos_dataplane.tun import open_tun
-from kairos_node.namespace import Namespace, clear_left_behind, name_of
+from kairos_node.namespace import Namespace, clear_left_behind, make_tun, name_of
 from kairos_node.user_namespace import ThreadNamespace
 
 Interface = IPv4Interface | IPv6Interface
@@ -136,8 +134,7 @@ class Interfaces:
     async def _add(self, plan: VniPlan) -> _Link:
         name = self._realm.interface(plan.vni)
         namespace = await self._make_namespace(name_of(self._node, plan.vni)) if plan.isolated else None
-        make = partial(_make_tun, name)
-        fd, index = namespace.call(make) if namespace else make()
+        fd, index = await namespace.make_tun(name) if namespace else make_tun(name)
         empty = VniPlan(plan.vni, plan.name, 0, (), (), plan.isolated)
         netlink = namespace.netlink if namespace else self._netlink
         link = self._links[plan.vni] = _Link(empty, fd, index, netlink, namespace)
@@ -231,16 +228,6 @@ async def open_rootless_interfaces(realm: Realm, node: str) -> AsyncIterator[Int
             yield interfaces
         finally:
             await interfaces.remove_all()
-
-
-def _make_tun(name: str) -> tuple[int, int]:
-    """Its descriptor and its index, in the namespace this thread is in."""
-    fd = open_tun(name)
-    try:
-        return fd, socket.if_nametoindex(name)
-    except OSError:
-        os.close(fd)
-        raise
 
 
 async def host_addresses(skip: str) -> list[str]:

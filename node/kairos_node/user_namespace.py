@@ -10,9 +10,11 @@ A thread that went in cannot come back, for the host's network is not ours to en
 from __future__ import annotations
 
 import ctypes
+import logging
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -20,9 +22,12 @@ from pyroute2 import AsyncIPRoute
 
 from kairos.errors import Refused
 from kairos_node.namespace import Namespace
+from kairos_node.packet_link import FAR_MAC, NEAR_MAC, open_packet_link
 
 _CLONE_NEWUSER, _CLONE_NEWNET = 0x1000_0000, 0x4000_0000
 _TUN = Path("/dev/net/tun")
+_MTU_MAX = 65_535  # of a veth; the near end's is set to the VNI's later
+_log = logging.getLogger(__name__)
 _libc = ctypes.CDLL(None, use_errno=True)  # os.unshare came with Python 3.12
 _T = TypeVar("_T")
 
@@ -31,11 +36,6 @@ def enter_user_namespace() -> None:
     """This process gets every capability over namespaces that it makes, and loses what it had over the host's. Its user stays
     who it is. Call it before there is a second thread. Raises Refused where the host does not allow it."""
     uid, gid = os.geteuid(), os.getegid()
-    if not os.access(_TUN, os.R_OK | os.W_OK):
-        raise Refused(
-            "not-allowed",
-            f"{_TUN} cannot be opened by this user; most systems open it to all: sudo modprobe tun; sudo chmod 0666 {_TUN}",
-        )
     try:
         _unshare(_CLONE_NEWUSER)
         Path("/proc/self/setgroups").write_text("deny")  # the kernel's price for a group map
@@ -86,6 +86,20 @@ class ThreadNamespace(Namespace):
         namespace = cls()
         await namespace.raise_loopback()
         return namespace
+
+    async def make_tun(self, name: str) -> tuple[int, int]:
+        """Where this user may open none, a veth pair, which costs a copy of every packet."""
+        if os.access(_TUN, os.R_OK | os.W_OK):
+            return await super().make_tun(name)
+        _log.info("%s is closed to this user: %s is a veth pair", _TUN, name)
+        far = f"{name}f"
+        await self.netlink.link(
+            "add", ifname=name, kind="veth", address=NEAR_MAC, peer={"ifname": far, "address": FAR_MAC}
+        )
+        for end in (far, name):
+            (index,) = await self.netlink.link_lookup(ifname=end)
+            await self.netlink.link("set", index=index, arp=False, mtu=_MTU_MAX, state="up")
+        return self.call(partial(open_packet_link, far)), index
 
     def call(self, function: Callable[[], _T]) -> _T:
         return self._thread.submit(function).result()

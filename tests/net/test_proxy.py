@@ -62,9 +62,13 @@ class Rootless(Host):
         super().__init__(host.name, host.namespace, folder, "endpoint")
         self.node = host.node
         shutil.copytree(host.state.directory, self.state.directory, ignore=shutil.ignore_patterns("socket", "lock"))
-        self._tun = folder / "tun"  # most systems open /dev/net/tun to everybody; here it is opened to him alone
-        os.mknod(self._tun, 0o600 | 0o020000, os.stat("/dev/net/tun").st_rdev)
+        self._tun = folder / "tun"
+        os.mknod(self._tun, 0o020600, os.stat("/dev/net/tun").st_rdev)
         sh(f"chown -R {user()}:{user()} {folder}")
+
+    def open_tun(self, mode: int) -> None:
+        """Most systems open /dev/net/tun to everybody, some to nobody: his next start finds it like this."""
+        self._tun.chmod(mode)
 
     def daemon(self) -> tuple[str, ...]:
         into = (argument for vni in ("office", "depot", "lan") for argument in ("--vni", vni))
@@ -203,3 +207,17 @@ def test_a_vni_that_is_left_takes_its_streams_along(proxied: tuple[Overlay, Root
         assert line_of(leaving) == "ConnectionResetError"
         assert staying.poll() is None
         assert [stream["target"] for stream in alice.status()["streams"]] == [f"{bob}:8080"]
+
+
+def test_without_a_tun_a_packet_socket_does(proxied: tuple[Overlay, Rootless]) -> None:
+    overlay, alice = proxied
+    alice.stop()
+    alice.open_tun(0)
+    alice.start()
+    alice.await_tunnel()
+    alice.await_line("is a veth pair")
+    bob = overlay.address_of(overlay.bob)
+    with alice.program(bob, 3_000_000) as process:
+        assert process.communicate(timeout=60)[0].splitlines() == ["open", "3000012 that was all"], alice.lines[-9:]
+    assert alice.code(f"http://{bob}:8081/") == "2"
+    assert alice.code(f"http://{WEB}:8080/") == "5"
