@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from kairos_dataplane._kdp import ffi, lib
@@ -25,6 +26,7 @@ from kairos_dataplane.engine import (
 )
 
 _EVENTS = 64
+_CLOSING = 16  # threads
 _ENDED = 256  # at once
 
 
@@ -98,6 +100,7 @@ class NativeEngine:
         self._frame = ffi.new("uint8_t[]", FRAME_MAX)
         self._events = ffi.new("kdp_event[]", _EVENTS)
         self._max_flows = max_flows
+        self._vnis: set[int] = set()
 
     @property
     def name(self) -> str:
@@ -117,6 +120,9 @@ class NativeEngine:
 
     def close(self) -> None:
         if self._engine != ffi.NULL:
+            # At the last close of a TUN the kernel waits some 20 ms for whoever may still look at it: let them be closed together.
+            with ThreadPoolExecutor(_CLOSING) as closing:
+                list(closing.map(self.remove_vni, list(self._vnis)))
             lib.kdp_destroy(self._engine)
             self._engine = ffi.NULL
 
@@ -125,8 +131,10 @@ class NativeEngine:
 
     def add_vni(self, vni: int, tun_fd: int) -> None:
         _check(lib.kdp_vni_add(self._engine, vni, tun_fd))
+        self._vnis.add(vni)
 
     def remove_vni(self, vni: int) -> None:
+        self._vnis.discard(vni)
         _check(lib.kdp_vni_remove(self._engine, vni))
 
     def add_route(self, vni: int, prefix: Network, next_hop: int) -> None:

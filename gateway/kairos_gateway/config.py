@@ -28,6 +28,7 @@ class Config(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     masquerade: bool = True
     routed: list[str] = []
     uplink: list[UplinkConfig] = []
+    isolate: Literal["overlap", "netns"] = "overlap"
     rekey_after_s: Annotated[float, msgspec.Meta(gt=0, le=REKEY_AFTER_S)] = float(REKEY_AFTER_S)
     provider: Literal["cryptography", "oqs"] = "cryptography"
     dataplane: Literal["auto", "c", "pure"] = "auto"

@@ -7,6 +7,7 @@ none    endpoints -- tunnel -- TUN [namespace]                                  
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Collection
 from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network, ip_interface
@@ -17,10 +18,11 @@ from pyroute2.netlink.exceptions import NetlinkError
 
 from kairos.errors import Refused
 from kairos_dataplane.engine import Network
-from kairos_gateway.config import UplinkConfig
+from kairos_gateway.config import Config, UplinkConfig
 from kairos_node.forwarding import nft
 from kairos_node.namespace import Namespace
 
+_log = logging.getLogger(__name__)
 VETH = "kru"  # the host's ends, by number of the VNI
 _INSIDE, _VLAN = "kairosg-up", "kairosg-vlan"
 _TRANSIT4 = IPv4Network("198.18.0.0/15")  # between a namespace and its host, seen by nobody else (RFC 2544)
@@ -41,15 +43,16 @@ class _Way:
 
 
 class Externals:
-    """The ways out of this gateway's isolated VNIs. configured: as gateway.toml has them. Raises Refused for nonsense."""
+    """The ways out of this gateway's isolated VNIs, as gateway.toml has them. Raises Refused for nonsense."""
 
-    def __init__(self, host: AsyncIPRoute, configured: Collection[UplinkConfig]) -> None:
+    def __init__(self, host: AsyncIPRoute, config: Config) -> None:
         self._host = host
-        self._configured = {uplink.vni: uplink for uplink in configured}
+        self._config = config
+        self._configured = {uplink.vni: uplink for uplink in config.uplink}
         self._ways: dict[int, _Way] = {}
-        if len(self._configured) < len(configured):
+        if len(self._configured) < len(config.uplink):
             raise Refused("bad-config", "uplink: one VNI has one uplink")
-        for uplink in configured:
+        for uplink in config.uplink:
             _check(uplink)
 
     def isolates(self, name: str) -> bool:
@@ -57,7 +60,7 @@ class Externals:
 
     async def connect(self, vni: int, name: str, namespace: Namespace, tun: str, sources: Collection[Network]) -> None:
         """Makes the way out, once, and lets in through it what speaks from `sources`. Raises Refused."""
-        uplink, wanted = self._configured[name], frozenset(sources)
+        uplink, wanted = self._configured.get(name) or self._usual(name), frozenset(sources)
         try:
             if vni not in self._ways:
                 self._ways[vni] = await self._make(vni, uplink, namespace, tun)
@@ -68,11 +71,18 @@ class Externals:
         except (NetlinkError, OSError) as error:
             raise Refused("uplink-failed", f"uplink of {name}: {error.args[-1] if error.args else error}") from None
 
+    def _usual(self, name: str) -> UplinkConfig:
+        """The way out of a VNI that is isolated for another reason: as if it shared the host's routing. It cannot be routed as it
+        is, for the host's own routes to its prefix lead elsewhere."""
+        return UplinkConfig(name, "nat" if self._config.masquerade and name not in self._config.routed else "none")
+
     def forget(self, vni: int) -> None:
         """It went with its namespace."""
         self._ways.pop(vni, None)
 
     async def _make(self, vni: int, uplink: UplinkConfig, namespace: Namespace, tun: str) -> _Way:
+        if uplink.mode == "none" and not self.isolates(uplink.vni):
+            _log.warning("VNI %s has no way out: it is isolated, so it needs an uplink or masquerade", uplink.vni)
         slot = min(set(range(len(self._ways) + 1)) - {way.slot for way in self._ways.values()})
         way = _Way("", tun, slot, frozenset())
         await nft("-f", "-", script=_rules(uplink, way, ()), namespace=namespace.name)  # closed before anything is open

@@ -39,6 +39,7 @@ from kairos_gateway.peers import Peers
 from kairos_gateway.postures import Postures
 from kairos_gateway.session_judge import SessionJudge
 from kairos_gateway.sessions import Session, Sessions
+from kairos_gateway.sharing import Sharing
 from kairos_gateway.tunnel import GatewayDriver
 from kairos_gateway.uplink import Uplink
 from kairos_node.crypto import provider_named
@@ -174,11 +175,12 @@ class Gateway(Daemon):
             self._externals.forget(gone)
         for plan in self.vnis.plans:
             self.vnis.part(plan.vni, view.mappings(plan.vni))
-        for vni in view.vnis:
+        sharing = Sharing(self._config.isolate == "netns", self.vnis.plans)
+        for plan in sharing.placed(self._plan(vni) for vni in view.vnis):
             try:
-                await self._lead_out(self._plan(vni))
+                await self._lead_out(plan)
             except Refused as refusal:  # the others must not suffer for it
-                _log.error("VNI %s is left out: %s", view.vnis[vni].name, refusal)
+                _log.error("VNI %s is left out: %s", plan.name, refusal)
         for plan in self.vnis.plans:
             self.vnis.join(plan.vni, view.mappings(plan.vni))
         shared = [plan for plan in self.vnis.plans if not plan.isolated]
@@ -203,8 +205,9 @@ class Gateway(Daemon):
 
     async def _lead_out(self, plan: VniPlan) -> None:
         """The VNI on this host, and its own way out where it has one. Raises Refused."""
-        await self.vnis.apply(plan, self.view.routes_via(plan.vni, self.identity.node))
-        if plan.isolated:
+        behind_us = self.view.routes_via(plan.vni, self.identity.node)
+        await self.vnis.apply(plan, behind_us)
+        if plan.isolated and (behind_us or self._externals.isolates(plan.name)):
             namespace, tun = self.vnis.namespace(plan.vni), self.vnis.interface(plan.vni)
             await self._externals.connect(plan.vni, plan.name, namespace, tun, self._sources(plan.vni))
 
@@ -364,7 +367,7 @@ async def serve(state: NodeState, config: Config, dataplane: Dataplane) -> None:
         port = udp.getsockname()[1]
         interfaces = await stack.enter_async_context(open_interfaces(GATEWAY, identity.node))
         uplink = await stack.enter_async_context(Uplink(GATEWAY.prefix))
-        externals = Externals(interfaces.host, config.uplink)
+        externals = Externals(interfaces.host, config)
         signer = Signer(identity.node, identity.key)
         client = await stack.enter_async_context(FabricClient(identity.join.fabric_url, identity.join.tenant, signer))
         direct = config.advertise or [format_address((host, port)) for host in await host_addresses(GATEWAY.prefix)]

@@ -6,6 +6,7 @@ number, by which the next start finds and removes them.
 
 from __future__ import annotations
 
+import asyncio
 import os
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -104,7 +105,7 @@ class Interfaces:
         if link is not None:
             for rule in link.rules:
                 await self._rule("del", link, rule)
-            os.close(link.fd)
+            await asyncio.to_thread(os.close, link.fd)  # the last close of a TUN takes the kernel some 20 ms
             if link.namespace is not None:
                 await link.namespace.remove(self._realm.prefix)
 

@@ -77,6 +77,18 @@ def test_the_same_prefix_twice_is_two_networks(twins: Overlay) -> None:
     assert not alice.run(*inside(alice, "twin", "ping", "-c1", "-W1", "192.168.60.10")).stdout.count("bytes from")
 
 
+def test_the_gateway_answers_each_in_its_own_network(twins: Overlay) -> None:
+    """Its address is the same in both. In one routing table one of the two would get the other's answers."""
+    office, twin = (address(twins.gateway, vni) for vni in ("office", "twin"))
+    assert office == twin
+    for vni in ("office", "twin"):
+        wait_for(f"the gateway's answer in {vni}", lambda vni=vni: not twins.alice.run(  # type: ignore[misc]
+            *inside(twins.alice, vni, "ping", "-c1", "-W2", office)).returncode)  # fmt: skip
+    placed = {each["name"]: each["namespace"] for each in twins.gateway.status()["vnis"]}
+    assert not placed["office"]
+    assert placed["twin"].startswith(f"kairos-{twins.gateway.node}-")
+
+
 def test_exec_says_what_is_wrong(twins: Overlay) -> None:
     alice = twins.alice
     said = alice.run(*inside(alice, "nowhere", "true"))
