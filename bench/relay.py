@@ -66,21 +66,28 @@ async def _throughput(
 
 
 async def _delays(rounds: Rounds, host: FabricHost, identities: tuple[Identity, Identity]) -> None:
-    """The slowest of one frame each 2 ms, with the control Worker idle, then busy."""
+    """What one frame each 2 ms waits on its way, with the control Worker idle, then busy."""
     async with joined(*identities) as (endpoint, gateway):
         pacing = asyncio.create_task(_pace(endpoint))
         try:
             await asyncio.sleep(_WARM_UP_S)
-            gateway.queue.slowest_ns = 0
+            gateway.queue.waits_ns.clear()
             await asyncio.sleep(_IDLE_S)
-            rounds.add("relay_slowest_idle_ms", gateway.queue.slowest_ns / 1e6, "ms")
-            gateway.queue.slowest_ns = 0
+            _waits(rounds, "idle", gateway)
             spent = await _busy(host)
-            rounds.add("relay_slowest_busy_ms", gateway.queue.slowest_ns / 1e6, "ms")
+            _waits(rounds, "busy", gateway)
             rounds.add("control_busy_cpu_ms", spent * 1e3, "ms of the control Worker")
         finally:
             pacing.cancel()
         await settled(gateway.queue)
+
+
+def _waits(rounds: Rounds, control: str, gateway: End) -> None:
+    """What the frames since the last call have waited."""
+    waits = sorted(gateway.queue.waits_ns)
+    gateway.queue.waits_ns.clear()
+    rounds.add(f"relay_{control}_delay_ms", waits[len(waits) * 99 // 100] / 1e6, "ms, 99th percentile")
+    rounds.add(f"relay_{control}_delay_max_ms", waits[-1] / 1e6, "ms")
 
 
 async def _pace(endpoint: End) -> None:

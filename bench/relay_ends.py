@@ -31,7 +31,7 @@ class Queue:
         self.left = 0
         self.frames = self.bytes = 0
         self.last_at = 0.0
-        self.slowest_ns = 0
+        self.waits_ns: list[int] = []
 
     def add_relay(self, relay: int) -> None: ...
 
@@ -47,7 +47,7 @@ class Queue:
 
     def put_relay(self, relay: int, datagrams: memoryview) -> None:
         now = time.monotonic_ns()
-        self.slowest_ns = max(self.slowest_ns, now - int.from_bytes(datagrams[:_STAMP], "big"))
+        self.waits_ns.append(now - int.from_bytes(datagrams[:_STAMP], "big"))
         self.frames += 1
         self.bytes += len(datagrams)
         self.last_at = now / 1e9

@@ -28,6 +28,8 @@ from kairos_dataplane.engine import (
 _EVENTS = 64
 _CLOSING = 16  # threads
 _ENDED = 256  # at once
+_VERDICTS = {verdict.value: verdict for verdict in Verdict}
+_ENDS = {end.value: end for end in End}
 
 
 def _check(result: int) -> int:
@@ -37,8 +39,9 @@ def _check(result: int) -> int:
 
 
 def _ip(family: int, raw: Any) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
-    data = bytes(raw)
-    return ipaddress.IPv4Address(data[:4]) if family == 4 else ipaddress.IPv6Address(data)
+    if family == 4:
+        return ipaddress.IPv4Address(ffi.buffer(raw, 4)[:])
+    return ipaddress.IPv6Address(ffi.buffer(raw, 16)[:])
 
 
 def _address(raw: Any) -> Address | None:
@@ -66,7 +69,7 @@ def _flow(raw: Any) -> Flow:
         raw.dst_port,
         raw.icmp_type,
         raw.tcp_flags,
-        Verdict(raw.verdict),
+        _VERDICTS[raw.verdict],
         raw.rule,
         raw.generation,
         (raw.packets[0], raw.packets[1]),
@@ -74,7 +77,7 @@ def _flow(raw: Any) -> Flow:
         raw.age_ms / 1000,
         raw.idle_ms / 1000,
         raw.from_vni,
-        End(raw.ended),
+        _ENDS[raw.ended],
     )
 
 
