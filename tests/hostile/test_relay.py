@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 
 import pytest
@@ -10,7 +11,7 @@ from hostile_relay import CHANNEL, TO_ENDPOINT, TO_GATEWAY, HostileRelay, Meetin
 from issued import Authority
 from kairos.crypto.suites import KR1
 from kairos.wire import frame as wire
-from kairos.wire.frame import FLAG_DATAGRAMS, HEADER, FrameType
+from kairos.wire.frame import DATAGRAM_WINDOW, FLAG_DATAGRAMS, HEADER, FrameType
 from kairos_node.crypto import provider_named
 
 SECRET = b"the plaintext that nobody else may see"
@@ -246,6 +247,38 @@ def test_injected_frames(sites: Sites, parties: Parties, direction: str, what: s
         assert codes <= TYPED
 
     meet(sites, parties, honest, story)
+
+
+def test_a_relay_that_grants_no_credit_for_datagrams_costs_the_oldest_and_holds_up_no_control(
+    sites: Sites, parties: Parties
+) -> None:
+    def miser(_direction: str, frame: bytes) -> list[bytes]:
+        return [] if kind(frame) is FrameType.CREDIT and frame[1] & FLAG_DATAGRAMS else [frame]
+
+    datagrams = FrameType.DATAGRAMS.value
+
+    async def story(meeting: Meeting) -> None:
+        assert await meeting.settled()
+        endpoint = meeting.endpoint.site
+        before = endpoint.dataplane.counters()["drop_relay_full"]
+
+        def spent() -> int:
+            return sum(len(frame) for way, frame in meeting.relay.seen if way == TO_GATEWAY and frame[0] == datagrams)
+
+        async with asyncio.timeout(20):
+            while spent() < DATAGRAM_WINDOW - 2**17 or endpoint.dataplane.counters()["drop_relay_full"] == before:
+                for _ in range(64):
+                    endpoint.socket.sendto(bytes(1200), (meeting.gateway.site.address, 9))
+                await asyncio.sleep(0)  # the relay's turn
+        passed = len(meeting.relay.seen)
+        assert meeting.endpoint.tunnel is not None
+        meeting.endpoint.tunnel.fail("test-over", "the last word goes through the stream")
+        async with asyncio.timeout(20):
+            while not meeting.gateway.code:
+                await asyncio.sleep(0.002)
+        assert FrameType.STREAM in [kind(frame) for way, frame in meeting.relay.seen[passed:] if way == TO_GATEWAY]
+
+    meet(sites, parties, miser, story)
 
 
 def test_a_relay_that_falls_silent_is_noticed_within_ten_seconds(sites: Sites, parties: Parties) -> None:
