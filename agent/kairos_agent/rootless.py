@@ -79,7 +79,10 @@ class RootlessAgent(Agent):
         with contextlib.closing(self.proxy):
             where = self.proxy.bind()
             await self._led.wait()
-            self._wishes.ready(where, sorted(plan.name for plan in self.usable()))
+            led = self.usable()
+            if strange := self._wishes.vnis - {name for plan in led for name in (plan.name, str(plan.vni))}:
+                _log.warning("this device is not in %s; it waits to be", ", ".join(sorted(strange)))
+            self._wishes.ready(where, sorted(plan.name for plan in led))
             await self.proxy.run()
 
     async def set_up(self, tunnel: EndpointDriver, config: TunnelConfig) -> Mapping[int, Collection[Network]]:

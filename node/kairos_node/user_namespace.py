@@ -27,6 +27,13 @@ from kairos_node.packet_link import FAR_MAC, NEAR_MAC, open_packet_link
 _CLONE_NEWUSER, _CLONE_NEWNET = 0x1000_0000, 0x4000_0000
 _TUN = Path("/dev/net/tun")
 _MTU_MAX = 65_535  # of a veth; the near end's is set to the VNI's later
+_ADVICE = (
+    "an administrator allows it with sysctl kernel.apparmor_restrict_unprivileged_userns=0 (Ubuntu), "
+    "kernel.unprivileged_userns_clone=1 (Debian) or user.max_user_namespaces, or runs `kairos agent run` instead"
+)
+_ADVICE_TO_ROOT = (
+    "root needs CAP_SETFCAP for it, and a container that may unshare; another user needs neither capability"
+)
 _log = logging.getLogger(__name__)
 _libc = ctypes.CDLL(None, use_errno=True)  # os.unshare came with Python 3.12
 _T = TypeVar("_T")
@@ -44,13 +51,10 @@ def enter_user_namespace() -> None:
         with ThreadPoolExecutor(1) as trial:  # AppArmor lets the first step pass and refuses this one
             trial.submit(_unshare, _CLONE_NEWNET).result()
     except OSError as error:
-        raise Refused("not-allowed", f"this host gives users no namespaces of their own: {error}; {_ADVICE}") from None
-
-
-_ADVICE = (
-    "an administrator allows it with sysctl kernel.apparmor_restrict_unprivileged_userns=0 (Ubuntu), "
-    "kernel.unprivileged_userns_clone=1 (Debian) or user.max_user_namespaces, or runs `kairos agent run` instead"
-)
+        advice = _ADVICE if uid else _ADVICE_TO_ROOT
+        raise Refused(
+            "not-allowed", f"this host gives no namespaces of one's own: {error.strerror}; {advice}"
+        ) from None
 
 
 def _unshare(what: int) -> None:

@@ -14,6 +14,7 @@ from ipaddress import ip_address
 
 import msgspec
 
+from kairos.errors import Refused
 from kairos.policy.input import Application
 from kairos_node.application import Address, Applications, user_of
 
@@ -59,13 +60,20 @@ class Witness:
         os.waitpid(self._child, 0)
 
     async def opener(self, near: End, far: End) -> Opener | None:
-        """Of the TCP connection from `near` to `far`, both on this host; None on any doubt."""
+        """Of the TCP connection from `near` to `far`, both on this host; None on any doubt. Raises Refused when the child is gone."""
         loop = asyncio.get_running_loop()
         question = _Question((str(near[0]), near[1]), (str(far[0]), far[1]))
         async with self._turn:
-            await loop.sock_sendall(self._asked, msgspec.msgpack.encode(question))
-            answer = await loop.sock_recv(self._asked, _MESSAGE_MAX)
-        return msgspec.msgpack.decode(answer, type=Opener | None) if answer else None
+            try:
+                await loop.sock_sendall(self._asked, msgspec.msgpack.encode(question))
+                answer = await loop.sock_recv(self._asked, _MESSAGE_MAX)
+            except OSError:
+                answer = b""
+        if not answer:
+            raise Refused(
+                "no-witness", "the process that tells whose programs come in has ended; start the proxy again"
+            )
+        return msgspec.msgpack.decode(answer, type=Opener | None)
 
 
 def _look(asked: socket.socket) -> None:

@@ -61,6 +61,7 @@ class Rootless(Host):
     def __init__(self, host: Host, folder: Path) -> None:
         super().__init__(host.name, host.namespace, folder, "endpoint")
         self.node = host.node
+        self.idle_s = 3600
         shutil.copytree(host.state.directory, self.state.directory, ignore=shutil.ignore_patterns("socket", "lock"))
         self._tun = folder / "tun"
         os.mknod(self._tun, 0o020600, os.stat("/dev/net/tun").st_rdev)
@@ -73,6 +74,7 @@ class Rootless(Host):
     def daemon(self) -> tuple[str, ...]:
         into = (argument for vni in ("office", "depot", "lan") for argument in ("--vni", vni))
         command = (sys.executable, "-m", "kairos_cli.main", "proxy", "--state", str(self.state.directory), *into)
+        command = (*command, "--idle", str(self.idle_s))
         script = f'unset OPENSSL_CONF && mount --bind {self._tun} /dev/net/tun && exec "$@"'
         return ("sh", "-c", script, "sh", *as_user(user()), *command)
 
@@ -145,8 +147,9 @@ def test_a_user_reaches_what_policy_allows_and_the_host_has_no_part_in_it(proxie
         for proxy in (f"socks5h://{PROXY}", f"socks5h://lan:x@{PROXY}", f"http://{PROXY}", f"http://lan:x@{PROXY}"):
             done = alice.curl("-p", "-x", proxy, url)
             assert "kairos proxy" in done.stdout, (proxy, done.stderr, alice.lines[-20:])
-        program = next(flow["program"] for flow in alice.tell("flows") if f"{WEB}:8080" in flow["flow"])
-        assert program.endswith("/curl")  # not ours: whose connection it is
+        for end in (alice, overlay.gateway):  # not ours: whose connection it is
+            program = next(flow["program"] for flow in end.tell("flows") if f"{WEB}:8080" in flow["flow"])
+            assert program.endswith("/curl")
         assert alice.curl("-m", "2", url).returncode
         stranger = alice.curl("-x", f"socks5h://{PROXY}", url, who=SOMEBODY_ELSE)
     assert stranger.returncode
@@ -211,8 +214,9 @@ def test_a_vni_that_is_left_takes_its_streams_along(proxied: tuple[Overlay, Root
 
 def test_without_a_tun_a_packet_socket_does(proxied: tuple[Overlay, Rootless]) -> None:
     overlay, alice = proxied
-    alice.stop()
+    assert alice.stop() == 0
     alice.open_tun(0)
+    alice.idle_s = 2
     alice.start()
     alice.await_tunnel()
     alice.await_line("is a veth pair")
@@ -221,3 +225,6 @@ def test_without_a_tun_a_packet_socket_does(proxied: tuple[Overlay, Rootless]) -
         assert process.communicate(timeout=60)[0].splitlines() == ["open", "3000012 that was all"], alice.lines[-9:]
     assert alice.code(f"http://{bob}:8081/") == "2"
     assert alice.code(f"http://{WEB}:8080/") == "5"
+    with alice.program(bob) as silent:
+        assert [line_of(silent), line_of(silent)] == ["open", "ConnectionResetError"]
+    assert alice.status()["counters"]["proxy_idle"] == 1

@@ -32,7 +32,7 @@ from kairos_node.witness import Witness
 _log = logging.getLogger(__name__)
 STREAMS_MAX, CLIENTS_MAX = 400, 500  # a stream has two descriptors, and a process 1,024 unless somebody raised it
 _NEGOTIATION_S, _CONNECT_S = 10.0, 10.0
-_LOOK_AT_IDLE_S = 5.0
+_LOOK_AT_IDLE_S = 5.0  # or twice in the time that a stream may be silent
 _ACCEPT_AGAIN_S = 0.1  # after the kernel had no descriptor for us
 _FIRST_PIECE = 4096
 _KEEPALIVE = ((socket.TCP_KEEPIDLE, 30), (socket.TCP_KEEPINTVL, 10), (socket.TCP_KEEPCNT, 3))
@@ -294,7 +294,7 @@ class Proxy:
     async def _end_idle(self) -> None:
         loop = asyncio.get_running_loop()
         while True:
-            await asyncio.sleep(_LOOK_AT_IDLE_S)
+            await asyncio.sleep(min(_LOOK_AT_IDLE_S, self.listen.idle_s / 2))
             for stream in list(self._streams.values()):
                 if stream.active_at and loop.time() - stream.active_at > self.listen.idle_s:
                     self._counts["idle"] += 1

@@ -26,6 +26,8 @@ def listen_at(text: str, idle_s: float, beyond_host: bool) -> Listen:
         listen = Listen(ip_address(host.strip("[]")), int(port), idle_s, beyond_host)
         if not 0 <= listen.port < 65536:
             raise ValueError("there is no such port")
+        if idle_s < 1:
+            raise ValueError("--idle is at least a second")
     except ValueError as error:
         raise Refused(
             "bad-request", f"--listen {text}: {error}; write an address and a port, as 127.0.0.1:1080"
