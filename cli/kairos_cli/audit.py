@@ -14,7 +14,7 @@ from kairos.audit.verification import Report
 from kairos.errors import KairosError
 from kairos.identity.certificate import Certificate, parse_certificate_untrusted
 from kairos_cli.admin import AdminClient, at, client, tenant_of
-from kairos_cli.audit_export import as_line, checker, read_head, require_successor
+from kairos_cli.audit_export import as_line, checker, read_head, require_successor, write_ocsf
 from kairos_cli.audit_export import export as export_log
 from kairos_cli.audit_export import verify as verify_export
 from kairos_cli.fabric.operator import directory, write_files
@@ -122,7 +122,10 @@ def prove(options: argparse.Namespace) -> None:
 
 
 def export(options: argparse.Namespace) -> None:
-    newest = export_log(client(options), tenant_of(options), Path(options.folder), checker(_root(options)))
+    folder = Path(options.folder)
+    newest = export_log(client(options), tenant_of(options), folder, checker(_root(options)))
+    if options.format == "ocsf":
+        print(f"{folder / 'ocsf'} has {write_ocsf(folder)} new records")
     print(
         f"{options.folder} holds all {newest.size} events up to {moment(newest.at)}; kairos audit verify {options.folder}"
     )

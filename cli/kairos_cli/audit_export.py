@@ -4,6 +4,7 @@
 000000000000000.leaves      their leaf hashes as the log keeps them, 32 bytes each
 000000000000000.head.json   the head that was signed when it was sealed
 head.json                   the newest head at the time of the export
+ocsf/                       the same events for a SIEM, if asked for; a file a segment, no part of the proof
 """
 
 from __future__ import annotations
@@ -13,7 +14,9 @@ from pathlib import Path
 
 import msgspec
 
+from kairos.audit.event import Event
 from kairos.audit.head import Consistency, SealedSegment, SignedHead, verify_successor
+from kairos.audit.ocsf import records
 from kairos.audit.verification import CheckHead, Report, examine
 from kairos.errors import BadMessage, KairosError
 from kairos.identity.certificate import Certificate
@@ -37,6 +40,18 @@ def export(admin: AdminClient, tenant: str, folder: Path, check: CheckHead) -> S
         size = segment.head.size
     write_files(folder, [("head.json", as_line(newest))])
     return newest
+
+
+def write_ocsf(folder: Path) -> int:
+    """What the folder has, in FOLDER/ocsf, a file a segment; those that are there stay. Returns how many records are new."""
+    written = 0
+    for path in sorted(folder.glob("[0-9]*.jsonl")):
+        if not (folder / "ocsf" / path.name).exists():
+            events = (msgspec.json.decode(line, type=Event) for line in path.read_bytes().splitlines())
+            lines = [msgspec.json.encode(each) + b"\n" for event in events for each in records(event)]
+            write_files(folder / "ocsf", [(path.name, b"".join(lines))])
+            written += len(lines)
+    return written
 
 
 def verify(folder: Path, kept: list[SignedHead], check: CheckHead) -> Report:

@@ -127,6 +127,15 @@ def test_the_record_is_searched(kairos: Kairos, event: str) -> None:
     assert "no device named" in kairos.fails("audit", "search", "--device", "nobody")[1]
 
 
+def test_an_export_for_a_siem_grows_too(kairos: Kairos, folder: Path) -> None:
+    said = kairos("audit", "export", str(folder), "--format", "ocsf")
+    lines = [line for path in folder.glob("ocsf/*.jsonl") for line in path.read_text().splitlines()]
+    assert f"{len(lines)} new records" in said
+    assert 3004 in {json.loads(line)["class_uid"] for line in lines}
+    assert "0 new records" in kairos("audit", "export", str(folder), "--format", "ocsf")
+    assert kairos.json("audit", "verify", str(folder))["findings"] == []
+
+
 def test_without_flows_both_ends_agree(kairos: Kairos, event: str) -> None:
     assert "both ends agree" in kairos("audit", "reconcile", "--since", "10m")
 

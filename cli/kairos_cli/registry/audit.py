@@ -81,7 +81,18 @@ AUDIT = (
         "audit export",
         "audit:export",
         "fetch the whole log into a folder, or what the folder has not yet",
-        (arg("folder", help="where to, or what to add to"), _ROOT, TENANT, OPERATOR),
+        (
+            arg("folder", help="where to, or what to add to"),
+            arg(
+                "--format",
+                help="jsonl: the events as they are (default); ocsf: beside them, in FOLDER/ocsf, as OCSF 1.3 for a SIEM",
+                choices=("jsonl", "ocsf"),
+                default="jsonl",
+            ),
+            _ROOT,
+            TENANT,
+            OPERATOR,
+        ),
     ),
     Verb(
         "audit verify",
