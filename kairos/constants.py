@@ -16,6 +16,10 @@ CLOCK_SKEW_S = 300
 CLOCK_SKEW_REPORTED_S = 30
 REKEY_AFTER_S = 120
 OLD_EPOCH_KEPT_S = 10
+MTU_BASE = 1_200  # bytes of a datagram that every direct path must carry
+MTU_PROBE_TRIES = 3
+MTU_CONFIRM_EVERY_S = 5
+MTU_RAISE_AFTER_S = 600
 VNI_MAX = (1 << 24) - 1
 
 # -- implementation limits -------------------------------------------------------------------------------------------
@@ -29,5 +33,7 @@ BUNDLE_MAX = 16 * 1024 * 1024
 CONTROL_MESSAGE_MAX = 256 * 1024  # one message inside TLS; CONFIG of 1,000 VNIs is about 200 KiB
 ADMISSION_WAIT_S = 5.0
 PROBE_EVERY_S = 1.0
+MTU_PROBE_WAIT_S = 0.5  # for the answer, before the next try
+MTU_PRECISION = 16  # bytes at which a search ends
 PROBE_LOST_AFTER_S = 3.0
 HANDSHAKE_WAIT_S = 10.0

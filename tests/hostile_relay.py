@@ -181,7 +181,9 @@ class _Loop:
         def nothing(_event: ControlReceived | PathMoved) -> None:
             return None
 
-        self.events = DataplaneEvents(dataplane, Listeners(end.links, allow, nothing, nothing, nothing))
+        self.events = DataplaneEvents(
+            dataplane, Listeners(end.links, allow, nothing, nothing, nothing, dataplane.set_limit)
+        )
 
 
 async def _with_relay(

@@ -206,6 +206,9 @@ class Agent(Daemon):
     def _acknowledged(self, event: ControlReceived) -> None:
         self.gateways.acknowledged(event)
 
+    def _limited(self, session: int, limit: int) -> None:
+        _log.debug("a gateway probes our path, which is ours to probe: session %d", session)
+
     def _moved(self, event: PathMoved) -> None:
         """Our sessions never follow: the connector moves them."""
 

@@ -18,6 +18,7 @@ from kairos.constants import HANDSHAKE_WAIT_S
 from kairos.errors import KairosError, Refused
 from kairos.protocol.path import Address, Mode
 from kairos.wire.control import Config
+from kairos.wire.datagram import DATA_OVERHEAD
 from kairos_agent.tunnel import EndpointDriver
 from kairos_dataplane import ControlReceived, Dataplane
 from kairos_dataplane.engine import Network
@@ -268,7 +269,7 @@ class Connector:
     def acknowledged(self, event: ControlReceived) -> None:
         for connection in (self._current, self._coming):
             if connection is not None and connection.prober is not None and connection.owns(event.session):
-                connection.prober.acknowledged_untrusted(event.payload)
+                connection.prober.acknowledged_untrusted(event.payload, event.size)
 
     @property
     def tunnel(self) -> EndpointDriver | None:
@@ -329,7 +330,12 @@ class Connector:
         listed = parse_candidates(tunnel.config.direct) if tunnel.config is not None else []
         candidates = [each for each in listed if not self._home.leads_into_tunnel(each[0])]
         sessions = tunnel.sessions.values
-        return PathProber(self._home.dataplane, sessions, tunnel.relay, candidates, self._mode, moved)
+
+        def largest() -> int:
+            mtus = [vni.mtu for vni in tunnel.config.vnis] if tunnel.config is not None else []
+            return max(mtus, default=0) + DATA_OVERHEAD
+
+        return PathProber(self._home.dataplane, sessions, tunnel.relay, candidates, self._mode, largest, moved)
 
 
 class _TunnelOwner:
@@ -362,5 +368,6 @@ def _status(connection: Connection, mode: Mode) -> dict[str, Any]:
         "address": format_address(direct) if direct else "",
         "mode": mode,
         "round_trip_ms": round(prober.round_trip_s * 1000, 2) if prober is not None else 0.0,
+        "datagram_max": prober.datagram_max if prober is not None else 0,
         "t1_at": steps.began,
     }

@@ -271,8 +271,16 @@ int kdp_session_path(kdp_engine *e, uint32_t index, uint8_t kind, const kdp_addr
   session *s = session_lock(e, index);
   if (s != NULL) {
     s->path = kind, s->relay = relay, s->follow = follow != 0; /* no packet in flight: path_lock is not needed */
+    atomic_store_explicit(&s->limit, 0, memory_order_relaxed);
     if (kind == KDP_PATH_DIRECT) addr_to_sockaddr(addr, &s->to, &s->to_len);
   }
+  return session_unlock(e, s == NULL ? -ENOENT : 0);
+}
+
+int kdp_session_limit(kdp_engine *e, uint32_t index, uint16_t limit) {
+  if (limit != 0 && limit < LIMIT_MIN) return -EINVAL;
+  session *s = session_lock(e, index);
+  if (s != NULL) atomic_store_explicit(&s->limit, limit, memory_order_relaxed);
   return session_unlock(e, s == NULL ? -ENOENT : 0);
 }
 
@@ -303,11 +311,11 @@ int kdp_session_offences(kdp_engine *e, uint32_t index, uint64_t *forged, uint64
   return result;
 }
 
-int kdp_control_send(kdp_engine *e, uint32_t index, uint8_t type, const uint8_t *payload, size_t len,
+int kdp_control_send(kdp_engine *e, uint32_t index, uint8_t type, const uint8_t *payload, size_t len, uint16_t size,
                      const kdp_addr *addr, int via_relay) {
   struct sockaddr_storage to;
   socklen_t to_len = 0;
-  if (len > CONTROL_MAX || type < DG_PROBE || type > DG_CLAIM) return -EINVAL;
+  if (len > CONTROL_MAX || size > UDP_PAYLOAD_MAX || type < DG_PROBE || type > DG_CLAIM) return -EINVAL;
   bool directed = addr != NULL && addr->family != 0;
   if (directed) addr_to_sockaddr(addr, &to, &to_len);
   lane *l = &e->lanes[LANE_HOST];
@@ -315,8 +323,12 @@ int kdp_control_send(kdp_engine *e, uint32_t index, uint8_t type, const uint8_t 
   pthread_mutex_lock(&e->host_lock);
   pthread_rwlock_rdlock(&e->config);
   session *s = session_find(e, index);
-  if (s != NULL) result = transmit_control(e, l, s, type, payload, len, directed ? &to : NULL, to_len, via_relay != 0);
-  outbox_flush(e, l);
+  if (s != NULL)
+    result = transmit_control(e, l, s, type, payload, len, size, directed ? &to : NULL, to_len, via_relay != 0);
+  if (size > 0 && l->out.count > 0)
+    outbox_flush_whole(e, l);
+  else
+    outbox_flush(e, l);
   pthread_rwlock_unlock(&e->config);
   pthread_mutex_unlock(&e->host_lock);
   return result;

@@ -1,6 +1,8 @@
 /* One inner packet: does its source belong to its sender, does its flow have leave, where does it go. */
 #include "internal.h"
 
+enum { IPV6_MTU_MIN = 1280 };
+
 static bool matches(const lease *le, uint8_t family, const uint8_t *addr) {
   if (le->family != family) return false;
   int whole = le->bits / 8, rest = le->bits % 8;
@@ -70,6 +72,35 @@ static void cross(kdp_engine *e, lane *l, vni *v, const sender *from, uint32_t o
   }
 }
 
+/* A refusal of `p` in the destination's name, as its sender knows that. */
+static void answer_refusal(kdp_engine *e, lane *l, vni *v, const sender *from, uint8_t *refusal, size_t len) {
+  const struct virtio_net_hdr vnet = {0};
+  packet parsed;
+  if (len == 0 || !packet_parse(refusal, len, &parsed)) return;
+  if (from->across != NULL && !translate(v, from->across, &vnet, refusal, len, &parsed)) return;
+  count(l, C_rejects_sent);
+  answer(e, l, from->across == NULL ? v : from->across, from, refusal, len, &parsed);
+}
+
+/* What its path cannot carry whole, cannot be cut, and has a sender who must be told (RFC 1191, RFC 8201). All else that is
+ * too large goes as it is, and IP fragments the datagram around it. */
+static bool must_shrink(const session *to, const struct virtio_net_hdr *vnet, const uint8_t *data, size_t len,
+                        const packet *p) {
+  size_t most = transmit_max(to);
+  if (likely(most == SIZE_MAX)) return false;
+  size_t size = vnet->gso_type == VIRTIO_NET_HDR_GSO_NONE ? len : (size_t)p->l4 + p->l4_header + vnet->gso_size;
+  if (size <= most || p->protocol == IPPROTO_TCP) return false;
+  return p->family == 4 ? (data[6] & 0x40) != 0 : size > IPV6_MTU_MIN;
+}
+
+static void refuse_size(kdp_engine *e, lane *l, vni *v, const sender *from, const session *to, const uint8_t *data,
+                        size_t len, const packet *p) {
+  uint8_t refusal[256];
+  size_t most = transmit_max(to), mtu = p->family == 6 && most < IPV6_MTU_MIN ? IPV6_MTU_MIN : most;
+  count(l, C_drop_too_large);
+  answer_refusal(e, l, v, from, refusal, packet_too_big(data, len, p, mtu, refusal, sizeof refusal));
+}
+
 void forward_allowed(kdp_engine *e, lane *l, vni *v, const sender *from, const struct virtio_net_hdr *vnet,
                      uint8_t *data, size_t len, packet *p) {
   uint32_t next_hop;
@@ -86,6 +117,10 @@ void forward_allowed(kdp_engine *e, lane *l, vni *v, const sender *from, const s
   }
   session *to = session_find(e, next_hop);
   if (unlikely(to == NULL || to == from->session || to->vni != v)) goto no_route;
+  if (unlikely(must_shrink(to, vnet, data, len, p))) {
+    refuse_size(e, l, v, from, to, data, len, p);
+    return;
+  }
   if (from->session != NULL && from->across == NULL) count(l, C_turned_around);
   transmit(e, l, to, vnet, data, len, p);
   return;
@@ -95,13 +130,7 @@ no_route:
 
 void reject(kdp_engine *e, lane *l, vni *v, const sender *from, const uint8_t *data, size_t len, const packet *p) {
   uint8_t refusal[256];
-  const struct virtio_net_hdr vnet = {0};
-  size_t refusal_len = packet_reject(data, len, p, refusal, sizeof refusal);
-  packet parsed;
-  if (refusal_len == 0 || !packet_parse(refusal, refusal_len, &parsed)) return;
-  if (from->across != NULL && !translate(v, from->across, &vnet, refusal, refusal_len, &parsed)) return;
-  count(l, C_rejects_sent);
-  answer(e, l, from->across == NULL ? v : from->across, from, refusal, refusal_len, &parsed);
+  answer_refusal(e, l, v, from, refusal, packet_reject(data, len, p, refusal, sizeof refusal));
 }
 
 void forward(kdp_engine *e, lane *l, vni *v, session *from, const struct virtio_net_hdr *vnet, uint8_t *data,

@@ -24,6 +24,7 @@
 enum { DG_DATA = 1, DG_PROBE = 2, DG_PROBE_ACK = 3, DG_KEEPALIVE = 4, DG_CLAIM = 5 };
 enum { SEG_WHOLE = 0, SEG_PARTIAL = 1, SEG_TCP4 = 2, SEG_TCP6 = 3, SEG_UDP4 = 4, SEG_UDP6 = 5 };
 enum { HEADER_LEN = 16, TAG_LEN = 16, TRAILER_LEN = 8, IV_LEN = 12, KEY_LEN = 32, CONTROL_MAX = 1200 };
+enum { DATA_OVERHEAD = HEADER_LEN + TRAILER_LEN + TAG_LEN };
 enum { REPLAY_BITS = 8192 };
 
 /* -- limits of this implementation --------------------------------------------------------------------------------- */
@@ -39,6 +40,7 @@ enum {
   TUN_BYTES = 1 << 18, /* packets being joined, and one more behind them */
   OUTBOX_BYTES = 1 << 21,
   RELAY_BYTES = 1 << 20,
+  LIMIT_MIN = 576, /* of a path: no IPv4 host takes less */
   SESSIONS_MAX = 1 << 16,
   VNIS_MAX = 1 << 12,
   EVENTS_MAX = 1024,
@@ -159,6 +161,8 @@ size_t packet_reject(const uint8_t *data, size_t len, const packet *p, uint8_t *
 /* ICMP time exceeded, said by `router`; the same. */
 size_t packet_expired(const uint8_t *data, size_t len, const packet *p, const uint8_t *router, uint8_t *out,
                       size_t cap);
+/* ICMP fragmentation needed, or packet too big, said in the name of the destination; the same. */
+size_t packet_too_big(const uint8_t *data, size_t len, const packet *p, size_t mtu, uint8_t *out, size_t cap);
 /* One hop less. false: it was the last. */
 bool packet_spend_hop(uint8_t *ip);
 /* The headers of a UDP packet say `len`; its checksum is left to the kernel. */
@@ -242,6 +246,7 @@ typedef struct session {
   _Atomic uint64_t rx_datagrams;
   _Atomic uint64_t forged, replayed, spoofed; /* as the counters of the lane, for this session alone */
   _Atomic uint32_t flows;                     /* opened by this session: its share of the table */
+  _Atomic uint16_t limit;                     /* bytes of the largest datagram that the path carries; 0: not known */
   uint64_t newest;                            /* highest counter of the newest epoch: only that one may move the path */
   uint32_t newest_epoch;
   /* The path is read by every sender and moved by the receiver: path_lock guards the three fields. */
@@ -396,9 +401,12 @@ void relay_free_all(kdp_engine *e);
 /* -- transmit.c ---------------------------------------------------------------------------------------------------- */
 void transmit(kdp_engine *e, lane *l, session *to, const struct virtio_net_hdr *vnet, const uint8_t *data, size_t len,
               const packet *p);
-int transmit_control(kdp_engine *e, lane *l, session *to, uint8_t type, const uint8_t *payload, size_t len,
+int transmit_control(kdp_engine *e, lane *l, session *to, uint8_t type, const uint8_t *payload, size_t len, size_t size,
                      const struct sockaddr_storage *addr, socklen_t addr_len, bool via_relay);
 void outbox_flush(kdp_engine *e, lane *l);
+void outbox_flush_whole(kdp_engine *e, lane *l); /* nothing of it may be fragmented on the way */
+/* The largest inner packet that the session's path carries; SIZE_MAX: not known. */
+size_t transmit_max(const session *s);
 
 /* -- receive.c ----------------------------------------------------------------------------------------------------- */
 /* Where a datagram came from. from NULL: out of `relay`. ecn: the two bits of its outer IP header. */

@@ -60,6 +60,7 @@ typedef struct {
   uint8_t path;
   uint8_t control_type;
   uint16_t payload_len;
+  uint16_t size; /* CONTROL: of the whole datagram; of a padded PROBE the payload is only the beginning */
   kdp_addr addr; /* family 0: it came through the relay */
   kdp_flow flow;
   uint8_t payload[1200];
@@ -94,12 +95,16 @@ int kdp_session_tx(kdp_engine *e, uint32_t index, uint32_t epoch, const uint8_t 
 int kdp_session_retire(kdp_engine *e, uint32_t index, uint32_t epoch);
 /* follow: the path moves to where the newest authenticated datagram came from, PROBEs apart. */
 int kdp_session_path(kdp_engine *e, uint32_t index, uint8_t kind, const kdp_addr *addr, uint32_t relay, int follow);
+/* The largest datagram (UDP payload) that this very path carries, from 576 on; 0, and after each change of path: not known.
+ * TCP is cut to fit; other packets that may not be fragmented are answered by "packet too big". */
+int kdp_session_limit(kdp_engine *e, uint32_t index, uint16_t limit);
 int kdp_session_stats(kdp_engine *e, uint32_t index, uint64_t *sent, uint64_t *received); /* datagrams */
 /* Drops of drop_auth, drop_replay and drop_spoofed_source that named this session. */
 int kdp_session_offences(kdp_engine *e, uint32_t index, uint64_t *forged, uint64_t *replayed, uint64_t *spoofed);
 
-/* addr family 0: over the session's path. */
-int kdp_control_send(kdp_engine *e, uint32_t index, uint8_t type, const uint8_t *payload, size_t len,
+/* addr family 0: over the session's path. size: 0, or of the whole datagram, which is padded with zeros to it and, if it
+ * leaves directly, must not be fragmented on its way. */
+int kdp_control_send(kdp_engine *e, uint32_t index, uint8_t type, const uint8_t *payload, size_t len, uint16_t size,
                      const kdp_addr *addr, int via_relay);
 
 int kdp_relay_add(kdp_engine *e, uint32_t relay);

@@ -185,13 +185,14 @@ static size_t reject_tcp(const uint8_t *data, size_t len, const packet *p, uint8
 }
 
 static size_t icmp_error(const uint8_t *data, size_t len, const packet *p, const uint8_t *src, uint8_t type,
-                         uint8_t code, uint8_t *out) {
+                         uint8_t code, uint32_t mtu, uint8_t *out) {
   size_t quote = len < 128 ? len : 128;
   uint8_t protocol = p->family == 4 ? IPPROTO_ICMP : IPPROTO_ICMPV6;
   size_t ip = reply_header(p, src, protocol, 8 + quote, out);
   uint8_t *icmp = out + ip;
   memset(icmp, 0, 8);
   icmp[0] = type, icmp[1] = code;
+  put32(icmp + 4, mtu);
   memcpy(icmp + 8, data, quote);
   uint32_t sum = p->family == 4 ? 0 : pseudo_sum(6, src, p->src, protocol, (uint32_t)(8 + quote));
   put16(icmp + 2, checksum(icmp, 8 + quote, sum));
@@ -206,12 +207,19 @@ size_t packet_reject(const uint8_t *data, size_t len, const packet *p, uint8_t *
   if (!may_answer(p, cap)) return 0;
   if (p->protocol == IPPROTO_TCP) return reject_tcp(data, len, p, out);
   /* Destination unreachable, communication administratively prohibited (RFC 1812, RFC 4443). */
-  return p->family == 4 ? icmp_error(data, len, p, p->dst, 3, 13, out) : icmp_error(data, len, p, p->dst, 1, 1, out);
+  return p->family == 4 ? icmp_error(data, len, p, p->dst, 3, 13, 0, out)
+                        : icmp_error(data, len, p, p->dst, 1, 1, 0, out);
 }
 
 size_t packet_expired(const uint8_t *data, size_t len, const packet *p, const uint8_t *router, uint8_t *out,
                       size_t cap) {
-  return may_answer(p, cap) ? icmp_error(data, len, p, router, p->family == 4 ? 11 : 3, 0, out) : 0;
+  return may_answer(p, cap) ? icmp_error(data, len, p, router, p->family == 4 ? 11 : 3, 0, 0, out) : 0;
+}
+
+size_t packet_too_big(const uint8_t *data, size_t len, const packet *p, size_t mtu, uint8_t *out, size_t cap) {
+  if (!may_answer(p, cap)) return 0;
+  return p->family == 4 ? icmp_error(data, len, p, p->dst, 3, 4, (uint32_t)mtu, out)
+                        : icmp_error(data, len, p, p->dst, 2, 0, (uint32_t)mtu, out);
 }
 
 bool packet_spend_hop(uint8_t *ip) {

@@ -145,6 +145,7 @@ static void follow_path(kdp_engine *e, lane *l, session *s, const rx_epoch *k, u
     return;
   pthread_mutex_lock(&s->path_lock);
   s->path = kind;
+  atomic_store_explicit(&s->limit, 0, memory_order_relaxed);
   if (o->from != NULL)
     memcpy(&s->to, o->from, o->from_len), s->to_len = o->from_len;
   else
@@ -157,16 +158,19 @@ static void follow_path(kdp_engine *e, lane *l, session *s, const rx_epoch *k, u
 
 static void control(kdp_engine *e, lane *l, session *s, uint8_t type, const uint8_t *plain, size_t len,
                     const origin *o) {
+  bool padded = type == DG_PROBE || type == DG_PROBE_ACK; /* to find out what the path carries */
+  size_t told = len < CONTROL_MAX ? len : CONTROL_MAX;
   kdp_event event = {.type = KDP_EVENT_CONTROL,
                      .session = s->index,
                      .relay = o->relay,
                      .control_type = type,
-                     .payload_len = (uint16_t)len};
-  if (len > CONTROL_MAX) {
+                     .payload_len = (uint16_t)told,
+                     .size = (uint16_t)(HEADER_LEN + len + TAG_LEN)};
+  if (len > CONTROL_MAX && !padded) {
     count(l, C_drop_too_large);
     return;
   }
-  memcpy(event.payload, plain, len);
+  memcpy(event.payload, plain, told);
   if (o->from != NULL) sockaddr_to_addr(o->from, &event.addr);
   if (!events_put(e->events, &event)) count(l, C_drop_event_full);
 }

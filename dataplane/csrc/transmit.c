@@ -25,22 +25,33 @@ static void put_header(uint8_t *at, uint8_t type, const session *s, uint64_t cou
   put16(at + 2, s->tx_epoch), put32(at + 4, s->remote), put64(at + 8, counter);
 }
 
-/* How the packet is cut. false: it cannot be carried. */
-static bool plan(const struct virtio_net_hdr *vnet, size_t len, const packet *p, cut *c) {
+size_t transmit_max(const session *s) {
+  uint16_t limit = atomic_load_explicit(&s->limit, memory_order_relaxed);
+  return likely(limit == 0) ? SIZE_MAX : (size_t)limit - DATA_OVERHEAD;
+}
+
+/* How the packet is cut, so that no piece with its headers is longer than `most`. Only TCP can be cut anywhere. false: it
+ * cannot be carried. */
+static bool plan(const struct virtio_net_hdr *vnet, size_t len, const packet *p, size_t most, cut *c) {
   uint8_t gso = vnet->gso_type & (uint8_t)~VIRTIO_NET_HDR_GSO_ECN;
   *c = (cut){.kind = vnet->flags & VIRTIO_NET_HDR_F_NEEDS_CSUM ? SEG_PARTIAL : SEG_WHOLE, .count = 1};
-  if (gso == VIRTIO_NET_HDR_GSO_NONE) return true;
   bool tcp = p->protocol == IPPROTO_TCP && (gso == VIRTIO_NET_HDR_GSO_TCPV4 || gso == VIRTIO_NET_HDR_GSO_TCPV6);
   bool udp = p->protocol == IPPROTO_UDP && gso == VIRTIO_NET_HDR_GSO_UDP_L4;
-  size_t headers = (size_t)p->l4 + p->l4_header;
-  if (!(tcp || udp) || p->fragment || headers > TEMPLATE_MAX || vnet->gso_size == 0 || headers >= len) return false;
-  size_t count = (len - headers + vnet->gso_size - 1) / vnet->gso_size;
+  size_t headers = (size_t)p->l4 + p->l4_header, step = vnet->gso_size;
+  bool cuttable = !p->fragment && headers <= TEMPLATE_MAX && headers < len;
+  if (gso == VIRTIO_NET_HDR_GSO_NONE) {
+    if (likely(len <= most) || p->protocol != IPPROTO_TCP || !cuttable) return true;
+    tcp = true, step = most - headers;
+  }
+  if (!(tcp || udp) || !cuttable || step == 0) return false;
+  if (tcp && unlikely(headers + step > most)) step = most - headers;
+  size_t count = (len - headers + step - 1) / step;
   if (count == 1) {
     c->kind = SEG_PARTIAL;
     return true;
   }
   c->kind = (uint8_t)(tcp ? (p->family == 4 ? SEG_TCP4 : SEG_TCP6) : (p->family == 4 ? SEG_UDP4 : SEG_UDP6));
-  c->template_len = (uint16_t)headers, c->gso_size = vnet->gso_size, c->count = (uint16_t)count;
+  c->template_len = (uint16_t)headers, c->gso_size = (uint16_t)step, c->count = (uint16_t)count;
   return true;
 }
 
@@ -86,7 +97,7 @@ static void outbox_add(lane *l, const route *r, size_t len) {
 void transmit(kdp_engine *e, lane *l, session *to, const struct virtio_net_hdr *vnet, const uint8_t *data, size_t len,
               const packet *p) {
   cut c;
-  if (unlikely(!plan(vnet, len, p, &c))) {
+  if (unlikely(!plan(vnet, len, p, transmit_max(to), &c))) {
     count(l, C_drop_too_large);
     return;
   }
@@ -123,22 +134,24 @@ void transmit(kdp_engine *e, lane *l, session *to, const struct virtio_net_hdr *
   count_n(l, C_tx_datagrams, c.count);
 }
 
-int transmit_control(kdp_engine *e, lane *l, session *to, uint8_t type, const uint8_t *payload, size_t len,
+int transmit_control(kdp_engine *e, lane *l, session *to, uint8_t type, const uint8_t *payload, size_t len, size_t size,
                      const struct sockaddr_storage *addr, socklen_t addr_len, bool via_relay) {
+  size_t plain = size > HEADER_LEN + len + TAG_LEN ? size - HEADER_LEN - TAG_LEN : len;
   if (to->tx_key == NULL) return -ENOKEY;
   route r = route_of(to);
   if (addr != NULL) r.kind = KDP_PATH_DIRECT, r.to = *addr, r.to_len = addr_len;
   if (via_relay) r.kind = KDP_PATH_RELAY;
   if (r.kind == KDP_PATH_NONE || (r.kind == KDP_PATH_DIRECT && e->udp < 0)) return -EHOSTUNREACH;
   uint64_t counter = atomic_fetch_add_explicit(&to->tx_counter, 1, memory_order_relaxed);
-  uint8_t *at = outbox_room(e, l, HEADER_LEN + len + TAG_LEN);
+  uint8_t *at = outbox_room(e, l, HEADER_LEN + plain + TAG_LEN);
   put_header(at, type, to, counter);
   memcpy(at + HEADER_LEN, payload, len);
-  aead_seal(to->tx_key, counter, at, at + HEADER_LEN, len, at + HEADER_LEN);
+  memset(at + HEADER_LEN + len, 0, plain - len);
+  aead_seal(to->tx_key, counter, at, at + HEADER_LEN, plain, at + HEADER_LEN);
   if (r.kind == KDP_PATH_DIRECT)
-    outbox_add(l, &r, HEADER_LEN + len + TAG_LEN);
+    outbox_add(l, &r, HEADER_LEN + plain + TAG_LEN);
   else
-    relay_queue_put(e, l, r.relay, at, HEADER_LEN + len + TAG_LEN);
+    relay_queue_put(e, l, r.relay, at, HEADER_LEN + plain + TAG_LEN);
   return 0;
 }
 
@@ -204,4 +217,16 @@ void outbox_flush(kdp_engine *e, lane *l) {
   }
   o->count = 0;
   o->used = 0;
+}
+
+static void set_discovery(int udp, int ipv4, int ipv6) {
+  setsockopt(udp, IPPROTO_IP, IP_MTU_DISCOVER, &ipv4, sizeof ipv4);
+  setsockopt(udp, IPPROTO_IPV6, IPV6_MTU_DISCOVER, &ipv6, sizeof ipv6); /* refused by an IPv4 socket */
+}
+
+/* The option is the socket's: what another thread sends meanwhile goes whole as well, or is too large for the link. */
+void outbox_flush_whole(kdp_engine *e, lane *l) {
+  set_discovery(e->udp, IP_PMTUDISC_PROBE, IPV6_PMTUDISC_PROBE);
+  outbox_flush(e, l);
+  set_discovery(e->udp, IP_PMTUDISC_WANT, IPV6_PMTUDISC_WANT);
 }

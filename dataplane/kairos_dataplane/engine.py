@@ -11,6 +11,7 @@ Address = tuple[str, int]  # host, UDP port
 Network = IPv4Network | IPv6Network
 LOCAL = 0  # next hop: this VNI's TUN
 FRAME_MAX = 262_144  # what one relay frame carries
+LIMIT_MIN = 576  # bytes of a datagram that any path carries
 # What `counters` counts, the names of csrc/internal.h. docs/operations.md says what each drop means.
 COUNTERS = (
     "tx_packets",
@@ -138,13 +139,15 @@ class FlowOpened:
 
 @dataclass(frozen=True, slots=True)
 class ControlReceived:
-    """An authenticated PROBE, PROBE_ACK, KEEPALIVE or CLAIM. source: None when it came through the relay."""
+    """An authenticated PROBE, PROBE_ACK, KEEPALIVE or CLAIM. source: None when it came through the relay. size: bytes of
+    the whole datagram; of a padded PROBE the payload is only the beginning."""
 
     session: int
     type: int
     payload: bytes
     source: Address | None
     relay: int
+    size: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,11 +213,20 @@ class Dataplane(Protocol):
     def retire_receive(self, session: int, epoch: int) -> None: ...
     def use_relay(self, session: int, relay: int, follow: bool) -> None: ...
     def use_direct(self, session: int, address: Address, follow: bool, relay: int = 0) -> None: ...
+    def set_limit(self, session: int, limit: int) -> None:
+        """The largest datagram (UDP payload) that the session's path carries, from LIMIT_MIN on. 0, and after each change
+        of path: not known. TCP is cut to fit; other packets that must not be fragmented are answered by "too big"."""
+        ...
+
     def session_stats(self, session: int) -> tuple[int, int]: ...
     def session_offences(self, session: int) -> Offences: ...
     def send_control(
-        self, session: int, kind: int, payload: bytes, to: Address | None = None, via_relay: bool = False
-    ) -> None: ...
+        self, session: int, kind: int, payload: bytes, to: Address | None = None, via_relay: bool = False, size: int = 0
+    ) -> None:
+        """to: None is the session's path. size: of the whole datagram, which is padded to it and must not be fragmented on
+        its way; 0: what it takes."""
+        ...
+
     def add_relay(self, relay: int) -> None: ...
     def remove_relay(self, relay: int) -> None: ...
     def take_relay(self, relay: int) -> bytes: ...

@@ -86,7 +86,7 @@ def _event(raw: Any) -> Event:
         return FlowOpened(_flow(raw.flow))
     if raw.type == lib.KDP_EVENT_CONTROL:
         payload = bytes(ffi.buffer(raw.payload, raw.payload_len))
-        return ControlReceived(raw.session, raw.control_type, payload, _address(raw.addr), raw.relay)
+        return ControlReceived(raw.session, raw.control_type, payload, _address(raw.addr), raw.relay, raw.size)
     if raw.type == lib.KDP_EVENT_PATH:
         return PathMoved(raw.session, PathKind(raw.path), _address(raw.addr), raw.relay)
     return RelayReady(raw.relay)
@@ -191,6 +191,9 @@ class NativeEngine:
         packed = _pack_address(address)
         _check(lib.kdp_session_path(self._engine, session, lib.KDP_PATH_DIRECT, packed, relay, follow))
 
+    def set_limit(self, session: int, limit: int) -> None:
+        _check(lib.kdp_session_limit(self._engine, session, limit))
+
     def session_stats(self, session: int) -> tuple[int, int]:
         sent, received = ffi.new("uint64_t *"), ffi.new("uint64_t *")
         _check(lib.kdp_session_stats(self._engine, session, sent, received))
@@ -202,10 +205,10 @@ class NativeEngine:
         return Offences(int(forged[0]), int(replayed[0]), int(spoofed[0]))
 
     def send_control(
-        self, session: int, kind: int, payload: bytes, to: Address | None = None, via_relay: bool = False
+        self, session: int, kind: int, payload: bytes, to: Address | None = None, via_relay: bool = False, size: int = 0
     ) -> None:
         packed = ffi.NULL if to is None else _pack_address(to)
-        _check(lib.kdp_control_send(self._engine, session, kind, payload, len(payload), packed, via_relay))
+        _check(lib.kdp_control_send(self._engine, session, kind, payload, len(payload), size, packed, via_relay))
 
     def add_relay(self, relay: int) -> None:
         _check(lib.kdp_relay_add(self._engine, relay))

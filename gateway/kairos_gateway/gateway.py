@@ -256,6 +256,9 @@ class Gateway(Daemon):
     def _acknowledged(self, event: ControlReceived) -> None:
         _log.debug("a PROBE_ACK that answers nothing of ours, session %d", event.session)
 
+    def _limited(self, session: int, limit: int) -> None:
+        self.peers.limited(session, limit)
+
     def _moved(self, event: PathMoved) -> None:
         self.peers.moved(event)
 

@@ -105,6 +105,12 @@ class Peers:
         live = {session for tunnel in self._tunnels.values() for session in tunnel.sessions.values()}
         self._paths = {session: path for session, path in self._paths.items() if session in live}
 
+    def limited(self, session: int, limit: int) -> None:
+        """One endpoint's word, for all of its sessions."""
+        for tunnel in self._tunnels.values():
+            if session in tunnel.sessions.values():
+                tunnel.limit(limit)
+
     def status(self) -> list[dict[str, Any]]:
         return [self._status(tunnel) for _, tunnel in sorted(self._tunnels.items())]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 
@@ -69,6 +70,12 @@ class GatewayDriver(TunnelDriver):
         if any(self._leases.get(vni) != frozenset(networks) for vni, networks in leases.items()):
             return True
         return {replace(each, index=0) for each in self._vnis} != {replace(each, index=0) for each in vnis}
+
+    def limit(self, size: int) -> None:
+        """Bytes of the largest datagram that the direct path to the endpoint carries; 0: no limit is known."""
+        for session in self.sessions.values():
+            with contextlib.suppress(OSError):  # it was cut meanwhile
+                self._own.dataplane.set_limit(session, size)
 
     def _config(
         self,

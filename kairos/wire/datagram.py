@@ -11,6 +11,7 @@ from kairos.errors import BadMessage
 HEADER = struct.Struct("!BBHIQ")  # type | flags | epoch | receiver index | counter
 TRAILER = struct.Struct("!BBHHH")  # kind | hdr_len | gso_size | index | count
 TAG_BYTES = 16
+DATA_OVERHEAD = HEADER.size + TRAILER.size + TAG_BYTES  # of a datagram, beyond the inner packet
 CONTROL_PAYLOAD_MAX = 1200
 REPLAY_WINDOW = 8192
 

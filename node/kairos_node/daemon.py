@@ -93,7 +93,10 @@ class Daemon(ABC):
         join = identity.join
         self.judge = FlowJudge(dataplane, self, join.tenant, identity.node, join.role, join.suite, self.spool.record)
         self._events = DataplaneEvents(
-            dataplane, Listeners(self.links, self.judge.opened, self._acknowledged, self._moved, self.judge.claimed)
+            dataplane,
+            Listeners(
+                self.links, self.judge.opened, self._acknowledged, self._moved, self.judge.claimed, self._limited
+            ),
         )
         self._network_turn = asyncio.Lock()
 
@@ -195,6 +198,10 @@ class Daemon(ABC):
     @abstractmethod
     def _acknowledged(self, event: ControlReceived) -> None:
         """A PROBE_ACK for one of our sessions."""
+
+    @abstractmethod
+    def _limited(self, session: int, limit: int) -> None:
+        """The peer of this session says how large a datagram its direct path carries; 0: it knows no limit."""
 
     @abstractmethod
     def _moved(self, event: PathMoved) -> None:

@@ -3,26 +3,31 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
+from kairos.errors import BadMessage
+from kairos.protocol.path_mtu import is_size_probe, limit_told_untrusted
 from kairos.wire.datagram import DatagramType
 from kairos_dataplane import ControlReceived, Dataplane, Flow, FlowOpened, PathMoved, RelayReady
 from kairos_node.relay_link import RelayLink
 
+_log = logging.getLogger(__name__)
 _ROUNDS = 16  # of events before other work on the loop gets its turn
 
 
 @dataclass(slots=True)
 class Listeners:
     """links: the relay sockets open now; acknowledged: a PROBE_ACK for one of our sessions; moved: a peer's path;
-    claimed: a CLAIM of our peer."""
+    claimed: a CLAIM of our peer; limited: our peer knows the largest datagram of the direct path, by session."""
 
     links: Collection[RelayLink]
     flow_opened: Callable[[Flow], None]
     acknowledged: Callable[[ControlReceived], None]
     moved: Callable[[PathMoved], None]
     claimed: Callable[[ControlReceived], None]
+    limited: Callable[[int, int], None]
 
 
 class DataplaneEvents:
@@ -55,16 +60,24 @@ class DataplaneEvents:
     def _control(self, event: ControlReceived) -> None:
         if event.type == DatagramType.PROBE:
             self._acknowledge(event)
+            if is_size_probe(event.payload):
+                self._limited_untrusted(event)
         elif event.type == DatagramType.PROBE_ACK:
             self._listeners.acknowledged(event)
         elif event.type == DatagramType.CLAIM:
             self._listeners.claimed(event)
 
     def _acknowledge(self, probe: ControlReceived) -> None:
-        """To where the PROBE came from: that the answer arrives is what shows the path is open both ways."""
+        """To where the PROBE came from, and of its size: that the answer arrives is what shows that the path is open both
+        ways, and as wide."""
+        relayed, kind = probe.source is None, DatagramType.PROBE_ACK
         try:
-            self._dataplane.send_control(
-                probe.session, DatagramType.PROBE_ACK, probe.payload, probe.source, via_relay=probe.source is None
-            )
+            self._dataplane.send_control(probe.session, kind, probe.payload, probe.source, relayed, probe.size)
         except OSError:  # the session was cut meanwhile
             return
+
+    def _limited_untrusted(self, probe: ControlReceived) -> None:
+        try:
+            self._listeners.limited(probe.session, limit_told_untrusted(probe.payload))
+        except BadMessage as error:
+            _log.warning("session %d: %s", probe.session, error)

@@ -138,7 +138,7 @@ def test_a_broken_relay_record_is_told_and_what_stood_before_it_counts(rig: Rig)
 def test_control_payloads_go_up_and_down(rig: Rig) -> None:
     rig.put(rig.seal(b"are you there", DatagramType.PROBE))
     (event,) = rig.events()
-    assert event == ControlReceived(rig.session, DatagramType.PROBE, b"are you there", None, RELAY)
+    assert event == ControlReceived(rig.session, DatagramType.PROBE, b"are you there", None, RELAY, 45)
     rig.engine.send_control(rig.session, DatagramType.PROBE_ACK, b"yes")
     ((header, plain),) = rig.sent()
     assert (header.type, plain) == (DatagramType.PROBE_ACK, b"yes")

@@ -121,14 +121,17 @@ def test_packets_of_the_host_are_judged_alike(native: str) -> None:
             (Offload(0, 3, 0, 0, 0, 0), udp_packet(HOST, PEER, b"g")),
             (Offload(), udp_packet(HOST, "198.51.100.1", b"nowhere")),
             (Offload(), udp_packet(HOST, HOST, b"here")),
+            (Offload(), tcp_packet(HOST, PEER, payload=b"h" * 1340)),
+            (Offload(), udp_packet(HOST6, PEER6, b"i" * 1300)),
         ]
     )
 
     @settings(max_examples=100, deadline=None)
-    @given(st.lists(out, min_size=1, max_size=6), st.booleans())
-    def check(packets: list[tuple[Offload, bytes]], allow: bool) -> None:
+    @given(st.lists(out, min_size=1, max_size=6), st.booleans(), st.sampled_from([0, 576, 1420]))
+    def check(packets: list[tuple[Offload, bytes]], allow: bool, limit: int) -> None:
         with twins(native) as rigs:
             for rig in rigs:
+                rig.engine.set_limit(rig.session, limit)
                 for offload, packet in packets:
                     rig.from_host(packet, offload=offload)
                     rig.judge(Verdict.ALLOW if allow else Verdict.DENY)

@@ -10,6 +10,8 @@ from engine_rig import RELAY, rig_on
 from kairos.wire.datagram import DatagramType
 from kairos_node.path_prober import PathProber, format_address, parse_candidates
 
+LARGEST = 1_420
+
 
 @pytest.mark.parametrize(
     ("text", "address"),
@@ -36,7 +38,13 @@ def test_direct_mode_sends_nothing_through_the_relay_and_relay_mode_never_probes
     async def story() -> None:
         with rig_on("pure") as rig:
             prober = PathProber(
-                rig.engine, lambda: [rig.session], RELAY, [("192.0.2.1", 7843)], "relay", lambda _: None
+                rig.engine,
+                lambda: [rig.session],
+                RELAY,
+                [("192.0.2.1", 7843)],
+                "relay",
+                lambda: LARGEST,
+                lambda _: None,
             )
             assert prober.current is None
             assert rig.sent() == []
@@ -54,11 +62,14 @@ def test_an_acknowledgement_of_our_probe_moves_the_path() -> None:
     async def story() -> None:
         moves: list[tuple[str, int] | None] = []
         with rig_on("pure") as rig:
-            prober = PathProber(rig.engine, lambda: [rig.session], RELAY, [("192.0.2.1", 7843)], "auto", moves.append)
-            prober.acknowledged_untrusted(b"\0\0\0\1\0\0")
+            candidates = [("192.0.2.1", 7843)]
+            prober = PathProber(
+                rig.engine, lambda: [rig.session], RELAY, candidates, "auto", lambda: LARGEST, moves.append
+            )
+            prober.acknowledged_untrusted(b"\0\0\0\1\0\0", 38)
             assert moves == [("192.0.2.1", 7843)]
             assert prober.current == ("192.0.2.1", 7843)
-            prober.acknowledged_untrusted(b"nonsense")
+            prober.acknowledged_untrusted(b"nonsense", 40)
             assert prober.current == ("192.0.2.1", 7843)
             prober.close()
 

@@ -12,6 +12,7 @@ import socket
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from ipaddress import IPv4Address, IPv6Address, ip_address
 
 from kairos.errors import BadMessage
@@ -19,6 +20,7 @@ from kairos.wire.datagram import CONTROL_PAYLOAD_MAX, DatagramType
 from kairos_dataplane.engine import (
     COUNTERS,
     FRAME_MAX,
+    LIMIT_MIN,
     Address,
     Event,
     Flow,
@@ -31,10 +33,11 @@ from kairos_dataplane.engine import (
 from kairos_dataplane.pure.packet import PACKET_MAX
 from kairos_dataplane.pure.path import CROSSING, PacketPath, Vni
 from kairos_dataplane.pure.segments import VNET_BYTES, Offload, records_untrusted
-from kairos_dataplane.pure.session import RelayQueue, Session, refused
+from kairos_dataplane.pure.session import SEALED_OVERHEAD, UDP_PAYLOAD_MAX, RelayQueue, Session, refused
 
 _BATCH = 64
 _CONTROL_BYTES = 64
+_IP_MTU_DISCOVER, _IPV6_MTU_DISCOVER, _PMTUDISC_WANT, _PMTUDISC_PROBE = 10, 23, 1, 3  # <linux/in.h>, <linux/in6.h>
 _EVENTS_TAKEN = 64
 _AGE_EVERY_S = 1.0
 
@@ -229,12 +232,19 @@ class PureEngine(PacketPath):
     def use_relay(self, session: int, relay: int, follow: bool) -> None:
         with self._lock:
             found = self._session(session)
-            found.path, found.relay, found.follow = PathKind.RELAY, relay, follow
+            found.path, found.relay, found.follow, found.limit = PathKind.RELAY, relay, follow, 0
 
     def use_direct(self, session: int, address: Address, follow: bool, relay: int = 0) -> None:
         with self._lock:
             found = self._session(session)
             found.path, found.address, found.relay, found.follow = PathKind.DIRECT, address, relay, follow
+            found.limit = 0
+
+    def set_limit(self, session: int, limit: int) -> None:
+        if limit != 0 and limit < LIMIT_MIN:
+            raise refused(errno.EINVAL)
+        with self._lock:
+            self._session(session).limit = limit
 
     def session_stats(self, session: int) -> tuple[int, int]:
         with self._lock:
@@ -312,13 +322,31 @@ class PureEngine(PacketPath):
             return {name: self._counters[name] for name in COUNTERS}
 
     def send_control(
-        self, session: int, kind: int, payload: bytes, to: Address | None = None, via_relay: bool = False
+        self, session: int, kind: int, payload: bytes, to: Address | None = None, via_relay: bool = False, size: int = 0
     ) -> None:
-        if len(payload) > CONTROL_PAYLOAD_MAX or not DatagramType.PROBE <= kind <= DatagramType.CLAIM:
+        if (
+            len(payload) > CONTROL_PAYLOAD_MAX
+            or size > UDP_PAYLOAD_MAX
+            or not DatagramType.PROBE <= kind <= DatagramType.CLAIM
+        ):
             raise refused(errno.EINVAL)
         with self._lock:
             found = self._session(session)
             path = PathKind.RELAY if via_relay else PathKind.DIRECT if to is not None else found.path
             if found.can_seal and not self._has_path(path):
                 raise refused(errno.EHOSTUNREACH)
-            self._send(found.seal(DatagramType(kind), payload), path, to or found.address, found.relay)
+            datagram = found.seal(DatagramType(kind), payload.ljust(size - SEALED_OVERHEAD, b"\0"))
+            with self._whole() if size and path is PathKind.DIRECT else contextlib.nullcontext():
+                self._send(datagram, path, to or found.address, found.relay)
+
+    @contextlib.contextmanager
+    def _whole(self) -> Iterator[None]:
+        """What is sent now must not be fragmented on its way."""
+        assert self._udp is not None
+        options = [(socket.IPPROTO_IP, _IP_MTU_DISCOVER), (socket.IPPROTO_IPV6, _IPV6_MTU_DISCOVER)]
+        options = options if self._udp.family == socket.AF_INET6 else options[:1]
+        for option in options:
+            self._udp.setsockopt(*option, _PMTUDISC_PROBE)
+        yield
+        for option in options:
+            self._udp.setsockopt(*option, _PMTUDISC_WANT)

@@ -174,6 +174,13 @@ def expired(data: bytes, packet: Packet, router: bytes) -> bytes | None:
     return _icmp_error(data, packet, router, (11 if packet.version == 4 else 3, 0))
 
 
+def too_big(data: bytes, packet: Packet, mtu: int) -> bytes | None:
+    """ICMP fragmentation needed, or packet too big, said in the name of the destination. None: none is due."""
+    if packet.fragment or packet.quoted is not None:
+        return None
+    return _icmp_error(data, packet, packet.dst, (3, 4) if packet.version == 4 else (2, 0), mtu)
+
+
 def with_hop_spent(data: bytes) -> bytes | None:
     """One hop less. None: it was the last."""
     at = 8 if data[0] >> 4 == 4 else 7
@@ -187,9 +194,9 @@ def with_hop_spent(data: bytes) -> bytes | None:
     return bytes(changed)
 
 
-def _icmp_error(data: bytes, packet: Packet, src: bytes, kind: tuple[int, int]) -> bytes:
+def _icmp_error(data: bytes, packet: Packet, src: bytes, kind: tuple[int, int], mtu: int = 0) -> bytes:
     protocol = ICMP if packet.version == 4 else ICMP6
-    body = struct.pack("!BBHI", *kind, 0, 0) + data[:_QUOTED_MAX]
+    body = struct.pack("!BBHI", *kind, 0, mtu) + data[:_QUOTED_MAX]
     start = 0 if packet.version == 4 else pseudo_sum(src, packet.src, protocol, len(body))
     return _ip(packet, src, protocol, body[:2] + checksum(body, start).to_bytes(2) + body[4:])
 

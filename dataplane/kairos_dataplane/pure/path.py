@@ -26,12 +26,23 @@ from kairos_dataplane.engine import (
     Verdict,
 )
 from kairos_dataplane.pure.flows import PENDING_LIFE_S, Answer, Fib, FlowTable
-from kairos_dataplane.pure.packet import Packet, ecn, expired, parse_untrusted, refusal, with_congestion, with_hop_spent
+from kairos_dataplane.pure.packet import (
+    TCP,
+    Packet,
+    ecn,
+    expired,
+    parse_untrusted,
+    refusal,
+    too_big,
+    with_congestion,
+    with_hop_spent,
+)
 from kairos_dataplane.pure.segments import Offload, cut, volume, whole_untrusted
 from kairos_dataplane.pure.session import RelayQueue, Session
 from kairos_dataplane.pure.translate import translate
 
 _EVENTS_MAX = 1024
+IPV6_MTU_MIN = 1280
 CROSSING = 1 << 30  # next hop: what is seen of another VNI, with that VNI's number
 _TOS = (socket.IPPROTO_IP, socket.IP_TOS)
 _TCLASS = (socket.IPPROTO_IPV6, socket.IPV6_TCLASS)
@@ -113,16 +124,17 @@ class PacketPath:
             self._follow(session, source, relay)
         if header.type is DatagramType.DATA:
             self._receive_data(session, plain, outer_ecn)
-        elif len(plain) > CONTROL_PAYLOAD_MAX:
+        elif len(plain) > CONTROL_PAYLOAD_MAX and header.type not in (DatagramType.PROBE, DatagramType.PROBE_ACK):
             self._counters["drop_too_large"] += 1
         else:
-            self._emit(ControlReceived(session.index, int(header.type), plain, source, relay))
+            told = plain[:CONTROL_PAYLOAD_MAX]
+            self._emit(ControlReceived(session.index, int(header.type), told, source, relay, len(datagram)))
 
     def _follow(self, session: Session, source: Address | None, relay: int) -> None:
         kind = PathKind.RELAY if source is None else PathKind.DIRECT
         if session.path is kind and (source is None or session.address == source):
             return
-        session.path = kind
+        session.path, session.limit = kind, 0
         if source is None:
             session.relay = relay
         else:
@@ -222,6 +234,11 @@ class PacketPath:
         if to is None or to is sender.session or to.vni != vni.id:
             self._counters["drop_no_route"] += 1
             return
+        if _must_shrink(to, offload, data, packet):
+            self._counters["drop_too_large"] += 1
+            mtu = max(to.most, IPV6_MTU_MIN) if packet.version == 6 else to.most
+            self._answer_refusal(vni, sender, too_big(data, packet, mtu))
+            return
         if sender.session is not None and sender.across is None:
             self._counters["turned_around"] += 1
         self._transmit(to, offload, data, packet)
@@ -237,7 +254,9 @@ class PacketPath:
         self._counters["rx_bytes"] += size
 
     def _reject(self, vni: Vni, sender: Sender, data: bytes, packet: Packet) -> None:
-        answer = refusal(data, packet)
+        self._answer_refusal(vni, sender, refusal(data, packet))
+
+    def _answer_refusal(self, vni: Vni, sender: Sender, answer: bytes | None) -> None:
         if answer is not None and sender.across is not None:
             answer = translate(vni, sender.across, answer, parse_untrusted(answer), partial=False)
         if answer is None:
@@ -253,7 +272,7 @@ class PacketPath:
             self._transmit(sender.session, Offload(), answer, packet)
 
     def _transmit(self, to: Session, offload: Offload, data: bytes, packet: Packet) -> None:
-        pieces = cut(offload, data, packet)
+        pieces = cut(offload, data, packet, to.most)
         if pieces is None:
             self._counters["drop_too_large"] += 1
         elif not to.can_seal:
@@ -309,3 +328,12 @@ class PacketPath:
                 self._reject(vni, sender, data, packet)
                 continue
             self._forward_allowed(vni, sender, offload, data, packet)
+
+
+def _must_shrink(to: Session, offload: Offload, data: bytes, packet: Packet) -> bool:
+    """What its path cannot carry whole, cannot be cut, and has a sender who must be told (RFC 1191, RFC 8201). All else
+    that is too large goes as it is, and IP fragments the datagram around it."""
+    size = packet.l4 + packet.l4_header + offload.gso_size if offload.gso_type else len(data)
+    if size <= to.most or packet.protocol == TCP:
+        return False
+    return bool(data[6] & 0x40) if packet.version == 4 else size > IPV6_MTU_MIN

@@ -67,23 +67,28 @@ _VNET = struct.Struct("=BBHHHH")
 VNET_BYTES = _VNET.size
 
 
-def cut(offload: Offload, data: bytes, packet: Packet) -> list[bytes] | None:
-    """The plaintexts of the datagrams that carry the packet. None: it cannot be carried."""
+def cut(offload: Offload, data: bytes, packet: Packet, most: int = PACKET_MAX) -> list[bytes] | None:
+    """The plaintexts of the datagrams that carry the packet, so that no piece with its headers is longer than `most`. Only
+    TCP can be cut anywhere. None: it cannot be carried."""
     gso = offload.gso_type & ~_GSO_ECN
     kind = SegmentKind.PARTIAL if offload.flags & _NEEDS_CHECKSUM else SegmentKind.WHOLE
+    headers, step = packet.l4 + packet.l4_header, offload.gso_size
+    cuttable = not packet.fragment and headers < len(data) and headers <= _TEMPLATE_MAX
     if gso == _GSO_NONE:
-        return [data + TRAILER.pack(kind, 0, 0, 0, 1)]
-    headers = packet.l4 + packet.l4_header
-    fits = packet.protocol == {_GSO_TCP4: TCP, _GSO_TCP6: TCP, _GSO_UDP: UDP}.get(gso)
-    if not fits or packet.fragment or offload.gso_size == 0 or not headers < len(data) or headers > _TEMPLATE_MAX:
+        if len(data) <= most or packet.protocol != TCP or not cuttable:
+            return [data + TRAILER.pack(kind, 0, 0, 0, 1)]
+        step = most - headers
+    elif packet.protocol != {_GSO_TCP4: TCP, _GSO_TCP6: TCP, _GSO_UDP: UDP}.get(gso) or not cuttable or step == 0:
         return None
-    count = -(-(len(data) - headers) // offload.gso_size)
+    elif packet.protocol == TCP:
+        step = min(step, most - headers)
+    count = -(-(len(data) - headers) // step)
     if count == 1:
         return [data + TRAILER.pack(SegmentKind.PARTIAL, 0, 0, 0, 1)]
     kind, template = _KINDS[packet.protocol, packet.version], data[:headers]
     return [
-        data[at : at + offload.gso_size] + template + TRAILER.pack(kind, headers, offload.gso_size, index, count)
-        for index, at in enumerate(range(headers, len(data), offload.gso_size))
+        data[at : at + step] + template + TRAILER.pack(kind, headers, step, index, count)
+        for index, at in enumerate(range(headers, len(data), step))
     ]
 
 

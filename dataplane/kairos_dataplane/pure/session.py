@@ -12,10 +12,13 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from kairos.protocol.replay import ReplayWindow
-from kairos.wire.datagram import HEADER, DatagramHeader, DatagramType, nonce
+from kairos.wire.datagram import DATA_OVERHEAD, HEADER, TAG_BYTES, DatagramHeader, DatagramType, nonce
 from kairos_dataplane.engine import Address, Network, PathKind
+from kairos_dataplane.pure.packet import PACKET_MAX
 
 EPOCHS = 4
+SEALED_OVERHEAD = HEADER.size + TAG_BYTES
+UDP_PAYLOAD_MAX = 65_000
 _RELAY_BYTES = 1 << 20
 
 
@@ -47,6 +50,7 @@ class Session:
     forged: int = 0
     replayed: int = 0
     spoofed: int = 0
+    limit: int = 0  # bytes of the largest datagram that the path carries; 0: not known
     newest: tuple[int, int] = (0, 0)  # epoch, counter: only the newest datagram may move the path
     _receive: list[_ReceiveEpoch] = field(default_factory=list)
     _transmit: tuple[int, AESGCM, bytes] | None = None
@@ -68,6 +72,11 @@ class Session:
         if len(kept) == len(self._receive):
             raise refused(errno.ENOENT)
         self._receive = kept
+
+    @property
+    def most(self) -> int:
+        """Bytes of the largest inner packet that the path carries."""
+        return self.limit - DATA_OVERHEAD if self.limit else PACKET_MAX
 
     @property
     def can_seal(self) -> bool:

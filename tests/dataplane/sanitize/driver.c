@@ -181,7 +181,9 @@ static void *daemon_main(void *unused) {
     }
     long listed = kdp_flows(engine, flows, 256);
     if (listed > 0) kdp_flow_verdict(engine, flows[epoch % (uint32_t)listed].id, KDP_ALLOW, 2, 2);
-    kdp_control_send(engine, index, DG_KEEPALIVE, key, sizeof key, NULL, 0);
+    kdp_control_send(engine, index, DG_KEEPALIVE, key, sizeof key, 0, NULL, 0);
+    kdp_control_send(engine, index, DG_PROBE, key, sizeof key, (uint16_t)(epoch % 9000), NULL, 0);
+    kdp_session_limit(engine, index, (uint16_t)(epoch % 3 == 0 ? 0 : 576 + epoch % 900));
     usleep(200); /* the packet threads get their turns */
   }
   return unused;
