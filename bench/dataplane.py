@@ -53,7 +53,7 @@ def main() -> None:
             if whole is not None:
                 for figure in _product(whole, _seconds(rounds) + _LONGER):
                     rounds.add(*figure)
-    rounds.finish()
+    rounds.finish(_pictures())
 
 
 def _options(parser: argparse.ArgumentParser) -> None:
@@ -165,6 +165,26 @@ ROWS: dict[str, Callable[[Link, int, Values], Figures]] = {
     "flows10k": _flows10k,
 }
 PRODUCT = "product"
+
+
+def _pictures() -> dict[str, dict[str, str]]:
+    titles = {
+        "tcp1_gbit": "one TCP flow",
+        "tcp4_gbit": "four TCP flows",
+        "bidir_gbit": "one TCP flow each way, sum",
+        "flows10k_gbit": "10,000 open connections",
+        "udp1200_kpps": "datagrams of 1200 bytes, under 1 % lost",
+        "udp64_kpps": "datagrams of 64 bytes, under 1 % lost",
+        "ping_ms": "ping, idle (less is better)",
+        "ping_loaded_ms": "ping beside a TCP flow (less is better)",
+        "loss1pct_gbit": "one TCP flow, 1 % loss",
+        "loss01pct_gbit": "one TCP flow, 0.1 % loss",
+        f"loss1pct_{_DELAY_MS}ms_gbit": f"one TCP flow, 1 % loss, {_DELAY_MS} ms",
+        f"loss01pct_{_DELAY_MS}ms_gbit": f"one TCP flow, 0.1 % loss, {_DELAY_MS} ms",
+        "cpu_sender_s_a_gb": "CPU of the sender (less is better)",
+        "cpu_receiver_s_a_gb": "CPU of the receiver (less is better)",
+    }
+    return {title: {link: f"{link}_{figure}" for link in LINKS} for figure, title in titles.items()}
 
 
 def _ratios(measured: dict[str, Values]) -> Figures:

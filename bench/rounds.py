@@ -12,11 +12,13 @@ import os
 import platform
 import statistics
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+
+from bench.plot import Bar, Panel, svg
 
 RESULTS = Path(__file__).parent / "results"
 _ROUNDS, _QUICK_ROUNDS = 3, 1
@@ -77,12 +79,30 @@ class Rounds:
         self._missing[what] = why
         self.say(f"{what}: {why}")
 
-    def finish(self) -> None:
+    def finish(self, pictures: Mapping[str, Mapping[str, str]] | None = None) -> None:
+        """pictures: title of a panel -> label of a bar -> figure; beside a saved result as SVG. Ours are named `kairos...`."""
         print(self.table())
         text = json.dumps(self.document(), indent=2) + "\n"
         for file in self._files:
             file.parent.mkdir(exist_ok=True)
             file.write_text(text)
+            if pictures:
+                file.with_suffix(".svg").write_text(self._picture(pictures))
+
+    def _picture(self, pictures: Mapping[str, Mapping[str, str]]) -> str:
+        panels = []
+        for title, bars in pictures.items():
+            there = {label: self._figures[name] for label, name in bars.items() if name in self._figures}
+            if there:
+                unit = next(iter(there.values())).unit
+                drawn = [
+                    Bar(label, each.median, min(each.values), max(each.values), label.startswith("kairos"))
+                    for label, each in there.items()
+                ]
+                panels.append(Panel(title, unit, drawn))
+        machine = self._machine
+        below = f"{machine['cores']} cores, {machine['processor']}, Linux {machine['kernel']}: median of the rounds, lowest to highest"
+        return svg(self.name, below, panels)
 
     def table(self) -> str:
         width = max(map(len, self._figures), default=6)

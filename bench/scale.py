@@ -35,7 +35,19 @@ def main() -> None:
             rounds.add(f"{order}_1000_sessions_ratio", rates[1_000, 100] / rates[1, 1], "of one session's rate")
         for name, value in _idle_in_own_process(_QUICK_IDLE if rounds.quick else _IDLE).items():
             rounds.add(name, value, "kB resident")
-    rounds.finish()
+    rounds.finish(_pictures())
+
+
+def _pictures() -> dict[str, dict[str, str]]:
+    titles = {"scale": "bursts of 16 packets", "in_turn": "packet by packet"}
+    pictures = {
+        title: {
+            f"kairos {sessions:,}/{vnis}": f"{order}_{sessions}_sessions_{vnis}_vnis_kpps" for sessions, vnis in CASES
+        }
+        for order, title in titles.items()
+    }
+    held = {"kairos data plane": "idle_session_dataplane_kb", "kairos, all": "idle_session_kb"}
+    return {**{f"{title}: sessions/VNIs": bars for title, bars in pictures.items()}, "an idle session": held}
 
 
 def _packets_per_s(sessions: int, vnis: int, run: int, packets: int) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 
@@ -32,6 +33,18 @@ def test_a_figure_is_the_median_of_three_rounds_with_its_spread(
     assert document["units"] == {"speed": "parcels/s"}
     assert {"processor", "cores", "kernel", "python", "load"} == set(document["machine"])
     assert capsys.readouterr().out.splitlines()[1].split() == ["speed", "40,000", "10,000", "90,000", "parcels/s"]
+
+
+def test_a_picture_shows_what_was_measured_and_no_more(tmp_path: Path) -> None:
+    rounds = Rounds("toy", "A toy.", ["--json", str(tmp_path / "toy.json"), "--quick"])
+    for _ in rounds:
+        rounds.add("red_speed", 12.5, "parcels/s")
+    rounds.missing("blue", "not installed: apt install blue")
+    rounds.finish({"how fast": {"red": "red_speed", "blue": "blue_speed"}, "how far": {"red": "red_way"}})
+    picture = ElementTree.fromstring((tmp_path / "toy.svg").read_text())
+    texts = [each.text for each in picture.iter("{http://www.w3.org/2000/svg}text")]
+    assert texts[0] == "toy" and texts[2:] == ["how fast", "parcels/s", "red", "12.5"]
+    assert json.loads((tmp_path / "toy.json").read_text())["missing"] == {"blue": "not installed: apt install blue"}
 
 
 def test_a_quick_measurement_has_one_round() -> None:
