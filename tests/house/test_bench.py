@@ -43,7 +43,8 @@ def test_a_picture_shows_what_was_measured_and_no_more(tmp_path: Path) -> None:
     rounds.finish({"how fast": {"red": "red_speed", "blue": "blue_speed"}, "how far": {"red": "red_way"}})
     picture = ElementTree.fromstring((tmp_path / "toy.svg").read_text())
     texts = [each.text for each in picture.iter("{http://www.w3.org/2000/svg}text")]
-    assert texts[0] == "toy" and texts[2:] == ["how fast", "parcels/s", "red", "12.5"]
+    assert texts[0] == "toy"
+    assert texts[2:] == ["how fast", "parcels/s", "red", "12.5"]
     assert json.loads((tmp_path / "toy.json").read_text())["missing"] == {"blue": "not installed: apt install blue"}
 
 
