@@ -25,6 +25,9 @@ class Refusal(Exception):
         self.status, self.code = status, code
 
 
+_QUEUES = {"kairos-events": "q1", "kairos-telemetry": "q2"}
+
+
 class CloudflareAccount:
     """created: kinds of resources in order; scripts: the metadata of each Worker's last upload; secrets: their names and values, by
     Worker; unknown: calls that this stand-in does not know."""
@@ -61,9 +64,13 @@ class CloudflareAccount:
             case "POST", "/r2/buckets":
                 return self._create("blobs", {})
             case "POST", "/queues":
-                return self._create("events", {"queue_name": "kairos-events", "queue_id": "q1"})
+                queue = json.loads(body)["queue_name"]
+                return self._create(queue.removeprefix("kairos-"), {"queue_name": queue, "queue_id": _QUEUES[queue]})
             case "GET", "/queues":
-                return [{"queue_name": "kairos-events", "queue_id": "q1", "producers": [], "consumers": []}]
+                return [
+                    {"queue_name": name, "queue_id": id_, "producers": [], "consumers": []}
+                    for name, id_ in _QUEUES.items()
+                ]
             case "POST", "/d1/database/*/query":
                 self.statements.append(json.loads(body)["sql"])
                 return [{"results": [], "success": True, "meta": {}}]

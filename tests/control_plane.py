@@ -188,8 +188,17 @@ class ControlPlane:
             internal_key=INTERNAL_KEY,
         )
         self.store, self.queue, self.cache, self.blobs = SqliteStore(), Queue(), Octets(), Octets()
+        self.telemetry = Queue()
         self.platform = Platform(
-            settings, self.store, self.cache, self.blobs, self.queue, MlDsa(), lambda: self.now, os.urandom
+            settings,
+            self.store,
+            self.cache,
+            self.blobs,
+            self.queue,
+            self.telemetry,
+            MlDsa(),
+            lambda: self.now,
+            os.urandom,
         )
         self.relay = RelayWorker()
         self.sockets: dict[str, Sockets] = {}

@@ -7,7 +7,8 @@ import msgspec
 
 class Sample(msgspec.Struct):
     """Since the sample before. relay, direct: established tunnels by path; rates in bytes a second; drops: by the data plane's
-    names, without `drop_`, those above 0; decision_ms, handshake_ms: the mean."""
+    names, without `drop_`, those above 0; decision_ms, handshake_ms: the mean; cpu: cores that the daemon kept busy; memory_bytes:
+    what it holds."""
 
     relay: int
     direct: int
@@ -20,6 +21,8 @@ class Sample(msgspec.Struct):
     handshake_ms: float
     policy_version: int
     version: str
+    cpu: float = 0.0
+    memory_bytes: int = 0
 
 
 class SampleRecord(msgspec.Struct):
@@ -28,3 +31,34 @@ class SampleRecord(msgspec.Struct):
     node: str
     at: int
     sample: Sample
+
+
+class Measured(msgspec.Struct):
+    """A sample on its way through the queue. at: when the fabric got it."""
+
+    tenant: str
+    node: str
+    at: int
+    sample: Sample
+
+
+class TelemetryRecord(msgspec.Struct):
+    """A node's minute, or an hour of it (`at`: when it began): means, for drops, decisions and handshakes sums, and the highest of the
+    minutes for `_max` and memory."""
+
+    node: str
+    at: int
+    samples: int
+    relay: float
+    direct: float
+    tx_bytes_per_s: float
+    rx_bytes_per_s: float
+    drops: dict[str, int]
+    decisions: int
+    decision_ms: float
+    decision_ms_max: float
+    handshakes: int
+    handshake_ms: float
+    handshake_ms_max: float
+    cpu: float
+    memory_bytes: int

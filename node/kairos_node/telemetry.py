@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import kairos
@@ -14,6 +17,7 @@ from kairos_node.metrics import Timings
 @dataclass(frozen=True, slots=True)
 class _Seen:
     at: float
+    cpu_s: float
     counters: Mapping[str, int]
     decisions: tuple[int, float]
     handshakes: tuple[int, float]
@@ -47,14 +51,21 @@ class Telemetry:
             handshake_ms=handshake_ms,
             policy_version=status["policy_version"],
             version=kairos.__version__,
+            cpu=round((self._seen.cpu_s - before.cpu_s) / seconds, 4),
+            memory_bytes=_memory_bytes(),
         )
 
     def _look(self, counters: Mapping[str, int], now: float) -> _Seen:
         points = [each.total for each in self._timings.decisions.values()]
         decisions = sum(count for count, _ in points), sum(seconds for _, seconds in points)
-        return _Seen(now, dict(counters), decisions, self._timings.handshakes.total)
+        return _Seen(now, time.process_time(), dict(counters), decisions, self._timings.handshakes.total)
 
 
 def _mean_ms(before: tuple[int, float], after: tuple[int, float]) -> tuple[int, float]:
     count = after[0] - before[0]
     return count, round((after[1] - before[1]) / count * 1000, 3) if count else 0.0
+
+
+def _memory_bytes() -> int:
+    """What this process holds, proc(5): the second number of statm is in pages."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")

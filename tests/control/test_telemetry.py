@@ -1,13 +1,17 @@
-"""Telemetry at the fabric: the newest of each node, for an hour, in bounded room."""
+"""Telemetry at the fabric: the newest of each node for whoever looks now, minutes and hours of all of them, in bounded room."""
 
 from __future__ import annotations
 
+import asyncio
+
+import msgspec
 import pytest
 
-from control_plane import ADMIN_TOKEN, ControlPlane, Device
+from control_plane import ADMIN_TOKEN, INTERNAL_KEY, ControlPlane, Device
 from kairos.api.admin import Page
 from kairos.api.problem import ProblemError
-from kairos.api.telemetry import Sample
+from kairos.api.telemetry import Sample, TelemetryRecord
+from kairos_control import telemetry
 from kairos_control.http import Call
 from kairos_node.metrics import Timings
 from kairos_node.telemetry import Telemetry
@@ -34,6 +38,79 @@ def test_the_newest_of_each_node_for_an_hour(plane: ControlPlane, gateway: Devic
     assert [node for node, _, _ in shown(plane)] == [device.node]
 
 
+def past(plane: ControlPlane, by: str, **query: str) -> list[TelemetryRecord]:
+    asked = "&".join(f"{name}={value}" for name, value in query.items())
+    page: Page = plane.admin("GET", f"/v1/tenants/acme/telemetry/history?by={by}&{asked}", None, Page)
+    return [msgspec.convert(item, TelemetryRecord) for item in page.items]
+
+
+def deliver(plane: ControlPlane) -> None:
+    """All that was ever sent, so most of it once more: queues do that."""
+    messages = [msgspec.json.encode(message).decode() for message in plane.telemetry.messages]
+    asyncio.run(telemetry.consume(plane.platform, messages))
+
+
+def sweep(plane: ControlPlane) -> None:
+    plane.send(Call("POST", "/internal/sweep/acme", {"authorization": f"Bearer {INTERNAL_KEY}"}))
+
+
+def said(plane: ControlPlane, device: Device, rate: float, decisions: int, decision_ms: float) -> None:
+    sample = Sample(1, 0, rate, 0.0, {"auth": decisions}, decisions, decision_ms, 0, 0.0, 4, "x", 0.5, int(rate))
+    plane.node(device, "POST", "/telemetry", sample)
+    deliver(plane)
+
+
+def test_minutes_become_hours_however_often_they_are_delivered(plane: ControlPlane, gateway: Device) -> None:
+    device = plane.joined()
+    hour = int(plane.now) // 3600 * 3600
+    plane.now = hour + 60.0
+    said(plane, device, 100.0, 10, 1.0)
+    plane.now += 60
+    said(plane, device, 300.0, 30, 3.0)
+    assert [(each.at, each.tx_bytes_per_s) for each in past(plane, "minute")] == [
+        (hour + 60, 100.0),
+        (hour + 120, 300.0),
+    ]
+    assert past(plane, "hour") == []
+    sweep(plane)
+    plane.now += 60
+    said(plane, device, 200.0, 0, 0.0)
+    said(plane, gateway, 1.0, 0, 0.0)
+    sweep(plane)
+    sweep(plane)
+    mine, other = sorted(past(plane, "hour"), key=lambda each: each.node != device.node)
+    assert (mine.node, mine.at, mine.samples, other.samples) == (device.node, hour, 3, 1)
+    assert (mine.tx_bytes_per_s, mine.decisions, mine.decision_ms, mine.decision_ms_max) == (200.0, 40, 2.5, 3.0)
+    assert (mine.drops, mine.cpu, mine.memory_bytes) == ({"auth": 40}, 0.5, 300)
+    assert [each.node for each in past(plane, "hour", node=device.node)] == [device.node]
+    assert past(plane, "hour", since=str(hour + 1)) == []
+
+
+def test_what_is_kept_has_an_end(plane: ControlPlane, gateway: Device) -> None:
+    said(plane, gateway, 1.0, 1, 1.0)
+    sweep(plane)
+    plane.now += telemetry.MINUTES_KEPT_S + 1
+    sweep(plane)
+    assert (len(past(plane, "minute")), len(past(plane, "hour"))) == (0, 1)
+    plane.now += telemetry.HOURS_KEPT_S
+    sweep(plane)
+    assert past(plane, "hour") == []
+
+
+def test_a_node_that_says_too_much_is_not_heard(plane: ControlPlane, gateway: Device) -> None:
+    with pytest.RaisesExc(ProblemError, check=lambda error: error.code == "too-many-requests"):
+        for _ in range(20):
+            plane.node(gateway, "POST", "/telemetry", SAMPLE)
+    assert len(plane.telemetry.messages) == 10
+
+
+def test_a_queue_that_is_away_costs_the_history_only(plane: ControlPlane, gateway: Device) -> None:
+    plane.telemetry.reachable = False
+    plane.node(gateway, "POST", "/telemetry", SAMPLE)
+    assert len(shown(plane)) == 1
+    assert past(plane, "minute") == []
+
+
 def test_a_sample_that_is_a_burden_is_refused(plane: ControlPlane, gateway: Device) -> None:
     burden = {f"drop{number}": number for number in range(2000)}
     with pytest.RaisesExc(ProblemError, check=lambda error: error.code == "invalid"):
@@ -44,16 +121,16 @@ def test_a_sample_that_is_a_burden_is_refused(plane: ControlPlane, gateway: Devi
 def test_a_sample_is_what_changed_since_the_one_before() -> None:
     timings = Timings()
     status = {"tunnels": [{"state": "established", "path": "direct"}], "policy_version": 4}
-    telemetry = Telemetry(timings, {"tx_bytes": 100, "rx_bytes": 0, "drop_auth": 5}, 10.0)
+    watched = Telemetry(timings, {"tx_bytes": 100, "rx_bytes": 0, "drop_auth": 5}, 10.0)
     timings.handshakes.observe(0.25)
     with timings.decision("egress"):
         pass
     counters = {"tx_bytes": 700, "rx_bytes": 60, "drop_auth": 7, "drop_replay": 0}
-    sample = telemetry.sample(status | {"counters": counters}, 70.0)
+    sample = watched.sample(status | {"counters": counters}, 70.0)
     assert (sample.relay, sample.direct, sample.tx_bytes_per_s, sample.rx_bytes_per_s) == (0, 1, 10.0, 1.0)
     assert sample.drops == {"auth": 2}
     assert (sample.decisions, sample.handshakes, sample.handshake_ms) == (1, 1, 250.0)
-    again = telemetry.sample(status | {"counters": counters}, 130.0)
+    again = watched.sample(status | {"counters": counters}, 130.0)
     assert (again.tx_bytes_per_s, again.drops, again.decisions, again.handshake_ms) == (0.0, {}, 0, 0.0)
 
 

@@ -17,6 +17,7 @@ import pytest
 from fabric_host import TENANT, FabricHost, client_of, default_provider, push_policy
 from kairos.api.problem import CONTENT_TYPE, ProblemError
 from kairos.api.session import PolicyRecord, PolicyUpload
+from kairos.api.telemetry import Sample
 from kairos.audit.event import Event
 from kairos.constants import BODY_MAX
 from kairos.crypto import labels
@@ -26,6 +27,7 @@ from kairos_control.app import ROUTES
 from kairos_control.problems import PROBLEMS
 from kairos_control.routing import Caller, Route
 from kairos_node.state import Identity
+from overlay import wait_for
 
 ALL = (*ROUTES, *tenant.ROUTES)
 FILLED = {"tenant": TENANT, "enrollment": "0" * 32, "session": "0" * 32}
@@ -197,6 +199,27 @@ def test_audit_events_pass_the_queue_once(host: FabricHost, endpoint: Identity) 
     kinds = {each["kind"] for each in host.admin("GET", f"/{TENANT}/audit?limit=1000")["items"]}
     assert {"tenant.created", "certificate.issued", "enrollment.challenged"} <= kinds
     assert any((host.fabric.state / "control/r2").rglob("*"))
+
+
+def test_a_sample_passes_its_queue_into_minutes_and_hours(host: FabricHost, endpoint: Identity) -> None:
+    sample = Sample(1, 0, 1000.0, 2000.0, {"auth": 3, "replay": 1}, 7, 0.5, 1, 12.5, 4, "0.1.0", 0.1, 1 << 26)
+
+    async def say() -> None:
+        async with client_of(endpoint) as client:
+            await client.send_sample(sample)
+
+    def past(by: str) -> list[dict[str, Any]]:
+        items: list[dict[str, Any]] = host.admin("GET", f"/{TENANT}/telemetry/history?by={by}&node={endpoint.node}")[
+            "items"
+        ]
+        return items
+
+    asyncio.run(say())
+    (minute,) = wait_for("the minute", lambda: past("minute"), 30)
+    host.sweep(TENANT)
+    (hour,) = past("hour")
+    assert (minute["drops"], hour["drops"], hour["samples"]) == (sample.drops, sample.drops, 1)
+    assert (hour["decisions"], hour["decision_ms"], hour["rx_bytes_per_s"]) == (7, 0.5, 2000.0)
 
 
 def test_pages_of_the_audit_follow_each_other(host: FabricHost) -> None:

@@ -1,4 +1,5 @@
-"""The control plane's Worker: requests go to the tenant's object, events from the queue to the audit, the cron to each tenant."""
+"""The control plane's Worker: requests go to the tenant's object, events and samples from their queues to where they are kept, the cron
+to each tenant."""
 
 from __future__ import annotations
 
@@ -6,7 +7,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from kairos.api.problem import ProblemError
-from kairos_control import app, audit, double_entry, fabric
+from kairos_control import app, audit, double_entry, fabric, telemetry
 from kairos_control.adapters.messages import call_of, refusal_of, response_of
 from kairos_control.adapters.platform import BoundLogs, platform_of
 from kairos_control.objects.tenant import Tenant
@@ -15,7 +16,7 @@ from workers import WorkerEntrypoint
 
 __all__ = ["Default", "Tenant"]
 
-
+_TELEMETRY = "kairos-telemetry"
 _seen: set[str] = set()  # tenants that exist, or did when this isolate asked: their objects know better
 
 
@@ -43,9 +44,12 @@ class Default(WorkerEntrypoint):  # type: ignore[misc]
 
     async def queue(self, batch: Any, env: Any, ctx: Any) -> None:
         messages = list(batch.messages)
+        bodies = [message.body for message in messages]
         platform = platform_of(self.env)
-        logs = BoundLogs(self.env.TENANT, platform.settings.internal_key)
-        await audit.consume(platform, logs, [message.body for message in messages])
+        if batch.queue == _TELEMETRY:
+            await telemetry.consume(platform, bodies)
+        else:
+            await audit.consume(platform, BoundLogs(self.env.TENANT, platform.settings.internal_key), bodies)
         for message in messages:
             message.ack()
 

@@ -39,6 +39,7 @@ RESOURCES = (
     Resource("cache", ("kv", "namespace", "create", "kairos-cache"), "00000000000000000000000000000001"),
     Resource("blobs", ("r2", "bucket", "create", "kairos-blobs")),
     Resource("events", ("queues", "create", "kairos-events")),
+    Resource("telemetry", ("queues", "create", "kairos-telemetry")),
 )
 
 

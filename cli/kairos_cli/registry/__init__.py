@@ -82,6 +82,14 @@ VERBS: tuple[Verb, ...] = (
         (
             arg("--once", help="print it once", action="store_true"),
             arg("--every", help="seconds between two looks (default 5)", type=float, default=5.0),
+            arg("--past", help="instead: what was, so far back: 30m, 24h, 7d", metavar="TIME", default=""),
+            arg(
+                "--by",
+                help="with --past: minute (kept a day) or hour (default; kept a month)",
+                choices=("minute", "hour"),
+                default="hour",
+            ),
+            arg("--device", help="only of this node: its id, or its name if that is unique", default=""),
             *IN_TENANT,
         ),
     ),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -10,7 +10,7 @@ import msgspec
 _VALUE_MAX = 1_000_000  # D1 and an object's SQLite take values of 2 MB
 
 
-def bulks(rows: Iterable[Sequence[Any]]) -> Iterator[str]:
+def bulks(rows: Iterable[Sequence[Any] | Mapping[str, Any]]) -> Iterator[str]:
     """JSON arrays of rows, in their order, none too large for one value."""
     bulk: list[str] = []
     size = 0

@@ -28,6 +28,7 @@ SOURCE = Budget("this address", 600, 20)  # an office behind one address renews 
 DEVICE = Budget("this device", 600, 10)
 SESSION = Budget("this device's sessions", 300, 1)
 CERTIFICATE = Budget("this device's certificates", 30, 1 / 600)  # one each 16 h is what it needs
+TELEMETRY = Budget("this device's telemetry", 10, 1 / 30)  # one a minute is what it sends
 TOKEN = Budget("this join token", 300, 5)
 
 

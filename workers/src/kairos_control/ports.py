@@ -65,7 +65,7 @@ class Blobs(Protocol):
 
 
 class EventQueue(Protocol):
-    """At-least-once queue to the audit consumer."""
+    """At-least-once queue to the consumer of the audit, or of telemetry."""
 
     async def send(self, messages: Sequence[Mapping[str, Any]]) -> None: ...
 
@@ -131,6 +131,7 @@ class Platform:
     cache: Cache
     blobs: Blobs
     queue: EventQueue
+    telemetry: EventQueue
     signatures: Signatures
     clock: Clock
     entropy: Entropy

@@ -116,7 +116,7 @@ class TenantService:
         self.retention = Retention(platform, self.journal, self.audit_log)
         self.admission = Admission(platform)
         self.postures = Postures(platform, self.pushes)
-        self.telemetry = Telemetry(platform)
+        self.telemetry = Telemetry(platform, self.limits)
         self.sessions = Sessions(platform, self.journal, self.pushes, self.postures, self.limits)
         self.certificates = Certificates(platform, self.journal, self.pushes)
         self.enrollments = Enrollments(
@@ -194,7 +194,7 @@ class TenantService:
             [(f"DELETE FROM {table} {of_vnis}", (tenant,)) for table in _VNI_TABLES]
             + [(f"DELETE FROM {table} WHERE tenant = ?", (tenant,)) for table in _TABLES]
         )
-        for table in ("enrollments", "sessions", "nonces", "isolations", "receipts", "postures", "samples"):
+        for table in ("enrollments", "sessions", "nonces", "isolations", "receipts", "postures", "newest_samples"):
             self.platform.local.write(f"DELETE FROM {table}")
         self.journal.record("tenant.deleted", actor=call.actor, subject=tenant, devices=len(nodes))
         return reply(None)
@@ -231,7 +231,7 @@ class TenantService:
         await self.retention.retire()
         now = int(self.platform.clock())
         self.sessions.forget_ended()
-        self.telemetry.sweep()
+        await self.telemetry.sweep()
         self.platform.local.write("DELETE FROM nonces WHERE expires_at < ?", now)
         self.platform.local.write(
             "DELETE FROM enrollments WHERE status <> 'held' AND created_at < ?", now - _ENROLLMENT_KEPT_S
@@ -244,7 +244,18 @@ class TenantService:
 
 
 _VNI_TABLES = ("interconnects", "leases", "lease_cursors", "given_addresses", "vni_selectors", "routes")
-_TABLES = ("admins", "certificates", "gateway_ranks", "devices", "tokens", "policies", "vnis", "tenants")
+_TABLES = (
+    "telemetry_minutes",
+    "telemetry_hours",
+    "admins",
+    "certificates",
+    "gateway_ranks",
+    "devices",
+    "tokens",
+    "policies",
+    "vnis",
+    "tenants",
+)
 _T = TenantService
 _AT = "/v1/tenants/{tenant}"
 _ENROLLMENTS = _AT + "/enrollments"
@@ -346,6 +357,8 @@ ROUTES: tuple[Route, ...] = (
           Sample, status=204),
     Route("GET", _AT + "/telemetry", Caller.VIEWER, lambda s, c: s.telemetry.show(c),
           "How the nodes are doing: the newest of each", answer=Page),
+    Route("GET", _AT + "/telemetry/history", Caller.VIEWER, lambda s, c: s.telemetry.history(c),
+          "How the nodes were doing, by minute for a day or by hour for a month", answer=Page),
     Route("POST", _AT + "/isolations", Caller.NODE, lambda s, c: s.isolations.report(c),
           "A gateway's word that policy isolates an endpoint", IsolationReport, status=204),
     Route("GET", _AT + "/devices/{node}/posture", Caller.VIEWER, lambda s, c: s.postures.show(c),

@@ -46,6 +46,7 @@ def platform_of(env: Any) -> Platform:
         cache=KvCache(env.CACHE),
         blobs=R2Blobs(env.BLOBS),
         queue=Queue(env.EVENTS),
+        telemetry=Queue(env.TELEMETRY),
         signatures=WebCryptoSignatures(settings.suite),
         clock=time.time,
         entropy=os.urandom,
