@@ -2,10 +2,12 @@
  *
  * Memory is one mapping, touched as flows come; nothing is allocated afterwards. Buckets are chains of entry indexes,
  * guarded by stripes of locks. Each session (and each TUN) has its own share, so that one peer's flood of new flows
- * never takes the place of another's: a full share refuses the flooder, nothing is evicted. */
+ * never takes the place of another's: a full share refuses the flooder, nothing is evicted. The same holds for the room
+ * where packets and questions wait for a verdict: each session may have a few of its flows there. */
 #include <netinet/tcp.h>
 #include <stdlib.h>
 #include <sys/mman.h>
+#include <sys/random.h>
 
 #include "internal.h"
 
@@ -30,7 +32,8 @@ typedef struct {
 
 struct flow_table {
   uint32_t max, mask;
-  uint32_t *buckets; /* index + 1 of the first entry, guarded by its stripe; 0, a fresh page: empty */
+  uint64_t secret[2]; /* of the hash */
+  uint32_t *buckets;  /* index + 1 of the first entry, guarded by its stripe; 0, a fresh page: empty */
   flow *entries;
   /* bucket + 1 of each live entry, 0 of a free one: set under the bucket's stripe, read to find that stripe. */
   _Atomic uint32_t *homes;
@@ -58,7 +61,9 @@ struct flow_table *flows_new(uint32_t max) {
   t->free_head = NONE;
   for (int i = 0; i < FLOW_STRIPES; i++) pthread_mutex_init(&t->stripes[i], NULL);
   pthread_mutex_init(&t->free_lock, NULL);
-  if (t->entries != NULL && t->buckets != NULL && t->homes != NULL) return t;
+  bool keyed = getrandom(t->secret, sizeof t->secret, 0) == sizeof t->secret;
+  t->secret[1] |= 1;
+  if (keyed && t->entries != NULL && t->buckets != NULL && t->homes != NULL) return t;
   flows_free(t);
   return NULL;
 }
@@ -73,19 +78,23 @@ void flows_free(struct flow_table *t) {
   free(t);
 }
 
+static uint64_t mix(uint64_t a, uint64_t b) {
+  unsigned __int128 product = (unsigned __int128)a * b;
+  return (uint64_t)product ^ (uint64_t)(product >> 64);
+}
+
+/* Keyed: a peer chooses addresses and ports, but cannot know which of them meet in one bucket. */
 static uint32_t bucket_of(const struct flow_table *t, const flow_key *k) {
-  uint64_t h = 0x243f6a8885a308d3ull, word;
+  uint64_t h = t->secret[0], word;
   const uint8_t *bytes = (const uint8_t *)k;
   _Static_assert(sizeof(flow_key) == 44, "no padding: keys are compared and hashed as bytes");
   for (size_t i = 0; i + 8 <= sizeof *k; i += 8) {
     memcpy(&word, bytes + i, 8);
-    h = (h ^ word) * 0x9e3779b97f4a7c15ull;
-    h ^= h >> 29;
+    h = mix(h ^ word, t->secret[1]);
   }
   uint32_t last;
   memcpy(&last, bytes + 40, 4);
-  h = (h ^ last) * 0xbf58476d1ce4e5b9ull;
-  return (uint32_t)(h >> 32) & t->mask;
+  return (uint32_t)mix(h ^ last, t->secret[1]) & t->mask;
 }
 
 static pthread_mutex_t *stripe_of(struct flow_table *t, uint32_t bucket) {
@@ -155,6 +164,11 @@ static void describe(const struct flow_table *t, const flow *f, uint64_t now, kd
   memcpy(out->bytes, f->bytes, sizeof out->bytes);
 }
 
+static void waits_no_more(kdp_engine *e, const flow *f) {
+  session *from = f->from == 0 ? NULL : session_find(e, f->from);
+  if (from != NULL) atomic_fetch_sub_explicit(&from->waiting, 1, memory_order_relaxed);
+}
+
 /* Its stripe is held and it is already out of its chain. */
 static void give_back(kdp_engine *e, flow *f, uint8_t why) {
   struct flow_table *t = e->flows;
@@ -164,6 +178,7 @@ static void give_back(kdp_engine *e, flow *f, uint8_t why) {
     over.ended = why == KDP_END_IDLE && f->closing ? KDP_END_CLOSED : why;
     ended_put(e->ended, &over);
   }
+  if (f->verdict == KDP_PENDING) waits_no_more(e, f);
   session *from = f->from == 0 ? NULL : session_find(e, f->from);
   if (from != NULL) atomic_fetch_sub_explicit(&from->flows, 1, memory_order_relaxed);
   pthread_mutex_lock(&t->free_lock);
@@ -204,12 +219,19 @@ static flow_answer open_flow(kdp_engine *e, lane *l, const flow_key *k, uint32_t
     count(l, C_drop_flow_quota);
     return FLOW_DROP;
   }
+  if (owner != NULL && atomic_load_explicit(&owner->waiting, memory_order_relaxed) >= WAITING_A_SESSION) {
+    count(l, C_drop_undecided);
+    return FLOW_DROP;
+  }
   flow *f = take_entry(t, owner);
   if (f == NULL) {
     count(l, C_drop_flow_table_full);
     return FLOW_DROP;
   }
-  if (owner != NULL) atomic_fetch_add_explicit(&owner->flows, 1, memory_order_relaxed);
+  if (owner != NULL) {
+    atomic_fetch_add_explicit(&owner->flows, 1, memory_order_relaxed);
+    atomic_fetch_add_explicit(&owner->waiting, 1, memory_order_relaxed);
+  }
   uint32_t turn = f->turn;
   *f = (flow){.key = *k,
               .turn = turn,
@@ -272,7 +294,9 @@ static void drop_flow(kdp_engine *e, uint32_t bucket, flow *f) {
 /* The live flow of that id, with its stripe held; NULL, and no lock, when it is gone. Under the stripe of its home it can
  * neither go nor come. */
 static flow *lock_flow(struct flow_table *t, uint64_t id, pthread_mutex_t **stripe) {
-  uint32_t slot = (uint32_t)id - 1, home = atomic_load_explicit(&t->homes[slot], memory_order_relaxed);
+  uint32_t slot = (uint32_t)id - 1;
+  if (slot >= t->max) return NULL;
+  uint32_t home = atomic_load_explicit(&t->homes[slot], memory_order_relaxed);
   if (home == 0) return NULL;
   *stripe = stripe_of(t, home - 1);
   pthread_mutex_lock(*stripe);
@@ -401,52 +425,15 @@ void flows_age(kdp_engine *e, lane *l) {
     count_n(l, C_flows_aged, sweep(e, t->age_at, is_aged, &l->now_ms, KDP_END_IDLE));
 }
 
-/* Sets the verdict of a live flow. false: it is gone. */
-static bool decide(struct flow_table *t, uint64_t id, uint8_t verdict, uint32_t rule, uint32_t generation) {
+bool flows_decide(kdp_engine *e, lane *l, uint64_t id, uint8_t verdict, uint32_t rule, uint32_t generation) {
   pthread_mutex_t *stripe;
-  flow *f = lock_flow(t, id, &stripe);
+  flow *f = lock_flow(e->flows, id, &stripe);
   if (f == NULL) return false;
+  if (f->verdict == KDP_PENDING) waits_no_more(e, f);
   f->verdict = verdict, f->rule = rule, f->generation = generation;
   pthread_mutex_unlock(stripe);
+  if (verdict == KDP_DENY) count(l, C_flows_denied);
   return true;
-}
-
-/* A packet of a flow that was just decided. */
-static void release(kdp_engine *e, lane *l, parked_packet *w, uint8_t verdict) {
-  vni *v = vni_find(e, w->vni);
-  sender from = {.session = w->from == 0 ? NULL : session_find(e, w->from),
-                 .across = w->across == 0 ? NULL : vni_find(e, w->across)};
-  bool cut = (w->from != 0 && from.session == NULL) || (w->across != 0 && from.across == NULL);
-  packet p;
-  if (v == NULL || cut || !packet_parse(w->data, w->len, &p)) {
-    count(l, C_drop_denied); /* its sender was cut meanwhile */
-  } else if (verdict == KDP_ALLOW) {
-    forward_allowed(e, l, v, &from, &w->vnet, w->data, w->len, &p);
-  } else {
-    count(l, C_drop_denied);
-    reject(e, l, v, &from, w->data, w->len, &p);
-  }
-}
-
-int kdp_flow_verdict(kdp_engine *e, uint64_t id, uint8_t verdict, uint32_t rule, uint32_t generation) {
-  lane *l = &e->lanes[LANE_HOST];
-  parked_packet waiting;
-  if ((id & UINT32_MAX) == 0 || (id & UINT32_MAX) > e->flows->max || verdict > KDP_ALLOW) return -EINVAL;
-  pthread_mutex_lock(&e->host_lock);
-  pthread_rwlock_rdlock(&e->config);
-  l->now_ms = clock_ms();
-  bool live = decide(e->flows, id, verdict, rule, generation);
-  if (live && verdict == KDP_DENY) count(l, C_flows_denied);
-  while (unpark(e, id, &waiting)) {
-    if (live)
-      release(e, l, &waiting, verdict);
-    else
-      count(l, C_drop_pending);
-  }
-  outbox_flush(e, l);
-  pthread_rwlock_unlock(&e->config);
-  pthread_mutex_unlock(&e->host_lock);
-  return live ? 0 : -ENOENT;
 }
 
 long kdp_flows(kdp_engine *e, kdp_flow *out, size_t max) {

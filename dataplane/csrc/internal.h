@@ -50,6 +50,7 @@ enum {
   PENDING_LIFE_MS = 5000, /* a flow nobody decided */
   FLOW_STRIPES = 64,
   FLOWS_A_SESSION = 1 << 16,
+  WAITING_A_SESSION = 256, /* of the places in events and parking, which all share */
 };
 
 /* -- counters: every drop has a name ------------------------------------------------------------------------------- */
@@ -87,6 +88,7 @@ enum {
   X(drop_unknown_fragment) \
   X(drop_flow_table_full) \
   X(drop_flow_quota) \
+  X(drop_undecided) \
   X(drop_pending) \
   X(drop_park_full) \
   X(drop_event_full) \
@@ -246,6 +248,7 @@ typedef struct session {
   _Atomic uint64_t rx_datagrams;
   _Atomic uint64_t forged, replayed, spoofed; /* as the counters of the lane, for this session alone */
   _Atomic uint32_t flows;                     /* opened by this session: its share of the table */
+  _Atomic uint32_t waiting;                   /* of these, those without a verdict */
   _Atomic uint16_t limit;                     /* bytes of the largest datagram that the path carries; 0: not known */
   uint64_t newest;                            /* highest counter of the newest epoch: only that one may move the path */
   uint32_t newest_epoch;
@@ -365,6 +368,8 @@ flow_answer flows_pass(kdp_engine *e, lane *l, uint32_t vni, const sender *from,
                        kdp_flow *opened);
 /* Whether the flow of `p` lives and has leave. Counts nothing. */
 bool flows_allow(kdp_engine *e, uint32_t vni, const packet *p);
+/* Sets the verdict of a live flow. false: it is gone. */
+bool flows_decide(kdp_engine *e, lane *l, uint64_t id, uint8_t verdict, uint32_t rule, uint32_t generation);
 /* session 0: the whole VNI, and what crossed from there. */
 void flows_forget(kdp_engine *e, uint32_t vni, uint32_t session);
 void flows_age(kdp_engine *e, lane *l);

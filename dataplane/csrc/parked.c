@@ -13,6 +13,8 @@ typedef struct {
   parked_packet *packets[PARKED_A_FLOW]; /* each allocated once in the slot's life */
 } slot;
 
+enum { NEARBY = 16 };
+
 struct parking {
   pthread_mutex_t lock; /* guards all below; new flows are rare, so it is not contended */
   slot slots[PARKED_FLOWS];
@@ -48,14 +50,34 @@ static bool put(slot *s, const inner *in, uint32_t vni, const sender *from) {
   return true;
 }
 
+/* A flow's place is one of these few, so that two flows hardly ever want the same one while others are free. */
+static slot *nearby(struct parking *g, uint64_t flow, int i) {
+  return &g->slots[((flow * 0x9e3779b97f4a7c15ull >> 32) + (uint64_t)i) % PARKED_FLOWS];
+}
+
+static slot *slot_of(struct parking *g, uint64_t flow) {
+  for (int i = 0; i < NEARBY; i++)
+    if (nearby(g, flow, i)->flow == flow) return nearby(g, flow, i);
+  return NULL;
+}
+
+static slot *free_slot(struct parking *g, uint64_t flow, uint64_t now_ms) {
+  for (int i = 0; i < NEARBY; i++) {
+    slot *s = nearby(g, flow, i);
+    if (s->flow != 0 && (int64_t)(now_ms - s->since_ms) <= PENDING_LIFE_MS) continue;
+    s->flow = flow, s->since_ms = now_ms, s->count = s->taken = 0;
+    return s;
+  }
+  return NULL;
+}
+
 bool park(kdp_engine *e, const lane *l, uint64_t flow, uint32_t vni, const sender *from, const inner *in) {
   struct parking *g = e->parking;
   if (in->len > PARKED_BYTES) return false;
   pthread_mutex_lock(&g->lock);
-  slot *s = &g->slots[flow % PARKED_FLOWS];
-  if (s->flow != flow && (s->flow == 0 || (int64_t)(l->now_ms - s->since_ms) > PENDING_LIFE_MS))
-    s->flow = flow, s->since_ms = l->now_ms, s->count = s->taken = 0;
-  bool parked = s->flow == flow && put(s, in, vni, from);
+  slot *s = slot_of(g, flow);
+  if (s == NULL) s = free_slot(g, flow, l->now_ms);
+  bool parked = s != NULL && put(s, in, vni, from);
   pthread_mutex_unlock(&g->lock);
   return parked;
 }
@@ -63,12 +85,49 @@ bool park(kdp_engine *e, const lane *l, uint64_t flow, uint32_t vni, const sende
 bool unpark(kdp_engine *e, uint64_t flow, parked_packet *out) {
   struct parking *g = e->parking;
   pthread_mutex_lock(&g->lock);
-  slot *s = &g->slots[flow % PARKED_FLOWS];
-  bool found = s->flow == flow && s->taken < s->count;
+  slot *s = slot_of(g, flow);
+  bool found = s != NULL && s->taken < s->count;
   if (found)
     *out = *s->packets[s->taken++];
-  else if (s->flow == flow)
+  else if (s != NULL)
     s->flow = 0;
   pthread_mutex_unlock(&g->lock);
   return found;
+}
+
+/* A packet of a flow that was just decided. */
+static void release(kdp_engine *e, lane *l, parked_packet *w, uint8_t verdict) {
+  vni *v = vni_find(e, w->vni);
+  sender from = {.session = w->from == 0 ? NULL : session_find(e, w->from),
+                 .across = w->across == 0 ? NULL : vni_find(e, w->across)};
+  bool cut = (w->from != 0 && from.session == NULL) || (w->across != 0 && from.across == NULL);
+  packet p;
+  if (v == NULL || cut || !packet_parse(w->data, w->len, &p)) {
+    count(l, C_drop_denied); /* its sender was cut meanwhile */
+  } else if (verdict == KDP_ALLOW) {
+    forward_allowed(e, l, v, &from, &w->vnet, w->data, w->len, &p);
+  } else {
+    count(l, C_drop_denied);
+    reject(e, l, v, &from, w->data, w->len, &p);
+  }
+}
+
+int kdp_flow_verdict(kdp_engine *e, uint64_t id, uint8_t verdict, uint32_t rule, uint32_t generation) {
+  lane *l = &e->lanes[LANE_HOST];
+  parked_packet waiting;
+  if ((id & UINT32_MAX) == 0 || verdict > KDP_ALLOW) return -EINVAL;
+  pthread_mutex_lock(&e->host_lock);
+  pthread_rwlock_rdlock(&e->config);
+  l->now_ms = clock_ms();
+  bool live = flows_decide(e, l, id, verdict, rule, generation);
+  while (unpark(e, id, &waiting)) {
+    if (live)
+      release(e, l, &waiting, verdict);
+    else
+      count(l, C_drop_pending);
+  }
+  outbox_flush(e, l);
+  pthread_rwlock_unlock(&e->config);
+  pthread_mutex_unlock(&e->host_lock);
+  return live ? 0 : -ENOENT;
 }

@@ -45,6 +45,7 @@ COUNTERS = (
     "drop_unknown_fragment",
     "drop_flow_table_full",
     "drop_flow_quota",
+    "drop_undecided",
     "drop_pending",
     "drop_park_full",
     "drop_event_full",

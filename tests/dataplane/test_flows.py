@@ -199,6 +199,17 @@ def test_one_peer_cannot_fill_the_table_for_the_host(rig: Rig) -> None:
     assert rig.opened()
 
 
+def test_one_peer_has_so_many_flows_that_wait_and_no_more(rig: Rig) -> None:
+    """Else its flood would take the places where the flows of others wait for their verdict."""
+    most = 256
+    packets = [udp_packet(PEER, HOST, b"", (port, 53)) for port in range(1, most + 11)]
+    rig.put(*(rig.seal(whole(packet)) for packet in packets))
+    assert rig.drops() == {"drop_undecided": 10}
+    assert len(rig.judge(Verdict.DENY)) == most
+    rig.put(rig.seal(whole(packets[-1])))
+    assert len(rig.judge()) == 1
+
+
 def test_an_allowed_flow_that_is_over_is_told_once_with_its_counts(rig: Rig) -> None:
     flow = rig.allow_from_peer(udp_packet(PEER, HOST, b"question"))
     rig.from_host(udp_packet(HOST, PEER, b"answer", (5000, 4000)))

@@ -15,6 +15,7 @@ from kairos_dataplane.pure.packet import ACK, FIN, RST, SYN, TCP, UDP, Packet, p
 
 PENDING_LIFE_S = 5.0
 FLOWS_A_SESSION = 1 << 16
+WAITING_A_SESSION = 256  # of the places in events and parking, which all share
 _FRAGMENT_LIFE_S = 30.0
 _FRAGMENT_SLOTS = 1024
 _ENDED_RING = 32768
@@ -130,6 +131,7 @@ class FlowTable:
         self._entries: dict[Key, _Entry] = {}
         self._by_id: dict[int, tuple[Key, _Entry]] = {}
         self._share: Counter[int] = Counter()
+        self._waiting: Counter[int] = Counter()  # of these, without a verdict
         self._ids = itertools.count(1)
         self._fragments: dict[int, tuple[_Fragment, float, int]] = {}
         self._ended: list[Flow] = []
@@ -181,6 +183,8 @@ class FlowTable:
     ) -> tuple[Answer, Flow | None]:
         if session and self._share[session] >= FLOWS_A_SESSION:
             return self._drop("drop_flow_quota"), None
+        if session and self._waiting[session] >= WAITING_A_SESSION:
+            return self._drop("drop_undecided"), None
         if len(self._entries) >= self._maximum or (not session and self._share[0] >= self._maximum // 2):
             return self._drop("drop_flow_table_full"), None
         entry = _Entry(next(self._ids), vni, session, from_vni, packet, now, now)
@@ -188,6 +192,7 @@ class FlowTable:
         self._entries[key] = entry
         self._by_id[entry.id] = key, entry
         self._share[session] += 1
+        self._waiting[session] += 1
         self._counters["flows_opened"] += 1
         if packet.fragment:
             self._remember_fragment(vni, packet, entry.id, now)
@@ -217,6 +222,7 @@ class FlowTable:
         if found is None:
             return False
         entry = found[1]
+        self._waiting[entry.session] -= entry.verdict is Verdict.PENDING
         entry.verdict, entry.rule, entry.generation = Verdict(verdict), rule, generation
         self._counters["flows_denied"] += verdict == Verdict.DENY
         return True
@@ -238,6 +244,7 @@ class FlowTable:
         for key, entry in removed:
             del self._entries[key], self._by_id[entry.id]
             self._share[entry.session] -= 1
+            self._waiting[entry.session] -= entry.verdict is Verdict.PENDING
             if entry.verdict is Verdict.ALLOW:
                 self._tell_end(entry, why, now)
         return len(removed)
