@@ -51,8 +51,7 @@ def main() -> None:
             for figure in _ratios(found):
                 rounds.add(*figure)
             if whole is not None:
-                for figure in _product(whole, _seconds(rounds) + _LONGER):
-                    rounds.add(*figure)
+                rounds.attempt(PRODUCT, _product(whole, _seconds(rounds) + _LONGER))
     rounds.finish(_pictures())
 
 
@@ -75,7 +74,7 @@ def _links(rounds: Rounds, stack: ExitStack) -> dict[str, Link]:
     for name in rounds.options.links or LINKS:
         try:
             link = stack.enter_context(LINKS[name]())
-        except Absent as reason:
+        except (Absent, RuntimeError) as reason:  # not here, or it does not come up
             rounds.missing(name, str(reason))
             continue
         stack.enter_context(traffic.iperf_server(link))
@@ -88,9 +87,8 @@ def _measure(rounds: Rounds, name: str, link: Link, found: Values) -> Values:
     rows = [row for row in _rows_of(name) if _wanted(rounds, row)]
     measured: Values = {}
     for row in rows:
-        for figure, value, unit in ROWS[row](link, _seconds(rounds), found):
-            measured[figure] = value
-            rounds.add(f"{name}_{figure}", value, unit)
+        figures = ROWS[row](link, _seconds(rounds), found)
+        measured |= rounds.attempt(f"{name} {row}", figures, f"{name}_")
     return measured
 
 

@@ -11,6 +11,7 @@ import json
 import os
 import platform
 import statistics
+import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -73,6 +74,18 @@ class Rounds:
     def add(self, figure: str, value: float, unit: str) -> None:
         """One round's value of a figure."""
         self._figures.setdefault(figure, _Figure(unit)).values.append(value)
+
+    def attempt(self, case: str, figures: Iterator[tuple[str, float, str]], prefix: str = "") -> dict[str, float]:
+        """Adds each (figure, value, unit) as it is measured; returns them without the prefix. A case that fails is missing, and the
+        others go on: a run takes minutes."""
+        measured: dict[str, float] = {}
+        try:
+            for figure, value, unit in figures:
+                measured[figure] = value
+                self.add(prefix + figure, value, unit)
+        except (RuntimeError, AssertionError, OSError, ValueError, subprocess.SubprocessError) as error:
+            self.missing(case, (str(error).splitlines() or [type(error).__name__])[0])
+        return measured
 
     def missing(self, what: str, why: str) -> None:
         """A case that this machine cannot have."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -46,6 +47,18 @@ def test_a_picture_shows_what_was_measured_and_no_more(tmp_path: Path) -> None:
     assert texts[0] == "toy"
     assert texts[2:] == ["how fast", "parcels/s", "red", "12.5"]
     assert json.loads((tmp_path / "toy.json").read_text())["missing"] == {"blue": "not installed: apt install blue"}
+
+
+def test_a_case_that_fails_is_named_and_stops_no_other(capsys: pytest.CaptureFixture[str]) -> None:
+    def figures() -> Iterator[tuple[str, float, str]]:
+        yield "speed", 3.0, "parcels/s"
+        raise RuntimeError("the road is closed\nand more")
+
+    rounds = Rounds("toy", "A toy.", ["--quick"])
+    assert rounds.attempt("red road", figures(), "red_") == {"speed": 3.0}
+    rounds.finish()
+    assert "red_speed" in (shown := capsys.readouterr().out)
+    assert shown.splitlines()[-1].split(maxsplit=2) == ["red", "road", "the road is closed"]
 
 
 def test_a_quick_measurement_has_one_round() -> None:
