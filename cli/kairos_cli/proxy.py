@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from argparse import Namespace
 from pathlib import Path
 
@@ -17,6 +18,7 @@ def run(options: Namespace) -> int:
     def ready(where: str, vnis: list[str]) -> None:
         if options.json:
             output.as_json({"listen": where, "vnis": vnis})
+            sys.stdout.flush()
         else:
             print(f"SOCKS5 and HTTP CONNECT on {where}, into {', '.join(vnis) or 'no VNI yet'}", flush=True)
 

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import cache
 from pathlib import Path
 
 import pytest
 
-from overlay import GRANTS, TENANT, WEB, Host, Overlay, serving, sh, wait_for
+from overlay import GRANTS, TENANT, WEB, Overlay, serving, wait_for
+from rootless import PROXY, SOMEBODY_ELSE, Rootless
 
-SOMEBODY, SOMEBODY_ELSE = 65534, 65533
-PROXY = "127.0.0.1:1080"
 DEPOT = {"name": "depot", "prefixes": ["10.9.0.0/24", "fd09::/64"], "dns_suffix": "depot.internal"}
+INTO = ("--vni", "office", "--vni", "depot", "--vni", "lan")
 ECHO = """
 import socket, threading
 def serve(s):
@@ -55,61 +53,13 @@ except ConnectionError as error:
 """
 
 
-class Rootless(Host):
-    """Another host's node, on that host, in the hands of a user who is not root."""
-
-    def __init__(self, host: Host, folder: Path) -> None:
-        super().__init__(host.name, host.namespace, folder, "endpoint")
-        self.node = host.node
-        self.idle_s = 3600
-        shutil.copytree(host.state.directory, self.state.directory, ignore=shutil.ignore_patterns("socket", "lock"))
-        self._tun = folder / "tun"
-        os.mknod(self._tun, 0o020600, os.stat("/dev/net/tun").st_rdev)
-        sh(f"chown -R {user()}:{user()} {folder}")
-
-    def open_tun(self, mode: int) -> None:
-        """Most systems open /dev/net/tun to everybody, some to nobody: his next start finds it like this."""
-        self._tun.chmod(mode)
-
-    def daemon(self) -> tuple[str, ...]:
-        into = (argument for vni in ("office", "depot", "lan") for argument in ("--vni", vni))
-        command = (sys.executable, "-m", "kairos_cli.main", "proxy", "--state", str(self.state.directory), *into)
-        command = (*command, "--idle", str(self.idle_s))
-        script = f'unset OPENSSL_CONF && mount --bind {self._tun} /dev/net/tun && exec "$@"'
-        return ("sh", "-c", script, "sh", *as_user(user()), *command)
-
-    def curl(self, *arguments: str, who: int | None = None) -> subprocess.CompletedProcess[str]:
-        return self.run(*as_user(user() if who is None else who), "curl", "-sS", "-m", "20", *arguments)
-
-    def code(self, url: str, proxy: str = f"socks5h://{PROXY}") -> str:
-        """What the proxy said to curl, if not yes: the SOCKS reply or the HTTP status."""
-        said = self.curl("-p", "-x", proxy, url).stderr
-        return said.strip().rpartition(" ")[2].strip("()")
-
-    @contextmanager
-    def program(self, name: str, size: int = 0) -> Iterator[subprocess.Popen[str]]:
-        command = (*as_user(user()), sys.executable, "-c", PROGRAM, name, str(size))
-        with subprocess.Popen(
-            ("ip", "netns", "exec", self.namespace, *command), stdout=subprocess.PIPE, text=True
-        ) as process:
-            try:
-                yield process
-            finally:
-                process.kill()
-
-
-def as_user(who: int) -> tuple[str, ...]:
-    """Without any capability over the host. Root keeps the one without which the kernel lets it map no uid 0."""
-    if who == 0:
-        return ("setpriv", "--bounding-set=-all,+setfcap", "--inh-caps=-all", "--no-new-privs")
-    return ("setpriv", f"--reuid={who}", f"--regid={who}", "--clear-groups", "--no-new-privs")
-
-
-@cache
-def user() -> int:
-    """Nobody; or root, its capabilities taken away, where this Python lies in a folder closed to others."""
-    runs = subprocess.run((*as_user(SOMEBODY), sys.executable, "-c", "import kairos_cli.main"), capture_output=True)
-    return 0 if runs.returncode else SOMEBODY
+@contextmanager
+def program(alice: Rootless, name: str, size: int = 0) -> Iterator[subprocess.Popen[str]]:
+    with alice.program(sys.executable, "-c", PROGRAM, name, str(size)) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
 
 
 def line_of(process: subprocess.Popen[str]) -> str:
@@ -125,6 +75,7 @@ def proxied(whole: Overlay) -> Iterator[tuple[Overlay, Rootless]]:
     for host in (whole.alice, whole.bob):
         whole.fabric.admin("PUT", f"/{TENANT}/vnis/depot/members/{host.node}", {})
     rootless = Rootless(whole.alice, folder)
+    rootless.options = INTO
     echo = subprocess.Popen(("ip", "netns", "exec", whole.bob.namespace, sys.executable, "-c", ECHO))
     try:
         whole.up(whole.gateway, whole.bob, rootless)
@@ -173,14 +124,14 @@ def test_a_stream_is_whole_both_ways_after_one_has_ended(proxied: tuple[Overlay,
     """More than all buffers on the way hold, half-closed by the program; a name of the VNI, over IPv6 and IPv4."""
     _, alice = proxied
     for name in ("bob.depot.internal", "BOB.depot.internal."):
-        with alice.program(name, 3_000_000) as process:
+        with program(alice, name, 3_000_000) as process:
             assert process.communicate(timeout=60)[0].splitlines() == ["open", "3000012 that was all"], alice.lines[-9:]
 
 
 def test_a_lost_leave_cuts_a_running_stream(proxied: tuple[Overlay, Rootless]) -> None:
     overlay, alice = proxied
     try:
-        with alice.program("bob.depot.internal") as process:
+        with program(alice, "bob.depot.internal") as process:
             assert line_of(process) == "open"
             overlay.push_policy({**GRANTS, "allow": GRANTS["allow"][:1]})
             assert line_of(process) == "ConnectionResetError"
@@ -192,7 +143,7 @@ def test_a_lost_leave_cuts_a_running_stream(proxied: tuple[Overlay, Rootless]) -
 def test_isolation_cuts_all_streams(proxied: tuple[Overlay, Rootless]) -> None:
     overlay, alice = proxied
     try:
-        with alice.program("bob.depot.internal") as process:
+        with program(alice, "bob.depot.internal") as process:
             assert line_of(process) == "open"
             overlay.fabric.admin("POST", f"/{TENANT}/devices/{alice.node}/isolate", {"reason": "stolen"})
             assert line_of(process) == "ConnectionResetError"
@@ -204,7 +155,7 @@ def test_isolation_cuts_all_streams(proxied: tuple[Overlay, Rootless]) -> None:
 def test_a_vni_that_is_left_takes_its_streams_along(proxied: tuple[Overlay, Rootless]) -> None:
     overlay, alice = proxied
     bob = overlay.address_of(overlay.bob)
-    with alice.program("bob.depot.internal") as leaving, alice.program(bob) as staying:
+    with program(alice, "bob.depot.internal") as leaving, program(alice, bob) as staying:
         assert [line_of(leaving), line_of(staying)] == ["open", "open"]
         overlay.fabric.admin("DELETE", f"/{TENANT}/vnis/depot/members/{alice.node}")
         assert line_of(leaving) == "ConnectionResetError"
@@ -216,15 +167,15 @@ def test_without_a_tun_a_packet_socket_does(proxied: tuple[Overlay, Rootless]) -
     overlay, alice = proxied
     assert alice.stop() == 0
     alice.open_tun(0)
-    alice.idle_s = 2
+    alice.options = (*INTO, "--idle", "2")
     alice.start()
     alice.await_tunnel()
     alice.await_line("is a veth pair")
     bob = overlay.address_of(overlay.bob)
-    with alice.program(bob, 3_000_000) as process:
+    with program(alice, bob, 3_000_000) as process:
         assert process.communicate(timeout=60)[0].splitlines() == ["open", "3000012 that was all"], alice.lines[-9:]
     assert alice.code(f"http://{bob}:8081/") == "2"
     assert alice.code(f"http://{WEB}:8080/") == "5"
-    with alice.program(bob) as silent:
+    with program(alice, bob) as silent:
         assert [line_of(silent), line_of(silent)] == ["open", "ConnectionResetError"]
     assert alice.status()["counters"]["proxy_idle"] == 1
