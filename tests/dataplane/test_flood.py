@@ -8,6 +8,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+
 from engine_build import build_driver
 
 GROWN_MAX_KB = 64 * 1024

@@ -8,6 +8,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+
 from engine_build import NOT_INSTALLED, build_driver
 
 ROUNDS = 12_000
