@@ -439,7 +439,8 @@ bool translate(const vni *from, const vni *to, const struct virtio_net_hdr *vnet
                const packet *p);
 
 /* -- tun.c --------------------------------------------------------------------------------------------------------- */
-void tun_read(kdp_engine *e, lane *l, vni *v, uint8_t *buffer); /* a batch; buffer: TUN_BYTES */
+/* A batch; buffer: TUN_BYTES. true: some were joined and none is left, so more are likely to come together. */
+bool tun_read(kdp_engine *e, lane *l, vni *v, uint8_t *buffer);
 void tun_write(lane *l, const vni *v, const struct virtio_net_hdr *vnet, const uint8_t *data, size_t len,
                const packet *p);
 

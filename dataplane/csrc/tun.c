@@ -1,6 +1,6 @@
 /* The TUN. UDP packets of one flow and one size that wait there together are joined to one super-packet: it is judged,
  * routed and written once at either end, where a system call for each packet is what small packets cost. On the network
- * each remains a datagram of its own, and nothing waits for a packet that is not there. */
+ * each remains a datagram of its own. */
 #include <sys/epoll.h>
 #include <unistd.h>
 
@@ -60,25 +60,29 @@ static bool extends(kdp_engine *e, const vni *v, const train *t, const struct vi
   return t->count > 1 || is_allowed(e, v, t);
 }
 
-static void forward_train(kdp_engine *e, lane *l, vni *v, train *t) {
-  if (t->count > 1) {
+static bool forward_train(kdp_engine *e, lane *l, vni *v, train *t) {
+  bool joined = t->count > 1;
+  if (joined) {
     packet_set_udp_length(t->data, t->headers - UDP_HEADER, t->len);
     t->vnet.gso_type = VIRTIO_NET_HDR_GSO_UDP_L4, t->vnet.gso_size = t->size;
     t->vnet.hdr_len = (uint16_t)t->headers;
   }
   if (t->count > 0) forward(e, l, v, NULL, &t->vnet, t->data, t->len);
   t->count = 0;
+  return joined;
 }
 
-void tun_read(kdp_engine *e, lane *l, vni *v, uint8_t *buffer) {
+bool tun_read(kdp_engine *e, lane *l, vni *v, uint8_t *buffer) {
   train t = {.count = 0};
+  bool joined = false, drained = false;
   struct virtio_net_hdr vnet;
   for (int i = 0; i < BATCH; i++) {
     uint8_t *end = t.count == 0 ? buffer : t.data + t.len, *data = end + sizeof vnet;
     ssize_t n = read(v->tun, end, sizeof vnet + PACKET_MAX);
     if (n < 0 && errno != EAGAIN && errno != EINTR) /* the interface was taken away: it would be ready for ever */
       epoll_ctl(e->watch_tx, EPOLL_CTL_DEL, v->tun, NULL);
-    if (n <= (ssize_t)sizeof vnet) break;
+    drained = n <= (ssize_t)sizeof vnet;
+    if (drained) break;
     size_t len = (size_t)n - sizeof vnet;
     memcpy(&vnet, end, sizeof vnet);
     if (extends(e, v, &t, &vnet, data, len)) {
@@ -86,13 +90,14 @@ void tun_read(kdp_engine *e, lane *l, vni *v, uint8_t *buffer) {
       t.len += len - t.headers, t.count++;
       continue;
     }
-    forward_train(e, l, v, &t);
+    joined |= forward_train(e, l, v, &t);
     if (may_lead(&vnet, data, len, &t))
       t.data = memmove(buffer, data, len);
     else
       forward(e, l, v, NULL, &vnet, data, len);
   }
-  forward_train(e, l, v, &t);
+  joined |= forward_train(e, l, v, &t);
+  return joined && drained;
 }
 
 static bool write_packet(const vni *v, const struct virtio_net_hdr *vnet, const uint8_t *data, size_t headers,
