@@ -33,6 +33,7 @@ from kairos_node.tunnel import Own, TunnelDriver
 _log = logging.getLogger(__name__)
 _FIRST_RETRY_S, _MOST_RETRY_S = 0.25, 3.0  # a gateway that comes back should not wait long for its endpoints
 _BRIEF_S = 5.0  # a tunnel that lived no longer counts as a failure
+_WORTH_S = 5.0  # a session with less left is not worth a tunnel
 _FAREWELL_S = 1.0
 _SET_UP_WAIT_S = HANDSHAKE_WAIT_S  # T2 to T6 together
 
@@ -94,6 +95,7 @@ class Connector:
         self._backoff = Backoff(_FIRST_RETRY_S, _MOST_RETRY_S)
         self._again = asyncio.Event()
         self._sessions: list[str] = []  # those that the fabric still knows
+        self._held: tuple[SessionGrant, float] | None = None  # the newest, and when it was asked for
         self._current: Connection | None = None
         self._coming: Connection | None = None
 
@@ -123,10 +125,7 @@ class Connector:
     async def _connect(self) -> str:
         """T1 to T6, then until something ends it; returns what did."""
         steps = Steps(self._gateway)
-        asked_at = self._loop.time()
-        grant = await self._home.client.open_session(SessionRequest(self._home.fresh_posture(), gateway=self._gateway))
-        steps.note("T1", f"session {grant.session[:8]} for VNIs {', '.join(map(str, grant.vnis)) or 'none'}")
-        self._sessions.append(grant.session)
+        grant, asked_at = await self._session(steps)
         failure: Exception = ConnectionError("the fabric names no gateway")
         for address in grant.gateways:
             try:
@@ -136,8 +135,29 @@ class Connector:
                 failure = error
             else:
                 await self._end_sessions(but=grant.session)
-                return await self._keep(connection, grant)
+                return await self._keep(connection, grant, asked_at)
         raise failure
+
+    async def _session(self, steps: Steps) -> tuple[SessionGrant, float]:
+        """T1, and when it was asked for. While the fabric is away: the session we have, if its token is good for long enough
+        to come to anything. Raises ConnectionError, or ProblemError for what the fabric will not give."""
+        asked_at = self._loop.time()
+        try:
+            grant = await self._home.client.open_session(
+                SessionRequest(self._home.fresh_posture(), gateway=self._gateway)
+            )
+        except ProblemError:
+            self._held = None
+            raise
+        except ConnectionError:
+            if self._held is None or self._held[1] + self._held[0].lives_s < self._loop.time() + _WORTH_S:
+                raise
+            steps.note("T1", f"the fabric is away; session {self._held[0].session[:8]} is still good")
+            return self._held
+        steps.note("T1", f"session {grant.session[:8]} for VNIs {', '.join(map(str, grant.vnis)) or 'none'}")
+        self._sessions.append(grant.session)
+        self._held = grant, asked_at
+        return self._held
 
     async def _set_up(self, address: GatewayAddress, grant: SessionGrant, asked_at: float, steps: Steps) -> Connection:
         """T2 to T6. Raises ConnectionError, Refused or TimeoutError, and leaves nothing behind then."""
@@ -168,10 +188,10 @@ class Connector:
             self._coming = None
         return connection
 
-    async def _keep(self, connection: Connection, grant: SessionGrant) -> str:
+    async def _keep(self, connection: Connection, grant: SessionGrant, asked_at: float) -> str:
         """Renews the session until the tunnel is over or someone wants another."""
         came_up = self._loop.time()
-        renewal = self._loop.create_task(self._renew(connection, grant))
+        renewal = self._loop.create_task(self._renew(connection, grant, asked_at))
         wanted = self._loop.create_task(self._again.wait())
         try:
             await asyncio.wait((connection.over, renewal, wanted), return_when=asyncio.FIRST_COMPLETED)
@@ -185,9 +205,9 @@ class Connector:
                 task.cancel()
             await asyncio.gather(renewal, wanted, return_exceptions=True)
 
-    async def _renew(self, connection: Connection, grant: SessionGrant) -> None:
+    async def _renew(self, connection: Connection, grant: SessionGrant, asked_at: float) -> None:
         """Raises ProblemError when the fabric will not: the tunnel then lives to the end of its session."""
-        wait, backoff = grant.renew_at_s, Backoff(1.0, 15.0)
+        wait, backoff = max(1.0, asked_at + grant.renew_at_s - self._loop.time()), Backoff(1.0, 15.0)
         while True:
             await asyncio.sleep(wait)
             asked_at = self._loop.time()
@@ -201,6 +221,7 @@ class Connector:
                 continue
             backoff.reset()
             wait = renewed.renew_at_s
+            self._held = renewed, asked_at
             if connection.link is not None:
                 connection.link.renew(renewed.token)
             if connection.tunnel is not None:

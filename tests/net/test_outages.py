@@ -96,3 +96,32 @@ def test_the_gateway_ends_a_session_by_its_own_clock(overlay: Overlay) -> None:
         finally:
             alice.send_signal(signal.SIGCONT)
     came_back(overlay)
+
+
+@contextmanager
+def killed(overlay: Overlay) -> Iterator[None]:
+    overlay.fabric.fabric.kill("control")
+    try:
+        yield
+    finally:
+        overlay.fabric.fabric.restart("control")
+
+
+def test_while_the_fabric_is_away_only_a_token_that_is_still_good_makes_a_tunnel(whole: Overlay) -> None:
+    alice, address = whole.alice, whole.address_of(whole.gateway)
+    try:
+        whole.up(whole.gateway, alice)
+        wait_for("traffic", lambda: alice.reaches(address))
+        session = alice.tunnel()["session"]
+        with killed(whole):
+            alice.tell("reconnect")
+            alice.await_line("the fabric is away; session")
+            wait_for("a tunnel", lambda: alice.tunnel().get("session") == session, PATIENCE_S)
+            wait_for("traffic without the fabric", lambda: alice.reaches(address))
+            alice.kill()
+            alice.start()  # the token was in its memory
+            alice.await_line("no tunnel to")
+            assert not alice.tunnel()
+        wait_for("traffic with the fabric", lambda: alice.reaches(address), PATIENCE_S)
+    finally:
+        whole.down()
