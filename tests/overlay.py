@@ -71,6 +71,8 @@ class Host:
         self.name, self.namespace, self.role = name, namespace, role
         self.service = "gateway" if role == "gateway" else "agent"
         self.state = NodeState(folder / name)
+        self.launcher: tuple[str, ...] = ("-m", "kairos_cli.main")
+        self.environment: dict[str, str] = {}
         self.config = folder / f"{name}.toml"
         self.config.write_text("")
         self.node = ""
@@ -86,7 +88,7 @@ class Host:
 
     def daemon(self) -> tuple[str, ...]:
         """The command of its daemon."""
-        command = (sys.executable, "-m", "kairos_cli.main", self.service, "run", "--state", str(self.state.directory))
+        command = (sys.executable, *self.launcher, self.service, "run", "--state", str(self.state.directory))
         return (*command, "--config", str(self.config))
 
     def start(self) -> None:
@@ -95,7 +97,7 @@ class Host:
             stdin=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             text=True,
-            env={"OQS_INSTALL_PATH": str(ROOT / ".tools/liboqs"), **os.environ},
+            env={"OQS_INSTALL_PATH": str(ROOT / ".tools/liboqs"), **os.environ, **self.environment},
         )
         self.lines = []
         self._process = process
@@ -138,7 +140,7 @@ class Host:
 
     def await_tunnel(self) -> dict[str, Any]:
         try:
-            tunnel: dict[str, Any] = wait_for(f"tunnel of {self.name}", self.tunnel)
+            tunnel: dict[str, Any] = wait_for(f"tunnel of {self.name}", self.tunnel, 2 * WAIT_S)
         except AssertionError as error:
             raise AssertionError("\n".join([str(error), *self.lines[-30:]])) from None
         return tunnel
@@ -177,10 +179,13 @@ class Host:
 
 
 class Overlay:
-    """gateway, alice, bob and the others are enrolled; nothing runs but the fabric. bridge: the interface between them."""
+    """gateway, alice, bob and the others are enrolled; nothing runs but the fabric. bridge: the interface between them;
+    places: network namespaces by name."""
 
-    def __init__(self, folder: Path, fabric: FabricHost, bridge: str, hosts: list[Host]) -> None:
-        self.folder, self.fabric, self.bridge = folder, fabric, bridge
+    def __init__(
+        self, folder: Path, fabric: FabricHost, bridge: str, hosts: list[Host], places: dict[str, str]
+    ) -> None:
+        self.folder, self.fabric, self.bridge, self.places = folder, fabric, bridge, places
         self.gateway, self.alice, self.bob, *self.others = hosts
 
     @property
@@ -204,11 +209,11 @@ class Overlay:
         for host in (*self.hosts, *self.others):
             host.kill()
 
-    def push_policy(self, grants: dict[str, Any]) -> None:
+    def push_policy(self, grants: dict[str, Any], tenant: str = TENANT) -> None:
         path = self.folder / "grants.json"
         path.write_text(json.dumps(grants))
         operator = self.folder / "fabric"
-        sh(f"{sys.executable} -m kairos_cli.main policy push --data {path} --tenant {TENANT} --dir {operator}")
+        sh(f"{sys.executable} -m kairos_cli.main policy push --data {path} --tenant {tenant} --dir {operator}")
 
 
 @contextmanager
@@ -218,17 +223,19 @@ def running_overlay(
     providers: tuple[str, str, str] | None = None,
     others: tuple[str, ...] = (),
     session_life_s: int = SESSION_LIFE_S,
+    bare: tuple[str, ...] = (),
 ) -> Iterator[Overlay]:
-    """providers: of gateway, alice and bob; others: names of more endpoints, and of more gateways where they begin so."""
+    """providers: of gateway, alice and bob; others: names of more endpoints, and of more gateways where they begin so; bare: of
+    places on the network with nothing in them."""
     with (
-        _wired(others) as (names, address, bridge),
+        _wired((*others, *bare)) as (names, address, bridge),
         running_fabric(folder / "fabric", suite, address, session_life_s) as fabric,
     ):
         hosts = [
             Host(name, names[name], folder, "gateway" if name.startswith("gateway") else "endpoint") for name in names
         ]
-        hosts = [host for host in hosts if host.name != "web"]
-        overlay = Overlay(folder, fabric, bridge, hosts)
+        hosts = [host for host in hosts if host.name not in ("web", *bare)]
+        overlay = Overlay(folder, fabric, bridge, hosts, names)
         for host, provider in zip(hosts, providers or (), strict=False):
             host.config.write_text(f'provider = "{provider}"\n')
         fabric.tenant(TENANT)

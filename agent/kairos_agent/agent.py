@@ -42,7 +42,7 @@ from kairos_node.netlink import AGENT, VniPlan, open_interfaces
 from kairos_node.policy import Choice
 from kairos_node.start import stop_on_signals
 from kairos_node.state import Identity, NodeState
-from kairos_node.vnis import Vnis
+from kairos_node.vnis import Vnis, set_apart
 
 _log = logging.getLogger(__name__)
 _PATIENCE_S = 15.0
@@ -119,7 +119,8 @@ class Agent(Daemon):
         async with self._set_up_turn:
             configs = [*self.gateways.configs(), _checked(config)]  # of equals the last, the one that just came, counts
             newest = max(each.revision for each in configs)
-            plans = {vni.vni: self._placed(vni) for each in configs if each.revision == newest for vni in each.vnis}
+            placed = {vni.vni: self._placed(vni) for each in configs if each.revision == newest for vni in each.vnis}
+            plans = {plan.vni: plan for plan in set_apart(placed.values(), self.vnis.plans)}
             for gone in {plan.vni for plan in self.vnis.plans} - set(plans):
                 self.names.forget(gone)
                 await self.vnis.remove(gone)

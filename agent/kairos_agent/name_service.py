@@ -49,7 +49,7 @@ class NameService:
             taken: set[str] = set()
             for plan in sorted(self.vnis.plans, key=lambda plan: plan.vni):
                 zone = Zone(view, plan.vni)
-                if not (self.enabled and zone.suffix and plan.addresses):
+                if not (self.enabled and zone.suffix and plan.addresses) or plan.apart:
                     self.forget(plan.vni)
                     continue
                 served = self._served.setdefault(plan.vni, _Served())

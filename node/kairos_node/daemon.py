@@ -407,6 +407,7 @@ class Daemon(ABC):
             "name": plan.name,
             "interface": self.vnis.interface(plan.vni),
             "namespace": self._namespace_of(plan.vni),
+            "apart": plan.apart,
             "mtu": plan.mtu,
             "addresses": [str(address) for address in plan.addresses],
             "routes": [str(route) for route in plan.routes],

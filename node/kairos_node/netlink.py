@@ -52,7 +52,8 @@ GATEWAY = Realm("kairosg", 76, 1_100_000_000)
 @dataclass(frozen=True, slots=True)
 class VniPlan:
     """How a VNI should look on this host. routes: what lies behind the TUN; mtu: of inner packets, in bytes; isolated: it lives
-    in a network namespace of its own, for all of its life."""
+    in a network namespace of its own, for all of its life; apart: the VNI that has a prefix of it on this host, which therefore has
+    no part in this one: what its kernel answered would go to the other."""
 
     vni: int
     name: str
@@ -60,6 +61,7 @@ class VniPlan:
     addresses: tuple[Interface, ...]
     routes: tuple[Network, ...]
     isolated: bool = False
+    apart: str = ""
 
 
 @dataclass(slots=True)

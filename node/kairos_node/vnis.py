@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Collection
+from dataclasses import replace
 from ipaddress import ip_network
 
 from kairos_dataplane import Dataplane
 from kairos_dataplane.engine import LOCAL, Mapping, Network
 from kairos_node.namespace import Namespace
 from kairos_node.netlink import Interfaces, VniPlan
+
+_log = logging.getLogger(__name__)
 
 
 class Vnis:
@@ -40,7 +44,12 @@ class Vnis:
 
     async def apply(self, plan: VniPlan, local: Collection[Network] = ()) -> None:
         """local: what this host takes in beside its own addresses. Raises Refused."""
-        fd = await self._interfaces.apply(plan)
+        known = self._plans.get(plan.vni)
+        if plan.apart and (known is None or known.apart != plan.apart):
+            _log.warning(
+                "VNI %s has a prefix of %s: this host has no part in it until it has a namespace", plan.name, plan.apart
+            )
+        fd = await self._interfaces.apply(replace(plan, addresses=(), routes=()) if plan.apart else plan)
         if plan.vni not in self._plans:
             self._dataplane.add_vni(plan.vni, fd)
             self._hops[plan.vni] = {}
@@ -51,7 +60,8 @@ class Vnis:
 
     def take_in(self, plan: VniPlan, local: Collection[Network]) -> None:
         """What goes into this VNI's TUN: packets to our own addresses and to what lies behind us."""
-        self.lead(plan.vni, LOCAL, {ip_network(address.ip) for address in plan.addresses} | set(local))
+        ours = {ip_network(address.ip) for address in plan.addresses} | set(local)
+        self.lead(plan.vni, LOCAL, set() if plan.apart else ours)
 
     async def remove(self, vni: int) -> None:
         if self._plans.pop(vni, None) is not None:
@@ -102,3 +112,22 @@ class Vnis:
         for hops in self._hops.values():
             for prefix in [known for known, led in hops.items() if led == session]:
                 del hops[prefix]
+
+
+def set_apart(plans: Collection[VniPlan], placed: Collection[VniPlan]) -> list[VniPlan]:
+    """The plans for one host, where an address can mean one VNI only: of two that share the host's routing and a prefix, the one
+    that is placed already, or has the lower number."""
+    before = {plan.vni for plan in placed if not plan.apart}
+    sharing: list[VniPlan] = []
+    found = []
+    for plan in sorted(plans, key=lambda plan: (plan.vni not in before, plan.vni)):
+        other = next((each.name for each in sharing if _meet(plan, each)), "") if not plan.isolated else ""
+        if not plan.isolated and not other:
+            sharing.append(plan)
+        found.append(replace(plan, apart=other))
+    return found
+
+
+def _meet(plan: VniPlan, other: VniPlan) -> bool:
+    pairs = ((one.network, two.network) for one in plan.addresses for two in other.addresses)
+    return any(one.version == two.version and one.overlaps(two) for one, two in pairs)

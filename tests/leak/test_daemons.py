@@ -1,93 +1,159 @@
-"""The same through whole daemons: root inside one VNI of a host sends what it likes, and the other side's interfaces are watched."""
+"""Nothing crosses from one VNI to another through whole daemons, whatever the owner of a device makes of its agent and its host.
+
+For every ordered pair of four VNIs of two tenants, of which three have the same prefixes. The attacker holds the keys of its own
+VNIs and can seal and send what it likes; policy allows everything; every packet that comes out in a VNI is looked at.
+"""
 
 from __future__ import annotations
 
-import subprocess
+import socket
+import struct
 import sys
 from collections.abc import Iterator
-from pathlib import Path
+from ipaddress import ip_network
 
 import pytest
 
-from overlay import GRANTS, TENANT, Host, Overlay, running_overlay, wait_for
+from engine_rig import ip_packet, tcp_packet, udp_packet
+from kairos_dataplane.pure.packet import UDP
+from overlay import wait_for
+from yard import NAMES, PAIRS, Segment, Yard, drops, mark, running_yard
 
-DISCARD = {"id": "discard", "from": ["*"], "to": ["*"], "ports": ["udp/9"], "reason": "policy is not what holds here"}
-MARK = "must not cross"
-WATCH = f"""import socket, sys
-s = socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, 3 << 8)
-print("ready", flush=True)
-while True:
-    if {MARK!r}.encode() in s.recv(65536): print("leaked", flush=True)
-"""
-SEND = f"""import socket, struct, sys
-s = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW)
-source, target, ttl, fragment = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
-s.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, sys.argv[5].encode())
-s.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
-body = struct.pack("!HHHH", 9, 9, 8 + len({MARK!r}), 0) + {MARK!r}.encode()
-head = struct.pack("!BBHHHBBH4s4s", 0x45, 0, 20 + len(body), 7, fragment, ttl, 17, 0, *map(socket.inet_aton, (source, target)))
-for _ in range(3): s.sendto(head + body, (target, 0))
+EVERY_PAIR = pytest.mark.parametrize(("here", "there"), PAIRS)
+SEND = """import socket, sys
+s = socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM)
+for number, each in enumerate(sys.argv[2:]):
+    data = bytes.fromhex(each)
+    s.sendto(data, (sys.argv[1], {4: 0x0800, 6: 0x86DD}.get(data[0] >> 4, 0x0806)))
 """
 
 
 @pytest.fixture(scope="module")
-def overlay(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Overlay]:
-    """alice is in office and twin, each in a namespace; bob only in twin, which has the prefix of office."""
-    with running_overlay(tmp_path_factory.mktemp("leak")) as made:
-        made.fabric.admin("POST", f"/{TENANT}/vnis", {"name": "twin", "prefixes": ["10.7.0.0/24"]})
-        made.alice.config.write_text('isolate = "netns"\n')
-        for host in (made.alice, made.bob):
-            made.fabric.admin("PUT", f"/{TENANT}/vnis/twin/members/{host.node}", {})
-        for vni in ("office", "lan"):
-            made.fabric.admin("DELETE", f"/{TENANT}/vnis/{vni}/members/{made.bob.node}")
-        made.push_policy(GRANTS | {"allow": [*GRANTS["allow"], DISCARD]})
-        made.up(*made.hosts)
-        wait_for("alice's VNIs", lambda: len(made.alice.status().get("vnis", ())) == 3)
-        wait_for("bob's VNI", lambda: [vni["name"] for vni in made.bob.status().get("vnis", ())] == ["twin"])
+def yard(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Yard]:
+    with running_yard(tmp_path_factory.mktemp("leak")) as made:
         yield made
-        made.alice.stop()  # not killed: it takes its namespaces' names along
 
 
-def vni_of(host: Host, name: str) -> dict[str, str]:
-    return next(vni for vni in host.status()["vnis"] if vni["name"] == name)
+@pytest.fixture
+def pair(yard: Yard, here: str, there: str) -> Iterator[tuple[Segment, Segment]]:
+    """Whatever the test sent has come out nowhere but at home."""
+    segments = yard.segments[here], yard.segments[there]
+    yield segments
+    yard.await_arrival(segments[0])
+    yard.await_arrival(segments[1])
+    yard.assert_nothing_crossed()
 
 
-def inside(host: Host, vni: str, *command: str) -> subprocess.CompletedProcess[str]:
-    state = str(host.state.directory)
-    return host.run(sys.executable, "-m", "kairos_cli.main", "exec", "--state", state, vni, "--", *command)
+def spread(segment: Segment) -> list[str]:
+    """Addresses of that VNI: a member's, the gateway's, nobody's."""
+    nobody = [str(ip_network(prefix)[201]) for prefix in segment.prefixes]
+    return [*segment.neighbour.values(), *segment.routers.values(), *nobody]
 
 
-def drops(host: Host) -> int:
-    return sum(count for name, count in host.status()["counters"].items() if name.startswith("drop_"))
+@EVERY_PAIR
+def test_the_other_vnis_addresses_lead_nowhere_else(yard: Yard, pair: tuple[Segment, Segment]) -> None:
+    """Where prefixes overlap, to the neighbour of that name at home."""
+    here, there = pair
+    targets = spread(there)
+    before = yard.send(here, here.seal(*(here.packet(target) for target in targets)))
+    if set(here.prefixes).isdisjoint(there.prefixes):
+        yard.await_drops(here, before, {"drop_no_route": len(targets)})
 
 
-def test_nothing_that_root_sends_in_one_vni_reaches_a_member_of_another(overlay: Overlay, tmp_path: Path) -> None:
-    alice, bob = overlay.alice, overlay.bob
-    target, own = (
-        str(vni_of(host, name)["addresses"][0]).split("/")[0] for host, name in ((bob, "twin"), (alice, "office"))
+@EVERY_PAIR
+def test_a_source_of_the_other_vni_is_spoofed(yard: Yard, pair: tuple[Segment, Segment]) -> None:
+    here, there = pair
+    sources = [each for each in (*spread(there), *there.own.values()) if each not in here.own.values()]
+    sources += ["127.0.0.1", "0.0.0.0", "::1", "::ffff:10.7.0.2", "fe80::1"]
+    targets = [here.neighbour[6 if ":" in source else 4] for source in sources]
+    sealed = here.seal(*(here.packet(target, source) for source, target in zip(sources, targets, strict=True)))
+    yard.await_drops(here, yard.send(here, sealed), {"drop_spoofed_source": len(sources)})
+
+
+@EVERY_PAIR
+def test_ones_own_key_with_the_others_index_opens_nothing(yard: Yard, pair: tuple[Segment, Segment]) -> None:
+    here, there = pair
+    inner = [udp_packet(source, there.neighbour[4], mark(here.number)) for source in (here.own[4], there.own[4])]
+    before = yard.send(here, here.seal(*inner, index=there.index), to=there)
+    yard.await_drops(there, before, {"drop_auth": len(inner)})
+
+
+@EVERY_PAIR
+def test_what_was_recorded_in_one_vni_is_not_taken_in_the_other(yard: Yard, pair: tuple[Segment, Segment]) -> None:
+    here, there = pair
+    recorded = here.seal(here.packet(here.neighbour[4]))
+    yard.send(here, recorded)
+    readdressed = [each[:4] + struct.pack("!I", there.index) + each[8:] for each in recorded]
+    yard.await_drops(there, yard.send(here, readdressed, to=there), {"drop_auth": 1})
+    yard.await_drops(here, yard.send(here, recorded), {"drop_replay": 1})
+    other_epoch = [each[:2] + b"\x7f\xff" + each[4:] for each in recorded]
+    yard.await_drops(here, yard.send(here, other_epoch), {"drop_unknown_epoch": 1})
+
+
+@EVERY_PAIR
+def test_crafted_packets_do_not_cross(yard: Yard, pair: tuple[Segment, Segment]) -> None:
+    """The last hop's TTL, ICMP errors and redirects about foreign flows, fragments, source routes, tunnels in tunnels."""
+    here, there = pair
+    own, target, marked = here.own[4], there.neighbour[4], mark(here.number)
+    quote = udp_packet(target, own, marked)
+    loose_route = b"\x83\x07\x04" + socket.inet_aton(there.routers[4]) + b"\x00"
+    routed = struct.pack(
+        "!BBHHHBBH4s4s", 0x47, 0, 36 + len(marked), 7, 0, 64, UDP, 0, *map(socket.inet_aton, (own, here.neighbour[4]))
     )
-    tun, seen = vni_of(alice, "office")["interface"], tmp_path / "seen"
-    with seen.open("w") as out:
-        watch = subprocess.Popen(("ip", "netns", "exec", bob.namespace, sys.executable, "-c", WATCH), stdout=out)
-        try:
-            wait_for("the watch", lambda: "ready" in seen.read_text())
-            before = drops(alice) + drops(overlay.gateway)
-            crafted = [
-                (own, "10.7.0.250", 64, 0), (target, "10.7.0.250", 64, 0), ("10.8.0.2", "10.7.0.250", 64, 0),
-                (own, "10.7.0.250", 1, 0), (own, "10.7.0.250", 64, 0x2000), (own, "10.7.0.250", 64, 0x10),
-                (own, "224.0.0.1", 64, 0), (own, "255.255.255.255", 64, 0),
-            ]  # fmt: skip
-            for source, to, ttl, fragment in crafted:
-                inside(alice, "office", "ip", "route", "replace", to, "dev", tun)
-                sent = inside(alice, "office", sys.executable, "-c", SEND, source, to, str(ttl), str(fragment), tun)
-                assert sent.returncode == 0, sent.stderr
-            wait_for("the drops", lambda: drops(alice) + drops(overlay.gateway) >= before + len(crafted))
-            assert "leaked" not in seen.read_text()
-            source, tun = str(vni_of(alice, "twin")["addresses"][0]).split("/")[0], vni_of(alice, "twin")["interface"]
-            inside(alice, "twin", sys.executable, "-c", SEND, source, target, "64", "0", tun)
-            wait_for(
-                "what is meant to arrive, else the watch would prove nothing", lambda: "leaked" in seen.read_text()
-            )
-        finally:
-            watch.kill()
-            watch.wait()
+    low = bytearray(here.packet(target))
+    low[8] = 1
+    crafted = [
+        bytes(low),
+        ip_packet(own, target, 1, struct.pack("!BBHI", 3, 1, 0, 0) + quote),
+        ip_packet(own, here.routers[4], 1, struct.pack("!BBH4s", 5, 1, 0, socket.inet_aton(there.routers[4])) + quote),
+        ip_packet(own, target, UDP, marked, identity=7, fragment=0x0010),
+        ip_packet(own, target, UDP, struct.pack("!HHHH", 9, 9, 64, 0) + marked, identity=8, fragment=0x2000),
+        routed + loose_route + struct.pack("!HHHH", 9, 9, 8 + len(marked), 0) + marked,
+        ip_packet(own, here.routers[4], 4, there.packet(target)[:20] + marked),
+        ip_packet(own, here.routers[4], 47, b"\0\0\x08\0" + here.packet(target)),
+        tcp_packet(own, target, payload=marked),
+        here.packet(there.neighbour[6]),
+    ]  # fmt: skip
+    before = yard.send(here, here.seal(*crafted))
+    yard.await_drops(here, before, {"drop_unsolicited_icmp": 1, "drop_unknown_fragment": 1})
+
+
+@EVERY_PAIR
+def test_neighbour_discovery_and_multicast_stay_home(yard: Yard, pair: tuple[Segment, Segment]) -> None:
+    """ARP is no IP; router and neighbour advertisements, routing protocols, broadcast: none leaves its sender's tunnel."""
+    here, there = pair
+    arp = struct.pack("!HHBBH6s4s6s4s", 1, 0x0800, 6, 4, 2, b"\x02" * 6, socket.inet_aton(there.routers[4]), b"\xff" * 6,
+                      socket.inet_aton(there.neighbour[4])) + mark(here.number)  # fmt: skip
+    advertised = struct.pack("!BBHI", 136, 0, 0, 0x6000_0000) + socket.inet_pton(socket.AF_INET6, there.routers[6])
+    router = struct.pack("!BBHBBHII", 134, 0, 0, 64, 0, 1800, 0, 0) + mark(here.number)
+    groups = ["224.0.0.1", "224.0.0.5", "224.0.0.9", "239.1.2.3", "255.255.255.255", "ff02::1", "ff02::9", "ff05::1:3"]
+    many = [here.packet(group) for group in groups]
+    many += [ip_packet(here.own[6], "ff02::1", 58, body + mark(here.number)) for body in (advertised, router)]
+    before = yard.send(here, here.seal(arp, *many))
+    yard.await_drops(here, before, {"drop_bad_packet": 1, "drop_multicast": len(many)})
+
+
+@pytest.mark.parametrize("here", NAMES)
+def test_root_beside_an_honest_agent_gets_no_further(yard: Yard, here: str) -> None:
+    """Raw packets into the VNI's own interface: the honest agent stops what its gateway would."""
+    segment = yard.segments[here]
+    host, others = segment.side.honest, [each for each in yard.segments.values() if each is not segment]
+    vni = next(vni for vni in host.status()["vnis"] if vni["vni"] == segment.number)
+    own = {4: segment.neighbour[4], 6: segment.neighbour[6]}
+    crafted = [
+        udp_packet(own[6 if ":" in to else 4], to, mark(segment.number)) for each in others for to in spread(each)
+    ]
+    crafted += [udp_packet(source, segment.own[6 if ":" in source else 4], mark(segment.number)) for each in others
+                for source in each.own.values()]  # fmt: skip
+    crafted += [udp_packet(own[4], "224.0.0.1", mark(segment.number)), b"\0\1\x08\0" + mark(segment.number)]
+    before = sum(drops(host).values()) + sum(drops(segment.side.gateway).values())
+    state = str(host.state.directory)
+    sent = host.run(
+        sys.executable, "-m", "kairos_cli.main", "exec", "--state", state, str(segment.number), "--",
+        sys.executable, "-c", SEND, vni["interface"], *(packet.hex() for packet in crafted),
+    )  # fmt: skip
+    assert sent.returncode == 0, sent.stderr
+    wait_for("drops", lambda: sum(drops(host).values()) + sum(drops(segment.side.gateway).values()) > before + 2)
+    for each in yard.segments.values():
+        yard.await_arrival(each)
+    yard.assert_nothing_crossed()

@@ -48,19 +48,19 @@ def asked(host: Host, server: str, name: str, kind: str = "A", over: str = "udp"
 
 @pytest.fixture
 def named(overlay: Overlay) -> Iterator[Overlay]:
-    """alice and bob share lan with their hosts, and isolate twin, which has the prefix of office."""
+    """alice and bob share lan with their hosts; alice isolates twin, which has the prefix of office, bob does not."""
     overlay.fabric.admin("POST", f"/{TENANT}/vnis", TWIN)
     lan = overlay.fabric.admin("GET", f"/{TENANT}/vnis/lan")
     overlay.fabric.admin("PUT", f"/{TENANT}/vnis/lan", lan | {"dns_suffix": "lan.internal"})
     for host in (overlay.alice, overlay.bob):
         overlay.fabric.admin("PUT", f"/{TENANT}/vnis/twin/members/{host.node}", {})
-        host.config.write_text('isolate = { twin = "netns" }\n')
+    overlay.alice.config.write_text('isolate = { twin = "netns" }\n')
     overlay.push_policy(GRANTS | {"allow": [*GRANTS["allow"], DNS]})
     try:
         overlay.up(*overlay.hosts)
-        for host in (overlay.alice, overlay.bob):
-            for vni in ("lan", "twin"):
-                wait_for("names", lambda host=host, vni=vni: vni_of(host, vni).get("dns"))  # type: ignore[misc]
+        for host, vni in ((overlay.alice, "lan"), (overlay.alice, "twin"), (overlay.bob, "lan")):
+            wait_for("names", lambda host=host, vni=vni: vni_of(host, vni).get("dns"))  # type: ignore[misc]
+        wait_for("twin", lambda: vni_of(overlay.bob, "twin"))
         yield overlay
     finally:
         overlay.push_policy(GRANTS)
@@ -83,6 +83,12 @@ def test_each_vni_has_names_of_its_own(named: Overlay) -> None:
     assert inside(alice, "twin", "getent", "hosts", twin).stdout.split() == [twin, "bob.twin.internal"]
     for name in ("bob.lan.internal", "nobody.twin.internal"):
         assert inside(alice, "twin", "getent", "hosts", name).returncode == 2
+
+    # bob's host cannot tell twin from office, so it has no part in it: not an address, a name or an answer.
+    apart = vni_of(bob, "twin")
+    assert (apart["apart"], apart["dns"], vni_of(bob, "office")["apart"]) == ("office", "", "")
+    assert not bob.run("ip", "-o", "-4", "addr", "show", "dev", apart["interface"]).stdout
+    assert not inside(alice, "twin", "ping", "-c1", "-W1", twin).stdout.count("bytes from")
 
     # On the host: at the server of the VNI, which knows no other VNI, no matter how it is asked.
     server, lan = vni_of(alice, "lan"), address(bob, "lan")
