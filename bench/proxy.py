@@ -38,8 +38,8 @@ def main() -> None:
         overlay.up(overlay.gateway, overlay.bob)
         for _ in rounds:
             agent = _measure(rounds, "agent", overlay, overlay.alice, "0")
-            for name, mode in (("proxy", 0o600), ("proxy_veth", 0)):
-                rootless.open_tun(mode)
+            for name, has_tun in (("proxy", True), ("proxy_veth", False)):
+                rootless.has_tun = has_tun
                 rate = _measure(rounds, name, overlay, rootless, _PROXY_PORT)
                 rounds.add(f"{name}_ratio", rate / agent, "")
     rounds.finish()

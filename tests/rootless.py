@@ -25,14 +25,11 @@ class Rootless(Host):
         super().__init__(host.name, host.namespace, folder, "endpoint")
         self.node = host.node
         self.options: tuple[str, ...] = ()
+        self.has_tun = True  # /dev/net/tun, open to him as most systems have it
         shutil.copytree(host.state.directory, self.state.directory, ignore=shutil.ignore_patterns("socket", "lock"))
         self._tun = folder / "tun"
         os.mknod(self._tun, 0o020600, os.stat("/dev/net/tun").st_rdev)
         sh(f"chown -R {user()}:{user()} {folder}")
-
-    def open_tun(self, mode: int) -> None:
-        """Most systems open /dev/net/tun to everybody, some to nobody: his next start finds it like this."""
-        self._tun.chmod(mode)
 
     def daemon(self) -> tuple[str, ...]:
         command = (
@@ -44,7 +41,8 @@ class Rootless(Host):
             str(self.state.directory),
             *self.options,
         )
-        script = f'unset OPENSSL_CONF && mount --bind {self._tun} /dev/net/tun && exec "$@"'
+        device = f"mount --bind {self._tun} /dev/net/tun" if self.has_tun else "mount -t tmpfs none /dev/net"
+        script = f'unset OPENSSL_CONF && {device} && exec "$@"'
         return ("sh", "-c", script, "sh", *as_user(user()), *command)
 
     def curl(self, *arguments: str, who: int | None = None) -> subprocess.CompletedProcess[str]:

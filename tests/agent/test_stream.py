@@ -74,10 +74,10 @@ def lived(story: Callable[[], Awaitable[None]]) -> None:
 
 
 async def all_of(sock: socket.socket) -> bytes:
-    loop, came = asyncio.get_running_loop(), b""
+    loop, came = asyncio.get_running_loop(), bytearray()
     while piece := await loop.sock_recv(sock, 65536):
         came += piece
-    return came
+    return bytes(came)
 
 
 def test_one_side_may_end_and_still_listen() -> None:

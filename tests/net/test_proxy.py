@@ -166,7 +166,7 @@ def test_a_vni_that_is_left_takes_its_streams_along(proxied: tuple[Overlay, Root
 def test_without_a_tun_a_packet_socket_does(proxied: tuple[Overlay, Rootless]) -> None:
     overlay, alice = proxied
     assert alice.stop() == 0
-    alice.open_tun(0)
+    alice.has_tun = False
     alice.options = (*INTO, "--idle", "2")
     alice.start()
     alice.await_tunnel()
