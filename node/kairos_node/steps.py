@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import TypedDict
 
 _log = logging.getLogger(__name__)
-_MOST = 64  # rekeys go on for as long as a tunnel lives
+_MOST = 16  # a set-up and a little more: rekeys go on for as long as a tunnel lives, and a gateway has many
 
 
 class Step(TypedDict):
