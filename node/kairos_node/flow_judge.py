@@ -6,9 +6,8 @@ import asyncio
 import logging
 import secrets
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Set
 from dataclasses import replace
-from datetime import datetime
 from typing import Any, Literal, Protocol
 
 import msgspec
@@ -22,6 +21,7 @@ from kairos_dataplane import ControlReceived, Dataplane, Flow, Verdict
 from kairos_node.decision_log import MINUTE_S, DecisionLog
 from kairos_node.decision_memo import DecisionMemo
 from kairos_node.flow_claims import FlowClaims
+from kairos_node.flow_endings import FlowEndings
 from kairos_node.flow_ledger import FlowLedger
 from kairos_node.network_view import Address, NetworkView
 
@@ -90,7 +90,7 @@ class FlowJudge:
         self._numbers: dict[str, int] = {"": 0}
         self._claims = FlowClaims()
         self._memo = DecisionMemo()
-        self._ending: dict[str, set[int]] = {}  # flows whose allow ends at the same moment
+        self._endings = FlowEndings(self._ended)
         self._opened_by: dict[int, Application | None] = {}  # own flows: a program is asked for once, while it is there
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._minute()
@@ -238,18 +238,10 @@ class FlowJudge:
         verdict = Verdict.ALLOW if decision.allow else Verdict.DENY
         alive = self._dataplane.verdict(flow.id, verdict, self._number(decision.rule), self._around.policy_version)
         if alive and decision.allow and decision.expires_at is not None:
-            self._end_at(decision.expires_at, flow.id)
+            self._endings.add(decision.expires_at, flow.id)
 
-    def _end_at(self, moment: str, flow_id: int) -> None:
-        if moment not in self._ending:
-            self._ending[moment] = set()
-            left = datetime.fromisoformat(moment).timestamp() - time.time()
-            self._loop.call_later(max(0.0, left), self._ended, moment)
-        self._ending[moment].add(flow_id)
-
-    def _ended(self, moment: str) -> None:
-        ended = self._ending.pop(moment)
-        self.judge_again(flow for flow in self._dataplane.flows() if flow.id in ended)
+    def _ended(self, flows: Set[int]) -> None:
+        self.judge_again(flow for flow in self._dataplane.flows() if flow.id in flows)
 
     def _number(self, rule: str) -> int:
         if rule not in self._numbers:
@@ -344,6 +336,7 @@ class FlowJudge:
         alive = {flow.id for flow in self._dataplane.flows()}
         self._opened_by = {flow: app for flow, app in self._opened_by.items() if flow in alive}
         self._claims.keep(alive)
+        self._endings.keep(alive)
         self._timers["minute"] = self._loop.call_later(MINUTE_S, self._minute)
 
     def close(self) -> None:
@@ -353,6 +346,7 @@ class FlowJudge:
         for flow in self._dataplane.flows():
             self.ledger.over(flow, "stopped", now)
         self.ledger.window(now)
+        self._endings.close()
         for timer in self._timers.values():
             timer.cancel()
 

@@ -1,0 +1,49 @@
+"""Allows that end by themselves, at a moment that policy named: which flows have to be asked about again, and when."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Set
+from dataclasses import dataclass, field
+from datetime import datetime
+
+
+@dataclass(slots=True)
+class _Ending:
+    timer: asyncio.TimerHandle
+    flows: set[int] = field(default_factory=set)
+
+
+class FlowEndings:
+    """over: called with the flows whose moment has come. A timer a moment, and no more than the flows that `keep` left alive: a grant
+    that ends tonight meets many that are over in a second."""
+
+    def __init__(self, over: Callable[[Set[int]], None]) -> None:
+        self._over = over
+        self._loop = asyncio.get_running_loop()
+        self._endings: dict[str, _Ending] = {}
+
+    def __len__(self) -> int:
+        return sum(len(ending.flows) for ending in self._endings.values())
+
+    def add(self, moment: str, flow: int) -> None:
+        """moment: RFC 3339."""
+        if moment not in self._endings:
+            left = datetime.fromisoformat(moment).timestamp() - time.time()
+            self._endings[moment] = _Ending(self._loop.call_later(max(0.0, left), self._come, moment))
+        self._endings[moment].flows.add(flow)
+
+    def keep(self, alive: Set[int]) -> None:
+        """All other flows are over; a moment that waits for none of these needs no timer."""
+        for moment, ending in list(self._endings.items()):
+            ending.flows &= alive
+            if not ending.flows:
+                del self._endings[moment]
+                ending.timer.cancel()
+
+    def close(self) -> None:
+        self.keep(frozenset())
+
+    def _come(self, moment: str) -> None:
+        self._over(self._endings.pop(moment).flows)
