@@ -51,7 +51,8 @@ REFUSED = [
     (HttpConnect, b"CONNECT bob HTTP/1.1\r\n\r\n", b"HTTP/1.1 400"),
     (HttpConnect, b"CONNECT bob:0 HTTP/1.1\r\n\r\n", b"HTTP/1.1 400"),
     (HttpConnect, b"CONNECT b/b:80 HTTP/1.1\r\n\r\n", b"HTTP/1.1 400"),
-    (HttpConnect, b"\x16\x03\x01\r\n\r\n", b"HTTP/1.1 400"),
+    (HttpConnect, b"\x16\x03\x01", b"HTTP/1.1 400"),  # TLS
+    (HttpConnect, b"\x04\x01", b"HTTP/1.1 400"),  # SOCKS4
     (HttpConnect, b"CONNECT bob:80 HTTP/1.1\r\nProxy-Authorization: Digest x\r\n\r\n", b"HTTP/1.1 400"),
     (HttpConnect, b"C" * (HEAD_MAX + 1), b"HTTP/1.1 431"),
 ]

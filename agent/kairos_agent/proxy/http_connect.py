@@ -15,6 +15,8 @@ _END = b"\r\n\r\n"
 class HttpConnect(Negotiation):
     def receive_untrusted(self, data: bytes) -> bytes:
         self._buffer += data
+        if not self._buffer[:1].isalpha():  # SOCKS4, TLS: it would wait for our answer and we for its end
+            raise self._bad(_response(400, "Bad request"), "neither SOCKS5 nor HTTP")
         head, end, rest = self._buffer.partition(_END)
         if len(head) > HEAD_MAX:
             raise self._bad(_response(431, "Request header too large"), "a head without an end")
