@@ -67,7 +67,7 @@ def test_a_path_that_swallows_what_is_larger_than_1280(overlay: Overlay) -> None
         address = overlay.address_of(gateway)
         assert alice.run(*CURL, f"http://{address}:8080/protocol.md").stdout == "200"
         told = alice.run("ping", "-c2", "-W5", "-M", "do", "-s", "1300", address)
-        [mtu] = re.findall(r"Frag needed and DF set \(mtu = (\d+)\)", told.stdout)
+        [mtu, *_] = re.findall(r"Frag needed and DF set \(mtu = (\d+)\)", told.stdout)
         assert MTU_BASE <= int(mtu) + DATA_OVERHEAD <= NARROW - UDP_IPV4
         assert alice.run("ping", "-c1", "-W5", "-s", "1100", address).returncode == 0
         assert alice.tunnel()["path"] == "direct"
