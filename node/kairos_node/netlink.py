@@ -1,4 +1,4 @@
-"""A VNI as the host's kernel sees it: a TUN, its addresses, a routing table of its own and the rules that lead there.
+"""A VNI as the host's kernel sees it: a TUN, its addresses, its routes in a table of ours and the rules that lead there.
 
 The interface and its routes die with the TUN's descriptor, so a killed daemon leaves only rules. They carry our protocol
 number, by which the next start finds and removes them.
@@ -32,21 +32,23 @@ _FAMILIES = (socket.AF_INET, socket.AF_INET6)
 
 @dataclass(frozen=True, slots=True)
 class Realm:
-    """What keeps the traces of an agent and a gateway on one host apart. protocol: marks rules and routes as ours."""
+    """What keeps the traces of an agent and a gateway on one host apart. protocol: marks rules and routes as ours. one_table: its VNIs
+    have nothing in common, so one rule leads to the routes of all: rules are tried one after the other, for every packet."""
 
     prefix: str
     protocol: int
     table_base: int
+    one_table: bool
 
     def interface(self, vni: int) -> str:
         return f"{self.prefix}{vni}"
 
     def table(self, vni: int) -> int:
-        return self.table_base + vni
+        return self.table_base + (0 if self.one_table else vni)
 
 
-AGENT = Realm("kairos", 75, 1_000_000_000)
-GATEWAY = Realm("kairosg", 76, 1_100_000_000)
+AGENT = Realm("kairos", 75, 1_000_000_000, one_table=False)
+GATEWAY = Realm("kairosg", 76, 1_100_000_000, one_table=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +92,7 @@ class Interfaces:
         self._node = node
         self._realm = realm
         self._links: dict[int, _Link] = {}
+        self._led_in: set[tuple[str, int]] = set()
 
     async def apply(self, plan: VniPlan) -> int:
         """Makes the VNI look like its plan; returns the TUN's descriptor, which stays ours. Raises Refused."""
@@ -109,6 +112,7 @@ class Interfaces:
                 await self._rule("del", link, rule)
             await asyncio.to_thread(os.close, link.fd)  # the last close of a TUN takes the kernel some 20 ms
             if link.namespace is not None:
+                self._led_in = {each for each in self._led_in if each[0] != link.namespace.name}
                 await link.namespace.remove(self._realm.prefix)
 
     async def remove_all(self) -> None:
@@ -172,12 +176,29 @@ class Interfaces:
         link.plan = plan
 
     async def _set_rules(self, link: _Link, plan: VniPlan) -> None:
+        if self._realm.one_table:
+            await self._lead_in(link, {_family(route) for route in plan.routes})
+            return
         wanted = {("dst", route) for route in plan.routes} | {("src", ip_network(a.ip)) for a in plan.addresses}
         for rule in link.rules - wanted:
             await self._rule("del", link, rule)
         for rule in wanted - link.rules:
             await self._rule("add", link, rule)
         link.rules = wanted
+
+    async def _lead_in(self, link: _Link, families: set[int]) -> None:
+        """The rule for all VNIs of this namespace, once for each family."""
+        place = link.namespace.name if link.namespace else ""
+        for family in families:
+            if (place, family) not in self._led_in:
+                await link.netlink.rule(
+                    "add",
+                    family=family,
+                    priority=_RULE_PRIORITY,
+                    table=self._realm.table(link.plan.vni),
+                    protocol=self._realm.protocol,
+                )
+                self._led_in.add((place, family))
 
     async def _address(self, verb: str, link: _Link, address: Interface) -> None:
         """No prefix route: the VNI's own table holds its routes, the main table none of them."""

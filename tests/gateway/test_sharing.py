@@ -14,7 +14,7 @@ def plan(vni: int, *routes: str, isolated: bool = False) -> VniPlan:
 
 
 def apart(plans: Iterable[VniPlan]) -> list[int]:
-    return [each.vni for each in plans if each.isolated]
+    return sorted(each.vni for each in plans if each.isolated)
 
 
 def test_the_first_of_a_prefix_shares_and_the_others_do_not() -> None:
@@ -40,3 +40,19 @@ def test_who_asks_for_it_takes_nothing_from_the_others() -> None:
 
 def test_all_can_be_apart() -> None:
     assert apart(Sharing(True, []).placed([plan(1, "10.7.0.0/24"), plan(2, "10.8.0.0/24")])) == [1, 2]
+
+
+def test_a_route_that_comes_later_is_not_taken_from_who_has_it() -> None:
+    known = [plan(1, "10.7.0.0/24"), plan(2, "10.8.0.0/24")]
+    later = [
+        plan(1, "10.7.0.0/24", "10.8.0.128/25", "10.9.0.0/24"),
+        plan(2, "10.8.0.0/24", "10.8.0.0/26", "10.9.0.0/16"),
+    ]
+    first, second = Sharing(False, known).placed(later)
+    assert [str(route) for route in first.routes] == ["10.7.0.0/24", "10.9.0.0/24"]
+    assert [str(route) for route in second.routes] == ["10.8.0.0/24", "10.8.0.0/26"]
+
+
+def test_a_thousand_are_placed_as_two_are() -> None:
+    plans = [plan(n, f"10.{n >> 8}.{n & 255}.0/24", f"fd00:{n:x}::/64") for n in range(1, 1001)]
+    assert apart(Sharing(False, []).placed([*plans, plan(2000, "10.2.0.0/15"), plan(2001, "192.168.0.0/16")])) == [2000]
