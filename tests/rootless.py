@@ -71,3 +71,9 @@ def user() -> int:
     """Nobody; or root, its capabilities taken away, where this Python lies in a folder closed to others."""
     runs = subprocess.run((*as_user(SOMEBODY), sys.executable, "-c", "import kairos_cli.main"), capture_output=True)
     return 0 if runs.returncode else SOMEBODY
+
+
+def has_namespaces() -> bool:
+    """Does this host give its users namespaces of their own?"""
+    asked = (*as_user(user()), "unshare", "--user", "--map-current-user", "--net", "true")
+    return subprocess.run(asked, capture_output=True).returncode == 0
