@@ -131,7 +131,10 @@ class Agent(Daemon):
             return {vni.vni: plans[vni.vni].routes for vni in config.vnis if vni.vni in plans}
 
     def _placed(self, vni: VniConfig) -> VniPlan:
-        return dataclasses.replace(_plan(vni), isolated=self._config.isolates(vni.name))
+        plan, isolated = _plan(vni), self._config.isolates(vni.name)
+        # An exit route beside the host's own routing would swallow our own tunnel; in a namespace there is nothing but the VNI.
+        routes = tuple(route for route in plan.routes if route.prefixlen or isolated)
+        return dataclasses.replace(plan, routes=routes, isolated=isolated)
 
     def use(self, tunnel: EndpointDriver) -> None:
         """A gateway's tunnel is up."""
@@ -258,8 +261,7 @@ def _plan(vni: Any) -> VniPlan:
         vni.name,
         vni.mtu,
         tuple(ip_interface(text) for text in vni.addresses),
-        # No exit route: it would swallow our own tunnel.
-        tuple(route for route in map(ip_network, vni.routes) if route.prefixlen),
+        tuple(map(ip_network, vni.routes)),
     )
 
 

@@ -25,6 +25,7 @@ Interface = IPv4Interface | IPv6Interface
 Network = IPv4Network | IPv6Network
 
 _GSO_MAX = 62_000  # a super-packet and all that sealing adds must fit one UDP_SEGMENT send
+_EXIT_PRIORITY = 5201
 _RULE_PRIORITY = 5200  # before the main table, so that a VNI's prefix wins over a default route
 _NO_PREFIX_ROUTE, _NO_DAD = 0x200, 0x002
 _FAMILIES = (socket.AF_INET, socket.AF_INET6)
@@ -182,9 +183,10 @@ class Interfaces:
         wanted = {("dst", route) for route in plan.routes} | {("src", ip_network(a.ip)) for a in plan.addresses}
         for rule in link.rules - wanted:
             await self._rule("del", link, rule)
+            link.rules.discard(rule)
         for rule in wanted - link.rules:
             await self._rule("add", link, rule)
-        link.rules = wanted
+            link.rules.add(rule)
 
     async def _lead_in(self, link: _Link, families: set[int]) -> None:
         """The rule for all VNIs of this namespace, once for each family."""
@@ -221,13 +223,16 @@ class Interfaces:
 
     async def _rule(self, verb: str, link: _Link, rule: tuple[str, Network]) -> None:
         selector, network = rule
+        everything = (
+            not network.prefixlen
+        )  # an exit: such a rule is written without its selector, and found by its priority
         await link.netlink.rule(
             verb,
             family=_family(network),
-            priority=_RULE_PRIORITY,
+            priority=_EXIT_PRIORITY if everything else _RULE_PRIORITY,
             table=self._realm.table(link.plan.vni),
             protocol=self._realm.protocol,
-            **{selector: str(network)},
+            **({} if everything else {selector: str(network)}),
         )
 
 

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from overlay import TENANT, Host, Overlay, wait_for
+from overlay import TENANT, WEB, Host, Overlay, serving, wait_for
 
 TWIN = {"name": "twin", "prefixes": ["10.7.0.0/24", "fd07::/64"]}
 SAY = (
@@ -47,8 +47,9 @@ def saying(host: Host, vni: str) -> Iterator[None]:
 
 @pytest.fixture
 def twins(overlay: Overlay) -> Iterator[Overlay]:
-    """alice and bob are in `office` and in `twin`, which has the prefix of office; both isolate."""
-    overlay.fabric.admin("POST", f"/{TENANT}/vnis", TWIN)
+    """alice and bob are in `office` and in `twin`, which has the prefix of office and an exit; both isolate."""
+    exits = [{"prefix": prefix, "via": overlay.gateway.node} for prefix in ("0.0.0.0/0", "::/0")]
+    overlay.fabric.admin("POST", f"/{TENANT}/vnis", TWIN | {"routes": exits})
     for host in (overlay.alice, overlay.bob):
         overlay.fabric.admin("PUT", f"/{TENANT}/vnis/twin/members/{host.node}", {})
         host.config.write_text('isolate = "netns"\n')
@@ -74,7 +75,18 @@ def test_the_same_prefix_twice_is_two_networks(twins: Overlay) -> None:
         assert "kairos" not in alice.run("ip", "-o", "link").stdout
     shown = alice.run(*inside(alice, "twin", "ls", "/sys/class/net")).stdout.split()
     assert shown == sorted(["lo", next(v["interface"] for v in alice.status()["vnis"] if v["name"] == "twin")])
-    assert not alice.run(*inside(alice, "twin", "ping", "-c1", "-W1", "192.168.60.10")).stdout.count("bytes from")
+    assert not alice.run(*inside(alice, "office", "ping", "-c1", "-W1", WEB)).stdout.count("bytes from")
+
+
+def test_an_exit_leads_to_the_world_where_policy_lets_it(twins: Overlay) -> None:
+    alice, web = twins.alice, twins.places["web"]
+    routes = alice.run("ip", "route").stdout
+    curl = ("curl", "-sS", "-o", "/dev/null", "-m", "5", "-w", "%{http_code}")
+    with serving(web), serving(web, 8081):
+        wait_for("the exit", lambda: alice.run(*inside(alice, "twin", *curl, f"http://{WEB}:8080/")).stdout == "200")
+        assert alice.run(*inside(alice, "twin", *curl, f"http://{WEB}:8081/")).stdout != "200"
+        assert alice.run(*inside(alice, "office", *curl, "-m", "1", f"http://{WEB}:8080/")).stdout != "200"
+    assert alice.run("ip", "route").stdout == routes
 
 
 def test_the_gateway_answers_each_in_its_own_network(twins: Overlay) -> None:
