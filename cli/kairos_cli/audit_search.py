@@ -25,8 +25,8 @@ def search(options: argparse.Namespace) -> None:
     admin, tenant, now = client(options), tenant_of(options), time.time()
     query = {"kind": options.kind, "actor": options.actor, "vni": options.vni, "text": options.text}
     query["device"] = node_of(admin, tenant, options.device) if options.device else ""
-    query["since"] = str(round(now - seconds("--since", options.since))) if options.since else ""
-    query["until"] = str(round(now - seconds("--until", options.until))) if options.until else ""
+    query["since"] = str(int(now - seconds("--since", options.since))) if options.since else ""
+    query["until"] = str(int(now - seconds("--until", options.until))) if options.until else ""
     events = found(admin, tenant, options.limit, **{name: value for name, value in query.items() if value})
     if options.json:
         as_json(list(events))
@@ -53,7 +53,7 @@ def reconciled(options: argparse.Namespace) -> None:
     admin, tenant = client(options), tenant_of(options)
     until = time.time() - seconds("--settle", options.settle)
     since = until - seconds("--since", options.since)
-    events = found(admin, tenant, _EVENTS_MAX, kind=LEDGER_WINDOW, since=str(round(since - MARGIN_S)))
+    events = found(admin, tenant, _EVENTS_MAX, kind=LEDGER_WINDOW, since=str(int(since - MARGIN_S)))
     result = reconcile(events, since, until)
     if options.json:
         as_json(result)
