@@ -7,9 +7,11 @@ from contextlib import contextmanager
 from typing import Any
 
 from engine_rig import Rig
+from kairos.audit.event import Event
 from kairos.policy.decision import Decision
 from kairos.wire.claim import FlowClaim
 from kairos_dataplane import Flow, load
+from kairos_node.flow_judge import FlowJudge
 from kairos_node.network_view import NetworkView
 from kairos_node.policy import Engine
 
@@ -35,6 +37,16 @@ class JudgingGateway:
 
     def claim(self, claim: FlowClaim, vni: int) -> None:
         raise AssertionError("a gateway claims nothing")
+
+
+@contextmanager
+def judging(rig: Rig, around: JudgingGateway, record: Callable[[Event], None]) -> Iterator[FlowJudge]:
+    """A gateway's own judge; its timers end with the block, before the data plane does."""
+    judge = FlowJudge(rig.engine, around, "acme", "gw-0", "gateway", "KR1", record)
+    try:
+        yield judge
+    finally:
+        judge.close()
 
 
 @contextmanager

@@ -21,14 +21,13 @@ from typing import Any
 
 from policy_inputs import GRANTS, POINTS, some_input
 
-from bench.judging import JudgingGateway, roomy_rig
+from bench.judging import JudgingGateway, judging, roomy_rig
 from bench.policy_push import pushes
 from bench.rounds import Rounds
 from engine_rig import HOST, PEER, VNI, tcp_packet, whole
 from kairos.api.session import Lease, Member, Network, Vni
 from kairos.policy.input import Application, flow_input
 from kairos_cli.policy import compile_bundle
-from kairos_node.flow_judge import FlowJudge
 from kairos_node.network_view import NetworkView
 from kairos_node.policy import Engine
 from kairos_node.policy.bundle import Bundle, unpack_untrusted
@@ -120,10 +119,9 @@ def _view(members: list[Member]) -> NetworkView:
 async def _first_packets(engine: Engine, members: list[Member], count: int) -> list[float]:
     """Milliseconds that each waited, in order of length."""
     waits = []
-    with roomy_rig(count) as rig:
-        judge = FlowJudge(
-            rig.engine, JudgingGateway(engine, _view(members)), "acme", "gw-0", "gateway", "KR1", lambda _event: None
-        )
+    around = JudgingGateway(engine, _view(members))
+    around.reads_source_port = True  # so that each is another question: nothing is answered from memory
+    with roomy_rig(count) as rig, judging(rig, around, lambda _event: None) as judge:
         packets = [rig.seal(whole(tcp_packet(PEER, HOST, ports=(_FIRST_PORT + n, 443)))) for n in range(count)]
         began = time.perf_counter()
         for number, packet in enumerate(packets):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -18,7 +19,8 @@ _UDP_FROM_PPS = 20_000.0
 _UDP_LEAST_PPS = 1_000.0
 _BUFFER_DEFAULT = Path("/proc/sys/net/core/rmem_default")
 _BUFFER = 4 << 20
-_LOADED_PINGS, _PING_GAP_S = 100, 0.02
+_TRIES = 40
+_LOADED_PINGS, _PING_GAP_S = 100, 0.015
 _ROOT = Path(__file__).parents[1]
 
 
@@ -34,7 +36,7 @@ def iperf_server(link: Link) -> Iterator[None]:
 
 def _iperf(link: Link, options: str) -> dict[str, Any]:
     """The `end` of iperf3's report. The server may still be busy with its start or with the last client."""
-    for _ in range(40):
+    for _ in range(_TRIES):
         run = link.on_a(f"iperf3 -J -c {link.address} {options}")
         report: dict[str, Any] = json.loads(run.stdout or "{}")
         if "error" not in report and report.get("end", {}).get("sum_received" if "-u" not in options else "sum"):
@@ -81,7 +83,10 @@ def _roomy_receiver() -> Iterator[None]:
 
 
 def _highest_rate(link: Link, size: int, known_kpps: float) -> float:
-    rate, step, best = max(_UDP_FROM_PPS, 800 * known_kpps), _UDP_STEP, 0.0
+    rate, step, best = _UDP_FROM_PPS, _UDP_STEP, 0.0
+    if known_kpps:
+        step **= 0.5
+        rate = known_kpps * 1e3 / step
     while step > _UDP_FINEST and rate > _UDP_LEAST_PPS:
         end = _iperf(link, f"-u -l {size} -b {rate * size * 8:.0f} -t 1")["sum"]
         reached = float(end["packets"]) / float(end["seconds"])
@@ -106,15 +111,13 @@ def ping_ms(link: Link, count: int = 100, gap_s: float = 0.005) -> float:
 
 def loaded_ping_ms(link: Link) -> float:
     """Average round trip beside one TCP flow from a to b that takes all it can get."""
-    flow = subprocess.Popen(
-        f"exec ip netns exec {link.a} iperf3 -c {link.address} -t {_LOADED_PINGS * _PING_GAP_S + 1:.0f}",
-        shell=True,
-        stdout=subprocess.DEVNULL,
-    )
-    try:
-        return ping_ms(link, _LOADED_PINGS, _PING_GAP_S)
-    finally:
-        flow.wait()
+    load = f"ip netns exec {link.a} iperf3 -c {link.address} -t {math.ceil(_LOADED_PINGS * _PING_GAP_S)}"
+    for _ in range(_TRIES):
+        with subprocess.Popen(load.split(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as flow:
+            average = ping_ms(link, _LOADED_PINGS, _PING_GAP_S)
+        if flow.returncode == 0:  # else the server was busy with the last client
+            return average
+    raise RuntimeError("no TCP flow to ping beside")
 
 
 def transfers_gbit(link: Link, connections: int, seconds: int) -> float:

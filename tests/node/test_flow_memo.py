@@ -92,7 +92,9 @@ def run(engine: Engine, monkeypatch: pytest.MonkeyPatch, check: Callable[[Case],
     async def running() -> None:
         rig = Rig(load("c"))
         try:
-            check(Case(engine, rig))
+            case = Case(engine, rig)
+            check(case)
+            case.judge.close()
         finally:
             rig.close()
 
