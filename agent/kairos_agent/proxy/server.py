@@ -35,7 +35,12 @@ _NEGOTIATION_S, _CONNECT_S = 10.0, 10.0
 _LOOK_AT_IDLE_S = 5.0  # or twice in the time that a stream may be silent
 _ACCEPT_AGAIN_S = 0.1  # after the kernel had no descriptor for us
 _FIRST_PIECE = 4096
-_KEEPALIVE = ((socket.TCP_KEEPIDLE, 30), (socket.TCP_KEEPINTVL, 10), (socket.TCP_KEEPCNT, 3))
+_KEEPALIVE = (  # a stream outlives four minutes without a gateway, and not the end of its host
+    (socket.SO_KEEPALIVE, socket.SOL_SOCKET, 1),
+    (socket.TCP_KEEPIDLE, socket.IPPROTO_TCP, 60),
+    (socket.TCP_KEEPINTVL, socket.IPPROTO_TCP, 30),
+    (socket.TCP_KEEPCNT, socket.IPPROTO_TCP, 6),
+)
 
 
 class Surroundings(Protocol):
@@ -55,7 +60,7 @@ class Surroundings(Protocol):
 
 @dataclass(slots=True)
 class Proxy:
-    """bind first, then run. A context manager: at its end nothing is open."""
+    """bind first, then run; close at the end."""
 
     around: Surroundings
     listen: Listen
@@ -242,12 +247,15 @@ class Proxy:
         """In the VNI's namespace, with a port of its own. Raises OSError."""
         family = socket.AF_INET if source.version == 4 else socket.AF_INET6
         inner = self.around.place_of(vni).call(partial(socket.socket, family, socket.SOCK_STREAM))
-        inner.setblocking(False)
-        inner.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        inner.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        for option, value in _KEEPALIVE:
-            inner.setsockopt(socket.IPPROTO_TCP, option, value)
-        inner.bind((str(source), 0))
+        try:
+            inner.setblocking(False)
+            inner.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            for option, level, value in _KEEPALIVE:
+                inner.setsockopt(level, option, value)
+            inner.bind((str(source), 0))
+        except OSError:
+            inner.close()
+            raise
         return inner
 
     async def _opened(self, stream: Stream) -> Outcome:
