@@ -337,6 +337,8 @@ class FlowJudge:
         self._opened_by = {flow: app for flow, app in self._opened_by.items() if flow in alive}
         self._claims.keep(alive)
         self._endings.keep(alive)
+        self.settle(window=False)
+        self.ledger.keep(alive)
         self._timers["minute"] = self._loop.call_later(MINUTE_S, self._minute)
 
     def close(self) -> None:

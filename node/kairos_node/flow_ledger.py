@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 
 import msgspec
@@ -35,7 +35,7 @@ class FlowLedger:
         self._fresh[flow_id] = _Open(row)
 
     def ended(self, flows: Iterable[Flow], untold: int, now: float) -> None:
-        """What the data plane says is over. untold: how many more there were, whose flows stay open here until they are asked for."""
+        """What the data plane says is over. untold: how many more there were; `keep` forgets them."""
         for flow in flows:
             self.over(flow, flow.ended.name.lower(), now)
         self._sample.left_out += untold
@@ -46,6 +46,10 @@ class FlowLedger:
             packets, counted = _ways(known.row, flow)
             last = round(now - flow.idle_s, 3)
             self._sample.add(msgspec.structs.replace(known.row, last=last, packets=packets, bytes=counted, end=end))
+
+    def keep(self, alive: Collection[int]) -> None:
+        """Only these are there: what ended untold is left out for good."""
+        self._open = {flow_id: known for flow_id, known in self._open.items() if flow_id in alive}
 
     def window(self, now: float) -> None:
         """It is over: its flows are told. One without flows is part of the next."""

@@ -87,3 +87,12 @@ def test_a_quiet_window_keeps_what_was_untold(ledger: FlowLedger, told: list[Flo
     ledger.opened(1, row())
     ledger.window(120.0)
     assert (told[0].since, told[0].left_out) == (100.0, 3)
+
+
+def test_a_flow_whose_end_was_untold_is_not_told_for_ever(ledger: FlowLedger, told: list[FlowWindow]) -> None:
+    for flow_id in (1, 2):
+        ledger.opened(flow_id, row(flow_id))
+    ledger.window(110.0)
+    ledger.keep({2})
+    ledger.window(110.0 + RESTATE_S)
+    assert [each.source_port for each in told[-1].rows] == [2]
