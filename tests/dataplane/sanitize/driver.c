@@ -1,6 +1,7 @@
 /* Feeds the engine with noise under a sanitizer: sealed plaintexts that are random, or packets with a few bytes changed;
- * datagrams with flipped bits; frames that are cut; packets from the TUN with offloads that lie. Meanwhile another thread
- * rekeys, cuts sessions, takes an interconnect away and back, lists flows and decides about them.
+ * datagrams with flipped bits; frames that are cut; packets from the TUN with offloads that lie, or in
+ * crowds that are joined. Meanwhile another thread rekeys, cuts sessions, takes an interconnect away and back, lists flows
+ * and decides about them.
  *
  *   driver AEAD SEED ROUNDS     prints the counters as "name value" lines; the sanitizer ends it at the first fault */
 #include <fcntl.h>
@@ -149,6 +150,23 @@ static void put_tun(int tun) {
   if (write(tun, bytes, sizeof vnet + len) < 0 && errno != EAGAIN) check(false, "write to the TUN");
 }
 
+/* UDP packets that can be joined, with some between them that cannot. Network 1 is across the interconnect. */
+static void put_crowd(int tun) {
+  uint8_t bytes[sizeof(struct virtio_net_hdr) + 1500] = {0}, *ip = bytes + sizeof(struct virtio_net_hdr);
+  struct virtio_net_hdr vnet = {.flags = VIRTIO_NET_HDR_F_NEEDS_CSUM, .csum_start = 20, .csum_offset = 6};
+  uint8_t network = (uint8_t)any(2), port = (uint8_t)any(16);
+  size_t usual = any(1400);
+  for (uint32_t n = 0, crowd = any(100); n < crowd; n++) {
+    size_t payload = any(20) ? usual : any(1400), len = 28 + payload;
+    memcpy(bytes, &vnet, sizeof vnet);
+    ip[0] = 0x45, ip[1] = any(40) == 0, ip[8] = 9, ip[9] = 17;
+    put16(ip + 2, (uint32_t)len), put16(ip + 4, any(40) ? n : any(65536)), put16(ip + 6, any(40) ? 0 : any(65536));
+    memcpy(ip + 12, (uint8_t[]){10, 0, 0, 1, 10, 0, network, 2, 0, port, 0, (uint8_t)(any(40) == 0)}, 12);
+    put16(ip + 24, any(40) ? (uint32_t)payload + 8 : any(65536));
+    if (write(tun, bytes, sizeof vnet + len) < 0) return; /* full */
+  }
+}
+
 static void drain(int tun) {
   static uint8_t sink[1 << 17];
   while (read(tun, sink, sizeof sink) > 0) continue;
@@ -199,6 +217,7 @@ int main(int argc, char **argv) {
   int pair[2], other[2];
   check(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_NONBLOCK, 0, pair) == 0, "socketpair");
   check(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_NONBLOCK, 0, other) == 0, "socketpair");
+  setsockopt(other[1], SOL_SOCKET, SO_SNDBUF, &(int){1}, sizeof(int)); /* refuses super-packets above 4.5 KB */
   add_vni(VNI, pair[1], 32, 128), add_vni(OTHER, other[1], 24, 64);
   join(VNI, 1, OTHER), join(OTHER, 2, VNI);
   check(kdp_relay_add(engine, RELAY) == 0, "relay_add");
@@ -209,6 +228,7 @@ int main(int argc, char **argv) {
   for (long round = strtol(argv[3], NULL, 10); round > 0; round--) {
     put_frame(frame);
     put_tun(any(4) ? pair[0] : other[0]);
+    if (any(40) == 0) put_crowd(pair[0]);
     if (any(4) == 0) drain(pair[0]), drain(other[0]);
   }
   atomic_store(&stop, true);
