@@ -13,10 +13,16 @@ import subprocess
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.x509.oid import NameOID
 
 from bench.link import Absent, Link, namespaces, running, wait_for
 from two_hosts import sh
@@ -143,10 +149,16 @@ def openvpn() -> Iterator[Link]:
 
 
 def _openvpn_certificate(own: Path) -> str:
-    """Makes OWN.crt and OWN.key; the certificate's SHA-256 fingerprint."""
-    made = f"-keyout {own}.key -out {own}.crt -days 2 -subj /CN=bench"
-    sh(f"openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes {made}")
-    return sh(f"openssl x509 -in {own}.crt -noout -fingerprint -sha256").stdout.partition("=")[2].strip()
+    """Makes OWN.crt and OWN.key, self-signed; the certificate's SHA-256 fingerprint."""
+    key, name = ec.generate_private_key(ec.SECP256R1()), x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "bench")])
+    now = datetime.now(UTC)
+    builder = x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+    builder = builder.not_valid_before(now - timedelta(days=1)).not_valid_after(now + timedelta(days=1))
+    certificate = builder.sign(key, hashes.SHA256())
+    plain = Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()
+    own.with_name(f"{own.name}.key").write_bytes(key.private_bytes(*plain))
+    own.with_name(f"{own.name}.crt").write_bytes(certificate.public_bytes(Encoding.PEM))
+    return certificate.fingerprint(hashes.SHA256()).hex(":")
 
 
 def _openvpn_config(own: Path, side: int, peer_print: str) -> str:
