@@ -34,7 +34,7 @@ from kairos_node.state import NodeState
 
 TENANT = "acme"
 ROOT = Path(__file__).parents[1]
-WEB = "192.168.60.10"
+WEB, WEB6 = "192.168.60.10", "fd60::10"
 WAIT_S = 20.0
 _overlays = itertools.count()
 GRANTS = {
@@ -247,8 +247,8 @@ def running_overlay(
             f"/{TENANT}/vnis",
             {
                 "name": "lan",
-                "prefixes": ["10.8.0.0/24"],
-                "routes": [{"prefix": "192.168.60.0/24", "via": gateway.node}],
+                "prefixes": ["10.8.0.0/24", "fd08::/64"],
+                "routes": [{"prefix": prefix, "via": gateway.node} for prefix in ("192.168.60.0/24", "fd60::/64")],
             },
         )
         hosts[0].start()
@@ -290,6 +290,7 @@ def _wired(others: tuple[str, ...]) -> Iterator[tuple[dict[str, str], str, str]]
         sh(f"ip -n {gateway} link add name lan type veth peer name eth0 netns {web}")
         sh(f"ip -n {gateway} addr add 192.168.60.1/24 dev lan && ip -n {gateway} link set lan up")
         sh(f"ip -n {web} addr add {WEB}/24 dev eth0 && ip -n {web} link set eth0 up")
+        sh(f"ip -n {gateway} addr add fd60::1/64 dev lan nodad && ip -n {web} addr add {WEB6}/64 dev eth0 nodad")
         yield names, f"{prefix}.1", bridge
     finally:
         for namespace in names.values():

@@ -16,6 +16,7 @@ from pathlib import Path
 from pyroute2 import AsyncIPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 
+from kairos.api.telemetry import UplinkReport
 from kairos.errors import Refused
 from kairos_dataplane.engine import Network
 from kairos_gateway.config import Config, UplinkConfig
@@ -29,6 +30,7 @@ _TRANSIT4 = IPv4Network("198.18.0.0/15")  # between a namespace and its host, se
 _TRANSIT6 = IPv6Network("fd6b:6169:726f:7300::/112")
 _SWITCHES = (Path("/proc/sys/net/ipv4/ip_forward"), Path("/proc/sys/net/ipv6/conf/all/forwarding"))
 _NO_DAD = 0x002
+_STATE_MAX = 80
 _LINK_SCOPE = 253  # no address of the host that anyone should be told
 
 
@@ -50,6 +52,7 @@ class Externals:
         self._config = config
         self._configured = {uplink.vni: uplink for uplink in config.uplink}
         self._ways: dict[int, _Way] = {}
+        self._states: dict[str, str] = {}
         if len(self._configured) < len(config.uplink):
             raise Refused("bad-config", "uplink: one VNI has one uplink")
         for uplink in config.uplink:
@@ -68,17 +71,32 @@ class Externals:
             if not way.sources or way.sources != wanted:
                 await nft("-f", "-", script=_rules(uplink, way, wanted), namespace=namespace.name)
                 way.sources = wanted
+            self._states[name] = "up"
         except (NetlinkError, OSError) as error:
-            raise Refused("uplink-failed", f"uplink of {name}: {error.args[-1] if error.args else error}") from None
+            self._states[name] = str(error.args[-1] if error.args else error)
+            raise Refused("uplink-failed", f"uplink of {name}: {self._states[name]}") from None
+
+    def report(self) -> list[UplinkReport]:
+        """What became of each `[[uplink]]`."""
+        return [
+            UplinkReport(
+                name,
+                uplink.mode,
+                f"{uplink.interface}.{uplink.vlan}" if uplink.vlan else uplink.interface,
+                self._states.get(name, "this gateway has no such VNI")[:_STATE_MAX],
+            )
+            for name, uplink in self._configured.items()
+        ]
 
     def _usual(self, name: str) -> UplinkConfig:
         """The way out of a VNI that is isolated for another reason: as if it shared the host's routing. It cannot be routed as it
         is, for the host's own routes to its prefix lead elsewhere."""
         return UplinkConfig(name, "nat" if self._config.masquerade and name not in self._config.routed else "none")
 
-    def forget(self, vni: int) -> None:
+    def forget(self, vni: int, name: str) -> None:
         """It went with its namespace."""
         self._ways.pop(vni, None)
+        self._states.pop(name, None)
 
     async def _make(self, vni: int, uplink: UplinkConfig, namespace: Namespace, tun: str) -> _Way:
         if uplink.mode == "none" and not self.isolates(uplink.vni):

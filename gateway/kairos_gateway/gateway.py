@@ -11,6 +11,8 @@ from collections.abc import Coroutine, Iterator, Mapping
 from ipaddress import ip_interface
 from typing import Any, Literal
 
+import msgspec
+
 import kairos
 from kairos.api.push import (
     AdmissionRequest,
@@ -170,9 +172,9 @@ class Gateway(Daemon):
 
     async def _network_changed(self) -> None:
         view = self.view
-        for gone in {plan.vni for plan in self.vnis.plans} - set(view.vnis):
-            await self.vnis.remove(gone)
-            self._externals.forget(gone)
+        for gone in [plan for plan in self.vnis.plans if plan.vni not in view.vnis]:
+            await self.vnis.remove(gone.vni)
+            self._externals.forget(gone.vni, gone.name)
         for plan in self.vnis.plans:
             self.vnis.part(plan.vni, view.mappings(plan.vni))
         sharing = Sharing(self._config.isolate == "netns", self.vnis.plans)
@@ -353,7 +355,11 @@ class Gateway(Daemon):
     # -- local API ---------------------------------------------------------------------------------------------------
 
     async def _status(self, request: dict[str, Any]) -> dict[str, Any]:
-        return await super()._status(request) | {"relay": self.mux.connected, "direct": list(self._direct)}
+        return await super()._status(request) | {
+            "relay": self.mux.connected,
+            "direct": list(self._direct),
+            "uplinks": msgspec.to_builtins(self._externals.report()),
+        }
 
     def _tunnels(self) -> list[dict[str, Any]]:
         return self.peers.status()

@@ -4,11 +4,23 @@ from __future__ import annotations
 
 import msgspec
 
+UPLINKS_MAX = 32  # that one sample tells
+
+
+class UplinkReport(msgspec.Struct):
+    """A VNI's way out, as gateway.toml has it. mode: nat, routed or none; interface: of the gateway's host, `eth1` or `eth1.30` for a
+    VLAN on it; state: `up`, or why not."""
+
+    vni: str
+    mode: str
+    interface: str
+    state: str
+
 
 class Sample(msgspec.Struct):
     """Since the sample before. relay, direct: established tunnels by path; rates in bytes a second; drops: by the data plane's
     names, without `drop_`, those above 0; decision_ms, handshake_ms: the mean; cpu: cores that the daemon kept busy; memory_bytes:
-    what it holds."""
+    what it holds; uplinks: a gateway's, as they are now."""
 
     relay: int
     direct: int
@@ -23,6 +35,7 @@ class Sample(msgspec.Struct):
     version: str
     cpu: float = 0.0
     memory_bytes: int = 0
+    uplinks: list[UplinkReport] = []
 
 
 class SampleRecord(msgspec.Struct):

@@ -9,8 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 import kairos
-from kairos.api.telemetry import Sample
+from kairos.api.telemetry import UPLINKS_MAX, Sample, UplinkReport
 from kairos_node.metrics import Timings
 
 
@@ -53,6 +55,7 @@ class Telemetry:
             version=kairos.__version__,
             cpu=round((self._seen.cpu_s - before.cpu_s) / seconds, 4),
             memory_bytes=_memory_bytes(),
+            uplinks=msgspec.convert(status.get("uplinks", [])[:UPLINKS_MAX], list[UplinkReport]),
         )
 
     def _look(self, counters: Mapping[str, int], now: float) -> _Seen:

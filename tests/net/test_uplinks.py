@@ -5,6 +5,7 @@ alice ==== gateway [namespace of the VNI `lan`] -- interface, VLAN or NAT -- web
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,12 +14,25 @@ from pathlib import Path
 
 import pytest
 
-from overlay import GRANTS, WEB, Overlay, serving, sh, wait_for
+from overlay import GRANTS, TENANT, WEB, WEB6, Overlay, serving, sh, wait_for
 
 CURL = ("curl", "-sS", "-o", "/dev/null", "-m", "5", "-w", "%{http_code}")
+SAY = """import socket
+s = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
+s.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+s.bind(("::", 8080))
+while True: s.sendto(*(lambda data, peer: (peer[0].encode(), peer))(*s.recvfrom(99)))
+"""
+ASK = """import socket, sys
+s = socket.socket(socket.AF_INET6 if ":" in sys.argv[1] else socket.AF_INET, socket.SOCK_DGRAM)
+s.settimeout(2)
+s.sendto(b"?", (sys.argv[1], 8080))
+print(s.recv(99).decode().removeprefix("::ffff:"))
+"""
 WHO = "import socket, sys; s = socket.create_server(('', 8080)); print('up', flush=True); print(s.accept()[1][0], flush=True)"
 ROUTED = '{ vni = "lan", mode = "routed", interface = "lan", addresses = ["192.168.60.1/24", "fd60::1/64"] }'
 TAGGED = '{ vni = "lan", mode = "routed", interface = "lan", vlan = 30, addresses = ["192.168.60.1/24"] }'
+PORTS = ["tcp/8080", "udp/8080", "icmp"]
 MEMBER = "10.8.0.99"  # of the VNI's prefix
 NAT = '{ vni = "lan", mode = "nat" }'
 
@@ -37,19 +51,39 @@ def namespaces(overlay: Overlay) -> list[str]:
     return [path.name for path in Path("/run/netns").glob(f"kairos-{overlay.gateway.node}-*")]
 
 
-def lease(overlay: Overlay) -> str:
+def lease(overlay: Overlay, prefix: str = "10.8.") -> str:
     """alice's address in the VNI `lan`."""
     network = overlay.alice.state.network
     assert network is not None
     found = (a for each in network.leases if each.node == overlay.alice.node for a in each.addresses)
-    return next(address.split("/")[0] for address in found if address.startswith("10.8."))
+    return next(address.split("/")[0] for address in found if address.startswith(prefix))
+
+
+@contextmanager
+def saying(namespace: str) -> Iterator[None]:
+    """Somebody there who says, over UDP, by what address it was asked."""
+    with subprocess.Popen(("ip", "netns", "exec", namespace, sys.executable, "-c", SAY)) as server:
+        try:
+            wait_for("the server", lambda: sh(f"ip netns exec {namespace} ss -Hlnu sport = :8080").stdout.strip())
+            yield
+        finally:
+            server.kill()
+
+
+def listed(overlay: Overlay) -> list[tuple[str, ...]]:
+    """`kairos uplink list`, as soon as the gateway has reported one."""
+    command = (
+        f"{sys.executable} -m kairos_cli.main uplink list --json --tenant {TENANT} --dir {overlay.folder / 'fabric'}"
+    )
+    found = wait_for("a report", lambda: json.loads(sh(command).stdout), 30)
+    return [(each["vni"], each["gateway"], each["mode"], each["interface"], each["state"]) for each in found]
 
 
 @contextmanager
 def uplink(overlay: Overlay, how: str) -> Iterator[None]:
     gateway, text = overlay.gateway, overlay.gateway.config.read_text()
-    dmz = {"id": "dmz", "from": [f"external:{gateway.node}"], "to": ["tag:staff"], "ports": ["tcp/8080"]}
-    overlay.push_policy({**GRANTS, "allow": [dmz, {**GRANTS["allow"][1], "id": "out"}]})
+    dmz = {"id": "dmz", "from": [f"external:{gateway.node}"], "to": ["tag:staff"], "ports": PORTS}
+    overlay.push_policy({**GRANTS, "allow": [dmz, {**GRANTS["allow"][1], "id": "out", "ports": PORTS}]})
     gateway.config.write_text(f"{text}uplink = [{how}]\n")
     try:
         overlay.up(gateway, overlay.alice)
@@ -62,6 +96,7 @@ def uplink(overlay: Overlay, how: str) -> Iterator[None]:
         wait_for("a clean start", lambda: gateway.status().get("policy_version"))
         gateway.stop()
         gateway.run("ip", "addr", "replace", "192.168.60.1/24", "dev", "lan")
+        gateway.run("ip", "addr", "replace", "fd60::1/64", "dev", "lan", "nodad")
         gateway.run("ip", "link", "set", "lan", "up")
         overlay.push_policy(GRANTS)
 
@@ -69,8 +104,10 @@ def uplink(overlay: Overlay, how: str) -> Iterator[None]:
 @pytest.fixture
 def way_back(overlay: Overlay) -> Iterator[None]:
     sh(f"ip -n {web(overlay)} route add 10.8.0.0/24 via 192.168.60.1")
+    sh(f"ip -n {web(overlay)} route add fd08::/64 via fd60::1")
     yield
     sh(f"ip -n {web(overlay)} route del 10.8.0.0/24", check=False)
+    sh(f"ip -n {web(overlay)} route del fd08::/64", check=False)
 
 
 @pytest.mark.usefixtures("way_back")
@@ -97,6 +134,14 @@ def test_clients_and_endpoints_reach_each_other_as_policy_says(overlay: Overlay)
             alice.run(*CURL, f"http://{WEB}:8080/")
             assert server.stdout.readline().strip() == address
             server.kill()
+        for here, there in ((address, WEB), (lease(overlay, "fd08:"), WEB6)):  # UDP and ICMP, both ways, both versions
+            with saying(alice.namespace):
+                assert outside(overlay, sys.executable, "-c", ASK, here).stdout.strip() == there
+            with saying(web(overlay)):
+                assert alice.run(sys.executable, "-c", ASK, there).stdout.strip() == here
+            assert outside(overlay, "ping", "-c1", "-W5", here).returncode == 0
+            assert alice.reaches(there)
+        assert listed(overlay) == [("lan", gateway.node, "routed", "lan", "up")]
 
 
 def test_a_vlan_of_an_interface_that_the_host_keeps(overlay: Overlay) -> None:
@@ -119,6 +164,10 @@ def test_nat_leads_out_and_nobody_in(overlay: Overlay) -> None:
     with uplink(overlay, NAT), serving(web(overlay)), serving(overlay.alice.namespace):
         assert len(namespaces(overlay)) == 1
         wait_for("the way out", lambda: overlay.alice.run(*CURL, f"http://{WEB}:8080/").stdout == "200")
+        with saying(web(overlay)):
+            for there, masked in ((WEB, "192.168.60.1"), (WEB6, "fd60::1")):
+                assert overlay.alice.run(sys.executable, "-c", ASK, there).stdout.strip() == masked
+                assert overlay.alice.reaches(there)
         sh(f"ip -n {web(overlay)} route add 10.8.0.0/24 via 192.168.60.1")
         assert outside(overlay, *CURL, "-m", "2", f"http://{lease(overlay)}:8080/").returncode != 0
         sh(f"ip -n {web(overlay)} route del 10.8.0.0/24")

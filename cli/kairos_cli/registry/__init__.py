@@ -18,6 +18,7 @@ from kairos_cli.registry.node import AGENT, EXEC, GATEWAY, PROXY
 from kairos_cli.registry.policy import POLICY
 from kairos_cli.registry.routes import ROUTES
 from kairos_cli.registry.segments import SEGMENTS
+from kairos_cli.registry.uplinks import UPLINKS
 from kairos_cli.registry.verb import IN_TENANT, JSON, Verb, arg
 
 __all__ = ["GROUPS", "VERBS", "Verb", "in_group"]
@@ -29,6 +30,7 @@ GROUPS = {
     "vni": "isolated network segments of a tenant",
     "member": "who is in a network segment",
     "route": "networks behind endpoints",
+    "uplink": "ways out of network segments at gateways",
     "interconnect": "what leads from one network segment into another",
     "token": "join tokens for devices and gateways",
     "device": "devices and gateways that have enrolled",
@@ -64,6 +66,7 @@ VERBS: tuple[Verb, ...] = (
     *ADMINS,
     *SEGMENTS,
     *ROUTES,
+    *UPLINKS,
     *INTERCONNECTS,
     *DEVICES,
     *CERTIFICATES,
