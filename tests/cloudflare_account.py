@@ -25,7 +25,7 @@ class Refusal(Exception):
         self.status, self.code = status, code
 
 
-_QUEUES = {"kairos-events": "q1", "kairos-telemetry": "q2"}
+_QUEUES = {"kairos-events": "q1", "kairos-telemetry": "q2", "kairos-sweeps": "q3"}
 
 
 class CloudflareAccount:

@@ -55,7 +55,7 @@ def test_a_new_account_and_a_second_deployment(operator: Operator, monkeypatch: 
         for name, value in account.environment().items():
             monkeypatch.setenv(name, value)
         assert main(verb) == 0
-        assert account.created == ["database", "cache", "blobs", "events", "telemetry"]
+        assert account.created == ["database", "cache", "blobs", "events", "telemetry", "sweeps"]
         assert account.unknown == []
         assert account.secrets == dict.fromkeys(("kairos-relay", "kairos-fabric"), operator.worker_secrets())
         assert "CREATE TABLE tenants" in "".join(account.statements)
@@ -68,10 +68,10 @@ def test_a_new_account_and_a_second_deployment(operator: Operator, monkeypatch: 
         for bindings in bound.values():
             assert {name: bindings[name]["text"] for name in operator.worker_vars()} == operator.worker_vars()
         assert [each["migrations"]["new_tag"] for each in account.scripts.values()] == ["v1", "v1"]
-        assert len(account.triggers) == 3
+        assert len(account.triggers) == 4
 
         assert main(verb) == 0
-        assert len(account.created) == 5
+        assert len(account.created) == 6
         assert "migrations" not in account.scripts["kairos-fabric"]
     assert not list(source_tree().glob(".deploy.*"))
 

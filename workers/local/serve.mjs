@@ -1,6 +1,6 @@
 // One Worker in one workerd process: `node serve.mjs PLAN`. PLAN is JSON made by kairos_cli/fabric/local.py. Says {"ready": URL} on
-// standard output when it answers, and stops cleanly on SIGTERM or when standard input closes. `node serve.mjs PLAN snapshot` makes
-// the memory snapshot instead.
+// standard output when it answers, and stops cleanly on SIGTERM or when standard input closes. SIGUSR2 runs its crons at once.
+// `node serve.mjs PLAN snapshot` makes the memory snapshot instead.
 import { mkdir, readFile, readdir, rename, writeFile } from "node:fs/promises";
 import { createRequire } from "node:module";
 import path from "node:path";
@@ -81,13 +81,14 @@ async function migrate(miniflare) {
 
 async function runCrons(miniflare) {
   const worker = await miniflare.getWorker();
-  setInterval(() => {
-    const minute = new Date().getMinutes();
+  const run = (isDue) => {
     for (const cron of plan.crons) {
       const every = Number(/^\*\/(\d+) \* \* \* \*$/.exec(cron)?.[1] ?? 60); // others: once an hour
-      if (minute % every === 0) worker.scheduled({ cron }).catch((error) => console.error(`cron ${cron}: ${error}`));
+      if (isDue(every)) worker.scheduled({ cron }).catch((error) => console.error(`cron ${cron}: ${error}`));
     }
-  }, 60_000).unref();
+  };
+  setInterval(() => run((every) => new Date().getMinutes() % every === 0), 60_000).unref();
+  process.on("SIGUSR2", () => run(() => true)); // now
 }
 
 async function writeSnapshot(miniflare) {

@@ -1,8 +1,9 @@
 """The control plane's Worker: requests go to the tenant's object, events and samples from their queues to where they are kept, the cron
-to each tenant."""
+through a queue to each tenant."""
 
 from __future__ import annotations
 
+import json
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -10,13 +11,14 @@ from kairos.api.problem import ProblemError
 from kairos_control import app, audit, double_entry, fabric, telemetry
 from kairos_control.adapters.messages import call_of, refusal_of, response_of
 from kairos_control.adapters.platform import BoundLogs, platform_of
+from kairos_control.adapters.storage import Queue
 from kairos_control.objects.tenant import Tenant
 from kairos_control.ports import Platform
 from workers import WorkerEntrypoint
 
 __all__ = ["Default", "Tenant"]
 
-_TELEMETRY = "kairos-telemetry"
+_TELEMETRY, _SWEEPS = "kairos-telemetry", "kairos-sweeps"
 _seen: set[str] = set()  # tenants that exist, or did when this isolate asked: their objects know better
 
 
@@ -46,6 +48,10 @@ class Default(WorkerEntrypoint):  # type: ignore[misc]
         messages = list(batch.messages)
         bodies = [message.body for message in messages]
         platform = platform_of(self.env)
+        if batch.queue == _SWEEPS:
+            for message in messages:
+                await self._sweep(platform, message)
+            return
         if batch.queue == _TELEMETRY:
             await telemetry.consume(platform, bodies)
         else:
@@ -54,12 +60,22 @@ class Default(WorkerEntrypoint):  # type: ignore[misc]
             message.ack()
 
     async def scheduled(self, controller: Any, env: Any, ctx: Any) -> None:
+        """Each tenant's housekeeping is a message of its own: one that fails is tried again and holds up no other, and thousands
+        are no single invocation's work."""
         platform = platform_of(self.env)
         await fabric.forget_ended(platform)
-        for row in await platform.store.rows("SELECT tenant FROM tenants"):
-            await self.env.TENANT.getByName(row["tenant"]).fetch(
-                f"http://fabric/internal/sweep/{row['tenant']}",
-                method="POST",
-                headers={"authorization": f"Bearer {platform.settings.internal_key}"},
-            )
-            await double_entry.check(platform, row["tenant"])
+        await Queue(self.env.SWEEPS).send(await platform.store.rows("SELECT tenant FROM tenants"))
+
+    async def _sweep(self, platform: Platform, message: Any) -> None:
+        tenant = json.loads(message.body)["tenant"]
+        answer = await self.env.TENANT.getByName(tenant).fetch(
+            f"http://fabric/internal/sweep/{tenant}",
+            method="POST",
+            body="{}",  # without one there is no Content-Length, and no body is taken without that
+            headers={"authorization": f"Bearer {platform.settings.internal_key}"},
+        )
+        if answer.status != 204:
+            message.retry()
+            return
+        await double_entry.check(platform, tenant)
+        message.ack()

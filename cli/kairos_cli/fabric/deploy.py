@@ -40,6 +40,7 @@ RESOURCES = (
     Resource("blobs", ("r2", "bucket", "create", "kairos-blobs")),
     Resource("events", ("queues", "create", "kairos-events")),
     Resource("telemetry", ("queues", "create", "kairos-telemetry")),
+    Resource("sweeps", ("queues", "create", "kairos-sweeps")),
 )
 
 
