@@ -39,8 +39,7 @@ static void forward_flow(kdp_engine *e, lane *l, vni *v, const sender *from, con
   }
 }
 
-static void answer(kdp_engine *e, lane *l, vni *v, const sender *from, const uint8_t *data, size_t len,
-                   const packet *p) {
+static void answer(kdp_engine *e, lane *l, vni *v, const sender *from, uint8_t *data, size_t len, const packet *p) {
   const struct virtio_net_hdr vnet = {0};
   if (from->session == NULL)
     tun_write(l, v, &vnet, data, len, p);

@@ -441,8 +441,8 @@ bool translate(const vni *from, const vni *to, const struct virtio_net_hdr *vnet
 /* -- tun.c --------------------------------------------------------------------------------------------------------- */
 /* A batch; buffer: TUN_BYTES. true: some were joined and none is left, so more are likely to come together. */
 bool tun_read(kdp_engine *e, lane *l, vni *v, uint8_t *buffer);
-void tun_write(lane *l, const vni *v, const struct virtio_net_hdr *vnet, const uint8_t *data, size_t len,
-               const packet *p);
+/* To the host; a UDP super-packet that it refuses is taken apart in place. */
+void tun_write(lane *l, const vni *v, const struct virtio_net_hdr *vnet, uint8_t *data, size_t len, const packet *p);
 
 /* -- config.c ------------------------------------------------------------------------------------------------------ */
 void session_free(session *s); /* wipes its keys */

@@ -100,42 +100,36 @@ bool tun_read(kdp_engine *e, lane *l, vni *v, uint8_t *buffer) {
   return joined && drained;
 }
 
-static bool write_packet(const vni *v, const struct virtio_net_hdr *vnet, const uint8_t *data, size_t headers,
-                         const uint8_t *payload, size_t len) {
-  struct iovec parts[3] = {
-      {(void *)(uintptr_t)vnet, sizeof *vnet}, {(void *)(uintptr_t)data, headers}, {(void *)(uintptr_t)payload, len}};
-  return writev(v->tun, parts, payload == NULL ? 2 : 3) >= 0;
-}
-
-/* A kernel before 6.2 refuses a UDP super-packet: its datagrams go one by one. */
-static bool write_apart(const vni *v, const struct virtio_net_hdr *super, const uint8_t *data, size_t len,
+/* A kernel before 6.2 refuses a UDP super-packet: its datagrams go one by one, each with its headers right before its
+ * payload, over what has been written. */
+static void write_apart(lane *l, const vni *v, const struct virtio_net_hdr *super, uint8_t *data, size_t len,
                         const packet *p) {
-  struct virtio_net_hdr vnet = {
-      .flags = super->flags, .csum_start = super->csum_start, .csum_offset = super->csum_offset};
+  struct virtio_net_hdr vnet = *super;
+  vnet.gso_type = VIRTIO_NET_HDR_GSO_NONE, vnet.gso_size = vnet.hdr_len = 0;
   size_t headers = (size_t)p->l4 + UDP_HEADER, size = super->gso_size;
-  uint8_t head[TEMPLATE_MAX];
-  if (headers > sizeof head || size == 0) return false;
-  memcpy(head, data, headers);
-  bool written = true;
   for (size_t at = headers; at < len; at += size) {
-    size_t payload = len - at < size ? len - at : size;
-    packet_set_udp_length(head, p->l4, headers + payload);
-    written = write_packet(v, &vnet, head, headers, data + at, payload) && written;
-    if (p->family == 4) put16(head + 4, (uint32_t)get16(head + 4) + 1);
+    uint8_t *piece = data + at - headers;
+    size_t piece_len = headers + (len - at < size ? len - at : size);
+    if (at > headers) memmove(piece, piece - size, headers);
+    if (at > headers && p->family == 4) put16(piece + 4, (uint32_t)get16(piece + 4) + 1);
+    packet_set_udp_length(piece, p->l4, piece_len);
+    tun_write(l, v, &vnet, piece, piece_len, p);
   }
-  return written;
 }
 
-void tun_write(lane *l, const vni *v, const struct virtio_net_hdr *vnet, const uint8_t *data, size_t len,
-               const packet *p) {
-  bool written = write_packet(v, vnet, data, len, NULL, 0);
-  if (unlikely(!written && vnet->gso_type == VIRTIO_NET_HDR_GSO_UDP_L4 && (errno == EINVAL || errno == EMSGSIZE)))
-    written = write_apart(v, vnet, data, len, p);
-  if (unlikely(!written)) {
+static bool is_udp_super(const struct virtio_net_hdr *vnet, const packet *p) {
+  return vnet->gso_type == VIRTIO_NET_HDR_GSO_UDP_L4 && vnet->gso_size > 0 && p->l4_header == UDP_HEADER;
+}
+
+void tun_write(lane *l, const vni *v, const struct virtio_net_hdr *vnet, uint8_t *data, size_t len, const packet *p) {
+  struct iovec parts[2] = {{(void *)(uintptr_t)vnet, sizeof *vnet}, {data, len}};
+  if (likely(writev(v->tun, parts, 2) >= 0)) {
+    volume told = volume_of(vnet, len, p);
+    count_n(l, C_rx_packets, told.packets);
+    count_n(l, C_rx_bytes, told.bytes);
+  } else if (is_udp_super(vnet, p) && (errno == EINVAL || errno == EMSGSIZE)) {
+    write_apart(l, v, vnet, data, len, p);
+  } else {
     count(l, C_drop_tun_write);
-    return;
   }
-  volume told = volume_of(vnet, len, p);
-  count_n(l, C_rx_packets, told.packets);
-  count_n(l, C_rx_bytes, told.bytes);
 }
