@@ -29,9 +29,9 @@ from bench.sniffer import Sniffer
 from overlay import TENANT, WEB, Host, Overlay, running_overlay, wait_for
 
 _MANY, _QUICK_MANY = 1_000, 50
-_TIMES, _QUICK_TIMES = 17, 3  # removals a round
+_TIMES, _QUICK_TIMES = 12, 3  # removals a round
 _CHANGES, _QUICK_CHANGES = 4, 1  # VNIs made and deleted a round
-_IPERF_S, _QUICK_IPERF_S = 5, 1
+_IPERF_S, _QUICK_IPERF_S = 4, 1
 _PORT = 8080  # that the overlay's policy allows
 _PING_S = 0.02
 _QUIET_S = 0.2  # no packet for so long, 10 of them missing, and it was the last
