@@ -8,6 +8,7 @@ from pathlib import Path
 
 from kairos.api.admin import Page
 from kairos.audit.event import Event
+from kairos.audit.flow_record import LEDGER_WINDOW
 from kairos.audit.head import EventProof, SignedHead, verify_event
 from kairos.audit.merkle import leaf_hash
 from kairos.audit.verification import Report
@@ -30,7 +31,7 @@ def listing(options: argparse.Namespace) -> None:
 
     admin, path = client(options), at(tenant_of(options), "audit")
     events: list[Event] = []
-    query: dict[str, str | int] = {"kind": options.kind} if options.kind else {}
+    query: dict[str, str | int] = kinds(options)
     while len(events) < options.limit:
         page = admin.get(path, Page, limit=min(_PAGE, options.limit - len(events)), **query)
         events += msgspec.convert(page.items, list[Event])
@@ -63,7 +64,7 @@ def _news(admin: AdminClient, path: str, options: argparse.Namespace, seen: set[
     import msgspec
 
     news: list[Event] = []
-    query: dict[str, str | int] = {"kind": options.kind} if options.kind else {}
+    query: dict[str, str | int] = kinds(options)
     while True:
         page = admin.get(path, Page, limit=_PAGE if seen else options.limit, **query)
         for event in msgspec.convert(page.items, list[Event]):
@@ -173,6 +174,13 @@ def _root(options: argparse.Namespace) -> Certificate:
         return parse_certificate_untrusted(path.read_bytes())
     except FileNotFoundError:
         raise KairosError(f"{path} is missing; name the fabric's root certificate (DER) with --root") from None
+
+
+def kinds(options: argparse.Namespace) -> dict[str, str | int]:
+    """Programs get every kind; people get the windows of flows, which come all the time, only when they ask for them."""
+    if options.kind:
+        return {"kind": options.kind}
+    return {} if options.json else {"without": LEDGER_WINDOW}
 
 
 def row(event: Event) -> tuple[str, ...]:

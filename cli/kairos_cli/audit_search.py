@@ -12,7 +12,7 @@ from kairos.audit.flow_record import LEDGER_WINDOW
 from kairos.audit.reconciliation import MARGIN_S, Discrepancy, Reconciliation, reconcile
 from kairos.errors import KairosError
 from kairos_cli.admin import AdminClient, at, client, tenant_of
-from kairos_cli.audit import HEADER, row
+from kairos_cli.audit import HEADER, kinds, row
 from kairos_cli.device import node_of
 from kairos_cli.duration import seconds
 from kairos_cli.output import as_fields, as_json, as_table, moment
@@ -23,7 +23,7 @@ _PAGE = 500
 def search(options: argparse.Namespace) -> None:
     """Newest first."""
     admin, tenant, now = client(options), tenant_of(options), time.time()
-    query = {"kind": options.kind, "actor": options.actor, "vni": options.vni, "text": options.text}
+    query: dict[str, str | int] = {**kinds(options), "actor": options.actor, "vni": options.vni, "text": options.text}
     query["device"] = node_of(admin, tenant, options.device) if options.device else ""
     query["since"] = str(int(now - seconds("--since", options.since))) if options.since else ""
     query["until"] = str(int(now - seconds("--until", options.until))) if options.until else ""
@@ -34,7 +34,7 @@ def search(options: argparse.Namespace) -> None:
     as_table(HEADER, map(row, events), "nothing on record fits")
 
 
-def found(admin: AdminClient, tenant: str, limit: int, **query: str) -> Iterator[Event]:
+def found(admin: AdminClient, tenant: str, limit: int, **query: str | int) -> Iterator[Event]:
     """What fits the query, newest first, page by page."""
     import msgspec
 

@@ -326,7 +326,8 @@ class FlowJudge:
         detail = msgspec.to_builtins(window)
         self._record(
             Event(
-                secrets.token_hex(16), time.time(), self._tenant, self._node, LEDGER_WINDOW, suite=self._suite,
+                secrets.token_hex(16), time.time(), self._tenant, self._node, LEDGER_WINDOW, self._node,
+                f"{len(window.rows)} flows", suite=self._suite,
                 policy_version=self._around.policy_version, detail=detail,
             )
         )  # fmt: skip

@@ -33,6 +33,8 @@ def found(plane: ControlPlane, **query: Any) -> list[str]:
 def test_each_condition_leaves_out_what_it_does_not_fit(plane: ControlPlane, gateway: Device) -> None:
     assert found(plane) == ["tcp 2", "tcp 1", "tcp 0"]
     assert found(plane, actor="ep-a") == ["tcp 1", "tcp 0"]
+    assert found(plane, without="flow.den") == []
+    assert found(plane, without="ledger.window") == ["tcp 2", "tcp 1", "tcp 0"]
     assert found(plane, vni=7) == ["tcp 2", "tcp 0"]
     assert found(plane, vni=7, actor="ep-a") == ["tcp 0"]
     assert found(plane, since=plane.now + 60) == ["tcp 2", "tcp 1"]

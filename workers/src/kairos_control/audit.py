@@ -71,6 +71,8 @@ def _conditions(query: Mapping[str, str]) -> Iterator[Statement]:
     """What a search asks for, in SQL. Raises invalid."""
     if kind := query.get("kind", ""):
         yield "kind >= ? AND kind < ?", (kind, kind + _LAST)
+    if without := query.get("without", ""):
+        yield "NOT (kind >= ? AND kind < ?)", (without, without + _LAST)
     if device := query.get("device", ""):
         yield f"(source = ? OR {_ACTOR} = ? OR {_SUBJECT} = ?)", (device,) * 3
     if actor := query.get("actor", ""):
