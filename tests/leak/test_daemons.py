@@ -16,7 +16,7 @@ import pytest
 
 from engine_rig import ip_packet, tcp_packet, udp_packet
 from kairos_dataplane.pure.packet import UDP
-from overlay import wait_for
+from overlay import TENANT, wait_for
 from yard import NAMES, PAIRS, Segment, Yard, drops, mark, running_yard
 
 EVERY_PAIR = pytest.mark.parametrize(("here", "there"), PAIRS)
@@ -156,4 +156,22 @@ def test_root_beside_an_honest_agent_gets_no_further(yard: Yard, here: str) -> N
     wait_for("drops", lambda: sum(drops(host).values()) + sum(drops(segment.side.gateway).values()) > before + 2)
     for each in yard.segments.values():
         yard.await_arrival(each)
+    yard.assert_nothing_crossed()
+
+
+def test_what_was_a_members_is_nobodys(yard: Yard) -> None:
+    """Last: it changes who is where. An address that was given back is spoofed; a VNI that was left has no session."""
+    office, twin = yard.segments["acme/office"], yard.segments["acme/twin"]
+    rogue, members = office.side.rogue, f"/{TENANT}/vnis/{{}}/members/{office.side.rogue.node}"
+
+    yard.overlay.fabric.admin("PUT", members.format("office"), {"addresses": ["10.7.0.77"]})
+    wait_for("another address", lambda: "10.7.0.77/24" in str(rogue.status()["vnis"]))
+    stale = office.seal(office.packet(office.neighbour[4], office.own[4]))
+    yard.await_drops(office, yard.send(office, stale), {"drop_spoofed_source": 1})
+
+    kept = twin.seal(twin.packet(twin.neighbour[4]))
+    yard.overlay.fabric.admin("DELETE", members.format("twin"))
+    wait_for("its end", lambda: [vni["name"] for vni in rogue.status()["vnis"]] == ["office"])
+    yard.await_drops(twin, yard.send(twin, kept), {"drop_unknown_session": 1})
+    yard.await_arrival(yard.segments["rival/office"])
     yard.assert_nothing_crossed()
