@@ -49,10 +49,11 @@ def main() -> None:
     rounds = Rounds("flows", __doc__)
     count = _QUICK_FLOWS if rounds.quick else _FLOWS
     engines = {grants: _engine(grants) for grants in GRANTS}
-    with bare_engines("auto") as link, traffic.iperf_server(link):
-        _count_datagrams(link)
-        for _ in rounds:
-            _judged(rounds, engines, count)
+    for _ in rounds:
+        _judged(rounds, engines, count)
+        # Engines of its own for each round: a round's flows are as many as a session may have at a time.
+        with bare_engines("auto") as link, traffic.iperf_server(link):
+            _count_datagrams(link)
             rounds.attempt("upcall_cost_pct", _beside_bulk(link, _QUICK_BULK_S if rounds.quick else _BULK_S))
     rounds.finish()
 
