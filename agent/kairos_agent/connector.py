@@ -16,7 +16,7 @@ from kairos.api.problem import ProblemError
 from kairos.api.session import GatewayAddress, SessionGrant, SessionRequest
 from kairos.constants import HANDSHAKE_WAIT_S
 from kairos.errors import KairosError, Refused
-from kairos.protocol.path import Address, Mode
+from kairos.protocol.path import Address, Mode, format_address
 from kairos.wire.control import Config
 from kairos.wire.datagram import DATA_OVERHEAD
 from kairos_agent.tunnel import EndpointDriver
@@ -24,7 +24,7 @@ from kairos_dataplane import ControlReceived, Dataplane
 from kairos_dataplane.engine import Network
 from kairos_node.backoff import Backoff
 from kairos_node.fabric import FabricClient
-from kairos_node.path_prober import PathProber, format_address, parse_candidates
+from kairos_node.path_prober import PathProber, parse_candidates
 from kairos_node.relay_link import RelayChannel, RelayLink
 from kairos_node.steps import Steps
 from kairos_node.tls import Check, Credentials, TlsChannel

@@ -12,6 +12,7 @@ from kairos.crypto import labels
 from kairos.errors import KairosError
 from kairos.identity import transcript
 from kairos.identity.certificate import parse_certificate_untrusted
+from kairos.identity.spiffe import is_gateway
 from kairos_cli.admin import AdminClient, at
 from kairos_cli.device import named
 from kairos_cli.fabric.operator import Operator
@@ -101,7 +102,7 @@ def _key(provider: Any, operator: Operator, tenant: str, receipt: IsolationRecei
     )
     if relay:
         return parse_certificate_untrusted(receipt.certificate).public_key
-    role = "gateway" if receipt.point.startswith("gw-") else "endpoint"
+    role = "gateway" if is_gateway(receipt.point) else "endpoint"
     peer = verify_peer_untrusted(
         provider, trust, [receipt.certificate], tenant=tenant, role=role, now=time.time(), node=receipt.point
     )

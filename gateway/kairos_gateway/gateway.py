@@ -29,6 +29,7 @@ from kairos.crypto.provider import Provider
 from kairos.errors import Refused
 from kairos.identity import transcript
 from kairos.policy.decision import Decision, deny
+from kairos.protocol.path import format_address
 from kairos.wire.claim import FlowClaim
 from kairos.wire.control import VniConfig
 from kairos_dataplane import ControlReceived, Dataplane, Offences, PathMoved
@@ -50,7 +51,6 @@ from kairos_node.fabric import FabricClient, Signer
 from kairos_node.local_api import LocalServer
 from kairos_node.metrics import MetricsServer
 from kairos_node.netlink import GATEWAY, VniPlan, host_addresses, open_interfaces
-from kairos_node.path_prober import format_address
 from kairos_node.policy import Choice
 from kairos_node.relay_link import ChannelUser, RelayChannel
 from kairos_node.start import stop_on_signals

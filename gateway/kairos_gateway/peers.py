@@ -6,11 +6,11 @@ import logging
 from collections.abc import Mapping
 from typing import Any, Protocol, cast
 
+from kairos.protocol.path import format_address
 from kairos_dataplane import PathKind, PathMoved
 from kairos_dataplane.engine import Network
 from kairos_gateway.sessions import Session
 from kairos_gateway.tunnel import GatewayDriver
-from kairos_node.path_prober import format_address
 from kairos_node.tunnel import TunnelDriver
 from kairos_node.vnis import Vnis
 

@@ -12,14 +12,14 @@ import msgspec
 from kairos.audit.event import Event
 from kairos.audit.flow_record import LEDGER_WINDOW, RESTATE_S, WINDOW_ROWS, FlowRow, FlowWindow
 from kairos.constants import CLOCK_SKEW_S
+from kairos.identity.spiffe import is_gateway
 from kairos.policy.input import PROTOCOLS
+from kairos.protocol.path import format_address
 
 SETTLE_S = 60  # two windows and the way of their events into the log
 MARGIN_S = RESTATE_S + CLOCK_SKEW_S  # so much earlier and later the other end may have told of a flow
-_SLACK_BYTES, _SLACK = (
-    65_536,
-    1.25,
-)  # an end may count a packet whole that the other counts in pieces, each with headers
+# An end may count a packet whole that the other counts in pieces, each with headers.
+_SLACK_BYTES, _SLACK = 65_536, 1.25
 _ICMP = (1, 58)
 Key = tuple[int, int, tuple[tuple[str, int], tuple[str, int]]]
 
@@ -109,7 +109,7 @@ def reconcile(events: Iterable[Event], since: float, until: float) -> Reconcilia
 
 def _settle(result: Reconciliation, books: dict[str, _Book], told_by: str, claim: _Claim) -> None:
     row = claim.row
-    others = [claim.node] if claim.node else [node for node in books if _is_gateway(node) and node != told_by]
+    others = [claim.node] if claim.node else [node for node in books if is_gateway(node) and node != told_by]
     known = [books[node] for node in others if node in books]
     if any(book.knows(claim.key, row) for book in known):
         kind = "understated" if claim.node and _understates(books[told_by], books[claim.node], claim) else ""
@@ -139,13 +139,13 @@ def _understates(teller: _Book, other: _Book, claim: _Claim) -> bool:
 def _claims(source: str, row: FlowRow) -> Iterator[_Claim]:
     """Of whom the teller had packets. A flow that goes on was begun by one, at least."""
     key, *others = _keys(row)
-    if not _is_gateway(source):
+    if not is_gateway(source):
         if row.device != source or row.packets[1]:
             yield _Claim("", key, row)
         return
-    if row.device and not _is_gateway(row.device):
+    if row.device and not is_gateway(row.device):
         yield _Claim(row.device, key, row)
-    if row.peer and not _is_gateway(row.peer) and row.packets[1]:
+    if row.peer and not is_gateway(row.peer) and row.packets[1]:
         yield _Claim(row.peer, others[0] if others else key, row)
 
 
@@ -176,19 +176,10 @@ def _overlap(begin: float, end: float, other_begin: float, other_end: float) -> 
     return begin <= other_end + CLOCK_SKEW_S and other_begin <= end + CLOCK_SKEW_S
 
 
-def _is_gateway(node: str) -> bool:
-    return node.startswith("gw-")
-
-
 def _text(row: FlowRow) -> str:
     """`tcp 10.7.0.5:40112 > 10.7.0.9:443 in vni 7`."""
     name = PROTOCOLS.get(row.protocol, str(row.protocol))
     if row.protocol in _ICMP:
         return f"{name} {row.source} > {row.destination} in vni {row.vni}"
-    return (
-        f"{name} {_end(row.source, row.source_port)} > {_end(row.destination, row.destination_port)} in vni {row.vni}"
-    )
-
-
-def _end(host: str, port: int) -> str:
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    source, destination = (row.source, row.source_port), (row.destination, row.destination_port)
+    return f"{name} {format_address(source)} > {format_address(destination)} in vni {row.vni}"

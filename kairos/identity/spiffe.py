@@ -25,6 +25,11 @@ def node_id(role: str, public_key: bytes) -> str:
     return f"{'gw' if role == 'gateway' else 'ep'}-{digest[:16]}"
 
 
+def is_gateway(node: str) -> bool:
+    """By a node's id."""
+    return node.startswith("gw-")
+
+
 @dataclass(frozen=True, slots=True)
 class SpiffeId:
     """One node's name. role is `endpoint` or `gateway`."""

@@ -21,6 +21,12 @@ Mode = Literal["auto", "relay", "direct"]
 _PROBE = struct.Struct("!IH")  # round, candidate: what the peer must echo
 
 
+def format_address(address: Address) -> str:
+    """`192.0.2.1:7843`, `[2001:db8::1]:7843`."""
+    host, port = address
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
 @dataclass(frozen=True, slots=True)
 class Probe:
     """Send this payload as a PROBE to that address."""

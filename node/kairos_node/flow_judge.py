@@ -16,6 +16,7 @@ from kairos.audit.event import Event
 from kairos.audit.flow_record import LEDGER_WINDOW, RULE_MAX, WINDOW_S, Crossed, FlowRow, FlowWindow
 from kairos.policy.decision import Decision, deny
 from kairos.policy.input import PROTOCOLS, Application, Crossing, flow_input, rfc3339
+from kairos.protocol.path import format_address
 from kairos.wire.claim import FlowClaim
 from kairos_dataplane import ControlReceived, Dataplane, Flow, Verdict
 from kairos_node.decision_log import MINUTE_S, DecisionLog
@@ -392,8 +393,5 @@ def describe(flow: Flow) -> str:
     where = f"in vni {flow.vni}" + (f" from vni {flow.from_vni}" if flow.from_vni else "")
     if flow.protocol in _ICMP:
         return f"{name} type {flow.icmp_type} {flow.src} > {flow.dst} {where}"
-    return f"{name} {_end(str(flow.src), flow.src_port)} > {_end(str(flow.dst), flow.dst_port)} {where}"
-
-
-def _end(host: str, port: int) -> str:
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    source, destination = (str(flow.src), flow.src_port), (str(flow.dst), flow.dst_port)
+    return f"{name} {format_address(source)} > {format_address(destination)} {where}"

@@ -153,8 +153,3 @@ def parse_candidates(texts: Sequence[str]) -> list[Address]:
             if 0 < address[1] < 65536:
                 found.append(address)
     return found
-
-
-def format_address(address: Address) -> str:
-    host, port = address
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

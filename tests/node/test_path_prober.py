@@ -7,8 +7,9 @@ import asyncio
 import pytest
 
 from engine_rig import RELAY, rig_on
+from kairos.protocol.path import format_address
 from kairos.wire.datagram import DatagramType
-from kairos_node.path_prober import PathProber, format_address, parse_candidates
+from kairos_node.path_prober import PathProber, parse_candidates
 
 LARGEST = 1_420
 

@@ -11,6 +11,7 @@ from enum import Enum
 from ipaddress import IPv4Address, IPv6Address, ip_address
 
 from kairos.errors import BadMessage
+from kairos.protocol.path import format_address
 
 NAME_MAX = 253  # of a host, as DNS has it
 Address = IPv4Address | IPv6Address
@@ -25,8 +26,7 @@ class Target:
     vni: str = ""
 
     def __str__(self) -> str:
-        host = f"[{self.host}]" if isinstance(self.host, IPv6Address) else str(self.host)
-        return f"{host}:{self.port}" + (f" in {self.vni}" if self.vni else "")
+        return format_address((str(self.host), self.port)) + (f" in {self.vni}" if self.vni else "")
 
 
 class Outcome(Enum):

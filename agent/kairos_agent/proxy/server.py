@@ -16,6 +16,7 @@ from typing import Any, Protocol
 
 from kairos.errors import BadMessage, Refused
 from kairos.policy.input import Application
+from kairos.protocol.path import format_address
 from kairos_agent.proxy.http_connect import HttpConnect
 from kairos_agent.proxy.negotiation import Address, Negotiation, Outcome, Target
 from kairos_agent.proxy.socks import VERSION as SOCKS5
@@ -87,7 +88,7 @@ class Proxy:
         self._socket.listen()
         self._socket.setblocking(False)
         address, port = end_of(self._socket.getsockname())
-        return f"[{address}]:{port}" if address.version == 6 else f"{address}:{port}"
+        return format_address((str(address), port))
 
     def close(self) -> None:
         if self._socket is not None:

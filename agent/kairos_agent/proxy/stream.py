@@ -10,6 +10,7 @@ from ipaddress import ip_address
 from typing import Any
 
 from kairos.policy.input import Application
+from kairos.protocol.path import format_address
 from kairos_agent.proxy.negotiation import Address, Target
 
 _PIECE = 65_536
@@ -86,4 +87,4 @@ def end_of(name: tuple[Any, ...]) -> End:
 
 
 def _text(end: End) -> str:
-    return f"[{end[0]}]:{end[1]}" if end[0].version == 6 else f"{end[0]}:{end[1]}"
+    return format_address((str(end[0]), end[1]))

@@ -13,7 +13,7 @@ from kairos.identity.certificate import (
     node_to_be_signed,
     parse_certificate_untrusted,
 )
-from kairos.identity.spiffe import SpiffeId
+from kairos.identity.spiffe import SpiffeId, is_gateway
 
 from .http import Call, Reply, reply
 from .journal import Journal
@@ -113,9 +113,9 @@ class Certificates:
     async def seen_by(self, node: str) -> list[CertificateRefusal]:
         """What the node has to know: a gateway of all, an endpoint of gateways and of its own."""
         refused = await self.refused()
-        if node.startswith("gw-"):
+        if is_gateway(node):
             return refused
-        return [each for each in refused if each.node == node or each.node.startswith("gw-")]
+        return [each for each in refused if each.node == node or is_gateway(each.node)]
 
 
 def _refusal(row: Row, now: int) -> CertificateRefusal:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from kairos.api.push import NetworkChanged, ToNode, encode
+from kairos.identity.spiffe import is_gateway
 
 from .ports import TenantPlatform
 
@@ -15,11 +16,11 @@ class Pushes:
         self._send(self._platform.sockets.online(), message)
 
     def to_gateways(self, message: ToNode) -> None:
-        self._send({node for node in self._platform.sockets.online() if node.startswith("gw-")}, message)
+        self._send({node for node in self._platform.sockets.online() if is_gateway(node)}, message)
 
     def about(self, node: str, message: ToNode) -> None:
         """To whoever meets the node, and to itself: the gateways, or everyone where it is one."""
-        if node.startswith("gw-"):
+        if is_gateway(node):
             self.to_all(message)
         else:
             self.to_gateways(message)

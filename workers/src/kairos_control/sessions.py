@@ -9,6 +9,7 @@ import json
 from kairos.api.push import Revocation, SessionNotice
 from kairos.api.session import Cut, GatewayAddress, Introspected, Introspection, SessionGrant, SessionRequest
 from kairos.constants import SESSION_LIFE_S
+from kairos.identity.spiffe import is_gateway
 
 from .gateways import ranked
 from .http import Call, Reply, reply
@@ -116,9 +117,7 @@ class Sessions:
     async def cut_at_relay(self, node: str, until: int) -> bool:
         """Its sockets there end, and none is let in before `until` (Unix seconds). False: the relay was not told."""
         gateways = [row["node"] for row in await gateways_of(self._platform.store, self._platform.tenant)]
-        told = await self._platform.relay.cut(
-            Cut(until, [*gateways, node] if node.startswith("gw-") else gateways, node)
-        )
+        told = await self._platform.relay.cut(Cut(until, [*gateways, node] if is_gateway(node) else gateways, node))
         if not told:
             self._journal.record(
                 "relay.unreachable", actor="fabric", subject=node, reason="the relay was not told to cut"

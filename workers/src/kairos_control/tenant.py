@@ -48,6 +48,7 @@ from kairos.audit.event import Accepted, EventBatch
 from kairos.audit.head import Appended, Consistency, EventProof, SealedSegment, SignedHead
 from kairos.constants import BUNDLE_MAX
 from kairos.errors import BadMessage
+from kairos.identity.spiffe import is_gateway
 
 from . import administrators, audit, audit_log, network, outbox
 from .administrators import bearer, require_administrator
@@ -153,7 +154,7 @@ class TenantService:
         platform = self.platform
         row = await platform.store.first("SELECT revision FROM tenants WHERE tenant = ?", platform.tenant)
         record = await self.policies.current()
-        sessions = self.sessions.current() if node.startswith("gw-") else []
+        sessions = self.sessions.current() if is_gateway(node) else []
         return encode(
             Welcome(
                 row["revision"] if row else 0,

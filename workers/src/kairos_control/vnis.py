@@ -9,7 +9,7 @@ import msgspec
 
 from kairos.api.admin import MemberRecord, MemberWanted, VniCreate, VniRecord
 from kairos.constants import VNI_MAX
-from kairos.identity.spiffe import is_name
+from kairos.identity.spiffe import is_gateway, is_name
 
 from .http import Call, Reply, reply
 from .interconnects import refuse_overlap, refuse_where_joined
@@ -148,7 +148,7 @@ class Vnis:
         before = await self._addresses(row["vni"], node)
         if not before:
             raise problem("not-found", f"{node} is no member of {row['name']}")
-        if node.startswith("gw-"):
+        if is_gateway(node):
             raise problem("in-use", "a gateway is in every VNI of its tenant; revoke it, or delete the VNI")
         await self._platform.store.write(
             [(f"DELETE FROM {table} WHERE vni = ? AND node = ?", (row["vni"], node)) for table in ("leases", "routes")]
