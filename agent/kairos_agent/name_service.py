@@ -17,7 +17,7 @@ from kairos_dataplane.engine import Network
 from kairos_node.netlink import VniPlan
 from kairos_node.network_view import Address, NetworkView
 from kairos_node.vnis import Vnis
-from kairos_node.zone import Zone, lies_under
+from kairos_node.zone import Zone, lies_under, zone_of
 
 _log = logging.getLogger(__name__)
 _NOBODYS = ("internal", "home.arpa")  # set aside for private use: nothing of the world is called so
@@ -48,7 +48,7 @@ class NameService:
         async with self._turn:
             taken: set[str] = set()
             for plan in sorted(self.vnis.plans, key=lambda plan: plan.vni):
-                zone = Zone(view, plan.vni)
+                zone = zone_of(view, plan.vni)
                 if not (self.enabled and zone.suffix and plan.addresses) or plan.apart:
                     self.forget(plan.vni)
                     continue

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from ipaddress import ip_interface, ip_network
+from weakref import WeakKeyDictionary
 
 from kairos.identity.spiffe import is_name
 from kairos_dataplane.engine import Network
@@ -45,6 +46,17 @@ class Zone:
     def name(self, address: Address) -> str:
         """What its holder is called; empty where nobody has it."""
         return self._names.get(address, "")
+
+
+_made: WeakKeyDictionary[NetworkView, dict[int, Zone]] = WeakKeyDictionary()
+
+
+def zone_of(view: NetworkView, vni: int) -> Zone:
+    """The names of a VNI in this view, which are gathered once: a proxy asks for each connection."""
+    zones = _made.setdefault(view, {})
+    if vni not in zones:
+        zones[vni] = Zone(view, vni)
+    return zones[vni]
 
 
 def suffix_of(text: str) -> str:

@@ -9,7 +9,7 @@ from kairos.errors import Refused
 from kairos_agent.proxy.negotiation import Address, Target
 from kairos_node.netlink import VniPlan
 from kairos_node.network_view import NetworkView
-from kairos_node.zone import Zone, lies_under
+from kairos_node.zone import lies_under, zone_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +45,7 @@ def _addresses(target: Target, plan: VniPlan, view: NetworkView) -> tuple[Addres
     host = target.host
     if not isinstance(host, str):
         return (host,) if any(host in route for route in plan.routes) else ()
-    zone = Zone(view, plan.vni)
+    zone = zone_of(view, plan.vni)
     if zone.suffix and lies_under(host, zone.suffix):
         host = host.removesuffix(zone.suffix).removesuffix(".")
     elif "." in host or not target.vni:
