@@ -14,17 +14,16 @@ import random
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 
 from scope_matrix import violations
-from storm import Source, await_all, events_of, storm
+from storm import await_all, enrolled_sources, events_of, storm
 
 from bench.rounds import Rounds
 from bench.tampering import undetected
 from control_plane import ControlPlane
-from fabric_host import TENANT, FabricHost, Gatekeeper, client_of, default_provider, running_fabric
+from fabric_host import TENANT, FabricHost, client_of, default_provider, running_fabric
 from kairos.api.problem import ProblemError
 from kairos.audit.event import Event
 from kairos.audit.head import SignedHead
@@ -34,8 +33,7 @@ from kairos.errors import KairosError
 from kairos.identity.certificate import parse_certificate_untrusted
 from kairos_cli.admin import AdminClient, at
 from kairos_cli.audit_export import checker, export, read_head, verify
-from kairos_node.enrollment import enroll
-from kairos_node.state import Identity, NodeState
+from kairos_node.state import Identity
 
 _EVENTS, _QUICK_EVENTS = 10_000, 1_000
 _FAULTS, _QUICK_FAULTS = 16, 8
@@ -62,7 +60,7 @@ def _measure(rounds: Rounds, folder: Path, number: int) -> None:
         host.tenant(TENANT)
         check = checker(parse_certificate_untrusted(host.operator.root_certificate))
         log = _Log(host, folder / "export", check)
-        with _sources(host, folder, count // 2) as (gateway, sources):
+        with enrolled_sources(host, folder, count // 2) as (gateway, sources):
             rounds.add("events_per_s", _burst(host, gateway, log, count), "events/s")
             for source in sources:
                 source.start()
@@ -112,22 +110,6 @@ class _Log:
         self._host.sweep(TENANT)
         export(self._admin, TENANT, self.folder, self._check)
         return [event for path in sorted(self.folder.glob("*.jsonl")) for event in events_of(path.read_bytes())]
-
-
-@contextmanager
-def _sources(host: FabricHost, folder: Path, count: int) -> Iterator[tuple[Identity, list[Source]]]:
-    """A gateway and an endpoint, each to record so many events in a process of its own."""
-    states = [NodeState(folder / name) for name in ("gateway", "endpoint")]
-    gateway = asyncio.run(host.first_gateway(TENANT, states[0], default_provider()))
-    with Gatekeeper(gateway, lambda _: ("allow", "")):
-        token = str(host.token(TENANT, "endpoint"))
-        asyncio.run(enroll(token, states[1], default_provider(), "laptop", lambda *_: None))
-    sources = [Source(state, count) for state in states]
-    try:
-        yield gateway, sources
-    finally:
-        for source in sources:
-            source.kill()
 
 
 def _burst(host: FabricHost, node: Identity, log: _Log, count: int) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import random
@@ -10,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -18,9 +19,10 @@ from pathlib import Path
 import msgspec
 from event_source import KIND, enough, taken
 
-from fabric_host import FabricHost
+from fabric_host import TENANT, FabricHost, Gatekeeper, default_provider
 from kairos.audit.event import Event
-from kairos_node.state import NodeState
+from kairos_node.enrollment import enroll
+from kairos_node.state import Identity, NodeState
 
 _CALM_S = 1.0  # in which each source records events that nothing disturbs: they draw along what a killed queue forgot
 _SETTLED_S = 150.0  # what a killed queue forgot comes again after a minute
@@ -49,6 +51,22 @@ class Source:
         if self._process is not None:
             self._process.kill()
             self._process.wait()
+
+
+@contextlib.contextmanager
+def enrolled_sources(host: FabricHost, folder: Path, count: int) -> Iterator[tuple[Identity, list[Source]]]:
+    """A gateway, and it and an endpoint as sources of so many events each, which have not begun."""
+    states = [NodeState(folder / name) for name in ("gateway", "endpoint")]
+    gateway = asyncio.run(host.first_gateway(TENANT, states[0], default_provider()))
+    with Gatekeeper(gateway, lambda _: ("allow", "")):
+        token = str(host.token(TENANT, "endpoint"))
+        asyncio.run(enroll(token, states[1], default_provider(), "laptop", lambda *_: None))
+    sources = [Source(state, count) for state in states]
+    try:
+        yield gateway, sources
+    finally:
+        for source in sources:
+            source.kill()
 
 
 @dataclass(frozen=True)

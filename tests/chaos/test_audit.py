@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import asyncio
 import random
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from storm import Losses, Source, await_all, events_of, storm
+from storm import Losses, Source, await_all, enrolled_sources, events_of, storm
 
-from fabric_host import TENANT, FabricHost, Gatekeeper, default_provider, running_fabric
+from fabric_host import TENANT, FabricHost, running_fabric
 from kairos.audit.event import Event
 from kairos.identity.certificate import parse_certificate_untrusted
 from kairos_cli.admin import AdminClient
 from kairos_cli.audit_export import checker
 from kairos_cli.audit_export import export as export_log
-from kairos_node.enrollment import enroll
-from kairos_node.state import NodeState
 from typed_command import Kairos
 
 EVENTS_EACH, FAULTS, SEED = 5000, 8, 20261125
@@ -32,16 +29,8 @@ def host(tmp_path: Path) -> Iterator[FabricHost]:
 
 @pytest.fixture
 def sources(host: FabricHost, tmp_path: Path) -> Iterator[list[Source]]:
-    """A gateway and an endpoint."""
-    states = [NodeState(tmp_path / name) for name in ("gateway", "endpoint")]
-    gateway = asyncio.run(host.first_gateway(TENANT, states[0], default_provider()))
-    with Gatekeeper(gateway, lambda _: ("allow", "")):
-        token = str(host.token(TENANT, "endpoint"))
-        asyncio.run(enroll(token, states[1], default_provider(), "laptop", lambda *_: None))
-    made = [Source(state, EVENTS_EACH) for state in states]
-    yield made
-    for source in made:
-        source.kill()
+    with enrolled_sources(host, tmp_path, EVENTS_EACH) as (_, sources):
+        yield sources
 
 
 def test_a_storm_loses_nothing(
