@@ -16,14 +16,14 @@ import contextlib
 import io
 import json
 import statistics
-import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+from bench.link import running
 from bench.rounds import Rounds
 from bench.sniffer import Sniffer
 from kairos.errors import Refused
@@ -210,15 +210,8 @@ def _carries(packet: bytes, port: int) -> bool:
     return data > 0 and int.from_bytes(packet[header + 2 : header + 4]) == port
 
 
-@contextmanager
-def _pinging(host: Host, address: str) -> Iterator[None]:
-    command = ("ip", "netns", "exec", host.namespace, "ping", "-q", "-i", str(_PING_S), address)
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
-        yield
-    finally:
-        process.kill()
-        process.wait()
+def _pinging(host: Host, address: str) -> AbstractContextManager[int]:
+    return running(host.namespace, "ping", "-q", "-i", str(_PING_S), address)
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from bench.link import running
 from bench.rounds import Rounds
 from bench.sniffer import Sniffer
 from overlay import TENANT, WEB, Host, Overlay, running_overlay, wait_for
@@ -106,20 +107,9 @@ def _gbit(overlay: Overlay, behind: bool, seconds: int) -> float:
     wait_for("direct paths", lambda: _is_direct(overlay.alice) and _is_direct(overlay.bob), _SETTLE_S)
     namespace = overlay.gateway.namespace.replace("gateway", "web") if behind else overlay.bob.namespace
     target = WEB if behind else overlay.address_of(overlay.bob)
-    with _iperf3_server(namespace):
+    with running(namespace, "iperf3", "-s", "-p", str(_PORT)):
         wait_for("the way there", lambda: _iperf3(overlay.alice, target, 1), _SETTLE_S)
         return float(wait_for("a stream", lambda: _iperf3(overlay.alice, target, seconds), _SETTLE_S))
-
-
-@contextmanager
-def _iperf3_server(namespace: str) -> Iterator[None]:
-    command = ("ip", "netns", "exec", namespace, "iperf3", "-s", "-p", str(_PORT))
-    server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
-        yield
-    finally:
-        server.kill()
-        server.wait()
 
 
 def _iperf3(host: Host, target: str, seconds: int) -> float:
