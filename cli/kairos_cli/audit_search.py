@@ -6,6 +6,8 @@ import argparse
 import time
 from collections.abc import Iterator
 
+import msgspec
+
 from kairos.api.admin import AuditRetention, Page
 from kairos.audit.event import Event
 from kairos.audit.flow_record import LEDGER_WINDOW
@@ -17,7 +19,13 @@ from kairos_cli.device import node_of
 from kairos_cli.duration import seconds
 from kairos_cli.output import as_fields, as_json, as_table, moment
 
-_PAGE = 500
+_PAGE, _EVENTS_MAX = 500, 100_000
+_COLUMNS = ("KIND", "NODE", "FLOW", "OPENED", "LAST", "PACKETS", "BYTES", "TOLD BY")
+_SAYS = {
+    "hidden": "does not name it",
+    "silent": "has told nothing of that time",
+    "understated": "names far fewer bytes",
+}
 
 
 def search(options: argparse.Namespace) -> None:
@@ -36,8 +44,6 @@ def search(options: argparse.Namespace) -> None:
 
 def found(admin: AdminClient, tenant: str, limit: int, **query: str | int) -> Iterator[Event]:
     """What fits the query, newest first, page by page."""
-    import msgspec
-
     left = limit
     while left > 0:
         page = admin.get(at(tenant, "audit"), Page, limit=min(_PAGE, left), **query)
@@ -77,15 +83,6 @@ def retention(options: argparse.Namespace) -> None:
     if kept.retired:
         fields.append(("retired", f"{kept.retired} events, sealed before {moment(kept.before)}"))
     as_fields(fields)
-
-
-_EVENTS_MAX = 100_000
-_COLUMNS = ("KIND", "NODE", "FLOW", "OPENED", "LAST", "PACKETS", "BYTES", "TOLD BY")
-_SAYS = {
-    "hidden": "does not name it",
-    "silent": "has told nothing of that time",
-    "understated": "names far fewer bytes",
-}
 
 
 def _tell(result: Reconciliation) -> None:

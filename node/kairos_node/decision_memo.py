@@ -11,9 +11,8 @@ from typing import Any
 
 from kairos.policy.decision import Decision
 
-Known = dict[
-    Hashable, tuple[dict[str, Any], Decision]
-]  # all of a flow that policy can see -> its input, and what came of it
+# All of a flow that policy can see -> its input, and what came of it.
+Known = dict[Hashable, tuple[dict[str, Any], Decision]]
 
 
 class DecisionMemo:

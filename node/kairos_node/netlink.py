@@ -223,9 +223,7 @@ class Interfaces:
 
     async def _rule(self, verb: str, link: _Link, rule: tuple[str, Network]) -> None:
         selector, network = rule
-        everything = (
-            not network.prefixlen
-        )  # an exit: such a rule is written without its selector, and found by its priority
+        everything = not network.prefixlen  # an exit: written without its selector, and found by its priority
         await link.netlink.rule(
             verb,
             family=_family(network),
