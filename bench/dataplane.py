@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import shutil
 import statistics
+import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack
 from functools import partial
@@ -33,7 +34,7 @@ LINKS: dict[str, Callable[[], AbstractContextManager[Link]]] = {
 _SECONDS, _QUICK_SECONDS, _LONGER = 2, 1, 1
 _CONNECTIONS = 10_000
 _DELAY_MS = 20
-_REKEY_S = 1.0
+_REKEY_S, _REKEY_TURNS, _REKEY_IDLE_S = 1.0, 3, 4.0
 Values = dict[str, float]
 Figures = Iterator[tuple[str, float, str]]  # name, value, unit
 
@@ -212,22 +213,35 @@ def _ratio(name: str, measured: dict[str, Values], figure: str, other: str, ours
 
 
 def _product(whole: Product, seconds: int) -> Figures:
-    """The daemons: through the relay, then direct, with and without a new key each second, in turn."""
+    """The daemons: through the relay, then direct, with and without a new key each second, in turns."""
     relay = whole.start("relay")
     with traffic.iperf_server(relay):
         yield "relay_tcp_gbit", traffic.tcp_gbit(relay, seconds), "Gbit/s"
         yield "relay_ping_ms", traffic.ping_ms(relay), "ms"
-    rates = {}
-    for rekey_after_s in (None, _REKEY_S):
-        direct = whole.start("direct", rekey_after_s)
-        with traffic.iperf_server(direct):
-            rates[rekey_after_s] = statistics.mean(traffic.tcp_gbit(direct, seconds) for _ in range(2))
-    yield "daemon_tcp1_gbit", rates[None], "Gbit/s"
+    rates: dict[float | None, list[float]] = {None: [], _REKEY_S: []}
+    idle_cpu_s = dict.fromkeys(rates, 0.0)
+    for _ in range(_REKEY_TURNS):
+        for rekey_after_s in rates:
+            direct = whole.start("direct", rekey_after_s)
+            idle_cpu_s[rekey_after_s] += _idle_cpu_s(direct)
+            with traffic.iperf_server(direct):
+                rates[rekey_after_s] += [traffic.tcp_gbit(direct, seconds) for _ in range(2)]
+    plain, rekeyed = (statistics.mean(found) for found in rates.values())
+    yield "daemon_tcp1_gbit", plain, "Gbit/s"
     endpoint, gateway = direct.resident_mb()
     yield "daemon_rss_endpoint_mb", endpoint, "MB resident"
     yield "daemon_rss_gateway_mb", gateway, "MB resident"
-    yield "rekey_cost_pct", 100 * (1 - rates[_REKEY_S] / rates[None]), "%"
+    yield "rekey_cost_pct", 100 * (1 - rekeyed / plain), "%"
+    keys = _REKEY_TURNS * _REKEY_IDLE_S / _REKEY_S
+    yield "rekey_cpu_ms", 1e3 * (idle_cpu_s[_REKEY_S] - idle_cpu_s[None]) / keys, "ms of CPU a key, both ends"
     whole.stop()
+
+
+def _idle_cpu_s(link: Link) -> float:
+    """CPU seconds of both ends while nothing passes: what is not traffic."""
+    before = sum(link.cpu_s())
+    time.sleep(_REKEY_IDLE_S)
+    return sum(link.cpu_s()) - before
 
 
 if __name__ == "__main__":

@@ -10,17 +10,21 @@ _PAGE = os.sysconf("SC_PAGE_SIZE")
 _GROUP, _USER, _SYSTEM = 2, 11, 12  # fields behind the command's name (proc(5), counted from the state)
 
 
-def cpu_seconds(group: int) -> float:
-    """CPU time of all living processes of a process group, in steps of 10 ms."""
-    ticks = 0
+def members(group: int) -> list[int]:
+    """The living processes of a process group. Looks at every process there is."""
+    found = []
     for file in Path("/proc").glob("[0-9]*/stat"):
         try:
-            fields = _fields(file)
+            if int(_fields(file)[_GROUP]) == group:
+                found.append(int(file.parent.name))
         except OSError:  # it has just ended
             continue
-        if int(fields[_GROUP]) == group:
-            ticks += int(fields[_USER]) + int(fields[_SYSTEM])
-    return ticks / _TICKS_A_SECOND
+    return found
+
+
+def cpu_seconds(group: int) -> float:
+    """CPU time of all living processes of a process group, in steps of 10 ms."""
+    return sum(map(process_cpu_seconds, members(group)))
 
 
 def process_cpu_seconds(pid: int) -> float:

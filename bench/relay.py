@@ -8,13 +8,12 @@ is kept busy: no API call may delay traffic.
 from __future__ import annotations
 
 import asyncio
+import sys
 import tempfile
 import time
 from pathlib import Path
 
-import aiohttp
-
-from bench.processes import cpu_seconds
+from bench.processes import cpu_seconds, members, process_cpu_seconds
 from bench.relay_ends import End, enrolled, joined, settled
 from bench.rounds import Rounds
 from fabric_host import TENANT, FabricHost, running_fabric
@@ -27,6 +26,7 @@ _SECONDS, _QUICK_SECONDS = 1.5, 0.5
 _PACE_S, _PACED_FRAME = 0.002, 1_400
 _IDLE_S = 1.0
 _BUSY_CPU_S, _BUSY_WAIT_S = 0.3, 10.0
+_LOOK_S = 0.01
 _CALLERS = 4
 
 
@@ -74,7 +74,7 @@ async def _delays(rounds: Rounds, host: FabricHost, identities: tuple[Identity, 
             gateway.queue.waits_ns.clear()
             await asyncio.sleep(_IDLE_S)
             _waits(rounds, "idle", gateway)
-            spent = await _busy(host)
+            spent = await _busy(host, gateway)
             _waits(rounds, "busy", gateway)
             rounds.add("control_busy_cpu_ms", spent * 1e3, "ms of the control Worker")
         finally:
@@ -96,22 +96,32 @@ async def _pace(endpoint: End) -> None:
         await asyncio.sleep(_PACE_S)
 
 
-async def _busy(host: FabricHost) -> float:
-    """Keeps the control Worker at work until it has spent 300 ms of CPU; returns what it spent, in seconds."""
-    group = host.fabric.group("control")
-    began, deadline = cpu_seconds(group), time.monotonic() + _BUSY_WAIT_S
+async def _busy(host: FabricHost, gateway: End) -> float:
+    """Keeps the control Worker at work until it has spent 300 ms of CPU; returns what it spent, in seconds. The gateway then
+    remembers the waits of that time alone."""
+    workerd = members(host.fabric.group("control"))
+
+    def spent() -> float:
+        return sum(map(process_cpu_seconds, workerd))
+
     url = f"{host.operator.url}/v1/tenants/{TENANT}/devices"
-    headers = {"Authorization": f"Bearer {host.operator.admin_token}"}
-
-    async def call(http: aiohttp.ClientSession) -> None:
-        while cpu_seconds(group) - began < _BUSY_CPU_S and time.monotonic() < deadline:
-            async with http.get(url, headers=headers) as answer:
-                answer.raise_for_status()
-                await answer.read()
-
-    async with aiohttp.ClientSession() as http:
-        await asyncio.gather(*(call(http) for _ in range(_CALLERS)))
-    return cpu_seconds(group) - began
+    program = (sys.executable, "-m", "bench.programs.calls", url, str(_CALLERS))
+    pipe = asyncio.subprocess.PIPE
+    callers = await asyncio.create_subprocess_exec(*program, stdin=pipe, stdout=pipe)
+    assert callers.stdin is not None
+    assert callers.stdout is not None
+    callers.stdin.write(host.operator.admin_token.encode() + b"\n")
+    await callers.stdout.readline()
+    gateway.queue.waits_ns.clear()
+    began, deadline = spent(), time.monotonic() + _BUSY_WAIT_S
+    while time.monotonic() < deadline and callers.returncode is None:
+        await asyncio.sleep(_LOOK_S)
+        if spent() - began >= _BUSY_CPU_S:
+            break
+    callers.stdin.close()
+    if await callers.wait() != 0:
+        raise RuntimeError("the API refused a call")
+    return spent() - began
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@
 #include <fcntl.h>
 #include <netinet/udp.h>
 #include <openssl/crypto.h>
+#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/epoll.h>
@@ -18,6 +19,8 @@ enum { UDP_BATCH = 16 };
 /* Small packets that come in crowds are let come together, as network cards do: else their sender pays for our waking
  * with each of them. A packet that comes alone does not wait. */
 enum { GATHER_NS = 100000 };
+/* Datagrams in one round that are a crowd, and how long after the last crowd the next one is expected. */
+enum { CROWD = 32, CROWD_MS = 20 };
 
 uint64_t clock_ms(void) {
   struct timespec t;
@@ -70,15 +73,32 @@ void sockaddr_to_addr(const struct sockaddr_storage *s, kdp_addr *a) {
 
 /* -- the packet threads -------------------------------------------------------------------------------------------- */
 
+/* A thread of SCHED_BATCH does not take the processor from the one that wakes it. Amid crowds that lets the program which
+ * fills the TUN go on to fill it; at other times we want to be there at once. */
+typedef struct {
+  uint64_t crowd_ms;
+  bool patient;
+} patience;
+
+static void learn_patience(patience *p, uint64_t now_ms, uint64_t datagrams) {
+  if (datagrams >= CROWD) p->crowd_ms = now_ms;
+  bool patient = p->crowd_ms != 0 && now_ms - p->crowd_ms < CROWD_MS;
+  if (likely(patient == p->patient)) return;
+  p->patient = patient;
+  sched_setscheduler(0, patient ? SCHED_BATCH : SCHED_OTHER, &(struct sched_param){0});
+}
+
 static void *tx_main(void *argument) {
   kdp_engine *e = argument;
   lane *l = &e->lanes[LANE_TX];
+  patience crowds = {0, false};
   uint8_t *buffer = malloc(TUN_BYTES);
   struct epoll_event ready[BATCH];
   uint64_t aged_ms = 0;
   while (buffer != NULL && !atomic_load_explicit(&e->stop, memory_order_acquire)) {
     int n = epoll_wait(e->watch_tx, ready, BATCH, 100);
     bool gathering = false;
+    uint64_t before = atomic_load_explicit(&l->counters[C_tx_datagrams], memory_order_relaxed);
     l->now_ms = clock_ms();
     pthread_rwlock_rdlock(&e->config);
     for (int i = 0; i < n; i++) {
@@ -95,6 +115,8 @@ static void *tx_main(void *argument) {
       flows_age(e, l);
     }
     pthread_rwlock_unlock(&e->config);
+    learn_patience(&crowds, l->now_ms,
+                   atomic_load_explicit(&l->counters[C_tx_datagrams], memory_order_relaxed) - before);
     if (gathering) nanosleep(&(struct timespec){.tv_nsec = GATHER_NS}, NULL);
   }
   free(buffer);

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import IntEnum
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 Address = tuple[str, int]  # host, UDP port
 Network = IPv4Network | IPv6Network
@@ -85,9 +85,8 @@ class PathKind(IntEnum):
     DIRECT = 2
 
 
-@dataclass(frozen=True, slots=True)
-class Flow:
-    """A flow as its initiator sees it. session: 0 when it entered through a TUN, else whose it is. protocol: the IP
+class Flow(NamedTuple):
+    """A flow as its initiator sees it; a tuple, for each new connection makes one. session: 0 when it entered through a TUN, else whose it is. protocol: the IP
     number; ICMP echo ids are both ports. packets, bytes: (towards the responder, back). from_vni: 0 when it began in
     `vni`; else it came across an interconnect from there, and src and dst are what they are called here."""
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import struct
 from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
 from typing import Any
 
 from kairos_dataplane._kdp import ffi, lib
@@ -30,6 +32,10 @@ _CLOSING = 16  # threads
 _ENDED = 256  # at once
 _VERDICTS = {verdict.value: verdict for verdict in Verdict}
 _ENDS = {end.value: end for end in End}
+_ADDRESSES = 4096
+# kdp_flow in one go: cffi would look each of its members up by name, for each new connection.
+_FLOW = struct.Struct("@Q3I4B2H16s16s2B2I6Q")
+assert _FLOW.size == ffi.sizeof("kdp_flow")
 
 
 def _check(result: int) -> int:
@@ -38,14 +44,13 @@ def _check(result: int) -> int:
     return result
 
 
-def _ip(family: int, raw: Any) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
-    if family == 4:
-        return ipaddress.IPv4Address(ffi.buffer(raw, 4)[:])
-    return ipaddress.IPv6Address(ffi.buffer(raw, 16)[:])
+@lru_cache(_ADDRESSES)
+def _known_ip(family: int, raw: bytes) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
+    return ipaddress.IPv4Address(raw[:4]) if family == 4 else ipaddress.IPv6Address(raw)
 
 
 def _address(raw: Any) -> Address | None:
-    return None if raw.family == 0 else (str(_ip(raw.family, raw.ip)), raw.port)
+    return None if raw.family == 0 else (str(_known_ip(raw.family, ffi.buffer(raw.ip)[:])), raw.port)
 
 
 def _pack_address(address: Address) -> Any:
@@ -58,26 +63,31 @@ def _prefix(network: Network) -> bytes:
 
 
 def _flow(raw: Any) -> Flow:
+    """raw: a kdp_flow."""
+    (
+        id_, vni, session, from_vni, family, protocol, icmp_type, tcp_flags, src_port, dst_port, src, dst, verdict, ended, rule,
+        generation, packets, packets_back, octets, octets_back, age_ms, idle_ms,
+    ) = _FLOW.unpack(ffi.buffer(ffi.addressof(raw)))  # fmt: skip
     return Flow(
-        raw.id,
-        raw.vni,
-        raw.from_session,
-        raw.protocol,
-        _ip(raw.family, raw.src),
-        _ip(raw.family, raw.dst),
-        raw.src_port,
-        raw.dst_port,
-        raw.icmp_type,
-        raw.tcp_flags,
-        _VERDICTS[raw.verdict],
-        raw.rule,
-        raw.generation,
-        (raw.packets[0], raw.packets[1]),
-        (raw.bytes[0], raw.bytes[1]),
-        raw.age_ms / 1000,
-        raw.idle_ms / 1000,
-        raw.from_vni,
-        _ENDS[raw.ended],
+        id_,
+        vni,
+        session,
+        protocol,
+        _known_ip(family, src),
+        _known_ip(family, dst),
+        src_port,
+        dst_port,
+        icmp_type,
+        tcp_flags,
+        _VERDICTS[verdict],
+        rule,
+        generation,
+        (packets, packets_back),
+        (octets, octets_back),
+        age_ms / 1000,
+        idle_ms / 1000,
+        from_vni,
+        _ENDS[ended],
     )
 
 

@@ -7,7 +7,6 @@ import logging
 import secrets
 import time
 from collections.abc import Callable, Iterable, Set
-from dataclasses import replace
 from typing import Any, Literal, Protocol
 
 import msgspec
@@ -375,8 +374,7 @@ def _seen(flow: Flow) -> tuple[int, ...]:
 
 def _turned(flow: Flow) -> Flow:
     """The same flow, begun by the other end."""
-    return replace(
-        flow,
+    return flow._replace(
         session=0 if flow.session else _ELSEWHERE,
         src=flow.dst,
         dst=flow.src,
