@@ -82,7 +82,7 @@ typedef struct {
 
 static void learn_patience(patience *p, uint64_t now_ms, uint64_t datagrams) {
   if (datagrams >= CROWD) p->crowd_ms = now_ms;
-  bool patient = p->crowd_ms != 0 && now_ms - p->crowd_ms < CROWD_MS;
+  bool patient = now_ms - p->crowd_ms < CROWD_MS;
   if (likely(patient == p->patient)) return;
   p->patient = patient;
   sched_setscheduler(0, patient ? SCHED_BATCH : SCHED_OTHER, &(struct sched_param){0});
@@ -98,7 +98,7 @@ static void *tx_main(void *argument) {
   while (buffer != NULL && !atomic_load_explicit(&e->stop, memory_order_acquire)) {
     int n = epoll_wait(e->watch_tx, ready, BATCH, 100);
     bool gathering = false;
-    uint64_t before = atomic_load_explicit(&l->counters[C_tx_datagrams], memory_order_relaxed);
+    uint64_t before = counted(l, C_tx_datagrams);
     l->now_ms = clock_ms();
     pthread_rwlock_rdlock(&e->config);
     for (int i = 0; i < n; i++) {
@@ -115,8 +115,7 @@ static void *tx_main(void *argument) {
       flows_age(e, l);
     }
     pthread_rwlock_unlock(&e->config);
-    learn_patience(&crowds, l->now_ms,
-                   atomic_load_explicit(&l->counters[C_tx_datagrams], memory_order_relaxed) - before);
+    learn_patience(&crowds, l->now_ms, counted(l, C_tx_datagrams) - before);
     if (gathering) nanosleep(&(struct timespec){.tv_nsec = GATHER_NS}, NULL);
   }
   free(buffer);
@@ -323,7 +322,7 @@ const char *kdp_counter_name(int counter) {
 int kdp_counters(kdp_engine *e, uint64_t *out, int max) {
   for (int c = 0; c < C_COUNT && c < max; c++) {
     out[c] = 0;
-    for (int i = 0; i < LANES; i++) out[c] += atomic_load_explicit(&e->lanes[i].counters[c], memory_order_relaxed);
+    for (int i = 0; i < LANES; i++) out[c] += counted(&e->lanes[i], c);
   }
   return C_COUNT;
 }

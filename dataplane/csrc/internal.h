@@ -306,9 +306,11 @@ typedef struct lane {
 } lane;
 enum { LANE_TX = 0, LANE_RX = 1, LANE_HOST = 2, LANES = 3 };
 
+static inline uint64_t counted(const lane *l, int counter) {
+  return atomic_load_explicit(&l->counters[counter], memory_order_relaxed);
+}
 static inline void count_n(lane *l, int counter, uint64_t n) {
-  atomic_store_explicit(&l->counters[counter], atomic_load_explicit(&l->counters[counter], memory_order_relaxed) + n,
-                        memory_order_relaxed);
+  atomic_store_explicit(&l->counters[counter], counted(l, counter) + n, memory_order_relaxed);
 }
 static inline void count(lane *l, int counter) {
   count_n(l, counter, 1);

@@ -86,9 +86,10 @@ class PathKind(IntEnum):
 
 
 class Flow(NamedTuple):
-    """A flow as its initiator sees it; a tuple, for each new connection makes one. session: 0 when it entered through a TUN, else whose it is. protocol: the IP
-    number; ICMP echo ids are both ports. packets, bytes: (towards the responder, back). from_vni: 0 when it began in
-    `vni`; else it came across an interconnect from there, and src and dst are what they are called here."""
+    """A flow as its initiator sees it; a tuple, because each new connection makes one. session: 0 when it entered through
+    a TUN, else whose it is. protocol: the IP number; ICMP echo ids are both ports. packets, bytes: (towards the
+    responder, back). from_vni: 0 when it began in `vni`; else it came across an interconnect from there, and src and dst
+    are what they are called here."""
 
     id: int
     vni: int
