@@ -157,13 +157,13 @@ class Yard:
         except AssertionError:
             raise AssertionError(f"not counted: {missing()}; counted: {drops(segment.side.gateway) - before}") from None
 
-    def await_arrival(self, segment: Segment) -> None:
+    def await_arrival(self, segment: Segment, source: str = "") -> None:
         """A packet that may pass does, behind all that was sent before: the watch is awake and has seen those too."""
         where = (segment.number, next(iter({each for each in segment.interfaces if not each.startswith("kairosg")})))
         before = self.watch.look()[where]
 
         def arrived() -> bool:
-            self.send(segment, segment.seal(segment.packet(segment.neighbour[4])))
+            self.send(segment, segment.seal(segment.packet(segment.neighbour[4], source)))
             return self.watch.look()[where] > before
 
         wait_for(f"what is meant to arrive in VNI {segment.number}", arrived)

@@ -166,6 +166,7 @@ def test_what_was_a_members_is_nobodys(yard: Yard) -> None:
 
     yard.overlay.fabric.admin("PUT", members.format("office"), {"addresses": ["10.7.0.77"]})
     wait_for("another address", lambda: "10.7.0.77/24" in str(rogue.status()["vnis"]))
+    yard.await_arrival(office, "10.7.0.77")  # the epoch that the new Config brings has begun at both ends
     stale = office.seal(office.packet(office.neighbour[4], office.own[4]))
     yard.await_drops(office, yard.send(office, stale), {"drop_spoofed_source": 1})
 
