@@ -42,6 +42,7 @@ ffibuilder.set_source(
     "kairos_dataplane._kdp",
     '#include "kdp_api.h"',
     sources=[os.path.relpath(SOURCES / f"{name}.c", Path.cwd()) for name in MODULES],
+    depends=[os.path.relpath(header, Path.cwd()) for header in SOURCES.glob("*.h")],
     include_dirs=[os.path.relpath(SOURCES, Path.cwd())],
     define_macros=[("_GNU_SOURCE", None)],
     extra_compile_args=["-std=gnu11", "-O3", "-fno-plt", "-Wall", "-Wextra", "-Wno-unused-parameter"],

@@ -113,10 +113,12 @@ class Host:
         while not self._stop.is_set():
             if not poll.poll(50):
                 continue
-            for event in self.dataplane.events():
-                if isinstance(event, FlowOpened):
-                    self.asked.append(event.flow)
-                    self.dataplane.verdict(event.flow.id, self.judge(event.flow), 7, 1)
+            events = self.dataplane.events()
+            with self.dataplane.corked():
+                for event in events:
+                    if isinstance(event, FlowOpened):
+                        self.asked.append(event.flow)
+                        self.dataplane.verdict(event.flow.id, self.judge(event.flow), 7, 1)
 
     def close(self) -> None:
         self._stop.set()

@@ -28,6 +28,12 @@ uint64_t clock_ms(void) {
   return (uint64_t)t.tv_sec * 1000 + (uint64_t)t.tv_nsec / 1000000;
 }
 
+uint64_t clock_ns(void) {
+  struct timespec t;
+  clock_gettime(CLOCK_MONOTONIC, &t);
+  return (uint64_t)t.tv_sec * 1000000000 + (uint64_t)t.tv_nsec;
+}
+
 vni *vni_find(kdp_engine *e, uint32_t id) {
   for (uint32_t i = 0; i < VNIS_MAX; i++) { /* open addressing from id */
     vni *v = e->vnis[(id + i) % VNIS_MAX];
@@ -109,7 +115,7 @@ static void *tx_main(void *argument) {
       vni *v = vni_find(e, ready[i].data.u32); /* by id: it may have gone since epoll_wait */
       if (v != NULL) gathering |= tun_read(e, l, v, buffer);
     }
-    outbox_flush(e, l);
+    batch_end(e, l);
     if (l->now_ms - aged_ms >= 100) {
       aged_ms = l->now_ms;
       flows_age(e, l);
@@ -182,7 +188,7 @@ static void *rx_main(void *argument) {
     pthread_mutex_lock(&e->receive_lock);
     pthread_rwlock_rdlock(&e->config);
     if (e->udp >= 0) read_udp(e, l, batch);
-    outbox_flush(e, l);
+    batch_end(e, l);
     pthread_rwlock_unlock(&e->config);
     pthread_mutex_unlock(&e->receive_lock);
   }

@@ -1,4 +1,5 @@
-/* Events for Python: a bounded ring of fixed records and an eventfd. Off the hot path, so a plain mutex serves. */
+/* Events for Python: a bounded ring of fixed records and an eventfd. Off the hot path, so a plain mutex serves. Python is
+ * woken once for all that a batch of packets has put, not with the first of them. */
 #include <stdlib.h>
 #include <sys/eventfd.h>
 #include <unistd.h>
@@ -9,6 +10,7 @@ struct event_ring {
   pthread_mutex_t lock; /* guards all below */
   int fd;
   uint32_t head, count;
+  _Atomic bool untold; /* somebody has put the first and not told yet */
   kdp_event events[EVENTS_MAX];
 };
 
@@ -35,20 +37,31 @@ int events_fd(struct event_ring *r) {
   return r->fd;
 }
 
+/* Few have a payload, which is most of the room. */
+static void copy(kdp_event *to, const kdp_event *from) {
+  memcpy(to, from, offsetof(kdp_event, payload) + from->payload_len);
+}
+
 bool events_put(struct event_ring *r, const kdp_event *event) {
   pthread_mutex_lock(&r->lock);
-  bool room = r->count < EVENTS_MAX, wake = r->count == 0;
-  if (room) r->events[(r->head + r->count++) % EVENTS_MAX] = *event;
+  bool room = r->count < EVENTS_MAX;
+  if (r->count == 0) atomic_store_explicit(&r->untold, true, memory_order_relaxed);
+  if (room) copy(&r->events[(r->head + r->count++) % EVENTS_MAX], event);
   pthread_mutex_unlock(&r->lock);
-  if (room && wake) eventfd_write(r->fd, 1);
   return room;
+}
+
+/* Relaxed: whoever put sees its own store, and wakes Python if nobody has done so since. */
+void events_tell(struct event_ring *r) {
+  if (likely(!atomic_load_explicit(&r->untold, memory_order_relaxed))) return;
+  if (atomic_exchange_explicit(&r->untold, false, memory_order_relaxed)) eventfd_write(r->fd, 1);
 }
 
 int events_take(struct event_ring *r, kdp_event *out, int max) {
   int taken = 0;
   pthread_mutex_lock(&r->lock);
   while (taken < max && r->count > 0) {
-    out[taken++] = r->events[r->head];
+    copy(&out[taken++], &r->events[r->head]);
     r->head = (r->head + 1) % EVENTS_MAX;
     r->count--;
   }

@@ -43,14 +43,14 @@ enum {
   LIMIT_MIN = 576, /* of a path: no IPv4 host takes less */
   SESSIONS_MAX = 1 << 16,
   VNIS_MAX = 1 << 12,
-  EVENTS_MAX = 1024,
-  PARKED_FLOWS = 512,
+  EVENTS_MAX = 2048,
+  PARKED_FLOWS = 1024,
   PARKED_A_FLOW = 8,
   PARKED_BYTES = 2048,
   PENDING_LIFE_MS = 5000, /* a flow nobody decided */
   FLOW_STRIPES = 64,
   FLOWS_A_SESSION = 1 << 16,
-  WAITING_A_SESSION = 256, /* of the places in events and parking, which all share */
+  WAITING_A_SESSION = 512, /* of the places in events and parking, which all share */
 };
 
 /* -- counters: every drop has a name ------------------------------------------------------------------------------- */
@@ -344,6 +344,7 @@ struct kdp_engine {
   pthread_mutex_t receive_lock;
   /* host_lock: LANE_HOST belongs to whoever holds it. */
   pthread_mutex_t host_lock;
+  uint64_t corked_ns; /* since when released packets wait for the next verdicts; 0: they do not; under host_lock */
   struct flow_table *flows;
   struct ended_ring *ended;
   struct fragments *fragments;
@@ -352,13 +353,15 @@ struct kdp_engine {
   lane lanes[LANES];
 };
 
-uint64_t clock_ms(void);
+uint64_t clock_ms(void); /* coarse */
+uint64_t clock_ns(void);
 
 /* -- event.c ------------------------------------------------------------------------------------------------------- */
 struct event_ring *events_new(void);
 void events_free(struct event_ring *r);
 int events_fd(struct event_ring *r);
-bool events_put(struct event_ring *r, const kdp_event *event);
+bool events_put(struct event_ring *r, const kdp_event *event); /* false: there is no room */
+void events_tell(struct event_ring *r);                        /* due after all that was put */
 int events_take(struct event_ring *r, kdp_event *out, int max);
 
 /* -- flow.c -------------------------------------------------------------------------------------------------------- */
@@ -410,6 +413,7 @@ void transmit(kdp_engine *e, lane *l, session *to, const struct virtio_net_hdr *
               const packet *p);
 int transmit_control(kdp_engine *e, lane *l, session *to, uint8_t type, const uint8_t *payload, size_t len, size_t size,
                      const struct sockaddr_storage *addr, socklen_t addr_len, bool via_relay);
+void batch_end(kdp_engine *e, lane *l); /* what it has made, datagrams and events, goes */
 void outbox_flush(kdp_engine *e, lane *l);
 void outbox_flush_whole(kdp_engine *e, lane *l); /* nothing of it may be fragmented on the way */
 /* The largest inner packet that the session's path carries; SIZE_MAX: not known. */

@@ -133,7 +133,7 @@ long kdp_relay_put(kdp_engine *e, uint32_t relay, const uint8_t *data, size_t le
     data += 2 + size, len -= 2 + size, read++;
   }
   run_flush(e, l);
-  outbox_flush(e, l);
+  batch_end(e, l);
   pthread_rwlock_unlock(&e->config);
   pthread_mutex_unlock(&e->receive_lock);
   pthread_mutex_unlock(&e->host_lock);

@@ -219,6 +219,11 @@ void outbox_flush(kdp_engine *e, lane *l) {
   o->used = 0;
 }
 
+void batch_end(kdp_engine *e, lane *l) {
+  outbox_flush(e, l);
+  events_tell(e->events);
+}
+
 static void set_discovery(int udp, int ipv4, int ipv6) {
   setsockopt(udp, IPPROTO_IP, IP_MTU_DISCOVER, &ipv4, sizeof ipv4);
   setsockopt(udp, IPPROTO_IPV6, IPV6_MTU_DISCOVER, &ipv6, sizeof ipv6); /* refused by an IPv4 socket */

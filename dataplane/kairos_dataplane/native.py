@@ -5,7 +5,9 @@ from __future__ import annotations
 import ipaddress
 import os
 import struct
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any
 
@@ -239,6 +241,14 @@ class NativeEngine:
     def events(self) -> list[Event]:
         count = lib.kdp_events(self._engine, self._events, _EVENTS)
         return [_event(self._events[i]) for i in range(count)]
+
+    @contextmanager
+    def corked(self) -> Iterator[None]:
+        lib.kdp_cork(self._engine)
+        try:
+            yield
+        finally:
+            lib.kdp_uncork(self._engine)
 
     def verdict(self, flow: int, verdict: Verdict, rule: int, generation: int) -> bool:
         return int(lib.kdp_flow_verdict(self._engine, flow, verdict, rule, generation)) == 0

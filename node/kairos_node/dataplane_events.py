@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from kairos.errors import BadMessage
 from kairos.protocol.path_mtu import is_size_probe, limit_told_untrusted
 from kairos.wire.datagram import DatagramType
-from kairos_dataplane import ControlReceived, Dataplane, Flow, FlowOpened, PathMoved, RelayReady
+from kairos_dataplane import ControlReceived, Dataplane, Event, Flow, FlowOpened, PathMoved, RelayReady
 from kairos_node.relay_link import RelayLink
 
 _log = logging.getLogger(__name__)
@@ -43,19 +43,23 @@ class DataplaneEvents:
     def _read(self) -> None:
         for _ in range(_ROUNDS):
             events = self._dataplane.events()
-            for event in events:
-                match event:
-                    case RelayReady(relay):
-                        for link in self._listeners.links:
-                            link.datagrams_waiting(relay)
-                    case FlowOpened(flow):
-                        self._listeners.flow_opened(flow)
-                    case ControlReceived():
-                        self._control(event)
-                    case PathMoved():
-                        self._listeners.moved(event)
             if not events:
                 return
+            with self._dataplane.corked():
+                for event in events:
+                    self._hand_on(event)
+
+    def _hand_on(self, event: Event) -> None:
+        match event:
+            case RelayReady(relay):
+                for link in self._listeners.links:
+                    link.datagrams_waiting(relay)
+            case FlowOpened(flow):
+                self._listeners.flow_opened(flow)
+            case ControlReceived():
+                self._control(event)
+            case PathMoved():
+                self._listeners.moved(event)
 
     def _control(self, event: ControlReceived) -> None:
         if event.type == DatagramType.PROBE:

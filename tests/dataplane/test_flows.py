@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import socket
 import struct
+
+import pytest
 
 from engine_rig import (
     HOST,
@@ -12,6 +15,7 @@ from engine_rig import (
     Rig,
     echo_request,
     ip_packet,
+    open_datagram,
     tcp_packet,
     udp_packet,
     whole,
@@ -44,6 +48,25 @@ def test_a_denied_tcp_flow_from_the_peer_is_reset(rig: Rig) -> None:
     assert checksum(plain[20:40], sum(struct.unpack("!6H", plain[12:20] + b"\x00\x06\x00\x14"))) == 0
     assert rig.counted()["flows_denied"] == 1
     assert rig.drops() == {"drop_denied": 1}
+
+
+def test_what_verdicts_release_inside_a_cork_has_left_when_it_ends(rig: Rig) -> None:
+    """However it ends: an error of the daemon's in the middle holds nothing back."""
+    peer, ours = (socket.socket(socket.AF_INET, socket.SOCK_DGRAM) for _ in range(2))
+    with peer, ours:
+        peer.settimeout(20)
+        for each in (peer, ours):
+            each.bind(("127.0.0.1", 0))
+        rig.engine.set_udp(ours.fileno())
+        rig.engine.use_direct(rig.session, peer.getsockname()[:2], follow=False)
+        rig.from_host(*(udp_packet(HOST, PEER, b"question", (port, 53)) for port in (1, 2, 3)))
+        with pytest.raises(KeyError), rig.engine.corked():
+            assert len(rig.judge()) == 3
+            raise KeyError
+        opened = [open_datagram(peer.recv(2048)) for _ in range(3)]
+        rig.engine.set_udp(-1)
+    assert [header.counter for header, _ in opened] == [0, 1, 2]
+    assert all(b"question" in plain for _, plain in opened)
 
 
 def test_a_denied_flow_of_the_host_is_answered_on_its_tun(rig: Rig) -> None:
@@ -201,7 +224,7 @@ def test_one_peer_cannot_fill_the_table_for_the_host(rig: Rig) -> None:
 
 def test_one_peer_has_so_many_flows_that_wait_and_no_more(rig: Rig) -> None:
     """Else its flood would take the places where the flows of others wait for their verdict."""
-    most = 256
+    most = 512
     packets = [udp_packet(PEER, HOST, b"", (port, 53)) for port in range(1, most + 11)]
     rig.put(*(rig.seal(whole(packet)) for packet in packets))
     assert rig.drops() == {"drop_undecided": 10}

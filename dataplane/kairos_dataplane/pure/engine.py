@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from ipaddress import IPv4Address, IPv6Address, ip_address
 
 from kairos.errors import BadMessage
@@ -298,6 +299,9 @@ class PureEngine(PacketPath):
                 with contextlib.suppress(BlockingIOError):
                     os.eventfd_read(self._event_fd)
             return taken
+
+    def corked(self) -> AbstractContextManager[None]:
+        return contextlib.nullcontext()
 
     def verdict(self, flow: int, verdict: Verdict, rule: int, generation: int) -> bool:
         with self._lock:

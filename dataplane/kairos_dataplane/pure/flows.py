@@ -15,7 +15,7 @@ from kairos_dataplane.pure.packet import ACK, FIN, RST, SYN, TCP, UDP, Packet, p
 
 PENDING_LIFE_S = 5.0
 FLOWS_A_SESSION = 1 << 16
-WAITING_A_SESSION = 256  # of the places in events and parking, which all share
+WAITING_A_SESSION = 512  # of the places in events and parking, which all share
 _FRAGMENT_LIFE_S = 30.0
 _FRAGMENT_SLOTS = 1024
 _ENDED_RING = 32768

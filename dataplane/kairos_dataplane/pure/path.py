@@ -41,12 +41,12 @@ from kairos_dataplane.pure.segments import Offload, cut, volume, whole_untrusted
 from kairos_dataplane.pure.session import RelayQueue, Session
 from kairos_dataplane.pure.translate import translate
 
-_EVENTS_MAX = 1024
+_EVENTS_MAX = 2048
 IPV6_MTU_MIN = 1280
 CROSSING = 1 << 30  # next hop: what is seen of another VNI, with that VNI's number
 _TOS = (socket.IPPROTO_IP, socket.IP_TOS)
 _TCLASS = (socket.IPPROTO_IPV6, socket.IPV6_TCLASS)
-_PARKED_FLOWS, _PARKED_A_FLOW, _PARKED_BYTES = 512, 8, 2048
+_PARKED_FLOWS, _PARKED_A_FLOW, _PARKED_BYTES = 1024, 8, 2048
 
 
 @dataclass(slots=True)
