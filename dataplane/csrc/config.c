@@ -327,7 +327,7 @@ int kdp_control_send(kdp_engine *e, uint32_t index, uint8_t type, const uint8_t 
   if (s != NULL)
     result = transmit_control(e, l, s, type, payload, len, size, directed ? &to : NULL, to_len, via_relay != 0);
   if (size > 0 && l->out.count > 0) outbox_flush_whole(e, l);
-  batch_end(e, l);
+  if (!e->corked) batch_end(e, l);
   pthread_rwlock_unlock(&e->config);
   pthread_mutex_unlock(&e->host_lock);
   return result;

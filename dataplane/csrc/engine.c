@@ -28,12 +28,6 @@ uint64_t clock_ms(void) {
   return (uint64_t)t.tv_sec * 1000 + (uint64_t)t.tv_nsec / 1000000;
 }
 
-uint64_t clock_ns(void) {
-  struct timespec t;
-  clock_gettime(CLOCK_MONOTONIC, &t);
-  return (uint64_t)t.tv_sec * 1000000000 + (uint64_t)t.tv_nsec;
-}
-
 vni *vni_find(kdp_engine *e, uint32_t id) {
   for (uint32_t i = 0; i < VNIS_MAX; i++) { /* open addressing from id */
     vni *v = e->vnis[(id + i) % VNIS_MAX];

@@ -344,7 +344,7 @@ struct kdp_engine {
   pthread_mutex_t receive_lock;
   /* host_lock: LANE_HOST belongs to whoever holds it. */
   pthread_mutex_t host_lock;
-  uint64_t corked_ns; /* since when released packets wait for the next verdicts; 0: they do not; under host_lock */
+  bool corked; /* what the host lane makes waits for more of it; guarded by host_lock */
   struct flow_table *flows;
   struct ended_ring *ended;
   struct fragments *fragments;
@@ -353,8 +353,7 @@ struct kdp_engine {
   lane lanes[LANES];
 };
 
-uint64_t clock_ms(void); /* coarse */
-uint64_t clock_ns(void);
+uint64_t clock_ms(void);
 
 /* -- event.c ------------------------------------------------------------------------------------------------------- */
 struct event_ring *events_new(void);

@@ -116,8 +116,10 @@ long kdp_relay_put(kdp_engine *e, uint32_t relay, const uint8_t *data, size_t le
 
 int kdp_events(kdp_engine *e, kdp_event *out, int max); /* returns how many; clears the eventfd when none is left */
 int kdp_flow_verdict(kdp_engine *e, uint64_t flow, uint8_t verdict, uint32_t rule, uint32_t generation);
-/* Between these two, what verdicts release may wait for that of the next ones, to leave together; never for long. */
+/* Between these two, what verdicts release and what kdp_control_send makes waits, to leave together: at the end, or
+ * when kdp_flush says so. */
 void kdp_cork(kdp_engine *e);
+void kdp_flush(kdp_engine *e);
 void kdp_uncork(kdp_engine *e);
 long kdp_flows(kdp_engine *e, kdp_flow *out, size_t max); /* live flows, any order */
 /* Allowed flows that ended since they were last asked for, oldest first; ages are those of the moment they ended.

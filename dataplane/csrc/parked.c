@@ -13,7 +13,7 @@ typedef struct {
   parked_packet *packets[PARKED_A_FLOW]; /* each allocated once in the slot's life */
 } slot;
 
-enum { NEARBY = 16, CORK_NS = 500000 };
+enum { NEARBY = 16 };
 
 struct parking {
   pthread_mutex_t lock; /* guards all below; new flows are rare, so it is not contended */
@@ -112,30 +112,25 @@ static void release(kdp_engine *e, lane *l, parked_packet *w, uint8_t verdict) {
   }
 }
 
-/* For so long a cork holds: what waits for the verdict of others must not wait for slow ones. */
-static bool is_corked(kdp_engine *e) {
-  if (e->corked_ns == 0) return false;
-  uint64_t now = clock_ns();
-  if (now - e->corked_ns < CORK_NS) return true;
-  e->corked_ns = now;
-  return false;
+void kdp_cork(kdp_engine *e) {
+  pthread_mutex_lock(&e->host_lock);
+  e->corked = true;
+  pthread_mutex_unlock(&e->host_lock);
 }
 
-static void set_cork(kdp_engine *e, uint64_t since_ns) {
+void kdp_flush(kdp_engine *e) {
   pthread_mutex_lock(&e->host_lock);
   pthread_rwlock_rdlock(&e->config);
-  e->corked_ns = since_ns;
   batch_end(e, &e->lanes[LANE_HOST]);
   pthread_rwlock_unlock(&e->config);
   pthread_mutex_unlock(&e->host_lock);
 }
 
-void kdp_cork(kdp_engine *e) {
-  set_cork(e, clock_ns());
-}
-
 void kdp_uncork(kdp_engine *e) {
-  set_cork(e, 0);
+  pthread_mutex_lock(&e->host_lock);
+  e->corked = false;
+  pthread_mutex_unlock(&e->host_lock);
+  kdp_flush(e);
 }
 
 int kdp_flow_verdict(kdp_engine *e, uint64_t id, uint8_t verdict, uint32_t rule, uint32_t generation) {
@@ -152,7 +147,7 @@ int kdp_flow_verdict(kdp_engine *e, uint64_t id, uint8_t verdict, uint32_t rule,
     else
       count(l, C_drop_pending);
   }
-  if (!is_corked(e)) batch_end(e, l);
+  if (!e->corked) batch_end(e, l);
   pthread_rwlock_unlock(&e->config);
   pthread_mutex_unlock(&e->host_lock);
   return live ? 0 : -ENOENT;

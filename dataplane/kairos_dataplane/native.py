@@ -250,6 +250,9 @@ class NativeEngine:
         finally:
             lib.kdp_uncork(self._engine)
 
+    def flush(self) -> None:
+        lib.kdp_flush(self._engine)
+
     def verdict(self, flow: int, verdict: Verdict, rule: int, generation: int) -> bool:
         return int(lib.kdp_flow_verdict(self._engine, flow, verdict, rule, generation)) == 0
 

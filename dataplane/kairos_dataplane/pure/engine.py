@@ -303,6 +303,9 @@ class PureEngine(PacketPath):
     def corked(self) -> AbstractContextManager[None]:
         return contextlib.nullcontext()
 
+    def flush(self) -> None:
+        """Nothing ever waits."""
+
     def verdict(self, flow: int, verdict: Verdict, rule: int, generation: int) -> bool:
         with self._lock:
             live = self._flows.decide(flow, verdict, rule, generation)
