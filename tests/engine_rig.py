@@ -152,6 +152,19 @@ class Rig:
             opened.append(open_datagram(datagram))
         return opened
 
+    @contextmanager
+    def over_udp(self, host: str = "127.0.0.1") -> Iterator[tuple[socket.socket, socket.socket]]:
+        """The path is direct, over the loopback of this host: the sockets of the engine and of the peer."""
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        with socket.socket(family, socket.SOCK_DGRAM) as ours, socket.socket(family, socket.SOCK_DGRAM) as theirs:
+            for end in (ours, theirs):
+                end.bind((host, 0))
+            ours.setblocking(False)
+            theirs.settimeout(20)
+            self.engine.set_udp(ours.fileno())
+            self.engine.use_direct(self.session, theirs.getsockname()[:2], follow=False)
+            yield ours, theirs
+
     # -- the host --
 
     def from_host(self, *packets: bytes, offload: Offload | None = None) -> None:

@@ -332,3 +332,24 @@ int kdp_control_send(kdp_engine *e, uint32_t index, uint8_t type, const uint8_t 
   pthread_mutex_unlock(&e->host_lock);
   return result;
 }
+
+void kdp_cork(kdp_engine *e) {
+  pthread_mutex_lock(&e->host_lock);
+  e->corked = true;
+  pthread_mutex_unlock(&e->host_lock);
+}
+
+void kdp_flush(kdp_engine *e) {
+  pthread_mutex_lock(&e->host_lock);
+  pthread_rwlock_rdlock(&e->config);
+  batch_end(e, &e->lanes[LANE_HOST]);
+  pthread_rwlock_unlock(&e->config);
+  pthread_mutex_unlock(&e->host_lock);
+}
+
+void kdp_uncork(kdp_engine *e) {
+  pthread_mutex_lock(&e->host_lock);
+  e->corked = false;
+  pthread_mutex_unlock(&e->host_lock);
+  kdp_flush(e);
+}

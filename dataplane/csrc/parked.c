@@ -112,27 +112,6 @@ static void release(kdp_engine *e, lane *l, parked_packet *w, uint8_t verdict) {
   }
 }
 
-void kdp_cork(kdp_engine *e) {
-  pthread_mutex_lock(&e->host_lock);
-  e->corked = true;
-  pthread_mutex_unlock(&e->host_lock);
-}
-
-void kdp_flush(kdp_engine *e) {
-  pthread_mutex_lock(&e->host_lock);
-  pthread_rwlock_rdlock(&e->config);
-  batch_end(e, &e->lanes[LANE_HOST]);
-  pthread_rwlock_unlock(&e->config);
-  pthread_mutex_unlock(&e->host_lock);
-}
-
-void kdp_uncork(kdp_engine *e) {
-  pthread_mutex_lock(&e->host_lock);
-  e->corked = false;
-  pthread_mutex_unlock(&e->host_lock);
-  kdp_flush(e);
-}
-
 int kdp_flow_verdict(kdp_engine *e, uint64_t id, uint8_t verdict, uint32_t rule, uint32_t generation) {
   lane *l = &e->lanes[LANE_HOST];
   parked_packet waiting;

@@ -166,7 +166,7 @@ class FlowJudge:
         document = self._document(flow, source, crossing, app, claim)
         if flow.from_vni and crossing is None:
             return document, deny("the two VNIs are not joined", "deny:not-joined")
-        self._dataplane.flush()  # the packets of flows decided before do not wait for this one's policy
+        self._dataplane.flush()  # what was decided before does not wait for Rego
         known[seen] = document, around.decide(document["point"], document)
         return known[seen]
 
@@ -227,7 +227,7 @@ class FlowJudge:
         if self._point(flow) != "egress" or flow.protocol not in _WITH_SOCKETS:
             return None
         if flow.id not in self._opened_by:
-            self._dataplane.flush()  # the kernel is asked: see above
+            self._dataplane.flush()  # nor for the kernel to be asked
             self._opened_by[flow.id] = self._around.application_of(flow)
         return self._opened_by[flow.id]
 

@@ -43,22 +43,15 @@ def marked(packet: bytes, mark: int) -> bytes:
 class Wire:
     """UDP between the rig's engine and its peer, over the loopback of this host."""
 
-    def __init__(self, rig: Rig, family: socket.AddressFamily, host: str) -> None:
-        self.rig = rig
-        self.engine, self.peer = (socket.socket(family, socket.SOCK_DGRAM) for _ in range(2))
-        for end in (self.engine, self.peer):
-            end.bind((host, 0))
-        self.engine.setblocking(False)
-        self.peer.settimeout(10)
+    def __init__(self, rig: Rig, engine: socket.socket, peer: socket.socket) -> None:
+        self.rig, self.engine, self.peer = rig, engine, peer
         self._level, self._mark = (
             (socket.IPPROTO_IP, socket.IP_TOS)
-            if family == socket.AF_INET
+            if peer.family == socket.AF_INET
             else (socket.IPPROTO_IPV6, socket.IPV6_TCLASS)
         )
-        receive = socket.IP_RECVTOS if family == socket.AF_INET else socket.IPV6_RECVTCLASS
+        receive = socket.IP_RECVTOS if peer.family == socket.AF_INET else socket.IPV6_RECVTCLASS
         self.peer.setsockopt(self._level, receive, 1)
-        rig.engine.set_udp(self.engine.fileno())
-        rig.engine.use_direct(rig.session, self.peer.getsockname()[:2], follow=False)
 
     def send(self, datagram: bytes, mark: int) -> None:
         seen = self.rig.counted().get("rx_datagrams", 0)
@@ -72,17 +65,11 @@ class Wire:
         datagram, control, _, _ = self.peer.recvmsg(2000, 64)
         return open_datagram(datagram)[1][: -TRAILER.size], control[0][2][0] & 3
 
-    def close(self) -> None:
-        self.engine.close()
-        self.peer.close()
 
-
-@pytest.fixture(params=[4, 6])
+@pytest.fixture(params=["127.0.0.1", "::1"])
 def wire(request: pytest.FixtureRequest, rig: Rig) -> Iterator[Wire]:
-    family, host = (socket.AF_INET, "127.0.0.1") if request.param == 4 else (socket.AF_INET6, "::1")
-    made = Wire(rig, family, host)
-    yield made
-    made.close()
+    with rig.over_udp(request.param) as ends:
+        yield Wire(rig, *ends)
 
 
 @pytest.mark.parametrize("ends", [(PEER, HOST), (PEER6, HOST6)])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 import struct
 
 import pytest
@@ -52,13 +51,7 @@ def test_a_denied_tcp_flow_from_the_peer_is_reset(rig: Rig) -> None:
 
 def test_what_verdicts_release_inside_a_cork_leaves_when_told_to_or_when_it_ends(rig: Rig) -> None:
     """However it ends: an error of the daemon's in the middle holds nothing back."""
-    peer, ours = (socket.socket(socket.AF_INET, socket.SOCK_DGRAM) for _ in range(2))
-    with peer, ours:
-        peer.settimeout(20)
-        for each in (peer, ours):
-            each.bind(("127.0.0.1", 0))
-        rig.engine.set_udp(ours.fileno())
-        rig.engine.use_direct(rig.session, peer.getsockname()[:2], follow=False)
+    with rig.over_udp() as (_, peer):
         with pytest.raises(KeyError), rig.engine.corked():
             rig.from_host(udp_packet(HOST, PEER, b"question", (1, 53)))
             rig.judge()
@@ -68,7 +61,6 @@ def test_what_verdicts_release_inside_a_cork_leaves_when_told_to_or_when_it_ends
             assert len(rig.judge()) == 2
             raise KeyError
         opened += [open_datagram(peer.recv(2048)) for _ in range(2)]
-        rig.engine.set_udp(-1)
     assert [header.counter for header, _ in opened] == [0, 1, 2]
     assert all(b"question" in plain for _, plain in opened)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -135,20 +134,13 @@ def test_a_policy_that_reads_the_port_is_asked_each_time(
     run(engines["by source port"], monkeypatch, check)
 
 
-def test_nothing_that_was_decided_waits_for_policy(
-    engines: dict[str, Engine], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_nothing_that_was_decided_waits_for_policy(engines: dict[str, Engine], monkeypatch: pytest.MonkeyPatch) -> None:
     """The refusals leave together at the end, but for a decision that takes its time."""
     arrived: list[int] = []
 
     def check(case: Case) -> None:
-        peer, ours = (socket.socket(socket.AF_INET, socket.SOCK_DGRAM) for _ in range(2))
-        with peer, ours:
-            for each in (peer, ours):
-                each.bind(("127.0.0.1", 0))
+        with case.rig.over_udp() as (_, peer):
             peer.setblocking(False)
-            case.rig.engine.set_udp(ours.fileno())
-            case.rig.engine.use_direct(case.rig.session, peer.getsockname()[:2], follow=False)
             decide = case.around.decide
 
             def drain() -> None:
@@ -165,7 +157,6 @@ def test_nothing_that_was_decided_waits_for_policy(
             with case.rig.engine.corked():
                 case.comes((2001, 22), (2002, 22), (2001, 23), (2002, 23), (2003, 23))
             drain()
-            case.rig.engine.set_udp(-1)
 
     run(engines["shipped"], monkeypatch, check)
     assert arrived == [0, 2, 3]
