@@ -51,15 +51,21 @@ def test_a_denied_tcp_flow_from_the_peer_is_reset(rig: Rig) -> None:
 
 def test_what_verdicts_release_inside_a_cork_leaves_when_told_to_or_when_it_ends(rig: Rig) -> None:
     """However it ends: an error of the daemon's in the middle holds nothing back."""
-    with rig.over_udp() as (_, peer):
-        with pytest.raises(KeyError), rig.engine.corked():
+    opened = []
+
+    def judge_and_fail() -> None:
+        with rig.engine.corked():
             rig.from_host(udp_packet(HOST, PEER, b"question", (1, 53)))
             rig.judge()
             rig.engine.flush()
-            opened = [open_datagram(peer.recv(2048))]
+            opened.append(open_datagram(peer.recv(2048)))
             rig.from_host(*(udp_packet(HOST, PEER, b"question", (port, 53)) for port in (2, 3)))
             assert len(rig.judge()) == 2
             raise KeyError
+
+    with rig.over_udp() as (_, peer):
+        with pytest.raises(KeyError):
+            judge_and_fail()
         opened += [open_datagram(peer.recv(2048)) for _ in range(2)]
     assert [header.counter for header, _ in opened] == [0, 1, 2]
     assert all(b"question" in plain for _, plain in opened)
