@@ -26,9 +26,10 @@ from kairos.identity import transcript
 from kairos.identity.certificate import parse_certificate_untrusted
 from kairos.identity.signed_request import DEVICE_HEADER, SIGNATURE_HEADER, Proof
 from kairos.identity.spiffe import node_id
-from kairos_control import app, audit, tenant
-from kairos_control.http import Call, Reply
+from kairos_control import app, audit
+from kairos_control.http import Call, Reply, problem_reply
 from kairos_control.ports import ConstraintError, Platform, Row, Settings, Statement, TenantPlatform
+from kairos_control.store import database_schema, object_schema
 from kairos_control.tenant import TenantService
 from kairos_node.ca import make_issuer, make_root
 from kairos_node.crypto import provider_named
@@ -52,6 +53,10 @@ class SqliteStore:
 
     def __init__(self) -> None:
         self.database = _database((ROOT / "schema.sql").read_text())
+        self.database.execute("CREATE TABLE d1_migrations (name TEXT PRIMARY KEY)")
+        names = [(path.name,) for path in (ROOT / "workers/migrations").glob("*.sql")]
+        with self.database:
+            self.database.executemany("INSERT INTO d1_migrations (name) VALUES (?)", names)
         self.dies_in = 0
 
     async def rows(self, sql: str, *values: Any) -> list[Row]:
@@ -77,14 +82,23 @@ class SqliteLocal:
     """The SQLite of a Tenant object."""
 
     def __init__(self) -> None:
-        self.database = _database(";".join(tenant.SCHEMA))
+        self.database = _database("")
+        self.database.isolation_level = None  # a statement is a transaction of its own, but within `transaction`
 
     def rows(self, sql: str, *values: Any) -> list[Row]:
         return [dict(row) for row in self.database.execute(sql, values)]
 
     def write(self, sql: str, *values: Any) -> int:
-        with self.database:
-            return self.database.execute(sql, values).rowcount
+        return self.database.execute(sql, values).rowcount
+
+    def transaction(self, change: Callable[[], None]) -> None:
+        self.database.execute("BEGIN")
+        try:
+            change()
+        except BaseException:
+            self.database.execute("ROLLBACK")
+            raise
+        self.database.execute("COMMIT")
 
 
 class Octets(dict[str, bytes]):
@@ -203,6 +217,7 @@ class ControlPlane:
         self.relay = RelayWorker()
         self.sockets: dict[str, Sockets] = {}
         self.alarms: dict[str, float] = {}
+        self._checked = False  # that the database has the schema
         self._locals: dict[str, SqliteLocal] = {}
         self._services: dict[str, TenantService] = {}
 
@@ -215,6 +230,7 @@ class ControlPlane:
             shared = {each: getattr(self.platform, each) for each in self.platform.__slots__}
             if name not in self._locals:
                 self._locals[name] = SqliteLocal()
+            object_schema.migrate(self._locals[name])
             sockets = self.sockets.setdefault(name, Sockets())
             self._services[name] = TenantService(
                 TenantPlatform(
@@ -237,6 +253,7 @@ class ControlPlane:
     def restart(self) -> None:
         """What was only in memory is gone."""
         self._services.clear()
+        self._checked = False
 
     def send(self, call: Call) -> Reply:
         """By the way that the Worker's entrypoint takes."""
@@ -244,10 +261,16 @@ class ControlPlane:
 
     async def _answer(self, call: Call) -> Reply:
         name = app.tenant_of(call.path)
-        if not name:
-            return await app.answer(self.platform, call)
-        if name in self._services or await app.exists(self.platform, name):
-            return await app.answer_tenant(self.service(name), call)
+        try:
+            if not self._checked:
+                await database_schema.require(self.store)
+                self._checked = True
+            if not name:
+                return await app.answer(self.platform, call)
+            if name in self._services or await app.exists(self.platform, name):
+                return await app.answer_tenant(self.service(name), call)
+        except ProblemError as error:
+            return problem_reply(error, call.path)
         return await app.answer_stranger(self.platform, call)
 
     def admin(self, method: str, path: str, body: object = None, type_: Any = Any, token: str = ADMIN_TOKEN) -> Any:

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 from kairos.api.problem import ProblemError
 from kairos_control import app, audit, double_entry, fabric, telemetry
 from kairos_control.adapters.messages import call_of, refusal_of, response_of
-from kairos_control.adapters.platform import BoundLogs, platform_of
+from kairos_control.adapters.platform import BoundLogs, platform_of, require_database
 from kairos_control.adapters.storage import Queue
 from kairos_control.objects.tenant import Tenant
 from kairos_control.ports import Platform
@@ -33,9 +33,10 @@ class Default(WorkerEntrypoint):  # type: ignore[misc]
     async def fetch(self, request: Any) -> Any:
         platform = platform_of(self.env)
         tenant = app.tenant_of(urlsplit(request.url).path)
-        if tenant and await _exists(platform, tenant):
-            return await self.env.TENANT.getByName(tenant).fetch(request)
         try:
+            await require_database(platform)
+            if tenant and await _exists(platform, tenant):
+                return await self.env.TENANT.getByName(tenant).fetch(request)
             call = await call_of(request)
         except ProblemError as error:
             return refusal_of(request, error)
@@ -48,6 +49,12 @@ class Default(WorkerEntrypoint):  # type: ignore[misc]
         messages = list(batch.messages)
         bodies = [message.body for message in messages]
         platform = platform_of(self.env)
+        try:
+            await require_database(platform)
+        except ProblemError as error:
+            print(f"queue {batch.queue}: {error}")
+            batch.retryAll()
+            return
         if batch.queue == _SWEEPS:
             for message in messages:
                 await self._sweep(platform, message)
@@ -63,6 +70,11 @@ class Default(WorkerEntrypoint):  # type: ignore[misc]
         """Each tenant's housekeeping is a message of its own: one that fails is tried again and holds up no other, and thousands
         are no single invocation's work."""
         platform = platform_of(self.env)
+        try:
+            await require_database(platform)
+        except ProblemError as error:
+            print(f"cron: {error}")
+            return
         await fabric.forget_ended(platform)
         await Queue(self.env.SWEEPS).send(await platform.store.rows("SELECT tenant FROM tenants"))
 

@@ -32,13 +32,6 @@ SEAL_AFTER_S = 20  # so a head follows an event within a minute, also when the o
 SEGMENT_EVENTS = 1000
 SEGMENT_BYTES = 4 * 1024 * 1024
 
-SCHEMA = (
-    "CREATE TABLE IF NOT EXISTS log_events (position INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, line TEXT NOT NULL)",
-    "CREATE TABLE IF NOT EXISTS log_nodes (level INTEGER NOT NULL, place INTEGER NOT NULL, hash TEXT NOT NULL,"
-    " PRIMARY KEY (level, place)) WITHOUT ROWID",
-    "CREATE TABLE IF NOT EXISTS log_head (single INTEGER PRIMARY KEY CHECK (single = 1), head TEXT NOT NULL)",
-)
-
 
 class AuditLog:
     def __init__(self, platform: TenantPlatform, pushes: Pushes, outbox: Outbox) -> None:

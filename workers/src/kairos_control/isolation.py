@@ -23,12 +23,6 @@ from .records import b64, device_of, gateways_of, unb64
 from .sessions import Sessions
 
 RELAY = "relay"  # the enforcement point that is no node; the fabric signs for it, with the issuing key
-SCHEMA = (
-    "CREATE TABLE IF NOT EXISTS isolations (node TEXT PRIMARY KEY, id TEXT NOT NULL, state TEXT NOT NULL, reason TEXT NOT NULL,"
-    " at INTEGER NOT NULL, expected TEXT NOT NULL)",
-    "CREATE TABLE IF NOT EXISTS receipts (id TEXT NOT NULL, point TEXT NOT NULL, state TEXT NOT NULL, at_ms INTEGER NOT NULL,"
-    " signature TEXT NOT NULL, PRIMARY KEY (id, point, state))",
-)
 _CUT_S = 60  # how long the relay remembers, for lookups that were under way; a release makes it forget
 
 

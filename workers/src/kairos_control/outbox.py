@@ -16,8 +16,6 @@ from .ports import Clock, EventQueue, LocalStore
 RESEND_AFTER_S = 60
 _AT_ONCE = 500
 
-SCHEMA = ("CREATE TABLE IF NOT EXISTS outbox (id TEXT PRIMARY KEY, event TEXT NOT NULL, sent_at REAL NOT NULL)",)
-
 
 class Outbox:
     """The port EventQueue of a tenant's object, before the real one."""

@@ -43,6 +43,10 @@ class LocalStore(Protocol):
         """Rows written by one statement."""
         ...
 
+    def transaction(self, change: Callable[[], None]) -> None:
+        """Runs `change`. If it raises, nothing that it wrote stays, and the exception goes on."""
+        ...
+
 
 class Cache(Protocol):
     """Eventually consistent (KV): may hold only what is harmless when stale."""

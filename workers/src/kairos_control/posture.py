@@ -17,8 +17,6 @@ from .ports import TenantPlatform
 from .problems import problem
 from .pushes import Pushes
 
-SCHEMA = ("CREATE TABLE IF NOT EXISTS postures (node TEXT PRIMARY KEY, at INTEGER NOT NULL, facts TEXT NOT NULL)",)
-
 
 def check_posture(posture: dict[str, Any]) -> None:
     """Raises invalid for one that is no report but a burden."""

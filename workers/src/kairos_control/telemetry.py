@@ -16,10 +16,6 @@ from .paging import window
 from .ports import Platform, Row, TenantPlatform
 from .problems import problem
 
-SCHEMA = (
-    "DROP TABLE IF EXISTS samples",  # an hour of them was here before they went to D1
-    "CREATE TABLE IF NOT EXISTS newest_samples (node TEXT PRIMARY KEY, at INTEGER NOT NULL, body TEXT NOT NULL) WITHOUT ROWID",
-)
 LIVE_S = 3600
 MINUTES_KEPT_S, HOURS_KEPT_S = 24 * 3600, 30 * 24 * 3600
 _LATE_S = 3600  # what the queue delivers later than that is in no hour

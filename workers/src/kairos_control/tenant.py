@@ -50,7 +50,7 @@ from kairos.constants import BUNDLE_MAX
 from kairos.errors import BadMessage
 from kairos.identity.spiffe import is_gateway
 
-from . import administrators, audit, audit_log, network, outbox
+from . import administrators, audit, network
 from .administrators import bearer, require_administrator
 from .admission import Admission
 from .audit_log import AuditLog
@@ -61,14 +61,12 @@ from .enrollment import Enrollments
 from .gateways import Gateways
 from .http import Call, Reply, reply
 from .interconnects import Interconnects
-from .isolation import SCHEMA as ISOLATION_SCHEMA
 from .isolation import Isolations
 from .journal import Journal
 from .limits import DEVICE, SOURCE, Limits
 from .outbox import Outbox
 from .policy import Policies
 from .ports import TenantPlatform
-from .posture import SCHEMA as POSTURE_SCHEMA
 from .posture import Postures
 from .problems import problem
 from .pushes import Pushes
@@ -79,25 +77,9 @@ from .retention import Retention
 from .routes import Routes
 from .routing import Caller, Route
 from .sessions import Sessions
-from .telemetry import SCHEMA as TELEMETRY_SCHEMA
 from .telemetry import Telemetry
 from .vnis import Vnis
 
-SCHEMA = (
-    "CREATE TABLE IF NOT EXISTS nonces (nonce TEXT PRIMARY KEY, expires_at INTEGER NOT NULL)",
-    "CREATE INDEX IF NOT EXISTS nonces_by_end ON nonces (expires_at)",
-    "CREATE TABLE IF NOT EXISTS enrollments (enrollment TEXT PRIMARY KEY, node TEXT NOT NULL UNIQUE, role TEXT NOT NULL,"
-    " token_id TEXT NOT NULL, public_key TEXT NOT NULL, name TEXT NOT NULL, posture TEXT NOT NULL, request TEXT NOT NULL,"
-    " challenge TEXT NOT NULL, challenge_expires INTEGER NOT NULL, answered INTEGER NOT NULL, status TEXT NOT NULL,"
-    " outcome TEXT NOT NULL, rule TEXT NOT NULL, reason TEXT NOT NULL, certificate TEXT NOT NULL, created_at INTEGER NOT NULL)",
-    "CREATE TABLE IF NOT EXISTS sessions (session TEXT PRIMARY KEY, token_hash TEXT NOT NULL UNIQUE, node TEXT NOT NULL,"
-    " role TEXT NOT NULL, gateways TEXT NOT NULL, vnis TEXT NOT NULL, posture TEXT NOT NULL, expires_at INTEGER NOT NULL)",
-    *ISOLATION_SCHEMA,
-    *POSTURE_SCHEMA,
-    *TELEMETRY_SCHEMA,
-    *audit_log.SCHEMA,
-    *outbox.SCHEMA,
-)
 _ENROLLMENT_KEPT_S = 86_400
 
 

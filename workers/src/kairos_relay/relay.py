@@ -35,6 +35,8 @@ from .introspection import Introspections, TokenRefused, introspect
 from .meter import Meter, Ruling
 
 GATEWAY = "gateway"
+# The version of what outlives the object's memory: `number` and `gateway` in its storage, the sockets' tags and attachments.
+_SCHEMA = 1
 _FORWARDED = {FrameType.STREAM, FrameType.CREDIT, FrameType.DATAGRAMS, FrameType.CLOSE}
 _NORMAL, _ENDED, _BAD = 1000, 4001, 4002  # WebSocket close codes
 _TOKEN_MAX = 256
@@ -52,12 +54,15 @@ class Relay(DurableObject):  # type: ignore[misc]
         # By number. One that was closed is not among them, though it may ignore that and go on sending: then it is heard no more.
         self._live: dict[int, Any] = {}
         self._gateway = 0  # the number of the gateway's socket, which must be live
-        for socket in ctx.getWebSockets():
+        self._schema = int(ctx.storage.kv.get("schema") or 1)  # it was not recorded at first
+        for socket in () if self._schema > _SCHEMA else ctx.getWebSockets():
             if not socket.deserializeAttachment().ended:
                 role, number = self._who(socket)
                 self._remember(role, number, socket)
 
     async def fetch(self, request: Any) -> Any:
+        if self._schema > _SCHEMA:
+            return problem_response(_newer(self._schema))
         path = urlsplit(request.url).path
         if path.startswith("/internal/cut"):
             self._cut(msgspec.json.decode((await request.text()).encode(), type=Cut))
@@ -155,6 +160,7 @@ class Relay(DurableObject):  # type: ignore[misc]
         number = int(kept.get("number") or 0) % 0xFFFFFFFF + 1
         kept.put("number", number)
         kept.put("gateway", gateway)
+        kept.put("schema", _SCHEMA)
         tags = [f"{who.role}/{number}", f"session/{who.session}", f"node/{who.node}"]
         self.ctx.acceptWebSocket(socket, to_js(tags))
         _attach(socket, who.session, who.expires_at, ended=False)
@@ -304,6 +310,13 @@ class Relay(DurableObject):  # type: ignore[misc]
         due = await self.ctx.storage.getAlarm()
         if due is None or due > unix * 1000:
             await self.ctx.storage.setAlarm(unix * 1000)
+
+
+def _newer(schema: int) -> Problem:
+    detail = f"the object has schema {schema}, this release of the relay knows {_SCHEMA}: deploy the newer release"
+    return Problem(
+        "urn:kairos:problem:schema-newer", "The relay's code is older than its data", 503, detail, retry_after_s=60
+    )
 
 
 def _channel(role: str, number: int) -> int:

@@ -16,6 +16,7 @@ from kairos.crypto.suites import suite_named
 from kairos.identity.certificate import parse_certificate_untrusted
 
 from ..ports import Platform, Settings
+from ..store import database_schema
 from .signatures import WebCryptoSignatures
 from .storage import D1Store, KvCache, Queue, R2Blobs
 
@@ -92,7 +93,15 @@ class BoundLogs:
             raise RuntimeError(f"the log of {tenant} answered {answer.status}")  # the queue delivers the batch again
 
 
+async def require_database(platform: Platform) -> None:
+    """Asks once an isolate. Raises a ProblemError, at each call until it is mended: the database has another schema than this code."""
+    if not _checked:
+        await database_schema.require(platform.store)
+        _checked.append(True)
+
+
 _cached: list[Settings] = []
+_checked: list[bool] = []
 
 
 def _settings(env: Any) -> Settings:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from pyodide.ffi import JsException
@@ -42,10 +42,11 @@ class D1Store:
 
 
 class ObjectStore:
-    """LocalStore over ctx.storage.sql."""
+    """LocalStore over ctx.storage."""
 
-    def __init__(self, sql: Any) -> None:
-        self._sql = sql
+    def __init__(self, storage: Any) -> None:
+        self._storage = storage
+        self._sql = storage.sql
 
     def rows(self, sql: str, *values: Any) -> list[Row]:
         return [dict(row) for row in self._sql.exec(sql, *values).toArray()]
@@ -54,6 +55,9 @@ class ObjectStore:
         cursor = self._sql.exec(sql, *values)
         cursor.toArray()
         return int(cursor.rowsWritten)
+
+    def transaction(self, change: Callable[[], None]) -> None:
+        self._storage.transactionSync(change)
 
 
 class KvCache:

@@ -13,14 +13,16 @@ from workers import DurableObject, Response
 
 from .. import app, tenant
 from ..adapters.messages import call_of, refusal_of, response_of
-from ..adapters.platform import BoundRelay, platform_of
+from ..adapters.platform import BoundRelay, platform_of, require_database
 from ..adapters.storage import ObjectStore
 from ..http import Call, problem_reply
 from ..ports import TenantPlatform
+from ..store import object_schema
 from ..tenant import TenantService
 
 _REPLACED = 4001
 _BAD_MESSAGE = 4002
+_TRY_AGAIN_LATER = 1013  # https://www.iana.org/assignments/websocket
 _EVENT_MAX = 64 * 1024
 
 
@@ -52,9 +54,7 @@ def _is_open(socket: Any) -> bool:
 class Tenant(DurableObject):  # type: ignore[misc]
     def __init__(self, ctx: Any, env: Any) -> None:
         super().__init__(ctx, env)
-        self._local = ObjectStore(ctx.storage.sql)
-        for statement in tenant.SCHEMA:
-            self._local.write(statement)
+        self._local = ObjectStore(ctx.storage)
         self._sockets = HibernatingSockets(ctx)
         self._service: TenantService | None = None
 
@@ -63,23 +63,35 @@ class Tenant(DurableObject):  # type: ignore[misc]
             call = await call_of(request)
         except ProblemError as error:
             return refusal_of(request, error)
-        service = self._service_for(app.tenant_of(call.path))
         try:
+            service = await self._checked_service(app.tenant_of(call.path))
             if call.path.endswith("/events") and call.headers.get("upgrade", "").lower() == "websocket":
                 return await self._open_events(service, call)
             return response_of(await app.answer_tenant(service, call))
+        except ProblemError as error:
+            return refusal_of(request, error)
         except Exception as error:
             return response_of(app.failure(call, error))
 
     async def alarm(self, info: Any = None) -> None:
-        await self._known().woken()
+        try:
+            service = await self._checked_service(self._name())
+        except ProblemError as error:
+            print(f"alarm: {error}")  # the sweep does the same work once the schemas fit
+            return
+        await service.woken()
 
     async def _wake(self, at: float) -> None:
         await self.ctx.storage.setAlarm(int(at * 1000))
 
     def webSocketMessage(self, socket: Any, message: Any) -> None:
         node = str(self.ctx.getTags(socket)[0])
-        if not isinstance(message, str) or len(message) > _EVENT_MAX or not self._known().received(node, message):
+        try:
+            service = self._service_for(self._name())
+        except ProblemError as error:
+            socket.close(_TRY_AGAIN_LATER, error.code)
+            return
+        if not isinstance(message, str) or len(message) > _EVENT_MAX or not service.received(node, message):
             socket.close(_BAD_MESSAGE, "bad-message")
 
     def webSocketClose(self, socket: Any, code: int, reason: str, was_clean: bool) -> None:
@@ -98,9 +110,16 @@ class Tenant(DurableObject):  # type: ignore[misc]
         server.send(await service.welcome(node))
         return Response(None, status=101, web_socket=client)
 
+    async def _checked_service(self, name: str) -> TenantService:
+        """Raises a ProblemError while the code and a schema do not fit."""
+        await require_database(platform_of(self.env))
+        return self._service_for(name)
+
     def _service_for(self, name: str) -> TenantService:
+        """Raises a ProblemError if the object's schema is newer than the code; then it has written nothing."""
         if self._service is None:
             base = platform_of(self.env)
+            object_schema.migrate(self._local)
             self.ctx.storage.kv.put("tenant", name)
             self._service = TenantService(
                 TenantPlatform(
@@ -114,6 +133,6 @@ class Tenant(DurableObject):  # type: ignore[misc]
             )
         return self._service
 
-    def _known(self) -> TenantService:
-        """After an eviction a socket may speak before any call has named the tenant: it was written down."""
-        return self._service or self._service_for(str(self.ctx.storage.kv.get("tenant")))
+    def _name(self) -> str:
+        """The tenant. After an eviction a socket may speak before any call has named it, so it was written down."""
+        return str(self.ctx.storage.kv.get("tenant"))
