@@ -56,7 +56,7 @@ class FabricHost:
             headers={"Authorization": f"Bearer {self.operator.admin_token}", "Content-Type": "application/json"},
         )
         try:
-            with urllib.request.urlopen(request, timeout=20) as answer:
+            with urllib.request.urlopen(request, timeout=60) as answer:
                 return json.loads(answer.read() or b"null")
         except urllib.error.HTTPError as error:
             with error:
@@ -68,7 +68,7 @@ class FabricHost:
         """What the cron does every few minutes, now: forget what has ended, seal the audit."""
         headers = {"Authorization": f"Bearer {self.operator.internal_key}", "Content-Length": "0"}
         url = f"{self.operator.url}/internal/sweep/{tenant}"
-        with urllib.request.urlopen(urllib.request.Request(url, method="POST", headers=headers), timeout=20) as answer:
+        with urllib.request.urlopen(urllib.request.Request(url, method="POST", headers=headers), timeout=60) as answer:
             assert answer.status == 204
 
     def tenant(self, name: str) -> None:

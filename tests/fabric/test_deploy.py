@@ -13,8 +13,6 @@ from kairos_cli.fabric.init import create
 from kairos_cli.fabric.local import source_tree
 from kairos_cli.fabric.operator import Operator
 
-pytestmark = pytest.mark.timeout(180)
-
 
 @pytest.fixture(scope="module")
 def operator(tmp_path_factory: pytest.TempPathFactory) -> Operator:
