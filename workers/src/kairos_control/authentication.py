@@ -22,7 +22,11 @@ _EVEN_ISOLATED = ("/events", "/audit")  # it hears of its release, and its recor
 
 
 def require_internal(settings: Settings, call: Call) -> None:
-    if not hmac.compare_digest(bearer(call).encode(), settings.internal_key.encode()):
+    """The relay may ask whose a token is, and no more; all else is for the control plane's own calls."""
+    introspects = call.path.startswith("/internal/introspect/")
+    accepted = settings.introspection_keys if introspects else (settings.internal_key,)
+    shown = bearer(call).encode()
+    if not any(hmac.compare_digest(shown, key.encode()) for key in accepted):
         raise problem("unauthorized", "only the fabric's own Workers may call this")
 
 
