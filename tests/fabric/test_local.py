@@ -18,8 +18,9 @@ import pytest
 from fabric_host import FabricHost, free_ports, running_fabric
 from kairos_cli.fabric import local
 from kairos_cli.fabric.init import create
-from kairos_cli.fabric.local import WORKERS, FabricError, LocalFabric
+from kairos_cli.fabric.local import FabricError, LocalFabric
 from kairos_cli.fabric.operator import Operator
+from kairos_cli.fabric.settings import WORKERS
 from overlay import wait_for
 
 HOST = "127.0.0.1"

@@ -79,8 +79,10 @@ def test_a_protected_route_without_credentials_is_a_401(host: FabricHost, route:
 @pytest.mark.parametrize(("body", "codes"), [(b"{", {"malformed"}), (b"[]", {"invalid"}), (b"\xff\xfe", {"malformed"})])
 def test_a_senseless_body_is_named(host: FabricHost, route: Route[Any], body: bytes, codes: set[str]) -> None:
     operator, path = host.operator, path_of(route)
-    bearer = operator.internal_key if route.caller is Caller.INTERNAL else operator.admin_token
-    headers = {"Authorization": f"Bearer {bearer}", "Content-Type": "application/json"}
+    bearer = f"Bearer {operator.admin_token}"
+    if route.caller is Caller.INTERNAL:
+        bearer = host.bearer("introspection" if "/introspect/" in path else "object")
+    headers = {"Authorization": bearer, "Content-Type": "application/json"}
     code = problem_code(asked(host, route.method, path, data=body, headers=headers), path)
     unreached = {Caller.NODE: {"unknown-device"}, Caller.JOINING: codes, Caller.ANYONE: {"not-found"}}
     assert code in unreached.get(route.caller, codes)
@@ -190,12 +192,18 @@ def test_the_document_names_every_public_route_and_resolves(host: FabricHost) ->
             assert {each["name"] for each in operation.get("parameters", ())} >= set(re.findall(r"\{(\w+)\}", path))
 
 
-def test_only_the_other_worker_may_sweep(host: FabricHost) -> None:
+def test_only_the_control_plane_itself_may_sweep(host: FabricHost) -> None:
     path = f"/internal/sweep/{TENANT}"
-    right = {"Authorization": f"Bearer {host.operator.internal_key}"}
-    wrong = {"Authorization": f"Bearer {host.operator.admin_token}"}
-    assert problem_code(asked(host, "POST", path, headers=wrong), path) == "unauthorized"
-    assert asked(host, "POST", path, headers=right)[0] == 204
+    for bearer in (f"Bearer {host.operator.admin_token}", host.bearer("introspection"), host.bearer("cut")):
+        assert problem_code(asked(host, "POST", path, headers={"Authorization": bearer}), path) == "unauthorized"
+    assert asked(host, "POST", path, headers={"Authorization": host.bearer("object")})[0] == 204
+
+
+def test_the_relay_can_add_nothing_to_a_log(host: FabricHost) -> None:
+    path = f"/internal/audit/{TENANT}"
+    for purpose in ("introspection", "cut"):
+        headers = {"Authorization": host.bearer(purpose), "Content-Type": "application/json"}
+        assert problem_code(asked(host, "POST", path, data=b'{"events":[]}', headers=headers), path) == "unauthorized"
 
 
 def test_bundles_live_in_r2_and_kv_and_outlive_the_worker(host: FabricHost, endpoint: Identity) -> None:
