@@ -155,10 +155,10 @@ def test_what_ended_long_ago_is_forgotten(plane: ControlPlane, gateway: Device) 
 
     plane.joined()
     before = kept()
-    asyncio.run(FabricServices(plane.platform).housekeeping.delete_ended())
+    asyncio.run(FabricServices(plane.platform, plane.limits).housekeeping.delete_ended())
     plane.now += 20 * 86_400
-    asyncio.run(FabricServices(plane.platform).housekeeping.delete_ended())
+    asyncio.run(FabricServices(plane.platform, plane.limits).housekeeping.delete_ended())
     assert kept() == before
     plane.now += 20 * 86_400
-    asyncio.run(FabricServices(plane.platform).housekeeping.delete_ended())
+    asyncio.run(FabricServices(plane.platform, plane.limits).housekeeping.delete_ended())
     assert kept() == (0, 0)

@@ -91,9 +91,17 @@ class Signatures(Protocol):
 
 
 class Sockets(Protocol):
-    """The events WebSockets that nodes of this tenant hold open."""
+    """The events WebSockets that nodes of this tenant hold open, at most one a node."""
 
-    def online(self) -> set[str]: ...
+    def online(self) -> set[str]:
+        """The nodes that have one."""
+        ...
+
+    def gateways(self) -> list[str]:
+        """The gateways that have one."""
+        ...
+
+    def is_online(self, node: str) -> bool: ...
 
     def send(self, node: str, text: str) -> bool:
         """False if the node has no open socket."""

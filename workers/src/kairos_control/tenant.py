@@ -48,15 +48,15 @@ class TenantServices:
         self.refusals = Refusals(self.journal, platform.clock)
         self.clocks = Clocks(self.journal, platform.clock)
         self.limits = Limits(platform.clock)
-        self.pushes = Pushes(platform)
+        self.pushes = Pushes(platform, self.store)
         self.signed_requests = SignedRequests(platform, self.store)
         self.administrators = Administrators(platform, self.store.admins, self.journal, platform.tenant)
         self.audit_log = AuditLog(platform, self.pushes, self.outbox)
         self.retention = Retention(platform, self.journal, self.audit_log)
         self.admission = Admission(platform)
-        self.postures = Postures(platform, self.pushes)
+        self.postures = Postures(platform, self.store, self.pushes)
         self.telemetry = Telemetry(platform, self.limits)
-        self.sessions = Sessions(platform, self.journal, self.pushes, self.postures, self.limits)
+        self.sessions = Sessions(platform, self.store, self.journal, self.pushes, self.postures, self.limits)
         self.certificates = Certificates(platform, self.journal, self.pushes)
         self.enrollments = Enrollments(
             platform, self.journal, self.pushes, self.admission, self.limits, self.certificates, self.signed_requests
@@ -67,7 +67,7 @@ class TenantServices:
         self.routes = Routes(platform, self.journal, self.pushes)
         self.registry = Registry(platform, self.journal, self.pushes, self.enrollments, self.sessions)
         self.gateways = Gateways(platform, self.store, self.journal, self.pushes)
-        self.isolations = Isolations(platform, self.journal, self.pushes, self.sessions)
+        self.isolations = Isolations(platform, self.store, self.journal, self.pushes, self.sessions)
         self.node_events = NodeEvents(
             platform,
             self.store,

@@ -82,6 +82,7 @@ def declared_length(call: Call, route: Route[Any]) -> int:
 async def answer(fabric: FabricServices, call: Call, read: ReadBody) -> Reply:
     """A call that belongs to no tenant."""
     try:
+        limit_source(fabric, call)
         route = find(FABRIC_ROUTES, call)
         await authenticate_at_fabric(fabric, route.caller, call)
         async with _bodies.read(call, route, read):
@@ -121,6 +122,7 @@ async def answer_stranger(fabric: FabricServices, call: Call, read: ReadBody) ->
     """A call for a tenant that does not exist. No object is made for it, and it hears what it would hear from a tenant that it
     has no part in: who may not know of a tenant cannot find out by its name."""
     try:
+        limit_source(fabric, call)
         route = find(TENANT, call)
         raise await _strange(fabric, route, call, read)
     except ProblemError as error:

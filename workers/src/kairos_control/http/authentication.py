@@ -12,7 +12,7 @@ from ..fabric import FabricServices
 from ..ports import Settings
 from ..problems import problem
 from ..services.administrators import ROOT, Administrators
-from ..services.rate_limits import DEVICE, SOURCE
+from ..services.rate_limits import DEVICE
 from ..services.signed_requests import SignedRequest
 from ..tenant import TenantServices
 from .call import Call
@@ -56,10 +56,9 @@ async def authenticate_at_fabric(fabric: FabricServices, caller: Caller, call: C
         await _require_administrator(fabric.administrators, call, _ROLE[caller], tenant)
 
 
-def limit_source(tenant: TenantServices, call: Call) -> None:
+def limit_source(services: TenantServices | FabricServices, call: Call) -> None:
     """Counts a call against the address it comes from. Raises too-many-requests."""
-    if call.source:
-        tenant.limits.take(SOURCE, call.source)
+    services.limits.take_source(call.source)
 
 
 def require_internal(settings: Settings, call: Call) -> None:

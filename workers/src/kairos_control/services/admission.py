@@ -43,7 +43,7 @@ class Admission:
                     "hold", "admission:first-gateway", "the first gateway of a tenant waits for the operator"
                 )
             raise problem("no-gateway", "enroll a gateway first: it decides who may join")
-        online = self._platform.sockets.online()
+        online = set(self._platform.sockets.gateways())
         reachable = [gateway for gateway in gateways if gateway["node"] in online]
         deadline = asyncio.get_running_loop().time() + ADMISSION_WAIT_S
         for left, gateway in zip(range(len(reachable), 0, -1), reachable, strict=True):

@@ -83,7 +83,7 @@ class Lifecycle:
         await self.woken()
         await self._retention.retire()
         now = int(self._platform.clock())
-        self._sessions.forget_ended()
+        self._store.sessions.delete_ended(now)
         await self._telemetry.sweep()
         self._store.nonces.delete_ended(now)
         self._platform.local.write(

@@ -145,7 +145,7 @@ class Registry:
             leases = await self._platform.database.rows(
                 "SELECT * FROM leases WHERE tenant = ? AND node = ? ORDER BY vni, prefix", self._platform.tenant, node
             )
-            return self._shown(row, leases, node in self._platform.sockets.online())
+            return self._shown(row, leases, self._platform.sockets.is_online(node))
         for waiting in self._enrollments.held():
             if waiting["node"] == node:
                 return self._waiting(waiting)

@@ -159,8 +159,7 @@ class Vnis:
 
     async def _told(self, nodes: list[str]) -> None:
         """The sessions of these nodes are for other VNIs now, and everyone fetches the network."""
-        for node in nodes:
-            await self._sessions.refresh(node)
+        await self._sessions.refresh(nodes)
         await self._pushes.network_changed()
 
     # -- what is written ---------------------------------------------------------------------------------------------

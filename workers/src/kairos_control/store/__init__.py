@@ -10,11 +10,15 @@ from collections.abc import Sequence
 
 from ..ports import Database, LocalDatabase, Statement
 from .admins import AdminStore
+from .certificates import CertificateStore
 from .devices import DeviceStore
 from .gateways import GatewayStore
 from .isolations import IsolationStore
+from .leases import LeaseStore
 from .nonces import NonceStore
 from .policies import PolicyStore
+from .postures import PostureStore
+from .sessions import SessionStore
 from .tenants import TenantStore
 
 
@@ -34,9 +38,13 @@ class Stores(FabricStores):
         self._database = database
         self.devices = DeviceStore(database, tenant)
         self.gateways = GatewayStore(database, tenant)
+        self.certificates = CertificateStore(database, tenant)
         self.policies = PolicyStore(database, tenant)
         self.nonces = NonceStore(local)
+        self.leases = LeaseStore(database, tenant)
         self.isolations = IsolationStore(local)
+        self.sessions = SessionStore(local)
+        self.postures = PostureStore(local)
 
     async def write(self, statements: Sequence[Statement]) -> None:
         """Writes all of them to D1 or none. Raises ConstraintError."""

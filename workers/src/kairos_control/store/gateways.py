@@ -45,7 +45,9 @@ class GatewayStore:
         return None if row is None else _gateway(row)
 
     async def page(self, after: str, count: int) -> list[RankedGateway]:
-        rows = await self._database.rows(f"{_RANKED} AND d.node > ? ORDER BY d.node LIMIT ?", self._tenant, after, count)
+        rows = await self._database.rows(
+            f"{_RANKED} AND d.node > ? ORDER BY d.node LIMIT ?", self._tenant, after, count
+        )
         return [_gateway(row) for row in rows]
 
     async def rank(self, node: str, priority: int, weight: int) -> None:
