@@ -63,6 +63,8 @@ CREATE TABLE devices (
   UNIQUE (tenant, key_fingerprint)               -- a revoked key never enrolls again
 );
 
+CREATE INDEX active_gateways ON devices (tenant, enrolled_at, node) WHERE role = 'gateway' AND status = 'active';
+
 CREATE TABLE certificates (
   serial     TEXT PRIMARY KEY,                   -- hex
   tenant     TEXT NOT NULL,

@@ -368,7 +368,7 @@ class ControlPlane:
             f"{number}.{table}": sorted(tuple(row) for row in database.execute(f"SELECT * FROM {table}"))
             for number, database in enumerate(databases)
             for (table,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
-            if table not in ("nonces", "outbox", "sqlite_sequence")
+            if table not in ("nonces", "requests_seen", "outbox", "sqlite_sequence")
         }
 
     def audited(self, kind: str) -> list[Mapping[str, Any]]:

@@ -10,6 +10,7 @@ PROBLEMS: dict[str, tuple[int, str]] = {
     "invalid": (422, "A field of the request is missing or has a wrong value"),
     "length-required": (411, "The request has no Content-Length"),
     "body-too-large": (413, "The request body is too large"),
+    "request-timeout": (408, "The request body did not arrive in time"),
     "not-found": (404, "No such resource"),
     "method-not-allowed": (405, "The resource does not know this method"),
     "upgrade-required": (426, "This resource is a WebSocket"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, nullcontext
 from typing import Any
@@ -22,7 +23,11 @@ from .table import FABRIC, TENANT
 ReadBody = Callable[[int], Awaitable[bytes]]
 """Reads the body of a request, of at most so many bytes. Raises length-required, body-too-large."""
 
-_BODIES_MAX = 48 * 1024 * 1024  # bytes of request bodies in memory at once; an isolate has 128 MB
+# Bytes of request bodies in memory at once; an isolate has 128 MB. Callers that are authenticated before their body is read have a part
+# of their own, so that uploads of strangers that never end hold up none of them.
+_BODIES_MAX = 40 * 1024 * 1024
+_UNAUTHENTICATED_BODIES_MAX = 16 * 1024 * 1024
+_BODY_WAIT_S = 30.0
 
 
 async def document(fabric: FabricServices, call: Call) -> Reply:
@@ -46,20 +51,30 @@ class Bodies:
     async def read(self, call: Call, route: Route[Any], read: ReadBody) -> AsyncIterator[None]:
         """Fills in the body of a call whose route takes one, for as long as the call is served.
 
-        Raises length-required, body-too-large, and too-many-requests while other bodies take all the memory.
+        Raises length-required, body-too-large, request-timeout, and too-many-requests while other bodies take all the memory.
         """
         length = declared_length(call, route)
         if length > self._left:
             raise problem("too-many-requests", "too many large requests at once; try again", 1)
         self._left -= length
         try:
-            call.body = await read(length) if length else b""
+            if length:
+                call.body = await _in_time(read(length))
             yield
         finally:
             self._left += length
 
 
+async def _in_time(body: Awaitable[bytes]) -> bytes:
+    try:
+        async with asyncio.timeout(_BODY_WAIT_S):
+            return await body
+    except TimeoutError:
+        raise problem("request-timeout", f"the body did not arrive within {_BODY_WAIT_S:.0f} s") from None
+
+
 _bodies = Bodies(_BODIES_MAX)
+_unauthenticated_bodies = Bodies(_UNAUTHENTICATED_BODIES_MAX)
 
 
 def declared_length(call: Call, route: Route[Any]) -> int:
@@ -111,7 +126,7 @@ async def _answer(tenant: TenantServices, route: Route[TenantServices], call: Ca
     early = by_headers(route, call)
     if early:
         await authenticate(tenant, route, call)
-    async with _bodies.read(call, route, read):
+    async with (_bodies if early else _unauthenticated_bodies).read(call, route, read):
         if not early:
             await authenticate(tenant, route, call)
         async with tenant.turn if route.serialized else nullcontext():
@@ -135,7 +150,7 @@ async def _strange(fabric: FabricServices, route: Route[TenantServices], call: C
     if not is_node and route.caller not in (Caller.ANYONE, Caller.JOINING):
         await authenticate_at_fabric(fabric, route.caller, call, name)
         return problem("not-found", f"there is no tenant {name}")
-    async with _bodies.read(call, route, read):
+    async with _unauthenticated_bodies.read(call, route, read):
         if route.caller is Caller.JOINING:
             call.decode(EnrollRequest)
             return unknown_token()

@@ -29,8 +29,8 @@ _EVEN_ISOLATED = ("/events", "/audit")  # an isolated node is told of its releas
 
 
 def by_headers(route: Route[TenantServices], call: Call) -> bool:
-    """Whether the caller is authenticated by headers alone, so that a body need not be read before."""
-    return not _is_node(route, call) and route.caller is not Caller.JOINING
+    """Whether headers alone authenticate the caller, so that its body is read after that."""
+    return (route.caller in _ROLE or route.caller is Caller.INTERNAL) and not _is_node(route, call)
 
 
 async def authenticate(tenant: TenantServices, route: Route[TenantServices], call: Call) -> None:

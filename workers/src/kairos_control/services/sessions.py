@@ -72,8 +72,8 @@ class Sessions:
         if device.role == "endpoint":
             at = self._postures.learn(node, request.posture)
             self._pushes.to_gateways(_notice(stored, StoredPosture(node, at, request.posture)))
-        kind = "session.renewed" if request.renews else "session.opened"
-        self._journal.record(kind, actor=node, subject=session, outcome="allow")
+        if not request.renews:  # a renewal decides nothing that opening did not
+            self._journal.record("session.opened", actor=node, subject=session, outcome="allow")
         relay = self._platform.settings.relay_url
         addresses = [GatewayAddress(each, f"{relay}/v1/relay/{each}", 100 + n) for n, each in enumerate(gateways)]
         return SessionGrant(session, token, expires_at, vnis, addresses, policy_version, expires_at - now)
