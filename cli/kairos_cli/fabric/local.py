@@ -32,7 +32,7 @@ _KEPT_S = 86_400.0
 _EXCEPTION = re.compile(r"[\w.]*(Error|Exception)\b[^:]*: ")
 # What a snapshot holds: modules that every start would import anew.
 _WARM = (
-    "workers", "asn1crypto.x509", "msgspec", "msgspec.json", "urllib.parse", "hashlib", "hmac", "secrets", "dataclasses", "logging",
+    "workers", "msgspec", "msgspec.json", "urllib.parse", "hashlib", "hmac", "secrets", "dataclasses", "logging",
     "ipaddress", "base64", "random", "datetime", "enum", "re", "typing",
 )  # fmt: skip
 
