@@ -26,11 +26,14 @@ from kairos.identity import transcript
 from kairos.identity.certificate import parse_certificate_untrusted
 from kairos.identity.signed_request import DEVICE_HEADER, SIGNATURE_HEADER, Proof
 from kairos.identity.spiffe import node_id
-from kairos_control import app, audit
-from kairos_control.http import Call, Reply, problem_reply
+from kairos_control.fabric import FabricServices
+from kairos_control.http import app
+from kairos_control.http.call import Call, Reply, problem_reply
 from kairos_control.ports import ConstraintError, Platform, Row, Settings, Statement, TenantPlatform
+from kairos_control.problems import problem
+from kairos_control.services import audit_events
 from kairos_control.store import database_schema, object_schema
-from kairos_control.tenant import TenantService
+from kairos_control.tenant import TenantServices
 from kairos_node.ca import make_issuer, make_root
 from kairos_node.crypto import provider_named
 
@@ -48,7 +51,7 @@ class Crash(Exception):
     """The process dies here."""
 
 
-class SqliteStore:
+class SqliteDatabase:
     """D1's behaviour: batches are transactions. `dies_in`: the batch, counted from 1, at which the process dies."""
 
     def __init__(self) -> None:
@@ -201,7 +204,7 @@ class ControlPlane:
             admin_token_hash=hashlib.sha256(ADMIN_TOKEN.encode()).hexdigest(),
             internal_key=INTERNAL_KEY,
         )
-        self.store, self.queue, self.cache, self.blobs = SqliteStore(), Queue(), Octets(), Octets()
+        self.store, self.queue, self.cache, self.blobs = SqliteDatabase(), Queue(), Octets(), Octets()
         self.telemetry = Queue()
         self.platform = Platform(
             settings,
@@ -219,20 +222,20 @@ class ControlPlane:
         self.alarms: dict[str, float] = {}
         self._checked = False  # that the database has the schema
         self._locals: dict[str, SqliteLocal] = {}
-        self._services: dict[str, TenantService] = {}
+        self._services: dict[str, TenantServices] = {}
 
     def close(self) -> None:
         for database in (self.store.database, *(local.database for local in self._locals.values())):
             database.close()
 
-    def service(self, name: str) -> TenantService:
+    def service(self, name: str) -> TenantServices:
         if name not in self._services:
             shared = {each: getattr(self.platform, each) for each in self.platform.__slots__}
             if name not in self._locals:
                 self._locals[name] = SqliteLocal()
             object_schema.migrate(self._locals[name])
             sockets = self.sockets.setdefault(name, Sockets())
-            self._services[name] = TenantService(
+            self._services[name] = TenantServices(
                 TenantPlatform(
                     **shared,
                     tenant=name,
@@ -261,17 +264,18 @@ class ControlPlane:
 
     async def _answer(self, call: Call) -> Reply:
         name = app.tenant_of(call.path)
+        fabric = FabricServices(self.platform)
         try:
             if not self._checked:
                 await database_schema.require(self.store)
                 self._checked = True
             if not name:
-                return await app.answer(self.platform, call)
-            if name in self._services or await app.exists(self.platform, name):
-                return await app.answer_tenant(self.service(name), call)
+                return await app.answer(fabric, *arrived(call))
+            if name in self._services or await fabric.store.tenants.exists(name):
+                return await app.answer_tenant(self.service(name), *arrived(call))
         except ProblemError as error:
             return problem_reply(error, call.path)
-        return await app.answer_stranger(self.platform, call)
+        return await app.answer_stranger(fabric, *arrived(call))
 
     def admin(self, method: str, path: str, body: object = None, type_: Any = Any, token: str = ADMIN_TOKEN) -> Any:
         """As an administrator, root unless another's credential is given. Raises ProblemError."""
@@ -341,7 +345,7 @@ class ControlPlane:
                 signature = (key or gateway.key).sign(signed, labels.ADMISSION_VERDICT)
                 verdict = AdmissionVerdict(push.id, outcome, "test:judge", "why not", signature)  # type: ignore[arg-type]
                 service = self.service("acme")
-                asyncio.get_running_loop().call_soon(service.received, gateway.node, encode(verdict))
+                asyncio.get_running_loop().call_soon(service.node_events.received, gateway.node, encode(verdict))
 
         self.sockets.setdefault("acme", Sockets()).connected[gateway.node] = pushed
         return pushes
@@ -362,7 +366,7 @@ class ControlPlane:
 
     def consume(self) -> None:
         """All that was ever sent, so most of it once more."""
-        asyncio.run(audit.consume(self.platform, self, self.queue.messages))
+        asyncio.run(audit_events.consume(self.platform, self, self.queue.messages))
 
     async def append(self, tenant: str, events: Sequence[Event]) -> None:
         """The port Logs."""
@@ -370,7 +374,19 @@ class ControlPlane:
 
     def seal(self, name: str = "acme") -> None:
         self.consume()
-        asyncio.run(self.service(name).woken())
+        asyncio.run(self.service(name).lifecycle.woken())
+
+
+def arrived(call: Call) -> tuple[Call, app.ReadBody]:
+    """The call as the Worker gets it: its body is declared, and read later."""
+    headers = {"content-length": str(len(call.body)), **call.headers} if call.method != "GET" else call.headers
+
+    async def read(limit: int) -> bytes:
+        if len(call.body) > limit:
+            raise problem("body-too-large", "the body is longer than its Content-Length")
+        return call.body
+
+    return Call(call.method, call.target, headers), read
 
 
 def answer(reply: Reply, type_: type[_T]) -> _T:

@@ -10,6 +10,7 @@ import os
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -17,24 +18,24 @@ from control_plane import ADMIN_TOKEN, INTERNAL_KEY, ControlPlane, Device
 from kairos.api.admin import ROLES, AdminCreate, AdminRecord
 from kairos.api.problem import Problem
 from kairos.identity.admin_credential import AdminCredential
-from kairos_control import app, tenant
-from kairos_control.http import Call
-from kairos_control.routing import Route
+from kairos_control.http import app
+from kairos_control.http.call import Call
+from kairos_control.http.routing import Route
 
-ALL = [*app.ROUTES, *tenant.ROUTES]
+ALL = app.ALL
 DOCUMENT = (Path(__file__).parents[1] / "docs/api.md").read_text()
 STRENGTH = ("viewer", "operator", "tenant-admin", "root")
 REFUSED = {"unauthorized", "out-of-scope", "unknown-device", "wrong-role"}
-Send = Callable[[Route, str], Call]
+Send = Callable[[Route[Any], str], Call]
 
 
-def documented(route: Route) -> str:
+def documented(route: Route[Any]) -> str:
     """The words with which its section begins."""
     [words] = re.findall(rf"^### {re.escape(f'{route.method} {route.path}')}\n([^.(]*)", DOCUMENT, re.MULTILINE)
     return str(words).strip().lower()
 
 
-def may(caller: str, bound_to: str, route: Route, name: str) -> bool:
+def may(caller: str, bound_to: str, route: Route[Any], name: str) -> bool:
     """By the document, whether `caller`, an administrator of tenant `bound_to` (empty: all) or a node of it, passes."""
     who = documented(route)
     if who.startswith(("anyone", "whoever", "joining", "the signature")):
@@ -49,7 +50,7 @@ def may(caller: str, bound_to: str, route: Route, name: str) -> bool:
     return caller in STRENGTH and needed in STRENGTH and STRENGTH.index(caller) >= STRENGTH.index(needed)
 
 
-def path_of(route: Route, name: str) -> str:
+def path_of(route: Route[Any], name: str) -> str:
     return re.sub(r"\{(\w+)\}", lambda each: name if each[1] == "tenant" else "0", route.path)
 
 
@@ -61,7 +62,7 @@ def credential(plane: ControlPlane, role: str, name: str = "", by: str = ADMIN_T
 
 
 def bearing(token: str) -> Send:
-    def call(route: Route, name: str) -> Call:
+    def call(route: Route[Any], name: str) -> Call:
         return Call(route.method, path_of(route, name), {"authorization": f"Bearer {token}"}, b"")
 
     return call

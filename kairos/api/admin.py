@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, get_args
+from typing import Any, Generic, Literal, TypeVar, get_args
 
 import msgspec
 
 from kairos.api.enrollment import Role
 from kairos.api.session import PolicyRecord, Route
 
+Item = TypeVar("Item")
 AdminRole = Literal["viewer", "operator", "tenant-admin"]
 ROLES: tuple[str, ...] = get_args(AdminRole)  # each may do what the ones before it may
 
@@ -249,11 +250,12 @@ class AuditRetention(msgspec.Struct, omit_defaults=True):
     before: int = 0
 
 
-class Page(msgspec.Struct):
-    """A listing: `items` of the resource asked for; `next` is the cursor of the following page or empty."""
+class Page(msgspec.Struct, Generic[Item]):
+    """One page of a listing."""
 
-    items: list[Any]
+    items: list[Item]
     next: str = ""
+    """The cursor of the following page; empty on the last."""
 
 
 class Reason(msgspec.Struct, omit_defaults=True):

@@ -29,6 +29,8 @@ class ProblemError(Exception):
     def __init__(self, code: str, status: int, title: str, detail: str = "", retry_after_s: int | None = None) -> None:
         super().__init__(f"{title}: {detail}" if detail else title)
         self.problem = Problem(TYPE_PREFIX + code, title, status, detail, retry_after_s=retry_after_s)
+        self.allow = ""
+        """The methods that the resource takes, for the Allow header of a 405."""
 
     @property
     def code(self) -> str:

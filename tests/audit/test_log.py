@@ -16,8 +16,8 @@ from kairos.audit.event import Event
 from kairos.audit.head import Consistency, EventProof, SealedSegment, SignedHead, verify_event, verify_successor
 from kairos.audit.merkle import leaf_hash
 from kairos.audit.verification import Report, examine
-from kairos_control import audit_log
-from kairos_control.outbox import RESEND_AFTER_S
+from kairos_control.services import audit_log
+from kairos_control.services.outbox import RESEND_AFTER_S
 from kairos_node.certificates import check_audit_head
 
 AUDIT = "/v1/tenants/acme/audit"
@@ -32,7 +32,7 @@ def append(plane: ControlPlane, *numbers: int) -> None:
 
 
 def seal(plane: ControlPlane) -> None:
-    asyncio.run(plane.service("acme").woken())
+    asyncio.run(plane.service("acme").lifecycle.woken())
 
 
 def head(plane: ControlPlane) -> SignedHead:
@@ -213,7 +213,7 @@ def test_nodes_are_told_of_every_head(plane: ControlPlane) -> None:
     append(plane, 1)
     seal(plane)
     assert [push.head for push in pushes if isinstance(push, AuditHead)] == [head(plane)]
-    welcome = parse_to_node_untrusted(asyncio.run(plane.service("acme").welcome("ep-a")))
+    welcome = parse_to_node_untrusted(asyncio.run(plane.service("acme").node_events.welcome("ep-a")))
     assert isinstance(welcome, Welcome)
     assert welcome.audit_head == head(plane)
 

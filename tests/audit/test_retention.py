@@ -14,7 +14,7 @@ from kairos.audit.event import Event
 from kairos.audit.head import Consistency, EventProof, SealedSegment, SignedHead, verify_event, verify_successor
 from kairos.audit.merkle import leaf_hash
 from kairos.audit.verification import Report, examine
-from kairos_control.http import Call
+from kairos_control.http.call import Call
 from kairos_node.certificates import check_audit_head
 
 AUDIT = "/v1/tenants/acme/audit"
@@ -26,7 +26,7 @@ def record(plane: ControlPlane, *numbers: int) -> None:
     events = [Event(f"{number:032x}", plane.now, "acme", "ep-a", "test.event") for number in numbers]
     plane.queue.messages += [msgspec.to_builtins(event) for event in events]
     plane.consume()
-    asyncio.run(plane.service("acme").woken())
+    asyncio.run(plane.service("acme").lifecycle.woken())
     plane.queue.messages[:] = [each for each in plane.queue.messages if each["kind"] != "test.event"]  # not once more
 
 

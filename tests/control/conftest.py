@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from control_plane import ANSWER_S, ControlPlane, Device
-from kairos_control import admission
+from kairos_control.services import admission
 
 
 @pytest.fixture

@@ -29,7 +29,7 @@ def rotate(plane: ControlPlane, device: Device) -> None:
 
 def refusals(plane: ControlPlane, node: Device) -> dict[str, int]:
     """What a node hears when it connects: seconds by serial."""
-    welcome = parse_to_node_untrusted(asyncio.run(plane.service("acme").welcome(node.node)))
+    welcome = parse_to_node_untrusted(asyncio.run(plane.service("acme").node_events.welcome(node.node)))
     assert isinstance(welcome, Welcome)
     return {each.serial: each.in_s for each in welcome.refused}
 

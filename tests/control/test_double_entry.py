@@ -14,7 +14,7 @@ import pytest
 from control_plane import ControlPlane, Device
 from kairos.audit.event import Event, EventBatch
 from kairos.audit.flow_record import LEDGER_WINDOW, FlowRow, FlowWindow
-from kairos_control import double_entry
+from kairos_control.services import double_entry
 
 
 @pytest.fixture

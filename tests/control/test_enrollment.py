@@ -18,7 +18,7 @@ from kairos.crypto import labels
 from kairos.crypto.suites import KR1
 from kairos.identity import transcript
 from kairos.identity.certificate import parse_certificate_untrusted
-from kairos_control.http import Call
+from kairos_control.http.call import Call
 
 ENROLLMENTS = "/v1/tenants/acme/enrollments"
 

@@ -44,7 +44,7 @@ def answers(plane: ControlPlane, record: IsolationRecord, point: Device, signer:
     signature = (signer or point).key.sign(signed, labels.ISOLATION_RECEIPT)
     state: IsolationState = "isolated" if record.state == "isolated" else "released"
     text = encode(Receipt(record.id, state, 1_800_000_000_123, signature))
-    assert plane.service("acme").received(point.node, text)
+    assert plane.service("acme").node_events.received(point.node, text)
 
 
 @pytest.mark.parametrize("restarted", [False, True])
@@ -85,12 +85,12 @@ def test_everyone_is_told_and_whoever_connects_later(plane: ControlPlane, gatewa
         Isolation(record.id, device.node, "isolated", "stolen")
     ]
     assert plane.relay.cuts[-1].node == device.node
-    welcome = parse_to_node_untrusted(asyncio.run(plane.service("acme").welcome(gateway.node)))
+    welcome = parse_to_node_untrusted(asyncio.run(plane.service("acme").node_events.welcome(gateway.node)))
     assert isinstance(welcome, Welcome)
     assert [each.node for each in welcome.isolations] == [device.node]
     isolate(plane, device, "release")
     assert plane.relay.cuts[-1].until == 0
-    welcome = parse_to_node_untrusted(asyncio.run(plane.service("acme").welcome(gateway.node)))
+    welcome = parse_to_node_untrusted(asyncio.run(plane.service("acme").node_events.welcome(gateway.node)))
     assert isinstance(welcome, Welcome)
     assert welcome.isolations == []
     plane.node(device, "POST", "/sessions", {}, SessionGrant)

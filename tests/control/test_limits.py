@@ -8,9 +8,9 @@ from control_plane import ControlPlane, Device, answer
 from kairos.api.enrollment import Challenge
 from kairos.api.problem import ProblemError
 from kairos.api.session import SessionGrant
-from kairos_control.http import Call
-from kairos_control.limits import DEVICE, SESSION, SOURCE, TOKEN, Budget, Limits
-from kairos_control.sessions import LIVE_MAX
+from kairos_control.http.call import Call
+from kairos_control.services.rate_limits import DEVICE, SESSION, SOURCE, TOKEN, Budget, Limits
+from kairos_control.services.sessions import LIVE_MAX
 
 SMALL = Budget("this test", 3, 0.5)
 

@@ -10,7 +10,7 @@ import pytest
 from control_plane import ControlPlane, Device
 from kairos.api.problem import ProblemError
 from kairos.api.session import Network
-from kairos_control import fabric
+from kairos_control.fabric import FabricServices
 
 VNIS = "/v1/tenants/acme/vnis"
 
@@ -155,10 +155,10 @@ def test_what_ended_long_ago_is_forgotten(plane: ControlPlane, gateway: Device) 
 
     plane.joined()
     before = kept()
-    asyncio.run(fabric.forget_ended(plane.platform))
+    asyncio.run(FabricServices(plane.platform).housekeeping.delete_ended())
     plane.now += 20 * 86_400
-    asyncio.run(fabric.forget_ended(plane.platform))
+    asyncio.run(FabricServices(plane.platform).housekeeping.delete_ended())
     assert kept() == before
     plane.now += 20 * 86_400
-    asyncio.run(fabric.forget_ended(plane.platform))
+    asyncio.run(FabricServices(plane.platform).housekeeping.delete_ended())
     assert kept() == (0, 0)

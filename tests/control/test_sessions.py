@@ -17,7 +17,7 @@ from kairos.constants import CERTIFICATE_LIFE_S, SESSION_LIFE_S
 from kairos.crypto import labels
 from kairos.crypto.suites import KR1
 from kairos.identity import transcript
-from kairos_control.http import Call
+from kairos_control.http.call import Call
 
 POLICY = "/v1/tenants/acme/policy"
 

@@ -4,24 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import re
+from typing import Any
 
 import msgspec
 import pytest
 
-from control_plane import ADMIN_TOKEN, INTERNAL_KEY, ControlPlane, Device
+from control_plane import ADMIN_TOKEN, INTERNAL_KEY, ControlPlane, Device, arrived
 from kairos.api.problem import Problem
-from kairos_control import app, tenant
-from kairos_control.http import Call, Reply
-from kairos_control.routing import Caller, Route
+from kairos_control.fabric import FabricServices
+from kairos_control.http import app, table
+from kairos_control.http.call import Call, Reply
+from kairos_control.http.routing import Caller, Route
 
 ADMINISTRATORS = (Caller.VIEWER, Caller.OPERATOR, Caller.ADMIN, Caller.ROOT, Caller.NODE_OR_ADMIN)
 
 
 def stranger(plane: ControlPlane, call: Call) -> Reply:
-    return asyncio.run(app.answer_stranger(plane.platform, call))
+    return asyncio.run(app.answer_stranger(FabricServices(plane.platform), *arrived(call)))
 
 
-def path_of(route: Route, name: str) -> str:
+def path_of(route: Route[Any], name: str) -> str:
     return re.sub(r"\{(\w+)\}", lambda each: name if each[1] == "tenant" else "nothing", route.path)
 
 
@@ -31,8 +33,8 @@ def bodies(plane: ControlPlane) -> list[bytes]:
     return [b"", b"{", b"{}", msgspec.json.encode(guessed), bytes(300_000)]
 
 
-@pytest.mark.parametrize("route", tenant.ROUTES, ids=lambda route: f"{route.method} {route.path}")
-def test_an_outsider_cannot_tell(plane: ControlPlane, gateway: Device, route: Route) -> None:
+@pytest.mark.parametrize("route", table.TENANT, ids=lambda route: f"{route.method} {route.path}")
+def test_an_outsider_cannot_tell(plane: ControlPlane, gateway: Device, route: Route[Any]) -> None:
     for body in bodies(plane):
         for headers in ({}, {"authorization": "Bearer guess"}, {"kairos-device": Device().node}):
             here = plane.send(Call(route.method, path_of(route, "acme"), headers, body))
@@ -46,7 +48,7 @@ def test_an_outsider_cannot_tell(plane: ControlPlane, gateway: Device, route: Ro
     [*((caller, ADMIN_TOKEN) for caller in ADMINISTRATORS), (Caller.INTERNAL, INTERNAL_KEY)],
 )
 def test_who_may_know_is_told(plane: ControlPlane, caller: Caller, key: str) -> None:
-    for route in tenant.ROUTES:
+    for route in table.TENANT:
         if route.caller is caller:
             call = Call(route.method, path_of(route, "none"), {"authorization": f"Bearer {key}"})
             said = msgspec.json.decode(stranger(plane, call).body, type=Problem)

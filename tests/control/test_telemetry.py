@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import msgspec
 import pytest
@@ -11,8 +12,8 @@ from control_plane import ADMIN_TOKEN, INTERNAL_KEY, ControlPlane, Device
 from kairos.api.admin import Page
 from kairos.api.problem import ProblemError
 from kairos.api.telemetry import Sample, TelemetryRecord
-from kairos_control import telemetry
-from kairos_control.http import Call
+from kairos_control.http.call import Call
+from kairos_control.services import telemetry
 from kairos_node.metrics import Timings
 from kairos_node.telemetry import Telemetry
 
@@ -20,7 +21,7 @@ SAMPLE = Sample(1, 2, 1000.0, 2000.0, {"auth": 3}, 7, 0.2, 1, 12.5, 4, "0.1.0")
 
 
 def shown(plane: ControlPlane) -> list[tuple[str, int, int]]:
-    page: Page = plane.admin("GET", "/v1/tenants/acme/telemetry", None, Page)
+    page = plane.admin("GET", "/v1/tenants/acme/telemetry", None, Page[Any])
     return [(item["node"], item["at"], item["sample"]["relay"]) for item in page.items]
 
 
@@ -40,7 +41,7 @@ def test_the_newest_of_each_node_for_an_hour(plane: ControlPlane, gateway: Devic
 
 def past(plane: ControlPlane, by: str, **query: str) -> list[TelemetryRecord]:
     asked = "&".join(f"{name}={value}" for name, value in query.items())
-    page: Page = plane.admin("GET", f"/v1/tenants/acme/telemetry/history?by={by}&{asked}", None, Page)
+    page = plane.admin("GET", f"/v1/tenants/acme/telemetry/history?by={by}&{asked}", None, Page[Any])
     return [msgspec.convert(item, TelemetryRecord) for item in page.items]
 
 

@@ -7,7 +7,7 @@ import sqlite3
 from pathlib import Path
 
 from kairos_cli.registry import VERBS
-from kairos_control import app, tenant
+from kairos_control.http import app
 from kairos_control.problems import PROBLEMS
 
 ROOT = Path(__file__).parents[2]
@@ -31,7 +31,7 @@ def test_every_verb_that_the_manual_names_exists() -> None:
 def test_every_route_has_its_heading() -> None:
     named = {heading for heading in headings("docs/api.md") if "/" in heading}
     relay = {"GET /v1/relay/{gateway}", "POST /internal/cut"}
-    assert named - relay == {f"{route.method} {route.path}" for route in (*app.ROUTES, *tenant.ROUTES)}
+    assert named - relay == {f"{route.method} {route.path}" for route in app.ALL}
 
 
 def test_every_problem_has_its_row() -> None:

@@ -24,19 +24,17 @@ from kairos.audit.event import Event
 from kairos.constants import BODY_MAX
 from kairos.crypto import labels
 from kairos.identity import transcript
-from kairos_control import tenant
-from kairos_control.app import ROUTES
+from kairos_control.http.app import ALL
+from kairos_control.http.routing import Caller, Route
 from kairos_control.problems import PROBLEMS
-from kairos_control.routing import Caller, Route
 from kairos_node.state import Identity
 from overlay import wait_for
 
-ALL = (*ROUTES, *tenant.ROUTES)
 FILLED = {"tenant": TENANT, "enrollment": "0" * 32, "session": "0" * 32}
 PROTECTED = [route for route in ALL if route.caller is not Caller.ANYONE]
 
 
-def path_of(route: Route) -> str:
+def path_of(route: Route[Any]) -> str:
     return re.sub(r"\{(\w+)\}", lambda name: FILLED.get(name[1], "nothing"), route.path)
 
 
@@ -66,7 +64,7 @@ def problem_code(answer: tuple[int, str, bytes], path: str) -> str:
 
 
 @pytest.mark.parametrize("route", PROTECTED, ids=lambda route: f"{route.method} {route.path}")
-def test_a_protected_route_without_credentials_is_a_401(host: FabricHost, route: Route) -> None:
+def test_a_protected_route_without_credentials_is_a_401(host: FabricHost, route: Route[Any]) -> None:
     path = path_of(route)
     body: dict[str, Any] = {"json": {}} if route.method in ("POST", "PUT") else {}
     code = problem_code(asked(host, route.method, path, **body), path)
@@ -78,7 +76,7 @@ def test_a_protected_route_without_credentials_is_a_401(host: FabricHost, route:
     "route", [each for each in ALL if each.body is not None], ids=lambda route: f"{route.method} {route.path}"
 )
 @pytest.mark.parametrize(("body", "codes"), [(b"{", {"malformed"}), (b"[]", {"invalid"}), (b"\xff\xfe", {"malformed"})])
-def test_a_senseless_body_is_named(host: FabricHost, route: Route, body: bytes, codes: set[str]) -> None:
+def test_a_senseless_body_is_named(host: FabricHost, route: Route[Any], body: bytes, codes: set[str]) -> None:
     operator, path = host.operator, path_of(route)
     bearer = operator.internal_key if route.caller is Caller.INTERNAL else operator.admin_token
     headers = {"Authorization": f"Bearer {bearer}", "Content-Type": "application/json"}

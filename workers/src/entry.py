@@ -8,12 +8,15 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from kairos.api.problem import ProblemError
-from kairos_control import app, audit, double_entry, fabric, telemetry
-from kairos_control.adapters.messages import call_of, refusal_of, response_of
+from kairos_control.adapters.messages import call_of, response_of
 from kairos_control.adapters.platform import BoundLogs, platform_of, require_database
 from kairos_control.adapters.storage import Queue
+from kairos_control.fabric import FabricServices
+from kairos_control.http import app
+from kairos_control.http.call import problem_reply
 from kairos_control.objects.tenant import Tenant
 from kairos_control.ports import Platform
+from kairos_control.services import audit_events, double_entry, telemetry
 from workers import WorkerEntrypoint
 
 __all__ = ["Default", "Tenant"]
@@ -22,26 +25,25 @@ _TELEMETRY, _SWEEPS = "kairos-telemetry", "kairos-sweeps"
 _seen: set[str] = set()  # tenants that exist, or did when this isolate asked: their objects know better
 
 
-async def _exists(platform: Platform, tenant: str) -> bool:
-    """Whether there is an object to call: one that is called for a made-up name would be made, and stay."""
-    if tenant not in _seen and await app.exists(platform, tenant):
+async def _exists(fabric: FabricServices, tenant: str) -> bool:
+    """Whether there is an object to call: calling one for a made-up name would create it, for good."""
+    if tenant not in _seen and await fabric.store.tenants.exists(tenant):
         _seen.add(tenant)
     return tenant in _seen
 
 
 class Default(WorkerEntrypoint):  # type: ignore[misc]
     async def fetch(self, request: Any) -> Any:
-        platform = platform_of(self.env)
+        fabric = FabricServices(platform_of(self.env))
         tenant = app.tenant_of(urlsplit(request.url).path)
+        call, read = call_of(request)
         try:
-            await require_database(platform)
-            if tenant and await _exists(platform, tenant):
+            await require_database(fabric.platform)
+            if tenant and await _exists(fabric, tenant):
                 return await self.env.TENANT.getByName(tenant).fetch(request)
-            call = await call_of(request)
+            return response_of(await (app.answer_stranger if tenant else app.answer)(fabric, call, read))
         except ProblemError as error:
-            return refusal_of(request, error)
-        try:
-            return response_of(await (app.answer_stranger if tenant else app.answer)(platform, call))
+            return response_of(problem_reply(error, call.path))
         except Exception as error:
             return response_of(app.failure(call, error))
 
@@ -62,21 +64,21 @@ class Default(WorkerEntrypoint):  # type: ignore[misc]
         if batch.queue == _TELEMETRY:
             await telemetry.consume(platform, bodies)
         else:
-            await audit.consume(platform, BoundLogs(self.env.TENANT, platform.settings.internal_key), bodies)
+            await audit_events.consume(platform, BoundLogs(self.env.TENANT, platform.settings.internal_key), bodies)
         for message in messages:
             message.ack()
 
     async def scheduled(self, controller: Any, env: Any, ctx: Any) -> None:
         """Each tenant's housekeeping is a message of its own: one that fails is tried again and holds up no other, and thousands
         are no single invocation's work."""
-        platform = platform_of(self.env)
+        fabric = FabricServices(platform_of(self.env))
         try:
-            await require_database(platform)
+            await require_database(fabric.platform)
         except ProblemError as error:
             print(f"cron: {error}")
             return
-        await fabric.forget_ended(platform)
-        await Queue(self.env.SWEEPS).send(await platform.store.rows("SELECT tenant FROM tenants"))
+        await fabric.housekeeping.delete_ended()
+        await Queue(self.env.SWEEPS).send([{"tenant": tenant} for tenant in await fabric.store.tenants.names()])
 
     async def _sweep(self, platform: Platform, message: Any) -> None:
         tenant = json.loads(message.body)["tenant"]

@@ -22,7 +22,7 @@ class ConstraintError(Exception):
     """A statement broke a constraint of the schema; nothing of its batch was written."""
 
 
-class Store(Protocol):
+class Database(Protocol):
     """The durable records (D1)."""
 
     async def rows(self, sql: str, *values: Any) -> list[Row]: ...
@@ -34,7 +34,7 @@ class Store(Protocol):
         ...
 
 
-class LocalStore(Protocol):
+class LocalDatabase(Protocol):
     """The SQLite of one Tenant object: synchronous, and durable before any reply leaves the object."""
 
     def rows(self, sql: str, *values: Any) -> list[Row]: ...
@@ -131,7 +131,7 @@ class Platform:
     """All that both the entrypoint and a Tenant object stand on."""
 
     settings: Settings
-    store: Store
+    database: Database
     cache: Cache
     blobs: Blobs
     queue: EventQueue
@@ -146,7 +146,7 @@ class TenantPlatform(Platform):
     """What a Tenant object has beyond that."""
 
     tenant: str
-    local: LocalStore
+    local: LocalDatabase
     sockets: Sockets
     relay: Relay
     wake: Callable[

@@ -5,33 +5,39 @@ from __future__ import annotations
 from typing import Any
 from urllib.parse import urlsplit
 
-from kairos.api.problem import ProblemError
 from workers import Response
 
-from ..app import body_max
-from ..http import Call, Reply, problem_reply
+from ..http.app import ReadBody
+from ..http.call import Call, Reply
 from ..problems import problem
 
 
-async def call_of(request: Any) -> Call:
-    """Raises a ProblemError for a body that its route does not take, before it is read into memory."""
+def call_of(request: Any) -> tuple[Call, ReadBody]:
+    """The call without its body, and what reads that.
+
+    The method is asked of the JavaScript object: the SDK's own property raises for a method that it does not list.
+    """
     parts = urlsplit(request.url)
     target = parts.path + (f"?{parts.query}" if parts.query else "")
     headers = {name.lower(): value for name, value in request.headers.items()}
-    _check_length(request.method, headers.get("content-length", ""), body_max(request.method, parts.path))
-    body = b"" if request.method in ("GET", "HEAD") else bytes(await request.bytes())
-    return Call(request.method, target, headers, body)
+
+    async def read(limit: int) -> bytes:
+        """A client may send more than it declared, or never end: reading stops at the limit."""
+        return await _read(request.js_object.body, limit)
+
+    return Call(str(request.js_object.method).upper(), target, headers), read
 
 
-def _check_length(method: str, length: str, limit: int) -> None:
-    if method in ("POST", "PUT", "PATCH") and not length.isdecimal():
-        raise problem("length-required", "send the body with a Content-Length, not in chunks")
-    if length.isdecimal() and int(length) > limit:
-        raise problem("body-too-large", f"at most {limit} bytes here")
-
-
-def refusal_of(request: Any, error: ProblemError) -> Response:
-    return response_of(problem_reply(error, urlsplit(request.url).path))
+async def _read(stream: Any, limit: int) -> bytes:
+    if stream is None:
+        return b""
+    reader, read = stream.getReader(), bytearray()
+    while not (chunk := await reader.read()).done:
+        if len(read) + chunk.value.byteLength > limit:
+            await reader.cancel()
+            raise problem("body-too-large", "the body is longer than its Content-Length")
+        read += chunk.value.to_bytes()
+    return bytes(read)
 
 
 def response_of(reply: Reply) -> Response:

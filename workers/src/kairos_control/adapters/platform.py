@@ -18,7 +18,7 @@ from kairos.identity.certificate import parse_certificate_untrusted
 from ..ports import Platform, Settings
 from ..store import database_schema
 from .signatures import WebCryptoSignatures
-from .storage import D1Store, KvCache, Queue, R2Blobs
+from .storage import D1Database, KvCache, Queue, R2Blobs
 
 
 def settings_of(env: Any) -> Settings:
@@ -43,7 +43,7 @@ def platform_of(env: Any) -> Platform:
     settings = _settings(env)
     return Platform(
         settings=settings,
-        store=D1Store(env.DB),
+        database=D1Database(env.DB),
         cache=KvCache(env.CACHE),
         blobs=R2Blobs(env.BLOBS),
         queue=Queue(env.EVENTS),
@@ -96,7 +96,7 @@ class BoundLogs:
 async def require_database(platform: Platform) -> None:
     """Asks once an isolate. Raises a ProblemError, at each call until it is mended: the database has another schema than this code."""
     if not _checked:
-        await database_schema.require(platform.store)
+        await database_schema.require(platform.database)
         _checked.append(True)
 
 

@@ -14,7 +14,7 @@ _TTL_MIN_S = 60  # what KV takes
 _BATCH_MESSAGES, _BATCH_BYTES = 100, 200_000  # what a queue takes in one call: 100, and 256 KB with its own overhead
 
 
-class D1Store:
+class D1Database:
     def __init__(self, database: Any) -> None:
         self._database = database
 
@@ -41,8 +41,8 @@ class D1Store:
         return statement.bind(*values) if values else statement
 
 
-class ObjectStore:
-    """LocalStore over ctx.storage."""
+class ObjectDatabase:
+    """LocalDatabase over ctx.storage."""
 
     def __init__(self, storage: Any) -> None:
         self._storage = storage

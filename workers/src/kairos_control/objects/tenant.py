@@ -11,14 +11,16 @@ from pyodide.ffi import to_js
 from kairos.api.problem import ProblemError
 from workers import DurableObject, Response
 
-from .. import app, tenant
-from ..adapters.messages import call_of, refusal_of, response_of
+from ..adapters.messages import call_of, response_of
 from ..adapters.platform import BoundRelay, platform_of, require_database
-from ..adapters.storage import ObjectStore
-from ..http import Call, problem_reply
+from ..adapters.storage import ObjectDatabase
+from ..http import app
+from ..http.authentication import authenticate
+from ..http.call import Call, problem_reply
+from ..http.resources.events import SOCKET
 from ..ports import TenantPlatform
 from ..store import object_schema
-from ..tenant import TenantService
+from ..tenant import TenantServices
 
 _REPLACED = 4001
 _BAD_MESSAGE = 4002
@@ -54,22 +56,19 @@ def _is_open(socket: Any) -> bool:
 class Tenant(DurableObject):  # type: ignore[misc]
     def __init__(self, ctx: Any, env: Any) -> None:
         super().__init__(ctx, env)
-        self._local = ObjectStore(ctx.storage)
+        self._local = ObjectDatabase(ctx.storage)
         self._sockets = HibernatingSockets(ctx)
-        self._service: TenantService | None = None
+        self._service: TenantServices | None = None
 
     async def fetch(self, request: Any) -> Any:
-        try:
-            call = await call_of(request)
-        except ProblemError as error:
-            return refusal_of(request, error)
+        call, read = call_of(request)
         try:
             service = await self._checked_service(app.tenant_of(call.path))
             if call.path.endswith("/events") and call.headers.get("upgrade", "").lower() == "websocket":
                 return await self._open_events(service, call)
-            return response_of(await app.answer_tenant(service, call))
+            return response_of(await app.answer_tenant(service, call, read))
         except ProblemError as error:
-            return refusal_of(request, error)
+            return response_of(problem_reply(error, call.path))
         except Exception as error:
             return response_of(app.failure(call, error))
 
@@ -79,7 +78,7 @@ class Tenant(DurableObject):  # type: ignore[misc]
         except ProblemError as error:
             print(f"alarm: {error}")  # the sweep does the same work once the schemas fit
             return
-        await service.woken()
+        await service.lifecycle.woken()
 
     async def _wake(self, at: float) -> None:
         await self.ctx.storage.setAlarm(int(at * 1000))
@@ -91,37 +90,36 @@ class Tenant(DurableObject):  # type: ignore[misc]
         except ProblemError as error:
             socket.close(_TRY_AGAIN_LATER, error.code)
             return
-        if not isinstance(message, str) or len(message) > _EVENT_MAX or not service.received(node, message):
+        if not isinstance(message, str) or len(message) > _EVENT_MAX or not service.node_events.received(node, message):
             socket.close(_BAD_MESSAGE, "bad-message")
 
     def webSocketClose(self, socket: Any, code: int, reason: str, was_clean: bool) -> None:
         socket.close(1000 if code == 1005 else code, reason)
 
-    async def _open_events(self, service: TenantService, call: Call) -> Any:
+    async def _open_events(self, service: TenantServices, call: Call) -> Any:
         try:
-            await service.authenticate(tenant.EVENTS, call)
+            await authenticate(service, SOCKET, call)
         except ProblemError as error:
             return response_of(problem_reply(error, call.path))
-        assert call.device is not None
-        node = call.device["node"]
+        node = call.node.node
         self._sockets.close(node, _REPLACED, "replaced")  # one a node: the newest
         client, server = js.WebSocketPair.new().object_values()
         self.ctx.acceptWebSocket(server, to_js([node]))
-        server.send(await service.welcome(node))
+        server.send(await service.node_events.welcome(node))
         return Response(None, status=101, web_socket=client)
 
-    async def _checked_service(self, name: str) -> TenantService:
+    async def _checked_service(self, name: str) -> TenantServices:
         """Raises a ProblemError while the code and a schema do not fit."""
         await require_database(platform_of(self.env))
         return self._service_for(name)
 
-    def _service_for(self, name: str) -> TenantService:
+    def _service_for(self, name: str) -> TenantServices:
         """Raises a ProblemError if the object's schema is newer than the code; then it has written nothing."""
         if self._service is None:
             base = platform_of(self.env)
             object_schema.migrate(self._local)
             self.ctx.storage.kv.put("tenant", name)
-            self._service = TenantService(
+            self._service = TenantServices(
                 TenantPlatform(
                     **{field: getattr(base, field) for field in base.__slots__},
                     tenant=name,

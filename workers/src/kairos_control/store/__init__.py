@@ -1,1 +1,34 @@
-"""What the control plane writes down, and the schemas of it."""
+"""The stores: all SQL of the control plane, one place for each question.
+
+A store has methods in the terms of the product and takes and returns values of `kairos/api` or dataclasses of its own; a row never
+leaves it. Writes that must happen together are built as statements by the stores they belong to and written in one batch.
+"""
+
+from __future__ import annotations
+
+from ..ports import Database, LocalDatabase
+from .admins import AdminStore
+from .devices import DeviceStore
+from .isolations import IsolationStore
+from .nonces import NonceStore
+from .policies import PolicyStore
+from .tenants import TenantStore
+
+
+class FabricStores:
+    """What is kept of the whole fabric."""
+
+    def __init__(self, database: Database) -> None:
+        self.tenants = TenantStore(database)
+        self.admins = AdminStore(database)
+
+
+class Stores(FabricStores):
+    """What is kept of one tenant: in D1 (`database`) and in the SQLite of the tenant's object (`local`)."""
+
+    def __init__(self, database: Database, local: LocalDatabase, tenant: str) -> None:
+        super().__init__(database)
+        self.devices = DeviceStore(database, tenant)
+        self.policies = PolicyStore(database, tenant)
+        self.nonces = NonceStore(local)
+        self.isolations = IsolationStore(local)

@@ -3,7 +3,7 @@ records them in `d1_migrations` (https://developers.cloudflare.com/d1/reference/
 
 from __future__ import annotations
 
-from ..ports import Store
+from ..ports import Database
 from ..problems import problem
 
 NEWEST = "0011_telemetry.sql"
@@ -13,9 +13,9 @@ _RETRY_S = 60
 _APPLY = "wrangler d1 migrations apply kairos --remote"
 
 
-async def require(store: Store) -> None:
+async def require(database: Database) -> None:
     """Raises a ProblemError, schema-newer or schema-older, unless NEWEST is the last migration that was applied."""
-    applied = await _last_applied(store)
+    applied = await _last_applied(database)
     if applied > NEWEST:
         raise problem(
             "schema-newer",
@@ -31,9 +31,9 @@ async def require(store: Store) -> None:
         )
 
 
-async def _last_applied(store: Store) -> str:
+async def _last_applied(database: Database) -> str:
     """Empty: none."""
-    if await store.first("SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'd1_migrations'") is None:
+    if await database.first("SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'd1_migrations'") is None:
         return ""
-    row = await store.first("SELECT coalesce(max(name), '') AS name FROM d1_migrations")
+    row = await database.first("SELECT coalesce(max(name), '') AS name FROM d1_migrations")
     return str(row["name"]) if row else ""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..ports import LocalStore
+from ..ports import LocalDatabase
 from ..problems import problem
 
 _RETRY_S = 60
@@ -62,7 +62,7 @@ MIGRATIONS = (
 _RECORD = "CREATE TABLE IF NOT EXISTS schema_migrations (number INTEGER PRIMARY KEY, name TEXT NOT NULL)"
 
 
-def version_of(local: LocalStore) -> int:
+def version_of(local: LocalDatabase) -> int:
     """The number of the newest migration that was applied; 0 if none was recorded."""
     if not local.rows("SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'schema_migrations'"):
         return 0
@@ -71,7 +71,7 @@ def version_of(local: LocalStore) -> int:
     return version
 
 
-def migrate(local: LocalStore, migrations: tuple[Migration, ...] = MIGRATIONS) -> None:
+def migrate(local: LocalDatabase, migrations: tuple[Migration, ...] = MIGRATIONS) -> None:
     """Applies the migrations that this object lacks, all in one transaction. Raises a ProblemError, schema-newer, and writes nothing
     if the object has one that this code does not know."""
     version, newest = version_of(local), migrations[-1].number
@@ -85,7 +85,7 @@ def migrate(local: LocalStore, migrations: tuple[Migration, ...] = MIGRATIONS) -
         local.transaction(lambda: _apply(local, migrations[version:]))
 
 
-def _apply(local: LocalStore, missing: tuple[Migration, ...]) -> None:
+def _apply(local: LocalDatabase, missing: tuple[Migration, ...]) -> None:
     local.write(_RECORD)
     for migration in missing:
         for statement in migration.statements:

@@ -1,0 +1,164 @@
+"""From a call to its reply, at both places that answer calls: the Worker's entrypoint and a Tenant object."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, nullcontext
+from typing import Any
+
+from kairos.api.enrollment import EnrollRequest
+from kairos.api.problem import ProblemError
+
+from ..fabric import FabricServices
+from ..problems import problem
+from ..services.enrollments import unknown_enrollment, unknown_token
+from ..tenant import TenantServices
+from . import openapi, refusals
+from .authentication import authenticate, authenticate_at_fabric, by_headers, limit_source, unknown_device
+from .call import Call, Reply, problem_reply, reply
+from .routing import Caller, Route, find
+from .table import FABRIC, TENANT
+
+ReadBody = Callable[[int], Awaitable[bytes]]
+"""Reads the body of a request, of at most so many bytes. Raises length-required, body-too-large."""
+
+_BODIES_MAX = 48 * 1024 * 1024  # bytes of request bodies in memory at once; an isolate has 128 MB
+
+
+async def document(fabric: FabricServices, call: Call) -> Reply:
+    return reply(openapi.document(ALL))
+
+
+DOCUMENT: Route[FabricServices] = Route(
+    "GET", "/v1/openapi.json", Caller.ANYONE, document, "This document", answer=dict
+)
+FABRIC_ROUTES = (*FABRIC, DOCUMENT)
+ALL: tuple[Route[Any], ...] = (*FABRIC_ROUTES, *TENANT)
+
+
+class Bodies:
+    """The memory that request bodies take in this isolate, bounded over all calls."""
+
+    def __init__(self, limit: int) -> None:
+        self._left = limit
+
+    @asynccontextmanager
+    async def read(self, call: Call, route: Route[Any], read: ReadBody) -> AsyncIterator[None]:
+        """Fills in the body of a call whose route takes one, for as long as the call is served.
+
+        Raises length-required, body-too-large, and too-many-requests while other bodies take all the memory.
+        """
+        length = declared_length(call, route)
+        if length > self._left:
+            raise problem("too-many-requests", "too many large requests at once; try again", 1)
+        self._left -= length
+        try:
+            call.body = await read(length) if length else b""
+            yield
+        finally:
+            self._left += length
+
+
+_bodies = Bodies(_BODIES_MAX)
+
+
+def declared_length(call: Call, route: Route[Any]) -> int:
+    """How many bytes of body the request declares. Whatever the method, a body that comes in chunks is refused before it is read.
+
+    Raises length-required, body-too-large.
+    """
+    text = call.headers.get("content-length", "")
+    if not text:
+        if "transfer-encoding" in call.headers or route.body is not None:
+            raise problem("length-required", "send the body with a Content-Length, not in chunks")
+        return 0
+    if not (text.isascii() and text.isdecimal()) or len(text) > 12:
+        raise problem("length-required", "Content-Length is a number of bytes")
+    if int(text) > route.body_max:
+        raise problem("body-too-large", f"at most {route.body_max} bytes here")
+    return int(text)
+
+
+async def answer(fabric: FabricServices, call: Call, read: ReadBody) -> Reply:
+    """A call that belongs to no tenant."""
+    try:
+        route = find(FABRIC_ROUTES, call)
+        await authenticate_at_fabric(fabric, route.caller, call)
+        async with _bodies.read(call, route, read):
+            return _without_body(call, await route.handler(fabric, call))
+    except ProblemError as error:
+        return problem_reply(error, call.path)
+    finally:
+        await fabric.journal.flush()
+
+
+async def answer_tenant(tenant: TenantServices, call: Call, read: ReadBody) -> Reply:
+    """A call of one tenant, inside its object. What it did is durable in the audit's outbox before it is answered."""
+    try:
+        limit_source(tenant, call)
+        route = find(TENANT, call)
+        return _without_body(call, await _answer(tenant, route, call, read))
+    except ProblemError as error:
+        refusals.record(tenant, call, error)
+        return problem_reply(error, call.path)
+    finally:
+        await tenant.journal.flush()
+
+
+async def _answer(tenant: TenantServices, route: Route[TenantServices], call: Call, read: ReadBody) -> Reply:
+    """Nobody who is not authenticated waits for the lock of the tenant's records, or holds it."""
+    early = by_headers(route, call)
+    if early:
+        await authenticate(tenant, route, call)
+    async with _bodies.read(call, route, read):
+        if not early:
+            await authenticate(tenant, route, call)
+        async with tenant.turn if route.serialized else nullcontext():
+            return await route.handler(tenant, call)
+
+
+async def answer_stranger(fabric: FabricServices, call: Call, read: ReadBody) -> Reply:
+    """A call for a tenant that does not exist. No object is made for it, and it hears what it would hear from a tenant that it
+    has no part in: who may not know of a tenant cannot find out by its name."""
+    try:
+        route = find(TENANT, call)
+        raise await _strange(fabric, route, call, read)
+    except ProblemError as error:
+        return problem_reply(error, call.path)
+
+
+async def _strange(fabric: FabricServices, route: Route[TenantServices], call: Call, read: ReadBody) -> ProblemError:
+    name = tenant_of(call.path)
+    is_node = route.caller is Caller.NODE or (route.caller is Caller.NODE_OR_ADMIN and not call.bearer)
+    if not is_node and route.caller not in (Caller.ANYONE, Caller.JOINING):
+        await authenticate_at_fabric(fabric, route.caller, call, name)
+        return problem("not-found", f"there is no tenant {name}")
+    async with _bodies.read(call, route, read):
+        if route.caller is Caller.JOINING:
+            call.decode(EnrollRequest)
+            return unknown_token()
+        return unknown_device(name, call) if is_node else unknown_enrollment()
+
+
+def tenant_of(path: str) -> str:
+    """The tenant whose object answers this path; empty: none does."""
+    parts = path.split("/")
+    if path.startswith("/v1/tenants/") and len(parts) >= 4:
+        return parts[3]
+    if path.startswith(("/internal/introspect/", "/internal/sweep/", "/internal/audit/")) and len(parts) == 4:
+        return parts[3]
+    return ""
+
+
+def failure(call: Call, error: Exception) -> Reply:
+    """Our own defect: logged whole, and told without its inside."""
+    print(f"{call.method} {call.path} failed: {type(error).__name__}: {error}")
+    return problem_reply(problem("internal", "this is a defect of the fabric; its log has more"), call.path)
+
+
+def _without_body(call: Call, answer: Reply) -> Reply:
+    """RFC 9110 §9.3.2: HEAD is answered with the header of GET."""
+    if call.method == "HEAD":
+        answer.headers["content-length"] = str(len(answer.body))
+        answer.body = b""
+    return answer

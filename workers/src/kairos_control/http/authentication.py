@@ -1,0 +1,105 @@
+"""Who is calling (docs/protocol.md §3). A refusal has the same shape for every caller and does not say which half was wrong."""
+
+from __future__ import annotations
+
+import hmac
+
+from kairos.api.problem import ProblemError
+from kairos.constants import CLOCK_SKEW_S
+from kairos.identity.signed_request import DEVICE_HEADER, SIGNATURE_HEADER
+
+from ..fabric import FabricServices
+from ..ports import Settings
+from ..problems import problem
+from ..services.administrators import ROOT, Administrators
+from ..services.rate_limits import DEVICE, SOURCE
+from ..services.signed_requests import SignedRequest
+from ..tenant import TenantServices
+from .call import Call
+from .routing import Caller, Route
+
+_ROLE = {
+    Caller.VIEWER: "viewer",
+    Caller.NODE_OR_ADMIN: "viewer",
+    Caller.OPERATOR: "operator",
+    Caller.ADMIN: "tenant-admin",
+    Caller.ROOT: ROOT,
+}
+_EVEN_ISOLATED = ("/events", "/audit")  # an isolated node is told of its release, and its audit events are still wanted
+
+
+def by_headers(route: Route[TenantServices], call: Call) -> bool:
+    """Whether the caller is authenticated by headers alone, so that a body need not be read before."""
+    return not _is_node(route, call) and route.caller is not Caller.JOINING
+
+
+async def authenticate(tenant: TenantServices, route: Route[TenantServices], call: Call) -> None:
+    """Raises a ProblemError unless the caller is one that the route is for."""
+    if _is_node(route, call):
+        await _require_node(tenant, call)
+        return  # a tenant that has a device exists
+    if route.caller is Caller.INTERNAL:
+        require_internal(tenant.platform.settings, call)
+        return  # the last events of a tenant arrive after it was deleted
+    name = tenant.platform.tenant
+    if route.caller in _ROLE:
+        await _require_administrator(tenant.administrators, call, _ROLE[route.caller], name)
+    if not await tenant.store.tenants.exists(name):
+        raise problem("not-found", f"there is no tenant {name}")
+
+
+async def authenticate_at_fabric(fabric: FabricServices, caller: Caller, call: Call, tenant: str = "") -> None:
+    """For a route of the fabric, or of a tenant that does not exist (`tenant`). Raises a ProblemError."""
+    if caller is Caller.INTERNAL:
+        require_internal(fabric.platform.settings, call)
+    elif caller in _ROLE:
+        await _require_administrator(fabric.administrators, call, _ROLE[caller], tenant)
+
+
+def limit_source(tenant: TenantServices, call: Call) -> None:
+    """Counts a call against the address it comes from. Raises too-many-requests."""
+    if call.source:
+        tenant.limits.take(SOURCE, call.source)
+
+
+def require_internal(settings: Settings, call: Call) -> None:
+    if not hmac.compare_digest(call.bearer.encode(), settings.internal_key.encode()):
+        raise problem("unauthorized", "only the fabric's own Workers may call this")
+
+
+def unknown_device(tenant: str, call: Call) -> ProblemError:
+    node = call.headers.get(DEVICE_HEADER.lower(), "(none was named)")
+    return problem("unknown-device", f"tenant {tenant} has no node {node}; enroll first")
+
+
+def signed_request_of(call: Call) -> SignedRequest:
+    """What the caller signed, with its signature."""
+    return SignedRequest(call.method, call.target, call.body, call.headers.get(SIGNATURE_HEADER.lower(), ""))
+
+
+def _is_node(route: Route[TenantServices], call: Call) -> bool:
+    return route.caller is Caller.NODE or (route.caller is Caller.NODE_OR_ADMIN and not call.bearer)
+
+
+async def _require_administrator(administrators: Administrators, call: Call, role: str, tenant: str) -> None:
+    """Sets call.administrator, also of one that is refused for its role: the audit names it."""
+    call.administrator = await administrators.authenticate(call.bearer)
+    call.administrator.require(role, tenant)
+
+
+async def _require_node(tenant: TenantServices, call: Call) -> None:
+    """Sets call.device and call.ahead_s."""
+    node = call.headers.get(DEVICE_HEADER.lower(), "")
+    device = await tenant.store.devices.one(node)
+    if device is None:
+        raise unknown_device(tenant.platform.tenant, call)
+    if not device.active:
+        raise problem("revoked", device.reason or "ask your operator")
+    if device.not_after + CLOCK_SKEW_S < tenant.platform.clock():
+        raise problem("certificate-expired", "enroll again with a new join token")
+    call.ahead_s = await tenant.signed_requests.check(signed_request_of(call), device.public_key)
+    if not call.path.endswith(_EVEN_ISOLATED):
+        tenant.store.isolations.refuse(node)
+    tenant.limits.take(DEVICE, node)
+    tenant.clocks.seen(node, call.ahead_s)
+    call.device = device

@@ -1,0 +1,32 @@
+"""T1 and T7: a node opens, renews and ends its sessions."""
+
+from __future__ import annotations
+
+from kairos.api.session import SessionGrant, SessionRequest
+
+from ...tenant import TenantServices
+from ..call import Call, Reply
+from ..routing import AT, Caller, Route
+
+
+async def open(tenant: TenantServices, call: Call) -> Reply:
+    return await tenant.sessions.open(call)
+
+
+async def end(tenant: TenantServices, call: Call) -> Reply:
+    return await tenant.sessions.end(call)
+
+
+ROUTES: tuple[Route[TenantServices], ...] = (
+    Route(
+        "POST",
+        AT + "/sessions",
+        Caller.NODE,
+        open,
+        "T1: open or renew a session",
+        body=SessionRequest,
+        answer=SessionGrant,
+        status=201,
+    ),
+    Route("DELETE", AT + "/sessions/{session}", Caller.NODE, end, "T7: end a session", status=204),
+)

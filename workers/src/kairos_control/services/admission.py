@@ -1,0 +1,82 @@
+"""E2: a gateway of the tenant judges who may enroll. What it says is signed; no answer in time is no."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from kairos.api.push import AdmissionRequest, AdmissionVerdict, encode
+from kairos.constants import ADMISSION_WAIT_S
+from kairos.crypto import labels
+from kairos.identity import transcript
+
+from ..ports import TenantPlatform
+from ..problems import problem
+from ..store.records import gateways_of, unb64
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """outcome: allow or hold. A deny is raised."""
+
+    outcome: str
+    rule: str
+    reason: str
+
+
+class Admission:
+    def __init__(self, platform: TenantPlatform) -> None:
+        self._platform = platform
+        self._waiting: dict[str, tuple[str, asyncio.Future[AdmissionVerdict]]] = {}
+
+    async def judge(self, role: str, subject: dict[str, Any]) -> Judgement:
+        """Asks the connected gateways, oldest first, until one answers. A tenant's first gateway has nobody to ask and is held for the operator.
+
+        Raises a ProblemError: no-gateway, gateway-unavailable, admission-denied.
+        """
+        gateways = await gateways_of(self._platform.database, self._platform.tenant)
+        if not gateways:
+            if role == "gateway":
+                return Judgement(
+                    "hold", "admission:first-gateway", "the first gateway of a tenant waits for the operator"
+                )
+            raise problem("no-gateway", "enroll a gateway first: it decides who may join")
+        online = self._platform.sockets.online()
+        reachable = [gateway for gateway in gateways if gateway["node"] in online]
+        deadline = asyncio.get_running_loop().time() + ADMISSION_WAIT_S
+        for left, gateway in zip(range(len(reachable), 0, -1), reachable, strict=True):
+            wait = (deadline - asyncio.get_running_loop().time()) / left
+            verdict = await self._ask(gateway["node"], unb64(gateway["public_key"]), subject, wait)
+            if verdict is not None:
+                return verdict
+        raise problem("gateway-unavailable", "no gateway of this tenant answered; see that one runs and try again", 5)
+
+    def answered(self, node: str, verdict: AdmissionVerdict) -> None:
+        """A gateway's answer came in; one that nobody waits for is dropped."""
+        asked, future = self._waiting.get(verdict.id, ("", None))
+        if future is not None and asked == node and not future.done():
+            future.set_result(verdict)
+
+    async def _ask(self, gateway: str, public_key: bytes, subject: dict[str, Any], wait: float) -> Judgement | None:
+        """None: it said nothing in `wait` seconds, or nothing that it signed."""
+        request = AdmissionRequest(self._platform.entropy(16).hex(), json.dumps(subject, separators=(",", ":")))
+        future: asyncio.Future[AdmissionVerdict] = asyncio.get_running_loop().create_future()
+        self._waiting[request.id] = (gateway, future)
+        try:
+            if not self._platform.sockets.send(gateway, encode(request)):
+                return None
+            verdict = await asyncio.wait_for(future, wait)
+        except TimeoutError:
+            return None
+        finally:
+            del self._waiting[request.id]
+        signed = transcript.admission_verdict(
+            request.id, request.input.encode(), verdict.outcome, verdict.rule, verdict.reason
+        )
+        if not await self._platform.signatures.verify(public_key, signed, verdict.signature, labels.ADMISSION_VERDICT):
+            return None
+        if verdict.outcome == "deny":
+            raise problem("admission-denied", f"{verdict.reason} ({verdict.rule})")
+        return Judgement(verdict.outcome, verdict.rule, verdict.reason)

@@ -1,0 +1,59 @@
+"""Requests that a node signs (docs/protocol.md §3): each verifies, is fresh, and is taken once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from kairos.constants import CLOCK_SKEW_S
+from kairos.crypto import labels
+from kairos.errors import BadMessage
+from kairos.identity import transcript
+from kairos.identity.signed_request import Proof, parse_proof_untrusted
+
+from ..ports import TenantPlatform
+from ..problems import problem
+from ..store import Stores
+
+NONCE_LIFE_S = 2 * CLOCK_SKEW_S  # as long as a time stamp is taken, before and after
+
+
+@dataclass(frozen=True, slots=True)
+class SignedRequest:
+    """What a signature is over, and the signature."""
+
+    method: str
+    target: str
+    """Path and query exactly as they were sent."""
+    body: bytes
+    proof: str
+    """The header that holds time stamp, nonce and signature; empty: it was not sent."""
+
+
+class SignedRequests:
+    def __init__(self, platform: TenantPlatform, store: Stores) -> None:
+        self._platform, self._store = platform, store
+
+    async def check(self, request: SignedRequest, public_key: bytes) -> int:
+        """Returns by how many seconds the signer's clock is ahead of ours.
+
+        Raises unauthorized (the proof is missing or malformed), stale-timestamp, bad-signature, replayed.
+        """
+        now, proof = self._platform.clock(), _proof(request)
+        if abs(now - proof.timestamp) > CLOCK_SKEW_S:
+            raise problem(
+                "stale-timestamp", f"the fabric's clock is {int(now)}, yours said {proof.timestamp}; set your clock"
+            )
+        signed = transcript.signed_request(request.method, request.target, proof.timestamp, proof.nonce, request.body)
+        if not await self._platform.signatures.verify(public_key, signed, proof.signature, labels.REQUEST):
+            raise problem("bad-signature", "the request was altered on its way, or signed by another key")
+        nonce = f"{transcript.fingerprint(public_key).hex()}:{proof.nonce.hex()}"
+        if not self._store.nonces.take(nonce, int(now), int(now + NONCE_LIFE_S)):
+            raise problem("replayed", "sign every request anew")
+        return proof.timestamp - int(now)
+
+
+def _proof(request: SignedRequest) -> Proof:
+    try:
+        return parse_proof_untrusted(request.proof)
+    except BadMessage as error:
+        raise problem("unauthorized", str(error)) from None

@@ -1,0 +1,69 @@
+"""Scoped credentials of administrators. Only the hash of a secret is kept."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from kairos.api.admin import AdminRecord
+
+from ..ports import Database, Row
+from .columns import b64, unb64
+
+
+@dataclass(frozen=True, slots=True)
+class StoredAdmin:
+    """One credential."""
+
+    record: AdminRecord
+    secret_hash: bytes
+    """SHA-256 of its 32 secret bytes."""
+
+
+class AdminStore:
+    """Credentials of all tenants and, under the tenant '', those that are for every tenant."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def one(self, admin: str) -> StoredAdmin | None:
+        row = await self._database.first("SELECT * FROM admins WHERE admin = ?", admin)
+        return None if row is None else StoredAdmin(_record(row), unb64(row["secret_hash"]))
+
+    async def page(self, tenant: str, after: str, count: int) -> list[AdminRecord]:
+        rows = await self._database.rows(
+            "SELECT * FROM admins WHERE tenant = ? AND admin > ? ORDER BY admin LIMIT ?", tenant, after, count
+        )
+        return [_record(row) for row in rows]
+
+    async def add(self, record: AdminRecord, secret_hash: bytes) -> None:
+        await self._database.write(
+            [
+                (
+                    "INSERT INTO admins (admin, tenant, name, role, secret_hash, created_at, created_by, expires_at)"
+                    " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                    (
+                        record.admin,
+                        record.tenant,
+                        record.name,
+                        record.role,
+                        b64(secret_hash),
+                        record.created_at,
+                        record.created_by,
+                        record.expires_at,
+                    ),
+                )
+            ]
+        )
+
+    async def delete(self, admin: str) -> None:
+        await self._database.write([("DELETE FROM admins WHERE admin = ?", (admin,))])
+
+    async def delete_ended(self, before: int) -> None:
+        """Those that ended before this Unix time."""
+        await self._database.write([("DELETE FROM admins WHERE expires_at < ?", (before,))])
+
+
+def _record(row: Row) -> AdminRecord:
+    return AdminRecord(
+        row["admin"], row["name"], row["role"], row["tenant"], row["created_at"], row["created_by"], row["expires_at"]
+    )

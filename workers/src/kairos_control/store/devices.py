@@ -1,0 +1,91 @@
+"""Enrolled nodes: endpoints and gateways, active and revoked."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from kairos.api.enrollment import Role
+
+from ..ports import Database, Row
+from .columns import strings, unb64
+
+_ACTIVE_GATEWAYS = "SELECT * FROM devices WHERE tenant = ? AND role = 'gateway' AND status = 'active'"
+
+
+@dataclass(frozen=True, slots=True)
+class StoredDevice:
+    """One row of `devices`."""
+
+    tenant: str
+    node: str
+    role: Role
+    name: str
+    status: Literal["active", "revoked"]
+    public_key: bytes
+    """Raw ML-DSA."""
+    key_fingerprint: bytes
+    """SHA-256 of the public key."""
+    token_id: str
+    """The join token that was counted for it."""
+    tags: list[str]
+    groups: list[str]
+    owner: str
+    serial: str
+    """Of its present certificate, in hex."""
+    not_after: int
+    """The end of that certificate, Unix seconds."""
+    enrolled_at: int
+    reason: str
+    """Why it was revoked."""
+
+    @property
+    def active(self) -> bool:
+        return self.status == "active"
+
+    def policy_subject(self) -> dict[str, Any]:
+        """The device as policy sees it (policies/input.schema.json)."""
+        return {
+            "node": self.node,
+            "name": self.name,
+            "role": self.role,
+            "tags": self.tags,
+            "groups": self.groups,
+            "owner": self.owner,
+        }
+
+
+class DeviceStore:
+    """The devices of one tenant."""
+
+    def __init__(self, database: Database, tenant: str) -> None:
+        self._database, self._tenant = database, tenant
+
+    async def one(self, node: str) -> StoredDevice | None:
+        row = await self._database.first("SELECT * FROM devices WHERE tenant = ? AND node = ?", self._tenant, node)
+        return None if row is None else _device(row)
+
+    async def gateways(self) -> list[StoredDevice]:
+        """Active ones, oldest first."""
+        rows = await self._database.rows(f"{_ACTIVE_GATEWAYS} ORDER BY enrolled_at, node", self._tenant)
+        return [_device(row) for row in rows]
+
+
+def _device(row: Row) -> StoredDevice:
+    return StoredDevice(
+        row["tenant"],
+        row["node"],
+        row["role"],
+        row["name"],
+        row["status"],
+        unb64(row["public_key"]),
+        bytes.fromhex(row["key_fingerprint"]),
+        row["token_id"],
+        strings(row["tags"]),
+        strings(row["groups"]),
+        row["owner"],
+        row["serial"],
+        row["not_after"],
+        row["enrolled_at"],
+        row["reason"],
+    )

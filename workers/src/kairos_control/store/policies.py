@@ -1,0 +1,57 @@
+"""The history of signed policies. The bundles themselves are in R2, by digest."""
+
+from __future__ import annotations
+
+from kairos.api.admin import PolicyVersion
+from kairos.api.session import PolicyRecord
+
+from ..ports import Database, Row
+from .columns import b64, unb64
+
+_INSERT = "INSERT INTO policies (tenant, version, sha384, signature, created_at) VALUES (?, ?, ?, ?, ?)"
+
+
+class PolicyStore:
+    """The policies of one tenant."""
+
+    def __init__(self, database: Database, tenant: str) -> None:
+        self._database, self._tenant = database, tenant
+
+    async def newest(self) -> PolicyRecord | None:
+        row = await self._database.first(
+            "SELECT * FROM policies WHERE tenant = ? ORDER BY version DESC LIMIT 1", self._tenant
+        )
+        return None if row is None else _record(row)
+
+    async def newest_version(self) -> int:
+        """0: there is no policy."""
+        row = await self._database.first(
+            "SELECT coalesce(max(version), 0) AS version FROM policies WHERE tenant = ?", self._tenant
+        )
+        version: int = row["version"] if row else 0
+        return version
+
+    async def one(self, version: int) -> PolicyRecord | None:
+        row = await self._database.first(
+            "SELECT * FROM policies WHERE tenant = ? AND version = ?", self._tenant, version
+        )
+        return None if row is None else _record(row)
+
+    async def page(self, before: int, count: int) -> list[PolicyVersion]:
+        """Versions below `before`, the newest first."""
+        rows = await self._database.rows(
+            "SELECT * FROM policies WHERE tenant = ? AND version < ? ORDER BY version DESC LIMIT ?",
+            self._tenant,
+            before,
+            count,
+        )
+        return [PolicyVersion(_record(row), row["created_at"]) for row in rows]
+
+    async def add(self, record: PolicyRecord, created_at: int) -> None:
+        """Raises ConstraintError where the version is taken."""
+        values = (self._tenant, record.version, record.sha384.hex(), b64(record.signature), created_at)
+        await self._database.write([(_INSERT, values)])
+
+
+def _record(row: Row) -> PolicyRecord:
+    return PolicyRecord(row["tenant"], row["version"], bytes.fromhex(row["sha384"]), unb64(row["signature"]))

@@ -1,0 +1,53 @@
+"""The list of tenants, and the revision of each one's network."""
+
+from __future__ import annotations
+
+from kairos.api.admin import Tenant
+
+from ..ports import Database, Row, Statement
+
+
+class TenantStore:
+    """All tenants."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def exists(self, tenant: str) -> bool:
+        return await self._database.first("SELECT 1 FROM tenants WHERE tenant = ?", tenant) is not None
+
+    async def one(self, tenant: str) -> Tenant | None:
+        row = await self._database.first("SELECT * FROM tenants WHERE tenant = ?", tenant)
+        return None if row is None else _record(row)
+
+    async def page(self, after: str, count: int, only: str = "") -> list[Tenant]:
+        """By name. only: the one tenant to look at; empty: all."""
+        rows = await self._database.rows(
+            "SELECT * FROM tenants WHERE tenant > ? AND ? IN ('', tenant) ORDER BY tenant LIMIT ?", after, only, count
+        )
+        return [_record(row) for row in rows]
+
+    async def names(self) -> list[str]:
+        rows = await self._database.rows("SELECT tenant FROM tenants ORDER BY tenant")
+        return [row["tenant"] for row in rows]
+
+    async def add(self, record: Tenant) -> None:
+        """Raises ConstraintError where the name is taken."""
+        await self._database.write(
+            [("INSERT INTO tenants (tenant, created_at) VALUES (?, ?)", (record.tenant, record.created_at))]
+        )
+
+    async def revision(self, tenant: str) -> int:
+        """How often the tenant's network has changed; 0 for a tenant that does not exist."""
+        row = await self._database.first("SELECT revision FROM tenants WHERE tenant = ?", tenant)
+        revision: int = row["revision"] if row else 0
+        return revision
+
+    @staticmethod
+    def next_revision(tenant: str) -> Statement:
+        """The statement that counts one change of the network."""
+        return "UPDATE tenants SET revision = revision + 1 WHERE tenant = ?", (tenant,)
+
+
+def _record(row: Row) -> Tenant:
+    return Tenant(row["tenant"], row["created_at"])
