@@ -7,6 +7,8 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+_KEYS = "SELECT 1 FROM sqlite_master WHERE name = '_cf_KV'"
+
 
 def database_of(state: Path) -> Path:
     """The file of D1."""
@@ -22,6 +24,11 @@ def tenant_objects(state: Path) -> dict[str, Path]:
         for (value,) in read(path, "SELECT value FROM _cf_KV WHERE key = 'tenant'"):
             found[bytes(value[4:]).decode()] = path
     return found
+
+
+def relay_objects(state: Path) -> list[Path]:
+    """The files of the Relay objects that hold something."""
+    return [path for path in _objects(state / "relay/do/kairos-relay-Relay") if read(path, _KEYS)]
 
 
 def read(path: Path, sql: str, *values: Any) -> list[Any]:

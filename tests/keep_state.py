@@ -165,7 +165,7 @@ class Keeper:
                 await self._leave(judge)
 
     async def _fill_acme(self, gateway: Node) -> None:
-        tags = {"vnis": ["office"], "tags": ["staff"], "groups": ["people"], "owner": "ann"}
+        tags: dict[str, Any] = {"vnis": ["office"], "tags": ["staff"], "groups": ["people"], "owner": "ann"}
         alice, bob, mallory, lost = [
             await self.joins("acme", name, **tags) for name in ("alice", "bob", "mallory", "lost")
         ]
