@@ -204,6 +204,8 @@ class ControlPlane:
             policy_key=PROVIDER.signing_key(KR1, self.policy_seed).public_key,
             admin_token_hash=hashlib.sha256(ADMIN_TOKEN.encode()).hexdigest(),
             internal_key=INTERNAL_KEY,
+            introspection_keys=(INTERNAL_KEY,),
+            cut_key="the relay's key",
         )
         self.store, self.queue, self.cache, self.blobs = SqliteDatabase(), Queue(), Octets(), Octets()
         self.telemetry = Queue()

@@ -26,6 +26,7 @@ from kairos.api.session import PolicyRecord, PolicyUpload
 from kairos.constants import SESSION_LIFE_S
 from kairos.crypto import labels
 from kairos.crypto.provider import Provider
+from kairos.deployment import internal_key
 from kairos.identity import transcript
 from kairos.identity.join_token import JoinToken
 from kairos_cli.fabric.init import create
@@ -56,7 +57,7 @@ class FabricHost:
             headers={"Authorization": f"Bearer {self.operator.admin_token}", "Content-Type": "application/json"},
         )
         try:
-            with urllib.request.urlopen(request, timeout=20) as answer:
+            with urllib.request.urlopen(request, timeout=60) as answer:
                 return json.loads(answer.read() or b"null")
         except urllib.error.HTTPError as error:
             with error:
@@ -64,11 +65,15 @@ class FabricHost:
             code = problem["type"].removeprefix("urn:kairos:problem:")
             raise ProblemError(code, error.code, problem["title"], problem.get("detail", "")) from None
 
+    def bearer(self, purpose: str) -> str:
+        """What one Worker shows another: `introspection` the relay, `object` the control plane its own objects."""
+        return f"Bearer {internal_key(self.operator.internal_key, purpose)}"
+
     def sweep(self, tenant: str) -> None:
         """What the cron does every few minutes, now: forget what has ended, seal the audit."""
-        headers = {"Authorization": f"Bearer {self.operator.internal_key}", "Content-Length": "0"}
+        headers = {"Authorization": self.bearer("object"), "Content-Length": "0"}
         url = f"{self.operator.url}/internal/sweep/{tenant}"
-        with urllib.request.urlopen(urllib.request.Request(url, method="POST", headers=headers), timeout=20) as answer:
+        with urllib.request.urlopen(urllib.request.Request(url, method="POST", headers=headers), timeout=60) as answer:
             assert answer.status == 204
 
     def tenant(self, name: str) -> None:

@@ -35,7 +35,7 @@ from kairos_node.state import NodeState
 TENANT = "acme"
 ROOT = Path(__file__).parents[1]
 WEB, WEB6 = "192.168.60.10", "fd60::10"
-WAIT_S = 20.0
+WAIT_S = 60.0  # for what must happen, on a slow machine too
 _overlays = itertools.count()
 GRANTS = {
     "admission": [

@@ -60,7 +60,7 @@ class RogueEngine(PureEngine):
 
 def order(path: str, verb: str, **fields: Any) -> Any:
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
-        connection.settimeout(20)
+        connection.settimeout(60)
         connection.connect(path)
         with connection.makefile("rw") as lines:
             lines.write(json.dumps({verb: fields}) + "\n")

@@ -101,7 +101,7 @@ class Host:
         """A socket of this host; it stays there wherever it is used from."""
         with inside(self.name):
             made = socket.socket(socket.AF_INET if version == 4 else socket.AF_INET6, kind)
-        made.settimeout(20)
+        made.settimeout(60)
         return made
 
     def run(self, command: str) -> subprocess.CompletedProcess[str]:

@@ -15,6 +15,7 @@ from kairos.audit.event import Event
 from kairos.errors import KairosError
 from kairos.policy.decision import Decision
 from kairos_cli.admin import AdminClient, at
+from kairos_cli.fitting_grants import show_grants
 from kairos_cli.history import bundle_of
 from kairos_cli.output import as_fields, as_json, as_table, moment
 
@@ -62,8 +63,6 @@ def _is_other_end(event: Event, of: Event) -> bool:
 
 
 def _show(event: Event, others: list[Event], again: Decision, grants: list[dict[str, Any]]) -> None:
-    from kairos_cli.why import show_grants
-
     same = (again.allow, again.rule) == (event.outcome == "allow", event.rule)
     if event.rule == "isolation":
         again_text = "policy was not asked: an end was isolated"

@@ -22,23 +22,11 @@ from kairos.policy.input import PROTOCOLS, Application, Crossing, flow_input, rf
 from kairos_cli import past_decision
 from kairos_cli.admin import AdminClient, at, client, tenant_of
 from kairos_cli.crossing import Way, find_way
+from kairos_cli.fitting_grants import show_grants
 from kairos_cli.grants import program
 from kairos_cli.history import bundle_of
 from kairos_cli.output import as_fields, as_json, as_table
 from kairos_node.network_view import NetworkView
-
-_TOLD = 20  # grants at most
-_SAID = {
-    "from": "source",
-    "to": "destination",
-    "ports": "port",
-    "vnis": "VNI",
-    "interconnect": "interconnect",
-    "expires_at": "time",
-    "when": "hour of the week",
-    "apps": "program",
-    "require": "posture",
-}
 
 
 @dataclass(frozen=True)
@@ -275,14 +263,6 @@ def _show(version: int, document: dict[str, Any], decisions: dict[str, Decision]
     show_grants(grants)
 
 
-def show_grants(grants: list[dict[str, Any]]) -> None:
-    """Those that fit, or all but fit."""
-    if grants:
-        print("\nGrants that fit, or all but fit:")
-        told = [(each["kind"], each["id"], _lack(each["lacks"]), each["reason"]) for each in grants[:_TOLD]]
-        as_table(("KIND", "GRANT", "", "REASON"), told, "")
-
-
 def _beyond(document: dict[str, Any]) -> str:
     crossing = document["interconnect"]
     if crossing is None:
@@ -295,7 +275,3 @@ def _end(party: dict[str, Any] | None, address: str) -> str:
         return f"{address}, which no node holds"
     marks = [*(f"tag:{tag}" for tag in party["tags"]), *(f"group:{group}" for group in party["groups"])]
     return " ".join([party["name"], f"({party['node']})", address, *marks])
-
-
-def _lack(lacks: list[str]) -> str:
-    return f"but for the {_SAID[lacks[0]]}" if lacks else "fits"

@@ -5,10 +5,20 @@ from __future__ import annotations
 from typing import Protocol
 
 from kairos.crypto.suites import Suite
+from kairos.errors import Refused
+
+CONTEXT_MAX = 255  # bytes (FIPS 204 §5.2)
+
+
+def require_context(context: bytes) -> None:
+    """Raises Refused for a context that ML-DSA cannot carry. Every provider asks, so all of them say the same."""
+    if len(context) > CONTEXT_MAX:
+        raise Refused("bad-context", f"a context of {len(context)} bytes; at most {CONTEXT_MAX} are possible")
 
 
 class SigningKey(Protocol):
-    """An ML-DSA private key. `public_key` is the raw encoding of FIPS 204."""
+    """An ML-DSA private key. `public_key` is the raw encoding of FIPS 204. `sign` raises Refused for a context that is
+    too long."""
 
     @property
     def public_key(self) -> bytes: ...
@@ -26,7 +36,8 @@ class DecapsulationKey(Protocol):
 
 
 class Provider(Protocol):
-    """ML-KEM and ML-DSA of one library. Every method may raise `kairos.errors.Refused` on malformed keys."""
+    """ML-KEM and ML-DSA of one library. Every method may raise `kairos.errors.Refused` on malformed keys and on contexts
+    that are too long."""
 
     @property
     def name(self) -> str: ...

@@ -15,7 +15,7 @@ from kairos_agent.proxy.negotiation import Target
 from kairos_agent.proxy.stream import Stream, abort
 
 HERE = (ip_address("127.0.0.1"), 1)
-PATIENCE_S = 30.0
+PATIENCE_S = 60.0
 
 
 @dataclass

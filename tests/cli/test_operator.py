@@ -22,6 +22,7 @@ from kairos_node.fabric import FabricClient, Signer
 from kairos_node.policy import Engine
 from kairos_node.policy.bundle import unpack_untrusted, verify_untrusted
 from kairos_node.state import Identity, NodeState
+from overlay import wait_for
 from typed_command import Kairos
 
 TENANT = "acme"
@@ -336,9 +337,7 @@ def test_replay_tells_what_a_candidate_would_change(
     gateway = kairos.node(tmp_path / "gateway", "mill-edge", "--role", "gateway")
     events = [flow_event(gateway, number, port) for number, port in enumerate((22, 22, 443))]
     asyncio.run(sent(gateway, events))
-    deadline = time.monotonic() + 20
-    while len(kairos.json("audit", "list", "--kind", "flow")) < len(events):
-        assert time.monotonic() < deadline
+    wait_for("the events", lambda: len(kairos.json("audit", "list", "--kind", "flow")) == len(events))
     grants = tmp_path / "grants.json"
     grants.write_text(json.dumps({"allow": [{"id": "ssh", "from": ["*"], "to": ["*"], "ports": ["tcp/22"]}]}))
     (change,) = (told := kairos.json("policy", "replay", "--data", str(grants)))["changes"]
@@ -384,10 +383,7 @@ async def sent(node: Identity, events: list[Event]) -> None:
 def test_the_audit_tells_what_the_operator_did(kairos: Operator) -> None:
     """Events come through a queue, so they are awaited."""
     made = kairos.json("token", "create", "--label", "audited")["token_id"]
-    deadline = time.monotonic() + 20
-    while made not in (page := kairos("audit", "list", "--kind", "token")):
-        assert time.monotonic() < deadline, page
-    assert "token" in page
+    wait_for("the event", lambda: made in kairos("audit", "list", "--kind", "token"))
     events = kairos.json("audit", "list", "--limit", "3")
     assert len(events) == 3
     assert events[0]["at"] >= events[-1]["at"]

@@ -155,7 +155,7 @@ def test_the_path_follows_the_newest_datagram_but_no_probe(rig: Rig) -> None:
     ):
         for sock in (ours, theirs):
             sock.bind(("127.0.0.1", 0))
-            sock.settimeout(10)
+            sock.settimeout(60)
         ours.setblocking(False)
         rig.engine.set_udp(ours.fileno())
         events = []

@@ -27,7 +27,7 @@ def test_a_syn_flood_of_one_peer_takes_nothing_from_another(tmp_path: Path, flag
         env={**os.environ, "TSAN_OPTIONS": "halt_on_error=1"},
         capture_output=True,
         text=True,
-        timeout=200,
+        timeout=500,
     )
     assert run.returncode == 0, run.stderr[-6000:]
     told = {name: int(value) for name, value in map(str.split, run.stdout.splitlines())}

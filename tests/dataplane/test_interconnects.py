@@ -331,7 +331,7 @@ def mutated(draw: st.DrawFn) -> bytes:
     return bytes(packet)
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500)
 @given(st.lists(mutated(), min_size=1, max_size=6), st.booleans())
 def test_both_engines_cross_alike(packets: list[bytes], allow: bool) -> None:
     answers = []

@@ -78,7 +78,7 @@ def test_a_burst_arrives_as_it_was_sent_and_counts_as_the_twin_counts(native: st
         for rig in (c, pure):
             open_flows(rig)
 
-        @settings(max_examples=60, deadline=None)
+        @settings(max_examples=60)
         @given(bursts())
         def check(packets: list[Packet]) -> None:
             for rig in (c, pure):

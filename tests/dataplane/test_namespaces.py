@@ -53,7 +53,7 @@ class Stream:
         self.sender = a.socket(version=version)
         self.sender.connect((b.address(version), port))
         self.receiver, _ = self.listener.accept()
-        self.receiver.settimeout(20)
+        self.receiver.settimeout(60)
 
     def carry(self, size: int, during: Callable[[], None] = lambda: None) -> None:
         """Sends `size` random bytes and fails unless the same bytes arrive."""

@@ -36,7 +36,7 @@ def test_noise_finds_no_fault(driver: Path, aead: str) -> None:
         env={**os.environ, **options},
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=500,
     )
     if aead == "ipsec-mb" and NOT_INSTALLED in run.stderr:
         pytest.skip("libIPSec_MB is not installed")

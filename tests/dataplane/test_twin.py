@@ -18,7 +18,7 @@ from kairos_dataplane.engine import COUNTERS
 from kairos_dataplane.pure.segments import Offload
 
 C_ENGINES = [name for name in sorted(ENGINES) if name != "pure"]
-THOROUGH = settings(max_examples=1000, deadline=None)
+THOROUGH = settings(max_examples=1000)
 
 
 @contextlib.contextmanager
@@ -126,7 +126,7 @@ def test_packets_of_the_host_are_judged_alike(native: str) -> None:
         ]
     )
 
-    @settings(max_examples=100, deadline=None)
+    @settings(max_examples=100)
     @given(st.lists(out, min_size=1, max_size=6), st.booleans(), st.sampled_from([0, 576, 1420]))
     def check(packets: list[tuple[Offload, bytes]], allow: bool, limit: int) -> None:
         with twins(native) as rigs:
@@ -168,7 +168,7 @@ operations = st.lists(st.tuples(networks4 | networks6, st.booleans()), max_size=
 def test_routes_are_found_alike(native: str) -> None:
     """Each route gets a session of its own, so that the datagram's receiver index tells which one was taken."""
 
-    @settings(max_examples=200, deadline=None)
+    @settings(max_examples=200)
     @given(operations, st.lists(st.integers(1, 0xDFF), max_size=4), st.lists(st.integers(0, 0xFDFF), max_size=4))
     def check(routes: list[tuple[IPv4Network | IPv6Network, bool]], to4: list[int], to6: list[int]) -> None:
         destinations = [str(ip_address(value << 20)) for value in to4]

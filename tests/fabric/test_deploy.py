@@ -8,12 +8,13 @@ from pathlib import Path
 import pytest
 from cloudflare_account import DATABASE, NAMESPACE, running_account
 
+from kairos_cli.fabric import settings
 from kairos_cli.fabric.deploy import RESOURCES, Configured, Wrangler
 from kairos_cli.fabric.init import create
 from kairos_cli.fabric.local import source_tree
 from kairos_cli.fabric.operator import Operator
 
-pytestmark = pytest.mark.timeout(180)
+WORKERS: dict[settings.Worker, str] = {"control": "kairos-fabric", "relay": "kairos-relay"}
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +25,7 @@ def operator(tmp_path_factory: pytest.TempPathFactory) -> Operator:
 
 @pytest.mark.parametrize("configuration", ["wrangler.toml", "wrangler.relay.toml"])
 def test_wrangler_takes_the_worker(operator: Operator, configuration: str) -> None:
-    said = Wrangler(source_tree()).dry_run(configuration, operator)
+    said = Wrangler(source_tree()).dry_run(configuration, {})
     assert "KiB" in said
     built = source_tree() / ".build/deploy" / Path(configuration).stem
     assert any(built.rglob("*.py"))
@@ -57,7 +58,7 @@ def test_a_new_account_and_a_second_deployment(operator: Operator, monkeypatch: 
         assert main(verb) == 0
         assert account.created == ["database", "cache", "blobs", "events", "telemetry", "sweeps"]
         assert account.unknown == []
-        assert account.secrets == dict.fromkeys(("kairos-relay", "kairos-fabric"), operator.worker_secrets())
+        assert account.secrets == {WORKERS[worker]: settings.secrets(operator, worker) for worker in WORKERS}
         assert "CREATE TABLE tenants" in "".join(account.statements)
 
         bound = {name: {each["name"]: each for each in script["bindings"]} for name, script in account.scripts.items()}
@@ -65,8 +66,9 @@ def test_a_new_account_and_a_second_deployment(operator: Operator, monkeypatch: 
         assert bound["kairos-fabric"]["CACHE"]["namespace_id"] == NAMESPACE
         assert bound["kairos-fabric"]["RELAY"]["service"] == "kairos-relay"
         assert bound["kairos-relay"]["CONTROL"]["service"] == "kairos-fabric"
-        for bindings in bound.values():
-            assert {name: bindings[name]["text"] for name in operator.worker_vars()} == operator.worker_vars()
+        for worker, name in WORKERS.items():
+            texts = {each: binding["text"] for each, binding in bound[name].items() if binding["type"] == "plain_text"}
+            assert texts == settings.variables(operator, worker)
         assert [each["migrations"]["new_tag"] for each in account.scripts.values()] == ["v1", "v1"]
         assert len(account.triggers) == 4
 

@@ -18,8 +18,9 @@ import pytest
 from fabric_host import FabricHost, free_ports, running_fabric
 from kairos_cli.fabric import local
 from kairos_cli.fabric.init import create
-from kairos_cli.fabric.local import WORKERS, FabricError, LocalFabric
+from kairos_cli.fabric.local import FabricError, LocalFabric
 from kairos_cli.fabric.operator import Operator
+from kairos_cli.fabric.settings import WORKERS
 from overlay import wait_for
 
 HOST = "127.0.0.1"
@@ -37,7 +38,7 @@ def new_operator(folder: Path) -> Operator:
 
 
 def health(port: int) -> object:
-    with urllib.request.urlopen(f"http://{HOST}:{port}/v1/health", timeout=10) as answer:
+    with urllib.request.urlopen(f"http://{HOST}:{port}/v1/health", timeout=60) as answer:
         return json.load(answer)
 
 
@@ -104,7 +105,7 @@ def test_the_verb_ends_cleanly_and_takes_its_workers_along(tmp_path: Path) -> No
     process = dev(operator)
     assert health(port) == {"status": "ok"}
     process.terminate()
-    _, said = process.communicate(timeout=20)
+    _, said = process.communicate(timeout=60)
     assert (process.returncode, said) == (0, "")
     await_silence(port)
     await_silence(port + 1)

@@ -7,7 +7,19 @@ import os
 
 import pytest
 
-from hostile_relay import CHANNEL, TO_ENDPOINT, TO_GATEWAY, HostileRelay, Meeting, Parties, Site, Tamper, honest, meet
+from hostile_relay import (
+    CHANNEL,
+    TO_ENDPOINT,
+    TO_GATEWAY,
+    WAIT_S,
+    HostileRelay,
+    Meeting,
+    Parties,
+    Site,
+    Tamper,
+    honest,
+    meet,
+)
 from issued import Authority
 from kairos.crypto.suites import KR1
 from kairos.wire import frame as wire
@@ -75,7 +87,7 @@ async def outcome(meeting: Meeting) -> tuple[bool, set[str]]:
 
 async def ending(meeting: Meeting) -> str:
     """Waits until the gateway's end is over; the code."""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(WAIT_S):
         while True:
             await asyncio.sleep(0.002)
             if meeting.gateway.code:
@@ -191,7 +203,7 @@ def test_datagrams_of_another_session_open_nothing(sites: Sites, parties: Partie
 
     async def record(meeting: Meeting) -> None:
         assert await meeting.settled()
-        assert await meeting.say(SECRET, 1.0) == [SECRET]
+        assert await meeting.say(SECRET, WAIT_S) == [SECRET]
         recorded.extend(f for d, f in meeting.relay.seen if d == TO_GATEWAY and kind(f) is FrameType.DATAGRAMS)
 
     async def replay(meeting: Meeting) -> None:
@@ -208,7 +220,7 @@ def test_datagrams_of_another_session_open_nothing(sites: Sites, parties: Partie
 def test_datagrams_turned_back_to_their_sender_open_nothing(sites: Sites, parties: Parties) -> None:
     async def story(meeting: Meeting) -> None:
         assert await meeting.settled()
-        await meeting.say(SECRET, 1.0)
+        await meeting.say(SECRET, WAIT_S)
         before = meeting.endpoint.site.dataplane.counters().get("rx_packets", 0)
         for direction, frame in list(meeting.relay.seen):
             if direction == TO_GATEWAY and kind(frame) is FrameType.DATAGRAMS:
@@ -274,7 +286,7 @@ def test_a_relay_that_grants_no_credit_for_datagrams_costs_the_oldest_and_holds_
         def spent() -> int:
             return sum(len(frame) for way, frame in meeting.relay.seen if way == TO_GATEWAY and frame[0] == datagrams)
 
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(WAIT_S):
             while spent() < DATAGRAM_WINDOW - 2**17 or endpoint.dataplane.counters()["drop_relay_full"] == before:
                 for _ in range(64):
                     endpoint.socket.sendto(bytes(1200), (meeting.gateway.site.address, 9))

@@ -9,7 +9,6 @@ import os
 import re
 import signal
 import urllib.request
-from collections.abc import AsyncIterator
 from typing import Any
 
 import aiohttp
@@ -30,6 +29,8 @@ from kairos_control.problems import PROBLEMS
 from kairos_node.state import Identity
 from overlay import wait_for
 
+CHUNKS_MAX = 256  # 16 MiB: socket buffers take a few hundred kilobytes of what nobody reads
+CLOSED = b""
 FILLED = {"tenant": TENANT, "enrollment": "0" * 32, "session": "0" * 32}
 PROTECTED = [route for route in ALL if route.caller is not Caller.ANYONE]
 
@@ -78,8 +79,10 @@ def test_a_protected_route_without_credentials_is_a_401(host: FabricHost, route:
 @pytest.mark.parametrize(("body", "codes"), [(b"{", {"malformed"}), (b"[]", {"invalid"}), (b"\xff\xfe", {"malformed"})])
 def test_a_senseless_body_is_named(host: FabricHost, route: Route[Any], body: bytes, codes: set[str]) -> None:
     operator, path = host.operator, path_of(route)
-    bearer = operator.internal_key if route.caller is Caller.INTERNAL else operator.admin_token
-    headers = {"Authorization": f"Bearer {bearer}", "Content-Type": "application/json"}
+    bearer = f"Bearer {operator.admin_token}"
+    if route.caller is Caller.INTERNAL:
+        bearer = host.bearer("introspection" if "/introspect/" in path else "object")
+    headers = {"Authorization": bearer, "Content-Type": "application/json"}
     code = problem_code(asked(host, route.method, path, data=body, headers=headers), path)
     unreached = {Caller.NODE: {"unknown-device"}, Caller.JOINING: codes, Caller.ANYONE: {"not-found"}}
     assert code in unreached.get(route.caller, codes)
@@ -105,25 +108,67 @@ def test_a_body_that_is_too_long_is_refused(host: FabricHost) -> None:
     assert problem_code(asked(host, "POST", path, data=b"x" * (BODY_MAX + 1)), path) == "body-too-large"
 
 
-def test_a_body_is_weighed_before_it_is_read(host: FabricHost) -> None:
-    """Gigabytes announced cost nothing; and what comes in chunks might never end."""
+def raw(host: FabricHost, head: str, chunk: bytes = b"") -> tuple[bytes, int]:
+    """(the head of the answer, how many times `chunk` was taken) for a request whose body never ends."""
 
-    async def chunks() -> AsyncIterator[bytes]:
-        yield b"{}"
-
-    async def announced() -> bytes:
+    async def ask() -> tuple[bytes, int]:
         reader, writer = await asyncio.open_connection(host.fabric.host, host.fabric.port)
-        request = f"POST {path} HTTP/1.1\r\nHost: fabric\r\nContent-Length: 4000000000\r\n\r\n"
-        writer.write(request.encode())
-        answer = await asyncio.wait_for(reader.readuntil(b"\r\n"), 10)
-        writer.close()
-        await writer.wait_closed()
-        return answer
+        writer.write(head.encode() + b"\r\n")
+        answer, sent = asyncio.ensure_future(reader.readuntil(b"\r\n\r\n")), 0
+        try:
+            while chunk and not answer.done() and sent < CHUNKS_MAX:
+                writer.write(f"{len(chunk):x}\r\n".encode() + chunk + b"\r\n")
+                await writer.drain()
+                sent += 1
+        except ConnectionError:
+            pass  # the fabric has closed its side: it reads no more
+        try:
+            return await asyncio.wait_for(answer, 20), sent
+        except ConnectionError:
+            return CLOSED, sent  # what was still under way has taken the answer with it
+        finally:
+            writer.close()
 
+    return asyncio.run(ask())
+
+
+def test_a_declared_length_is_checked_before_the_body_is_read(host: FabricHost) -> None:
     path = f"/v1/tenants/{TENANT}/enrollments"
-    assert asyncio.run(announced()).split()[1] == b"413"
-    for each in (path, "/v1/tenants"):
-        assert problem_code(asked(host, "POST", each, data=chunks()), each) == "length-required"
+    answer, _ = raw(host, f"POST {path} HTTP/1.1\r\nHost: fabric\r\nContent-Length: 4000000000\r\n")
+    assert answer.split()[1] == b"413"
+
+
+@pytest.mark.parametrize("method", ["POST", "PUT", "PATCH", "DELETE", "OPTIONS", "QUERY", "PROPFIND", "PURGE"])
+@pytest.mark.parametrize(
+    "path", ["/v1/health", "/v1/tenants", f"/v1/tenants/{TENANT}/enrollments", f"/v1/tenants/{TENANT}/policy"]
+)
+def test_a_body_in_chunks_is_not_read_whatever_the_method(host: FabricHost, method: str, path: str) -> None:
+    head = f"{method} {path} HTTP/1.1\r\nHost: fabric\r\nTransfer-Encoding: chunked\r\n"
+    answer, sent = raw(host, head, b"x" * 65_536)
+    assert answer == CLOSED or answer.split()[1] in (b"401", b"405", b"411"), answer
+    assert sent < CHUNKS_MAX, "the fabric went on reading"
+
+
+@pytest.mark.parametrize("method", ["QUERY", "PROPFIND", "PURGE", "OPTIONS", "DELETE", "LOCK"])
+def test_a_method_that_no_route_has_is_a_405_that_names_those_it_has(host: FabricHost, method: str) -> None:
+    answer, _ = raw(host, f"{method} /v1/health HTTP/1.1\r\nHost: fabric\r\nContent-Length: 0\r\n")
+    assert answer.split()[1] == b"405", answer
+    assert b"\r\nallow: get, head\r\n" in answer.lower()
+
+
+def test_head_is_answered_as_get_is_without_the_body(host: FabricHost) -> None:
+    status, content_type, body = asked(host, "HEAD", "/v1/fabric")
+    assert (status, content_type, body) == (200, "application/json", b"")
+
+
+@pytest.mark.parametrize(
+    "query",
+    ["limit=", "limit=0", "limit=1001", "limit=%D9%A3", "limit=1e2", "limit=" + "9" * 5000, "after=" + "a" * 300],
+)
+def test_a_query_that_makes_no_sense_is_invalid(host: FabricHost, query: str) -> None:
+    headers = {"Authorization": f"Bearer {host.operator.admin_token}"}
+    for listing in ("/v1/tenants", f"/v1/tenants/{TENANT}/devices", f"/v1/tenants/{TENANT}/audit"):
+        assert problem_code(asked(host, "GET", f"{listing}?{query}", headers=headers), listing) == "invalid"
 
 
 def test_the_document_names_every_public_route_and_resolves(host: FabricHost) -> None:
@@ -135,19 +180,30 @@ def test_the_document_names_every_public_route_and_resolves(host: FabricHost) ->
     references = set(re.findall(r'"\$ref": ?"#/components/schemas/(\w+)"', json.dumps(document)))
     assert references == references & set(document["components"]["schemas"])
     assert "EnrollRequest" in references
+    seen: set[str] = set()
     for path, methods in document["paths"].items():
         for method, operation in methods.items():
             assert operation["summary"], (method, path)
-            assert CONTENT_TYPE in operation["responses"]["default"]["content"], (method, path)
+            refusals = [each for status, each in operation["responses"].items() if int(status) >= 400]
+            assert refusals, (method, path)
+            assert all(CONTENT_TYPE in each["content"] for each in refusals), (method, path)
+            assert operation["operationId"] not in seen, operation["operationId"]
+            seen.add(operation["operationId"])
             assert {each["name"] for each in operation.get("parameters", ())} >= set(re.findall(r"\{(\w+)\}", path))
 
 
-def test_only_the_other_worker_may_sweep(host: FabricHost) -> None:
+def test_only_the_control_plane_itself_may_sweep(host: FabricHost) -> None:
     path = f"/internal/sweep/{TENANT}"
-    right = {"Authorization": f"Bearer {host.operator.internal_key}"}
-    wrong = {"Authorization": f"Bearer {host.operator.admin_token}"}
-    assert problem_code(asked(host, "POST", path, headers=wrong), path) == "unauthorized"
-    assert asked(host, "POST", path, headers=right)[0] == 204
+    for bearer in (f"Bearer {host.operator.admin_token}", host.bearer("introspection"), host.bearer("cut")):
+        assert problem_code(asked(host, "POST", path, headers={"Authorization": bearer}), path) == "unauthorized"
+    assert asked(host, "POST", path, headers={"Authorization": host.bearer("object")})[0] == 204
+
+
+def test_the_relay_can_add_nothing_to_a_log(host: FabricHost) -> None:
+    path = f"/internal/audit/{TENANT}"
+    for purpose in ("introspection", "cut"):
+        headers = {"Authorization": host.bearer(purpose), "Content-Type": "application/json"}
+        assert problem_code(asked(host, "POST", path, data=b'{"events":[]}', headers=headers), path) == "unauthorized"
 
 
 def test_bundles_live_in_r2_and_kv_and_outlive_the_worker(host: FabricHost, endpoint: Identity) -> None:
@@ -279,7 +335,7 @@ def test_the_schema_that_runs_is_the_one_in_the_types(host: FabricHost) -> None:
     """An answer of the Worker decodes as the very type its route names."""
     for route in ALL:
         of_an_event = "/audit/" in route.path  # these answer when there is a signed head: tests/in_worker/test_audit.py
-        is_json = route.answer is not bytes and not of_an_event
+        is_json = route.answer not in (bytes, str) and not of_an_event
         if route.method == "GET" and route.caller is Caller.VIEWER and route.path.count("{") <= 1 and is_json:
             answer = host.admin("GET", path_of(route).removeprefix("/v1/tenants"))
             msgspec.convert(answer, route.answer)

@@ -47,7 +47,7 @@ def introspected(host: FabricHost, token: str, gateway: Identity) -> int:
     request = urllib.request.Request(
         f"{host.operator.url}/internal/introspect/{TENANT}",
         data=msgspec.json.encode(Introspection(token, gateway.node)),
-        headers={"Authorization": f"Bearer {host.operator.internal_key}", "Content-Type": "application/json"},
+        headers={"Authorization": host.bearer("introspection"), "Content-Type": "application/json"},
     )
     try:
         with urllib.request.urlopen(request, timeout=20) as answer:

@@ -16,7 +16,7 @@ from kairos.protocol.failover import Rank, order
 from overlay import TENANT, Host, Overlay, running_overlay, serving, wait_for
 
 STREAM = os.urandom(6_000_000)
-PATIENCE_S = 40.0
+PATIENCE_S = 90.0
 
 
 @pytest.fixture(scope="module")

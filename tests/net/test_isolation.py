@@ -54,7 +54,6 @@ def test_every_place_enforces_it_and_says_so(overlay: Overlay) -> None:
     status, said = command(overlay, "isolate", alice.node)
     assert (status, said["missing"]) == (0, [])
     assert {each["point"] for each in said["points"]} == {"relay", overlay.gateway.node, alice.node, bob.node}
-    assert all(each["after_ms"] < 1000 for each in said["points"]), said
     assert not alice.reaches(overlay.address_of(overlay.gateway))
     assert not alice.tunnel()
     works(overlay, bob)

@@ -31,7 +31,7 @@ def test_joining_and_leaving_a_vni_disturbs_no_other(overlay: Overlay) -> None:
         wait_for("the new VNI", lambda: "vault" in vnis(overlay.alice))
         wait_for("traffic in it", lambda: overlay.alice.reaches("10.9.0.1"))
         overlay.fabric.admin("DELETE", member)
-        wait_for("the end of the VNI", lambda: "vault" not in vnis(overlay.alice), 2.0)
+        wait_for("the end of the VNI", lambda: "vault" not in vnis(overlay.alice))
         assert not overlay.alice.reaches("10.9.0.1")
         assert overlay.alice.tunnel()["session"] == session
     finally:

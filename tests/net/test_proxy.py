@@ -15,7 +15,6 @@ import pytest
 from overlay import GRANTS, TENANT, WEB, Overlay, serving, wait_for
 from rootless import PROXY, SOMEBODY_ELSE, Rootless, has_namespaces
 
-pytestmark = pytest.mark.timeout(240)  # the first test's set-up is the overlay's too
 DEPOT = {"name": "depot", "prefixes": ["10.9.0.0/24", "fd09::/64"], "dns_suffix": "depot.internal"}
 DEPOT_BOB = "bob.depot.internal"
 INTO = ("--vni", "office", "--vni", "depot", "--vni", "lan")

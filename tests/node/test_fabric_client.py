@@ -31,7 +31,7 @@ def asked(route: Route, call: Callable[[FabricClient], Awaitable[object]], signe
             await web.TCPSite(runner, "127.0.0.1", 0).start()
             port = runner.addresses[0][1]
             async with FabricClient(f"http://127.0.0.1:{port}", "acme", signer) as client:
-                return await asyncio.wait_for(call(client), 10)
+                return await asyncio.wait_for(call(client), 60)
         finally:
             await runner.cleanup()
 

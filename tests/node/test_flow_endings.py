@@ -40,7 +40,7 @@ def test_a_moment_that_has_come_asks_about_its_flows_together() -> None:
         for flow in (1, 2):
             endings.add(past, flow)
         endings.add(later, 3)
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             await came.wait()
         assert len(endings) == 1
         endings.close()

@@ -34,7 +34,7 @@ def served(path: Path, client: Callable[[], Any]) -> Any:
 
     async def serve() -> Any:
         async with LocalServer(path, {"status": _status, "refuse": _refuse, "break": _break}):
-            return await asyncio.wait_for(asyncio.to_thread(client), 10)
+            return await asyncio.wait_for(asyncio.to_thread(client), 60)
 
     return asyncio.run(serve())
 

@@ -94,14 +94,14 @@ def test_a_record_with_another_version_is_refused(bundle: bytes) -> None:
         load(bundle, PolicyRecord("acme", 9, signed.sha384, signed.signature))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.binary(max_size=400))
 def test_nonsense_is_no_bundle(data: bytes) -> None:
     with pytest.raises(BadMessage):
         unpack_untrusted(data)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(place=st.integers(0, 1 << 24))
 def test_a_flipped_bit_is_another_bundle_or_none(bundle: bytes, place: int) -> None:
     """Below the signature there is only BadMessage, whatever the bytes are."""

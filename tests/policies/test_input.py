@@ -78,7 +78,7 @@ def test_check_names_file_and_line_of_a_trap(tmp_path: Path) -> None:
         compile_bundle(tmp_path, ROOT / "policies/grants.json")
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 @given(st.lists(FLOWS, min_size=1, max_size=12))
 def test_flow_inputs_are_as_the_schema_says(documents: list[dict[str, Any]]) -> None:
     assert mismatches(documents) == []

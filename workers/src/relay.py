@@ -31,8 +31,9 @@ class Default(WorkerEntrypoint):  # type: ignore[misc]
         return refusal("not-found", "No such resource", 404)
 
     async def _cut(self, request: Any) -> Any:
-        token = request.headers.get("authorization", "").removeprefix("Bearer ")
-        if not hmac.compare_digest(token.encode(), self.env.INTERNAL_KEY.encode()):
+        shown = request.headers.get("authorization", "").removeprefix("Bearer ").encode()
+        accepted = [self.env.CUT_KEY, getattr(self.env, "CUT_KEY_PREVIOUS", "")]  # the second only while it is rotated
+        if not any(key and hmac.compare_digest(shown, key.encode()) for key in accepted):
             return refusal("unauthorized", "Only the control plane may call this", 401)
         text = await request.text()
         for gateway in msgspec.json.decode(text.encode(), type=Cut).gateways:

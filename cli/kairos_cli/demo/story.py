@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import statistics
 import sys
@@ -13,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from kairos_cli.demo.grants import DEMO_GRANTS
-from kairos_cli.demo.hosts import INTERNET, OFFICE, OFFICE_WIRING, Daemon, DemoError, Lab, Wiring, remove_namespaces
+from kairos_cli.demo.hosts import INTERNET, OFFICE, OFFICE_WIRING, Daemon, DemoError, Lab, Wiring
 from kairos_cli.demo.report import Report
 from kairos_cli.demo.traffic import iperf3, probe
 
@@ -27,32 +26,6 @@ _RECOVERY_S = 5.0
 
 Action = Callable[[], str]
 Chapter = tuple[str, list[tuple[str, Action]]]
-
-
-def run(options: argparse.Namespace) -> int:
-    """0 when every step held."""
-    if options.remove:
-        remove_namespaces()
-        return 0
-    from kairos_cli.demo.policy_story import PolicyStory
-    from kairos_cli.demo.vni_story import VniStory
-
-    report = Report()
-    kind = {"whole": Story, "policy": PolicyStory, "vni": VniStory}[options.story]
-    with Lab(kind.wiring) as lab:
-        story = kind(lab, report, options.suite, quick=options.quick)
-        try:
-            story.tell()
-        finally:
-            report.summary()
-            if options.figures:
-                report.write(Path(options.figures))
-        if options.keep:
-            lab.keep = True
-            story.say_how_to_play()
-        else:
-            story.stop()
-    return 1 if report.failed else 0
 
 
 class Story:

@@ -13,12 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kairos.errors import KairosError
+from kairos_cli.fabric import settings
 from kairos_cli.fabric.local import node_of_pip, source_tree
 from kairos_cli.fabric.operator import Operator, directory, write_files
+from kairos_cli.fabric.settings import CONFIGURATION
 
 _NODE_MIN = (22, 12)  # what wrangler takes
 _RESOURCES = "deployment.json"
-_CONFIGURATIONS = ("wrangler.relay.toml", "wrangler.toml")
 
 
 class DeployError(KairosError):
@@ -48,8 +49,8 @@ def run(options: argparse.Namespace) -> None:
     operator = Operator.load(directory(options.dir))
     wrangler = Wrangler(source_tree())
     if options.dry_run:
-        for configuration in _CONFIGURATIONS:
-            summary = wrangler.dry_run(configuration, operator)
+        for worker, configuration in CONFIGURATION.items():
+            summary = wrangler.dry_run(configuration, settings.variables(operator, worker))
             print(f"{configuration}: {summary}")
         print("Nothing was changed. Without --dry-run: resources, migrations, secrets, then both Workers.")
         return
@@ -58,11 +59,12 @@ def run(options: argparse.Namespace) -> None:
         wrangler.run("d1", "migrations", "apply", "kairos", "--remote", "--config", configurations["wrangler.toml"])
         # Secrets first: wrangler then makes a Worker that is not there yet. Each of the two is bound to the other, and Cloudflare
         # refuses a binding to a Worker that is not there. And none ever runs without its secrets.
-        for name in _CONFIGURATIONS:
-            secrets = json.dumps(operator.worker_secrets())
-            wrangler.run("secret", "bulk", "--config", configurations[name], stdin=secrets)
-        for name in _CONFIGURATIONS:
-            wrangler.deploy(configurations[name], operator)
+        for worker, name in CONFIGURATION.items():
+            wrangler.run(
+                "secret", "bulk", "--config", configurations[name], stdin=json.dumps(settings.secrets(operator, worker))
+            )
+        for worker, name in CONFIGURATION.items():
+            wrangler.deploy(configurations[name], settings.variables(operator, worker))
             print(f"{name}: deployed")
     print(
         f"Route {operator.url} and {operator.relay_url} to the two Workers; then: kairos fabric info, kairos tenant create NAME"
@@ -96,15 +98,15 @@ class Wrangler:
             raise DeployError(f"wrangler {' '.join(arguments[:2])}: {_error_line(done.stderr + done.stdout)}")
         return done.stdout
 
-    def dry_run(self, configuration: str, operator: Operator) -> str:
+    def dry_run(self, configuration: str, variables: dict[str, str]) -> str:
         """Builds one Worker into .build/deploy; returns what would be uploaded."""
         folder = f".build/deploy/{Path(configuration).stem}"
-        said = self.run("deploy", "--dry-run", "--outdir", folder, "--config", configuration, *_variables(operator))
+        said = self.run("deploy", "--dry-run", "--outdir", folder, "--config", configuration, *_options(variables))
         total = re.search(r"Total Upload: (.+)", said)
         return total[1] if total else "built"
 
-    def deploy(self, configuration: str, operator: Operator) -> None:
-        self.run("deploy", "--config", configuration, *_variables(operator))
+    def deploy(self, configuration: str, variables: dict[str, str]) -> None:
+        self.run("deploy", "--config", configuration, *_options(variables))
 
     def configured(self, identifiers: dict[str, str]) -> Configured:
         return Configured(self._root, identifiers)
@@ -121,7 +123,7 @@ class Configured:
 
     def __enter__(self) -> dict[str, str]:
         names = {}
-        for name in _CONFIGURATIONS:
+        for name in CONFIGURATION.values():
             text = (self._root / name).read_text()
             for placeholder, identifier in self._identifiers.items():
                 text = text.replace(f'"{placeholder}"', f'"{identifier}"')
@@ -151,8 +153,8 @@ def _resources(operator: Operator, wrangler: Wrangler) -> dict[str, str]:
     return {each.placeholder: known[each.name] for each in RESOURCES if each.placeholder}
 
 
-def _variables(operator: Operator) -> list[str]:
-    return [word for name, value in operator.worker_vars().items() for word in ("--var", f"{name}:{value}")]
+def _options(variables: dict[str, str]) -> list[str]:
+    return [word for name, value in variables.items() for word in ("--var", f"{name}:{value}")]
 
 
 def _node(root: Path) -> str:

@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 
 from kairos.constants import SESSION_LIFE_MIN_S, SESSION_LIFE_S
 from kairos.crypto.suites import SEED_BYTES, suite_named
+from kairos.deployment import issuer_id
 from kairos.errors import KairosError
 from kairos.identity.certificate import parse_certificate_untrusted
 from kairos.identity.transcript import fingerprint
@@ -48,7 +49,8 @@ def renew(options: argparse.Namespace) -> None:
         provider_named("cryptography"), root, seed(operator.folder, "root"), issuer_seed, operator.trust_domain,
         int(time.time()), os.urandom,
     )  # fmt: skip
-    write_files(operator.folder, [("issuer.seed", base64_line(issuer_seed)), ("issuer.der", issuer)])
+    # The seed first, under the certificate's id: a crash between the two leaves the old pair in force.
+    write_files(operator.folder, [(_seed_file(issuer), base64_line(issuer_seed)), ("issuer.der", issuer)])
     _show(Operator.load(operator.folder))
     print(
         "\nNext: kairos fabric deploy, or start kairos fabric dev again. Nodes take the new issuer with their next renewal."
@@ -77,7 +79,7 @@ def create(
         folder,
         [
             ("root.seed", base64_line(root_seed)),
-            ("issuer.seed", base64_line(issuer_seed)),
+            (_seed_file(issuer), base64_line(issuer_seed)),
             ("policy.seed", base64_line(policy_seed)),
             ("policy.pub", base64_line(provider.signing_key(suite, policy_seed).public_key)),
             ("root.der", root),
@@ -88,6 +90,10 @@ def create(
         ],
     )
     return Operator.load(folder)
+
+
+def _seed_file(issuer: bytes) -> str:
+    return f"issuer-{issuer_id(issuer)}.seed"
 
 
 def _beside(url: str) -> str:

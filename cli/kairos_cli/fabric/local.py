@@ -17,26 +17,24 @@ import time
 import tomllib
 import zipfile
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 from urllib.parse import urlsplit
 
 from kairos.errors import KairosError
+from kairos_cli.fabric import settings
 from kairos_cli.fabric.operator import Operator
+from kairos_cli.fabric.settings import WORKERS, Worker
 
 START_S = 60.0
 _STOP_S = 10.0
 _PORTS_S = 3.0
 _KEPT_S = 86_400.0
 _EXCEPTION = re.compile(r"[\w.]*(Error|Exception)\b[^:]*: ")
-_CONFIGURATION = {"control": "wrangler.toml", "relay": "wrangler.relay.toml"}
 # What a snapshot holds: modules that every start would import anew.
 _WARM = (
     "workers", "asn1crypto.x509", "msgspec", "msgspec.json", "urllib.parse", "hashlib", "hmac", "secrets", "dataclasses", "logging",
     "ipaddress", "base64", "random", "datetime", "enum", "re", "typing",
 )  # fmt: skip
-
-Worker = Literal["control", "relay"]
-WORKERS: tuple[Worker, ...] = ("control", "relay")
 
 
 class FabricError(KairosError):
@@ -164,7 +162,7 @@ class LocalFabric:
     def _plan(self, worker: Worker) -> Path:
         """Writes what serve.mjs is to do; it holds secrets, so it is as private as the operator directory."""
         root = source_tree()
-        configuration = tomllib.loads((root / _CONFIGURATION[worker]).read_text())
+        configuration = tomllib.loads((root / settings.CONFIGURATION[worker]).read_text())
         control, relay = f"{self.host}:{self.port}", f"{self.host}:{self.port + 1}"
         bundle, extensions = _bundle(root)
         plan = {
@@ -174,7 +172,7 @@ class LocalFabric:
             "compatibilityFlags": [flag for flag in configuration["compatibility_flags"] if flag != "python_workers"],
             "classes": [each["class_name"] for each in configuration["durable_objects"]["bindings"]],
             "bindings": _bindings(configuration, {"RELAY": relay, "CONTROL": control})
-            | {"bindings": self.operator.worker_vars() | self.operator.worker_secrets()},
+            | {"bindings": settings.variables(self.operator, worker) | settings.secrets(self.operator, worker)},
             "crons": configuration.get("triggers", {}).get("crons", []),
             "migrations": _migrations(configuration, root),
             "host": self.host,

@@ -1,20 +1,21 @@
 """The operator directory: the fabric's keys on the operator's own machine.
 
     fabric.toml     suite, trust_domain, url, relay_url, session_life_s
-    root.seed       root CA key, offline          root.der      its certificate
-    issuer.seed     issuing CA key, for the Worker  issuer.der  its certificate, 90 days
-    policy.seed     policy key, offline           policy.pub    its public key
-    admin.token     admin credential              internal.key  what the two Workers know each other by
+    root.seed       root CA key, offline            root.der      its certificate
+    issuer-ID.seed  issuing CA key, for the Worker  issuer.der    its certificate, 90 days; ID is the certificate's
+    policy.seed     policy key, offline             policy.pub    its public key
+    admin.token     admin credential                internal.key  what the keys between the two Workers are derived from
 
-Seeds and public keys are base64 on one line. Mode 0700, files 0600. What `kairos admin create --out` makes for another
-administrator is such a directory without any seed: its admin.token is a scoped credential, and the rest is public.
+Beside admin.token and internal.key, admin.previous and internal.previous are what they were before `kairos fabric rotate`: the fabric
+accepts both until `kairos fabric rotate --finish`. Seeds and public keys are base64 on one line. Mode 0700, files 0600. What
+`kairos admin create --out` makes for another administrator is such a directory without any seed: its admin.token is a scoped
+credential, and the rest is public.
 """
 
 from __future__ import annotations
 
 import base64
 import binascii
-import hashlib
 import os
 import tomllib
 from collections.abc import Callable, Iterable
@@ -24,6 +25,7 @@ from typing import TypeVar
 
 from kairos.constants import SESSION_LIFE_S
 from kairos.crypto.suites import SEED_BYTES, Suite, suite_named
+from kairos.deployment import issuer_id
 from kairos.errors import KairosError
 
 _DEFAULT = "~/.config/kairos/fabric"
@@ -77,7 +79,11 @@ class Operator:
 
     @property
     def issuer_seed(self) -> bytes:
-        return self._secret("issuer.seed", lambda: seed(self.folder, "issuer"))
+        """The seed of the key in issuer.der. Before 0.2 its file was issuer.seed."""
+        name = f"issuer-{issuer_id(self.issuer_certificate)}"
+        if not (self.folder / f"{name}.seed").exists() and (self.folder / "issuer.seed").exists():
+            name = "issuer"
+        return self._secret(f"{name}.seed", lambda: seed(self.folder, name))
 
     @property
     def policy_seed(self) -> bytes:
@@ -86,6 +92,11 @@ class Operator:
     @property
     def internal_key(self) -> str:
         return self._secret("internal.key", lambda: (self.folder / "internal.key").read_text().strip())
+
+    def previous(self, name: str) -> str:
+        """What `admin.token` or `internal.key` was before it was rotated, while the fabric still accepts that; else empty."""
+        path = (self.folder / name).with_suffix(".previous")
+        return path.read_text().strip() if path.exists() else ""
 
     def _secret(self, name: str, read: Callable[[], _T]) -> _T:
         """Read where it is needed: an administrator's directory has none of these."""
@@ -106,27 +117,6 @@ class Operator:
     def state(self) -> Path:
         """Where the local fabric keeps its state."""
         return self.folder / "state"
-
-    def worker_vars(self) -> dict[str, str]:
-        """The plain variables of both Workers."""
-        return {
-            "SUITE": self.suite.name,
-            "TRUST_DOMAIN": self.trust_domain,
-            "FABRIC_URL": self.url,
-            "RELAY_URL": self.relay_url,
-            "SESSION_LIFE_S": str(self.session_life_s),
-            "ROOT_CERTIFICATE": _b64(self.root_certificate),
-            "ISSUER_CERTIFICATE": _b64(self.issuer_certificate),
-            "POLICY_KEY": _b64(self.policy_key),
-        }
-
-    def worker_secrets(self) -> dict[str, str]:
-        """The secrets of the Workers. Root and policy seed are not among them, and must never be."""
-        return {
-            "ISSUER_SEED": _b64(self.issuer_seed),
-            "ADMIN_TOKEN_SHA256": hashlib.sha256(self.admin_token.encode()).hexdigest(),
-            "INTERNAL_KEY": self.internal_key,
-        }
 
 
 def directory(option: str | None) -> Path:
@@ -156,11 +146,7 @@ def write_files(folder: Path, files: Iterable[tuple[str, bytes]]) -> None:
 
 
 def base64_line(data: bytes) -> bytes:
-    return _b64(data).encode() + b"\n"
-
-
-def _b64(data: bytes) -> str:
-    return base64.b64encode(data).decode()
+    return base64.b64encode(data) + b"\n"
 
 
 def _unb64(path: Path) -> bytes:

@@ -43,7 +43,7 @@ GROUPS = {
 
 _DEMO = Verb(
     "demo",
-    "demo.story:run",
+    "demo.command:run",
     "the whole fabric on this machine, out of network namespaces",
     (
         arg(

@@ -14,6 +14,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from kairos.crypto.provider import require_context
 from kairos.crypto.suites import SEED_BYTES, Suite
 from kairos.errors import Refused
 
@@ -47,6 +48,7 @@ class LiboqsSigningKey:
         self.public_key: bytes = _from_seed(oqs, self._signature, seed)
 
     def sign(self, message: bytes, context: bytes) -> bytes:
+        require_context(context)
         signed: bytes = self._signature.sign_with_ctx_str(message, context)
         return signed
 
@@ -74,6 +76,7 @@ class LiboqsProvider:
         return LiboqsSigningKey(self._oqs, suite, seed)
 
     def verify(self, suite: Suite, public_key: bytes, message: bytes, signature: bytes, context: bytes) -> bool:
+        require_context(context)
         if len(public_key) != suite.signature_public_key:
             raise Refused("bad-key", f"{suite.signature} public key of {len(public_key)} bytes")
         if len(signature) != suite.signature_bytes:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric import mldsa, mlkem
 
+from kairos.crypto.provider import require_context
 from kairos.crypto.suites import SEED_BYTES, Suite
 from kairos.errors import Refused
 
@@ -42,6 +43,7 @@ class PycaSigningKey:
         self.public_key: bytes = self._key.public_key().public_bytes_raw()
 
     def sign(self, message: bytes, context: bytes) -> bytes:
+        require_context(context)
         return self._key.sign(message, context)
 
 
@@ -64,13 +66,14 @@ class PycaProvider:
         return PycaSigningKey(suite, seed)
 
     def verify(self, suite: Suite, public_key: bytes, message: bytes, signature: bytes, context: bytes) -> bool:
+        require_context(context)
         try:
             key = _SIGN_PUBLIC[suite.signature].from_public_bytes(public_key)
         except ValueError as error:
             raise Refused("bad-key", f"{suite.signature} public key: {error}") from None
         try:
             key.verify(signature, message, context)
-        except (InvalidSignature, ValueError):
+        except InvalidSignature:
             return False
         return True
 

@@ -124,6 +124,12 @@ class Settings:
     admin_token_hash: str
     internal_key: str
     session_life_s: int = SESSION_LIFE_S
+    previous_admin_token_hash: str = ""
+    """Accepted as well while the root credential is rotated; empty otherwise."""
+    introspection_keys: tuple[str, ...] = ()
+    """What the relay shows: the key in force and, while it is rotated, the previous one."""
+    cut_key: str = ""
+    """What the control plane shows the relay."""
 
 
 @dataclass(slots=True)

@@ -66,7 +66,7 @@ class TenantServices:
         self.interconnects = Interconnects(platform, self.journal, self.pushes)
         self.routes = Routes(platform, self.journal, self.pushes)
         self.registry = Registry(platform, self.journal, self.pushes, self.enrollments, self.sessions)
-        self.gateways = Gateways(platform, self.journal, self.pushes)
+        self.gateways = Gateways(platform, self.store, self.journal, self.pushes)
         self.isolations = Isolations(platform, self.journal, self.pushes, self.sessions)
         self.node_events = NodeEvents(
             platform,

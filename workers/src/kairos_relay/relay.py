@@ -294,7 +294,7 @@ class Relay(DurableObject):  # type: ignore[misc]
     async def _introspect(self, token: str, gateway: str) -> Introspected:
         """A control plane that is away is no reason to refuse a token that it has vouched for. Raises TokenRefused."""
         try:
-            who = await introspect(self.env.CONTROL, self.env.INTERNAL_KEY, token, gateway)
+            who = await introspect(self.env.CONTROL, self.env.INTROSPECTION_KEY, token, gateway)
         except TokenRefused as error:
             known = self._known.of(token) if error.problem.status >= 500 else None
             if known is None:

@@ -13,6 +13,7 @@ import msgspec
 from kairos.api.session import Cut
 from kairos.audit.event import Event, EventBatch
 from kairos.crypto.suites import suite_named
+from kairos.deployment import SettingsError, issuer_seed_name, joined
 from kairos.identity.certificate import parse_certificate_untrusted
 
 from ..ports import Platform, Settings
@@ -22,20 +23,33 @@ from .storage import D1Database, KvCache, Queue, R2Blobs
 
 
 def settings_of(env: Any) -> Settings:
-    def octets(name: str) -> bytes:
-        return base64.b64decode(getattr(env, name))
+    """Out of the variables and secrets that kairos_cli/fabric/settings.py gives. Raises SettingsError: nothing may be signed by a key that is
+    not of the certificate, so a Worker that lacks the one that belongs to the other serves nothing."""
 
+    def optional(name: str) -> str:
+        return str(getattr(env, name, ""))
+
+    def required(name: str) -> str:
+        if not (value := optional(name)):
+            raise SettingsError(f"{name} is missing among the variables and secrets; run: kairos fabric deploy")
+        return value
+
+    root, issuer = (base64.b64decode(joined(name, optional)) for name in ("ROOT_CERTIFICATE", "ISSUER_CERTIFICATE"))
+    introspection = (required("INTROSPECTION_KEY"), optional("INTROSPECTION_KEY_PREVIOUS"))
     return Settings(
-        suite=suite_named(env.SUITE),
-        trust_domain=env.TRUST_DOMAIN,
-        relay_url=env.RELAY_URL,
-        root=parse_certificate_untrusted(octets("ROOT_CERTIFICATE")),
-        issuer=parse_certificate_untrusted(octets("ISSUER_CERTIFICATE")),
-        issuer_seed=octets("ISSUER_SEED"),
-        policy_key=octets("POLICY_KEY"),
-        admin_token_hash=env.ADMIN_TOKEN_SHA256,
-        internal_key=env.INTERNAL_KEY,
-        session_life_s=int(env.SESSION_LIFE_S),
+        suite=suite_named(required("SUITE")),
+        trust_domain=required("TRUST_DOMAIN"),
+        relay_url=required("RELAY_URL"),
+        root=parse_certificate_untrusted(root),
+        issuer=parse_certificate_untrusted(issuer),
+        issuer_seed=base64.b64decode(required(issuer_seed_name(issuer))),
+        policy_key=base64.b64decode(required("POLICY_KEY")),
+        admin_token_hash=required("ADMIN_TOKEN_SHA256"),
+        previous_admin_token_hash=optional("ADMIN_TOKEN_SHA256_PREVIOUS"),
+        internal_key=required("OBJECT_KEY"),
+        introspection_keys=tuple(key for key in introspection if key),
+        cut_key=required("CUT_KEY"),
+        session_life_s=int(required("SESSION_LIFE_S")),
     )
 
 

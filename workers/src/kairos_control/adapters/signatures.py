@@ -7,6 +7,7 @@ from typing import Any
 import js
 from pyodide.ffi import to_js
 
+from kairos.crypto.provider import require_context
 from kairos.crypto.suites import Suite
 
 
@@ -17,6 +18,7 @@ class WebCryptoSignatures:
         self._signature_bytes = suite.signature_bytes
 
     async def verify(self, public_key: bytes, message: bytes, signature: bytes, context: bytes) -> bool:
+        require_context(context)
         if len(public_key) != self._key_bytes or len(signature) != self._signature_bytes:
             return False
         subtle = js.crypto.subtle
@@ -24,6 +26,7 @@ class WebCryptoSignatures:
         return bool(await subtle.verify(self._parameters(context), key, to_js(signature), to_js(message)))
 
     async def sign(self, seed: bytes, message: bytes, context: bytes) -> bytes:
+        require_context(context)
         subtle = js.crypto.subtle
         key = await subtle.importKey("raw-seed", to_js(seed), self._name(), False, to_js(["sign"]))
         signature = await subtle.sign(self._parameters(context), key, to_js(message))

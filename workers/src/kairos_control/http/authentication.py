@@ -63,7 +63,10 @@ def limit_source(tenant: TenantServices, call: Call) -> None:
 
 
 def require_internal(settings: Settings, call: Call) -> None:
-    if not hmac.compare_digest(call.bearer.encode(), settings.internal_key.encode()):
+    """The relay may ask whose a token is, and nothing else; the rest is for the control plane's own calls. Raises unauthorized."""
+    introspects = call.path.startswith("/internal/introspect/")
+    accepted = settings.introspection_keys if introspects else (settings.internal_key,)
+    if not any(hmac.compare_digest(call.bearer.encode(), key.encode()) for key in accepted):
         raise problem("unauthorized", "only the fabric's own Workers may call this")
 
 

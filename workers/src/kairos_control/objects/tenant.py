@@ -125,7 +125,7 @@ class Tenant(DurableObject):  # type: ignore[misc]
                     tenant=name,
                     local=self._local,
                     sockets=self._sockets,
-                    relay=BoundRelay(self.env.RELAY, base.settings.internal_key),
+                    relay=BoundRelay(self.env.RELAY, base.settings.cut_key),
                     wake=self._wake,
                 )
             )

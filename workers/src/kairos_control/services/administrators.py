@@ -110,7 +110,9 @@ class Administrators:
         )
 
     async def _administrator(self, token: str) -> Administrator | None:
-        if hmac.compare_digest(hashlib.sha256(token.encode()).hexdigest(), self._platform.settings.admin_token_hash):
+        shown, settings = hashlib.sha256(token.encode()).hexdigest(), self._platform.settings
+        accepted = (settings.admin_token_hash, settings.previous_admin_token_hash)
+        if any(hmac.compare_digest(shown, each) for each in accepted):
             return Administrator(ROOT, ROOT)
         try:
             credential = parse_admin_credential_untrusted(token)

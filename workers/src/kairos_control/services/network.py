@@ -6,8 +6,8 @@ from kairos.api.session import Lease, Member, Network, RankedGateway
 
 from ..http.call import Call, Reply, reply
 from ..ports import TenantPlatform
+from ..store.gateways import GatewayStore
 from ..store.records import strings, vni_view
-from .gateways import ranked
 from .subnet_routes import in_force
 
 
@@ -45,6 +45,9 @@ async def show(platform: TenantPlatform, call: Call) -> Reply:
             [Lease(vni, member, addresses) for (vni, member), addresses in by_member.items()],
             members,
             [row["node"] for row in devices if row["status"] == "revoked"],
-            [RankedGateway(row["node"], row["priority"], row["weight"]) for row in await ranked(platform)],
+            [
+                RankedGateway(gateway.node, gateway.priority, gateway.weight)
+                for gateway in await GatewayStore(platform.database, tenant).ranked()
+            ],
         )
     )

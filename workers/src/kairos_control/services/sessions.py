@@ -14,8 +14,8 @@ from kairos.identity.spiffe import is_gateway
 from ..http.call import Call, Reply, reply
 from ..ports import Row, TenantPlatform
 from ..problems import problem
+from ..store.gateways import GatewayStore
 from ..store.records import gateways_of, refuse_isolated
-from .gateways import ranked
 from .journal import Journal
 from .postures import Postures, check_posture
 from .pushes import Pushes
@@ -158,7 +158,8 @@ class Sessions:
     async def _gateways(self, wanted: str) -> list[str]:
         """The tenant's gateways, those that are connected first, then by priority; only `wanted` where one is asked for."""
         online = self._platform.sockets.online()
-        nodes = [row["node"] for row in await ranked(self._platform)]
+        store = GatewayStore(self._platform.database, self._platform.tenant)
+        nodes = [gateway.node for gateway in await store.ranked()]
         nodes.sort(key=lambda node: node not in online)
         if wanted:
             nodes = [node for node in nodes if node == wanted]

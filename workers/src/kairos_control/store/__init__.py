@@ -6,9 +6,12 @@ leaves it. Writes that must happen together are built as statements by the store
 
 from __future__ import annotations
 
-from ..ports import Database, LocalDatabase
+from collections.abc import Sequence
+
+from ..ports import Database, LocalDatabase, Statement
 from .admins import AdminStore
 from .devices import DeviceStore
+from .gateways import GatewayStore
 from .isolations import IsolationStore
 from .nonces import NonceStore
 from .policies import PolicyStore
@@ -28,7 +31,13 @@ class Stores(FabricStores):
 
     def __init__(self, database: Database, local: LocalDatabase, tenant: str) -> None:
         super().__init__(database)
+        self._database = database
         self.devices = DeviceStore(database, tenant)
+        self.gateways = GatewayStore(database, tenant)
         self.policies = PolicyStore(database, tenant)
         self.nonces = NonceStore(local)
         self.isolations = IsolationStore(local)
+
+    async def write(self, statements: Sequence[Statement]) -> None:
+        """Writes all of them to D1 or none. Raises ConstraintError."""
+        await self._database.write(statements)

@@ -1,0 +1,110 @@
+"""What each Worker is given: little enough for Cloudflare, and no secret that it does not need."""
+
+from __future__ import annotations
+
+import base64
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kairos.deployment import PART_BYTES, SettingsError, internal_key, issuer_id, issuer_seed_name, joined, parts
+from kairos_cli.fabric import init, settings
+from kairos_cli.fabric.operator import Operator, OperatorError, base64_line, write_files
+from kairos_cli.fabric.settings import WORKERS
+from kairos_cli.main import main
+
+VARIABLE_BYTES = 5_000
+
+
+@pytest.fixture(params=["KR1", "KR5"])
+def operator(tmp_path: Path, request: pytest.FixtureRequest) -> Operator:
+    return init.create(tmp_path / "fabric", request.param, "kairos.test", "https://f.example", "https://r.example")
+
+
+@given(st.text("ab", min_size=1, max_size=3 * PART_BYTES + 1))
+def test_a_long_value_goes_through_several_variables(value: str) -> None:
+    split = parts("NAME", value)
+    assert all(0 < len(piece) <= PART_BYTES for piece in split.values())
+    assert joined("NAME", lambda name: split.get(name, "")) == value
+
+
+def test_a_value_that_is_not_there_is_named() -> None:
+    with pytest.raises(SettingsError, match="NAME_1"):
+        joined("NAME", lambda name: "")
+
+
+def test_every_variable_and_secret_is_within_cloudflares_limit(operator: Operator) -> None:
+    for worker in WORKERS:
+        for name, value in (settings.variables(operator, worker) | settings.secrets(operator, worker)).items():
+            assert len(name.encode()) + len(value.encode()) <= VARIABLE_BYTES, name
+
+
+def test_certificates_come_out_as_they_went_in(operator: Operator) -> None:
+    given = settings.variables(operator, "control")
+    for name, der in (("ROOT", operator.root_certificate), ("ISSUER", operator.issuer_certificate)):
+        assert base64.b64decode(joined(f"{name}_CERTIFICATE", lambda each: given.get(each, ""))) == der
+
+
+def test_the_relay_holds_two_keys_and_nothing_else(operator: Operator) -> None:
+    relay, control = (settings.secrets(operator, worker) for worker in ("relay", "control"))
+    assert set(relay) == {"INTROSPECTION_KEY", "CUT_KEY"}
+    assert relay.items() <= control.items()
+    assert control["OBJECT_KEY"] not in relay.values()
+    assert settings.variables(operator, "relay") == {}
+    seeds = [base64.b64encode((operator.folder / f"{name}.seed").read_bytes()) for name in ("root", "policy")]
+    assert not set(seeds) & {value.encode() for value in control.values()}
+
+
+def test_a_renewal_changes_seed_and_certificate_together(operator: Operator) -> None:
+    before = settings.secrets(operator, "control")
+    assert main(["fabric", "renew", "--dir", str(operator.folder)]) == 0
+    renewed = Operator.load(operator.folder)
+    after = settings.secrets(renewed, "control")
+    old, new = issuer_seed_name(operator.issuer_certificate), issuer_seed_name(renewed.issuer_certificate)
+    assert old != new
+    assert new in after
+    assert old not in after
+    assert before[old] != after[new]
+
+
+def test_a_renewal_that_was_cut_short_leaves_the_old_pair(operator: Operator) -> None:
+    before = settings.secrets(operator, "control")
+    write_files(operator.folder, [("issuer-0123456789abcdef.seed", base64_line(b"s" * 32))])
+    assert settings.secrets(Operator.load(operator.folder), "control") == before
+
+
+def test_a_seed_of_another_key_is_refused(operator: Operator) -> None:
+    name = f"issuer-{issuer_id(operator.issuer_certificate)}.seed"
+    write_files(operator.folder, [(name, base64_line(b"s" * 32))])
+    with pytest.raises(OperatorError, match="kairos fabric renew"):
+        settings.secrets(operator, "control")
+
+
+def test_a_worker_without_the_seed_of_its_certificate_serves_nothing(
+    operator: Operator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import sys
+    from types import ModuleType
+
+    for name in ("js", "pyodide", "pyodide.ffi", "workers"):
+        module = ModuleType(name)
+        module.__dict__.update({each: SimpleNamespace() for each in ("Object", "Uint8Array", "to_js", "JsException")})
+        monkeypatch.setitem(sys.modules, name, module)
+    from kairos_control.adapters.platform import settings_of
+
+    given = settings.variables(operator, "control") | settings.secrets(operator, "control")
+    parsed = settings_of(SimpleNamespace(**given))
+    assert parsed.issuer.der == operator.issuer_certificate
+    assert parsed.issuer_seed == operator.issuer_seed
+    other = init.create(operator.folder.parent / "other", operator.suite.name, "kairos.test", "https://f", "https://r")
+    swapped = given | {name: text for name, text in settings.variables(other, "control").items() if "ISSUER" in name}
+    with pytest.raises(SettingsError, match=issuer_seed_name(other.issuer_certificate)):
+        settings_of(SimpleNamespace(**swapped))
+
+
+def test_keys_of_different_purposes_have_nothing_in_common() -> None:
+    purposes = ("introspection", "cut", "object")
+    assert len({internal_key("root", each) for each in purposes} | {internal_key("other", "cut")}) == 4
