@@ -197,6 +197,7 @@ class ControlPlane:
 
     def __init__(self) -> None:
         self.now = START
+        self.admin_token = ADMIN_TOKEN
         root_seed, issuer_seed, self.policy_seed = (os.urandom(32) for _ in range(3))
         root = parse_certificate_untrusted(make_root(PROVIDER, KR1, DOMAIN, root_seed, int(START), os.urandom))
         issuer = make_issuer(PROVIDER, root, root_seed, issuer_seed, DOMAIN, int(START), os.urandom)
@@ -231,25 +232,25 @@ class ControlPlane:
         self.alarms: dict[str, float] = {}
         self.limits = Limits(lambda: self.now)
         self._checked = False  # that the database has the schema
-        self._locals: dict[str, SqliteLocal] = {}
+        self.objects: dict[str, SqliteLocal] = {}
         self._services: dict[str, TenantServices] = {}
 
     def close(self) -> None:
-        for database in (self.store.database, *(local.database for local in self._locals.values())):
+        for database in (self.store.database, *(local.database for local in self.objects.values())):
             database.close()
 
     def service(self, name: str) -> TenantServices:
         if name not in self._services:
             shared = {each: getattr(self.platform, each) for each in self.platform.__slots__}
-            if name not in self._locals:
-                self._locals[name] = SqliteLocal()
-            object_schema.migrate(self._locals[name])
+            if name not in self.objects:
+                self.objects[name] = SqliteLocal()
+            object_schema.migrate(self.objects[name])
             sockets = self.sockets.setdefault(name, Sockets())
             self._services[name] = TenantServices(
                 TenantPlatform(
                     **shared,
                     tenant=name,
-                    local=self._locals[name],
+                    local=self.objects[name],
                     sockets=sockets,
                     relay=self.relay,
                     wake=self._alarms(name),
@@ -287,8 +288,9 @@ class ControlPlane:
             return problem_reply(error, call.path)
         return await app.answer_stranger(fabric, *arrived(call))
 
-    def admin(self, method: str, path: str, body: object = None, type_: Any = Any, token: str = ADMIN_TOKEN) -> Any:
+    def admin(self, method: str, path: str, body: object = None, type_: Any = Any, token: str | None = None) -> Any:
         """As an administrator, root unless another's credential is given. Raises ProblemError."""
+        token = self.admin_token if token is None else token
         data = b"" if body is None else msgspec.json.encode(body)
         return answer(self.send(Call(method, path, {"authorization": f"Bearer {token}"}, data)), type_)
 
@@ -363,7 +365,7 @@ class ControlPlane:
     def state(self) -> dict[str, list[tuple[Any, ...]]]:
         """All that is written down, but for nonces and audit events on their way: a request that was refused is still a
         request that was made."""
-        databases = [self.store.database, *(local.database for local in self._locals.values())]
+        databases = [self.store.database, *(local.database for local in self.objects.values())]
         return {
             f"{number}.{table}": sorted(tuple(row) for row in database.execute(f"SELECT * FROM {table}"))
             for number, database in enumerate(databases)
