@@ -13,7 +13,8 @@ import pytest
 
 from core_probe import report
 from fabric_host import FabricHost
-from kairos_cli.fabric.local import _node, source_tree
+from kairos_cli.fabric import workspace
+from kairos_cli.fabric.local import _node
 
 PROBE = Path(__file__).parents[1] / "core_probe.py"
 ENTRY = """
@@ -50,7 +51,7 @@ def test_it_says_the_same_in_workerd(worker: Path) -> None:
 
     command = (*_node(), "serve.mjs", str(worker))
     with subprocess.Popen(
-        command, cwd=source_tree() / "workers/local", stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        command, cwd=workspace.folder() / "workers/local", stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as process:
         try:
             assert process.stdout is not None
