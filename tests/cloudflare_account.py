@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from email import message_from_bytes
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
 from kairos_cli.fabric import cloudflare_limits as limits
 
@@ -79,6 +80,7 @@ class CloudflareAccount:
             return self._answer(method, path, kind, body)
 
     def _answer(self, method: str, path: str, kind: str, body: bytes) -> Any:
+        query = parse_qs(urlsplit(path).query)
         path = path.split("?")[0].removeprefix(f"/client/v4/accounts/{ACCOUNT}")
         name = path.removeprefix("/workers/").split("/")[1] if path.startswith("/workers/s") and "/" in path[9:] else ""
         match method, re.sub(r"/(kairos-[\w-]+|q-[\w-]+|[0-9a-f-]{36})(?=/|$)", "/*", path):
@@ -96,7 +98,8 @@ class CloudflareAccount:
                 queue = json.loads(body)["queue_name"]
                 return self._create(queue.removeprefix("kairos-"), self._queue(queue))
             case "GET", "/queues":
-                return [self._queue(f"kairos-{each}") for each in self.created if f"kairos-{each}" in QUEUES]
+                held = [f"kairos-{each}" for each in self.created if f"kairos-{each}" in QUEUES]
+                return [self._queue(each) for each in held if each in query.get("name", held)]
             case "POST", "/d1/database/*/query":
                 return [{"results": self._query(json.loads(body)), "success": True, "meta": {}}]
             case ("PUT", "/workers/scripts/*") | ("POST", "/workers/scripts/*/versions"):

@@ -185,25 +185,30 @@ export class Limits {
     });
   }
 
-  // A Durable Object's SQLite: workerd has the same limits as production, so its refusals are named.
+  // A Durable Object's SQLite: workerd has production's limits of a statement, so its refusals are named; a value's size it does not look at.
   storage(ctx, name) {
     const { sql } = ctx.storage;
     const exec = sql.exec.bind(sql);
     Object.defineProperty(sql, "exec", {
       configurable: true,
-      value: (...args) => this.watched(`${name} storage: ${String(args[0]).slice(0, 60)}`, () => exec(...args)),
+      value: (...args) => {
+        const place = `${name} storage: ${String(args[0]).slice(0, 60)}`;
+        for (const value of args) this.require("SQL_VALUE_BYTES", place, sizeOf(value));
+        return this.watched(place, () => exec(...args));
+      },
     });
   }
 }
 
 function wireSize(body, contentType = "json") {
-  if (contentType === "text") return sizeOf(body);
   if (contentType === "bytes") return body.byteLength;
-  return sizeOf(JSON.stringify(body));
+  return encoder.encode(contentType === "text" ? body : JSON.stringify(body)).byteLength;
 }
 
 const encoder = new TextEncoder();
+const SHORT = 10_000; // characters: far below any limit, so their bytes need not be counted
+
 function sizeOf(value) {
-  if (typeof value === "string") return encoder.encode(value).byteLength;
+  if (typeof value === "string") return value.length < SHORT ? value.length : encoder.encode(value).byteLength;
   return value?.byteLength ?? 8;
 }
