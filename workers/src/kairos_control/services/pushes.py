@@ -6,11 +6,13 @@ from kairos.api.push import NetworkChanged, ToNode, encode
 from kairos.identity.spiffe import is_gateway
 
 from ..ports import TenantPlatform
+from ..store.tenants import TenantStore
 
 
 class Pushes:
-    def __init__(self, platform: TenantPlatform) -> None:
+    def __init__(self, platform: TenantPlatform, tenants: TenantStore) -> None:
         self._platform = platform
+        self._tenants = tenants
 
     def to_all(self, message: ToNode) -> None:
         self._send(self._platform.sockets.online(), message)
@@ -29,11 +31,8 @@ class Pushes:
     async def network_changed(self) -> None:
         """The tenant's revision grows, and everyone is told."""
         tenant = self._platform.tenant
-        await self._platform.database.write(
-            [("UPDATE tenants SET revision = revision + 1 WHERE tenant = ?", (tenant,))]
-        )
-        row = await self._platform.database.first("SELECT revision FROM tenants WHERE tenant = ?", tenant)
-        self.to_all(NetworkChanged(row["revision"] if row else 0))
+        await self._platform.database.write([self._tenants.next_revision(tenant)])
+        self.to_all(NetworkChanged(await self._tenants.revision(tenant)))
 
     def _send(self, nodes: set[str], message: ToNode) -> None:
         text = encode(message)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+from collections.abc import Collection
 
 from kairos.api.push import Revocation, SessionNotice
 from kairos.api.session import Cut, GatewayAddress, Introspected, Introspection, SessionGrant, SessionRequest
@@ -14,6 +15,7 @@ from kairos.identity.spiffe import is_gateway
 from ..http.call import Call, Reply, reply
 from ..ports import Row, TenantPlatform
 from ..problems import problem
+from ..store.leases import LeaseStore
 from ..store.records import gateways_of, refuse_isolated
 from .gateways import ranked
 from .journal import Journal
@@ -27,9 +29,16 @@ _TOKEN_BYTES = 32
 
 class Sessions:
     def __init__(
-        self, platform: TenantPlatform, journal: Journal, pushes: Pushes, postures: Postures, limits: Limits
+        self,
+        platform: TenantPlatform,
+        leases: LeaseStore,
+        journal: Journal,
+        pushes: Pushes,
+        postures: Postures,
+        limits: Limits,
     ) -> None:
         self._platform = platform
+        self._leases = leases
         self._postures = postures
         self._limits = limits
         self._journal = journal
@@ -138,19 +147,19 @@ class Sessions:
             for row in rows
         ]
 
-    async def refresh(self, node: str) -> None:
-        """The node's VNIs are others now: its sessions follow, and the gateways hear of it."""
-        vnis = await self._vnis_of(node)
-        self._platform.local.write("UPDATE sessions SET vnis = ? WHERE node = ?", json.dumps(vnis), node)
+    async def refresh(self, nodes: Collection[str]) -> None:
+        """These nodes are in other VNIs now: their sessions follow, and the gateways are told."""
+        vnis, changed = await self._leases.vnis_of(nodes), set(nodes)
+        for node in changed:
+            self._platform.local.write(
+                "UPDATE sessions SET vnis = ? WHERE node = ?", json.dumps(vnis.get(node, [])), node
+            )
         for notice in self.current():
-            if notice.node == node:
+            if notice.node in changed:
                 self._pushes.to_gateways(notice)
 
     async def _vnis_of(self, node: str) -> list[int]:
-        leases = await self._platform.database.rows(
-            "SELECT DISTINCT vni FROM leases WHERE tenant = ? AND node = ? ORDER BY vni", self._platform.tenant, node
-        )
-        return [lease["vni"] for lease in leases]
+        return (await self._leases.vnis_of([node])).get(node, [])
 
     def forget_ended(self) -> None:
         self._platform.local.write("DELETE FROM sessions WHERE expires_at <= ?", int(self._platform.clock()))

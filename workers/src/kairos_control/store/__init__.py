@@ -6,21 +6,32 @@ leaves it. Writes that must happen together are built as statements by the store
 
 from __future__ import annotations
 
-from ..ports import Database, LocalDatabase
+from collections.abc import Sequence
+
+from ..ports import Database, LocalDatabase, Statement
 from .admins import AdminStore
 from .devices import DeviceStore
+from .interconnects import InterconnectStore
 from .isolations import IsolationStore
+from .leases import LeaseStore
 from .nonces import NonceStore
 from .policies import PolicyStore
+from .subnet_routes import SubnetRouteStore
 from .tenants import TenantStore
+from .vnis import VniStore
 
 
 class FabricStores:
     """What is kept of the whole fabric."""
 
     def __init__(self, database: Database) -> None:
+        self._database = database
         self.tenants = TenantStore(database)
         self.admins = AdminStore(database)
+
+    async def write(self, statements: Sequence[Statement]) -> None:
+        """All of these statements or none. Raises ConstraintError."""
+        await self._database.write(statements)
 
 
 class Stores(FabricStores):
@@ -30,5 +41,9 @@ class Stores(FabricStores):
         super().__init__(database)
         self.devices = DeviceStore(database, tenant)
         self.policies = PolicyStore(database, tenant)
+        self.vnis = VniStore(database, tenant)
+        self.leases = LeaseStore(database, tenant)
+        self.interconnects = InterconnectStore(database, tenant)
+        self.subnet_routes = SubnetRouteStore(database, tenant)
         self.nonces = NonceStore(local)
         self.isolations = IsolationStore(local)
