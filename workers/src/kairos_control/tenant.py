@@ -16,7 +16,10 @@ from .services.gateways import Gateways
 from .services.interconnects import Interconnects
 from .services.isolations import Isolations
 from .services.journal import Journal
+from .services.leases import Leases
 from .services.lifecycle import Lifecycle
+from .services.members import Members
+from .services.network import Networks
 from .services.node_events import NodeEvents
 from .services.outbox import Outbox
 from .services.policies import Policies
@@ -28,7 +31,7 @@ from .services.registry import Registry
 from .services.retention import Retention
 from .services.sessions import Sessions
 from .services.signed_requests import SignedRequests
-from .services.subnet_routes import Routes
+from .services.subnet_routes import SubnetRoutes
 from .services.telemetry import Telemetry
 from .services.vnis import Vnis
 from .store import Stores
@@ -58,13 +61,26 @@ class TenantServices:
         self.telemetry = Telemetry(platform, self.limits)
         self.sessions = Sessions(platform, self.store, self.journal, self.pushes, self.postures, self.limits)
         self.certificates = Certificates(platform, self.journal, self.pushes)
+        self.leases = Leases(self.store.leases)
         self.enrollments = Enrollments(
-            platform, self.journal, self.pushes, self.admission, self.limits, self.certificates, self.signed_requests
+            platform,
+            self.store,
+            self.leases,
+            self.journal,
+            self.pushes,
+            self.admission,
+            self.limits,
+            self.certificates,
+            self.signed_requests,
         )
         self.policies = Policies(platform, self.store, self.journal, self.pushes)
-        self.vnis = Vnis(platform, self.journal, self.pushes, self.sessions)
-        self.interconnects = Interconnects(platform, self.journal, self.pushes)
-        self.routes = Routes(platform, self.journal, self.pushes)
+        self.interconnects = Interconnects(platform, self.store, self.journal, self.pushes)
+        self.vnis = Vnis(
+            platform, self.store, self.journal, self.pushes, self.sessions, self.leases, self.interconnects
+        )
+        self.members = Members(self.store, self.journal, self.pushes, self.sessions, self.leases)
+        self.subnet_routes = SubnetRoutes(self.store, self.journal, self.pushes, self.interconnects)
+        self.networks = Networks(platform, self.store)
         self.registry = Registry(platform, self.journal, self.pushes, self.enrollments, self.sessions)
         self.gateways = Gateways(platform, self.store, self.journal, self.pushes)
         self.isolations = Isolations(platform, self.store, self.journal, self.pushes, self.sessions)

@@ -22,13 +22,14 @@ from kairos.identity import transcript
 from kairos.identity.spiffe import node_id
 
 from ..http.call import Call, Reply, reply
-from ..ports import ConstraintError, Row, TenantPlatform
+from ..ports import ConstraintError, Row, Statement, TenantPlatform
 from ..problems import problem
+from ..store import Stores
 from ..store.records import b64, device_of, refuse_isolated, strings, unb64
 from .admission import Admission
 from .certificates import Certificates, issue, record_of
 from .journal import Journal
-from .leases import LeasePlan
+from .leases import Leases
 from .postures import check_posture
 from .pushes import Pushes
 from .rate_limits import CERTIFICATE, TOKEN, Limits
@@ -41,6 +42,8 @@ class Enrollments:
     def __init__(
         self,
         platform: TenantPlatform,
+        store: Stores,
+        leases: Leases,
         journal: Journal,
         pushes: Pushes,
         admission: Admission,
@@ -50,6 +53,8 @@ class Enrollments:
     ) -> None:
         self._signed_requests = signed_requests
         self._platform = platform
+        self._store = store
+        self._leases = leases
         self._limits = limits
         self._journal = journal
         self._pushes = pushes
@@ -288,28 +293,18 @@ class Enrollments:
                     token["token_id"], token["tags"], token["groups"], token["owner"], serial, not_after, int(platform.clock()),
                 ),
             ),
-            *await self._leases(flight, token),
+            *await self._first_leases(flight, token),
         ]  # fmt: skip
 
-    async def _leases(self, flight: Row, token: Row) -> list[tuple[str, tuple[Any, ...]]]:
-        """Of the VNIs that the token names or a selector puts it in; a gateway is in all."""
-        platform = self._platform
-        own = {f"tag:{tag}" for tag in strings(token["tags"])} | {
-            f"group:{group}" for group in strings(token["groups"])
-        }
-        rows = await platform.database.rows(
-            "SELECT s.vni, s.selector FROM vni_selectors s JOIN vnis v ON v.vni = s.vni WHERE v.tenant = ?",
-            platform.tenant,
-        )
-        selected = {row["vni"] for row in rows if row["selector"] in own}
-        names = set(strings(token["vnis"]))
-        statements = []
-        for vni in await platform.database.rows("SELECT * FROM vnis WHERE tenant = ? ORDER BY vni", platform.tenant):
-            if flight["role"] == "gateway" or vni["name"] in names or vni["vni"] in selected:
-                plan = LeasePlan(platform, platform.tenant, vni)
-                await plan.give(flight["node"])
-                statements += plan.statements
-        return statements
+    async def _first_leases(self, flight: Row, token: Row) -> list[Statement]:
+        """In the VNIs that the token names or that a selector puts the device in; a gateway is in all."""
+        if flight["role"] == "gateway":
+            vnis = await self._store.vnis.all()
+        else:
+            tags = [f"tag:{tag}" for tag in strings(token["tags"])]
+            groups = [f"group:{group}" for group in strings(token["groups"])]
+            vnis = await self._store.vnis.joined_by(strings(token["vnis"]), [*tags, *groups])
+        return await self._leases.give(vnis, [flight["node"]])
 
     def _in_flight(self, node: str, token_id: str) -> Row | None:
         rows = self._platform.local.rows(

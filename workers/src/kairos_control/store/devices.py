@@ -6,10 +6,12 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from kairos.api.enrollment import Role
+from kairos.api.session import Member
 
 from ..ports import Database, Row
 from .columns import strings, unb64
 
+_MEMBER = "node, role, name, serial, key_fingerprint, tags, groups, owner"
 _ACTIVE_GATEWAYS = "SELECT * FROM devices WHERE tenant = ? AND role = 'gateway' AND status = 'active'"
 
 
@@ -69,6 +71,33 @@ class DeviceStore:
         """Active ones, oldest first."""
         rows = await self._database.rows(f"{_ACTIVE_GATEWAYS} ORDER BY enrolled_at, node", self._tenant)
         return [_device(row) for row in rows]
+
+    async def members(self) -> list[Member]:
+        """Active devices as nodes see them, by node."""
+        rows = await self._database.rows(
+            f"SELECT {_MEMBER} FROM devices WHERE tenant = ? AND status = 'active' ORDER BY node", self._tenant
+        )
+        return [_member(row) for row in rows]
+
+    async def revoked(self) -> list[str]:
+        """Revoked devices, by node."""
+        rows = await self._database.rows(
+            "SELECT node FROM devices WHERE tenant = ? AND status = 'revoked' ORDER BY node", self._tenant
+        )
+        return [row["node"] for row in rows]
+
+
+def _member(row: Row) -> Member:
+    return Member(
+        row["node"],
+        row["role"],
+        row["name"],
+        row["serial"],
+        bytes.fromhex(row["key_fingerprint"]),
+        strings(row["tags"]),
+        strings(row["groups"]),
+        row["owner"],
+    )
 
 
 def _device(row: Row) -> StoredDevice:

@@ -107,7 +107,7 @@ class LeaseStore:
         return set(await self._addresses("leases", vnis, nodes))
 
     async def given(self, vnis: Sequence[int], nodes: Sequence[str]) -> dict[Place, str]:
-        """What these nodes have or once had in these VNIs; the first, where they had several."""
+        """What these nodes have or once had in these VNIs; the newest, where they had several."""
         return await self._addresses("given_addresses", vnis, nodes)
 
     async def owners(self, addresses: Iterable[tuple[int, str]]) -> dict[tuple[int, str], str]:
@@ -135,7 +135,7 @@ class LeaseStore:
         for bulk in bulks(nodes):
             rows = await self._database.rows(
                 f"SELECT t.vni, t.node, t.prefix, t.address FROM json_each(?) v CROSS JOIN json_each(?) n"
-                f" CROSS JOIN {table} t ON t.vni = v.value AND t.node = n.value ORDER BY t.rowid DESC",
+                f" CROSS JOIN {table} t ON t.vni = v.value AND t.node = n.value ORDER BY t.rowid",
                 json.dumps(list(vnis)),
                 bulk,
             )

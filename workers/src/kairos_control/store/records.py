@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import base64
 import json
-from typing import Any
 
-from kairos.api.admin import Device, Tenant, TokenRecord, VniRecord
-from kairos.api.session import Crossing, Route, Vni
+from kairos.api.admin import Device, TokenRecord
 
 from ..ports import Database, LocalDatabase, Row
 from ..problems import problem
@@ -52,29 +50,6 @@ async def gateways_of(store: Database, tenant: str) -> list[Row]:
     )
 
 
-def tenant_record(row: Row) -> Tenant:
-    return Tenant(row["tenant"], row["created_at"])
-
-
-def vni_record(row: Row, members: int = 0) -> VniRecord:
-    return VniRecord(
-        row["vni"], row["name"], row["tenant"], strings(row["prefixes"]), row["mtu"], row["dns_suffix"], routes_of(row),
-        row["created_at"], members,
-    )  # fmt: skip
-
-
-def vni_view(row: Row, behind_endpoints: list[Route], crossings: list[Row]) -> Vni:
-    """crossings: of the whole tenant."""
-    return Vni(
-        row["vni"], row["name"], strings(row["prefixes"]), row["mtu"], row["dns_suffix"], routes_of(row) + behind_endpoints,
-        [Crossing(each["seen"], each["other"], each["prefix"]) for each in crossings if each["vni"] == row["vni"]],
-    )  # fmt: skip
-
-
-def routes_of(row: Row) -> list[Route]:
-    return [Route(each["prefix"], each["via"]) for each in json.loads(row["routes"])]
-
-
 def token_record(row: Row) -> TokenRecord:
     return TokenRecord(
         row["token_id"], row["tenant"], row["role"], row["uses"], row["used"], row["expires_at"], strings(row["vnis"]),
@@ -101,15 +76,3 @@ def device_record(row: Row, leases: list[Row], online: bool) -> Device:
         online=online,
         reason=row["reason"],
     )
-
-
-def policy_subject(row: Row) -> dict[str, Any]:
-    """What policy sees of a device."""
-    return {
-        "node": row["node"],
-        "name": row["name"],
-        "role": row["role"],
-        "tags": strings(row["tags"]),
-        "groups": strings(row["groups"]),
-        "owner": row["owner"],
-    }
