@@ -15,7 +15,7 @@ from kairos.audit.event import Event, EventBatch
 from kairos.crypto.suites import suite_named
 from kairos.identity.certificate import parse_certificate_untrusted
 
-from ..ports import Platform, Settings
+from ..ports import Issuer, Platform, Settings
 from ..store import database_schema
 from .signatures import WebCryptoSignatures
 from .storage import D1Database, KvCache, Queue, R2Blobs
@@ -30,8 +30,7 @@ def settings_of(env: Any) -> Settings:
         trust_domain=env.TRUST_DOMAIN,
         relay_url=env.RELAY_URL,
         root=parse_certificate_untrusted(octets("ROOT_CERTIFICATE")),
-        issuer=parse_certificate_untrusted(octets("ISSUER_CERTIFICATE")),
-        issuer_seed=octets("ISSUER_SEED"),
+        issuer=Issuer(parse_certificate_untrusted(octets("ISSUER_CERTIFICATE")), octets("ISSUER_SEED")),
         policy_key=octets("POLICY_KEY"),
         admin_token_hash=env.ADMIN_TOKEN_SHA256,
         internal_key=env.INTERNAL_KEY,

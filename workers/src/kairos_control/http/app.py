@@ -6,7 +6,6 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, nullcontext
 from typing import Any
 
-from kairos.api.enrollment import EnrollRequest
 from kairos.api.problem import ProblemError
 
 from ..fabric import FabricServices
@@ -134,8 +133,9 @@ async def _strange(fabric: FabricServices, route: Route[TenantServices], call: C
         await authenticate_at_fabric(fabric, route.caller, call, name)
         return problem("not-found", f"there is no tenant {name}")
     async with _bodies.read(call, route, read):
+        if not is_node and route.body is not None:
+            call.decode(route.body)
         if route.caller is Caller.JOINING:
-            call.decode(EnrollRequest)
             return unknown_token()
         return unknown_device(name, call) if is_node else unknown_enrollment()
 

@@ -17,7 +17,9 @@ from kairos.identity import transcript
 from ..http.call import Call, Reply, reply
 from ..ports import Row, TenantPlatform
 from ..problems import problem
+from ..store.certificates import CertificateStore
 from ..store.records import b64, device_of, gateways_of, unb64
+from . import issuer
 from .journal import Journal
 from .pushes import Pushes
 from .sessions import Sessions
@@ -110,8 +112,7 @@ class Isolations:
     async def _relay_receipt(self, node: str) -> None:
         row, at_ms = self._of(node), int(self._platform.clock() * 1000)
         signed = transcript.isolation_receipt(row["id"], node, RELAY, row["state"], at_ms)
-        seed = self._platform.settings.issuer_seed
-        signature = await self._platform.signatures.sign(seed, signed, labels.ISOLATION_RECEIPT)
+        signature = await issuer.sign(self._platform, signed, labels.ISOLATION_RECEIPT)
         self._keep(row["id"], RELAY, row["state"], at_ms, signature)
 
     def _keep(self, isolation: str, point: str, state: str, at_ms: int, signature: bytes) -> None:
@@ -139,25 +140,18 @@ class Isolations:
         kept = self._platform.local.rows(
             "SELECT * FROM receipts WHERE id = ? AND state = ? ORDER BY at_ms", row["id"], row["state"]
         )
+        store = CertificateStore(self._platform.database, self._platform.tenant)
+        certificates = await store.present(each["point"] for each in kept)
+        certificates[RELAY] = self._platform.settings.issuer.certificate.der
         receipts = [
             IsolationReceipt(
-                each["point"], each["at_ms"], unb64(each["signature"]), await self._certificate(each["point"])
+                each["point"], each["at_ms"], unb64(each["signature"]), certificates.get(each["point"], b"")
             )
             for each in kept
         ]
         return IsolationRecord(
             row["id"], node, row["state"], row["reason"], row["at"], json.loads(row["expected"]), receipts
         )
-
-    async def _certificate(self, point: str) -> bytes:
-        if point == RELAY:
-            return self._platform.settings.issuer.der
-        row = await self._platform.database.first(
-            "SELECT c.der FROM certificates c JOIN devices d ON d.serial = c.serial WHERE d.tenant = ? AND d.node = ?",
-            self._platform.tenant,
-            point,
-        )
-        return unb64(row["der"]) if row else b""
 
     async def _require_device(self, node: str) -> Row:
         row = await device_of(self._platform.database, self._platform.tenant, node)

@@ -10,12 +10,15 @@ from collections.abc import Sequence
 
 from ..ports import Database, LocalDatabase, Statement
 from .admins import AdminStore
+from .certificates import CertificateStore
 from .devices import DeviceStore
+from .enrollments import EnrollmentStore
 from .gateways import GatewayStore
 from .isolations import IsolationStore
 from .nonces import NonceStore
 from .policies import PolicyStore
 from .tenants import TenantStore
+from .tokens import TokenStore
 
 
 class FabricStores:
@@ -33,8 +36,11 @@ class Stores(FabricStores):
         super().__init__(database)
         self._database = database
         self.devices = DeviceStore(database, tenant)
+        self.tokens = TokenStore(database, tenant)
+        self.certificates = CertificateStore(database, tenant)
         self.gateways = GatewayStore(database, tenant)
         self.policies = PolicyStore(database, tenant)
+        self.enrollments = EnrollmentStore(local)
         self.nonces = NonceStore(local)
         self.isolations = IsolationStore(local)
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import base64
 import json
-from typing import Any
 
-from kairos.api.admin import Device, Tenant, TokenRecord, VniRecord
+from kairos.api.admin import VniRecord
 from kairos.api.session import Crossing, Route, Vni
 
 from ..ports import Database, LocalDatabase, Row
@@ -52,10 +51,6 @@ async def gateways_of(store: Database, tenant: str) -> list[Row]:
     )
 
 
-def tenant_record(row: Row) -> Tenant:
-    return Tenant(row["tenant"], row["created_at"])
-
-
 def vni_record(row: Row, members: int = 0) -> VniRecord:
     return VniRecord(
         row["vni"], row["name"], row["tenant"], strings(row["prefixes"]), row["mtu"], row["dns_suffix"], routes_of(row),
@@ -73,43 +68,3 @@ def vni_view(row: Row, behind_endpoints: list[Route], crossings: list[Row]) -> V
 
 def routes_of(row: Row) -> list[Route]:
     return [Route(each["prefix"], each["via"]) for each in json.loads(row["routes"])]
-
-
-def token_record(row: Row) -> TokenRecord:
-    return TokenRecord(
-        row["token_id"], row["tenant"], row["role"], row["uses"], row["used"], row["expires_at"], strings(row["vnis"]),
-        strings(row["tags"]), strings(row["groups"]), row["owner"], row["label"],
-    )  # fmt: skip
-
-
-def device_record(row: Row, leases: list[Row], online: bool) -> Device:
-    return Device(
-        node=row["node"],
-        tenant=row["tenant"],
-        role=row["role"],
-        name=row["name"],
-        status=row["status"],
-        key_fingerprint=bytes.fromhex(row["key_fingerprint"]),
-        enrolled_at=row["enrolled_at"],
-        serial=row["serial"],
-        certificate_not_after=row["not_after"],
-        addresses=[lease["address"] for lease in leases],
-        vnis=sorted({lease["vni"] for lease in leases}),
-        tags=strings(row["tags"]),
-        groups=strings(row["groups"]),
-        owner=row["owner"],
-        online=online,
-        reason=row["reason"],
-    )
-
-
-def policy_subject(row: Row) -> dict[str, Any]:
-    """What policy sees of a device."""
-    return {
-        "node": row["node"],
-        "name": row["name"],
-        "role": row["role"],
-        "tags": strings(row["tags"]),
-        "groups": strings(row["groups"]),
-        "owner": row["owner"],
-    }
