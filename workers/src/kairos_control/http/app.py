@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, nullcontext
+from contextlib import asynccontextmanager
 from typing import Any
 
 from kairos.api.problem import ProblemError
@@ -13,7 +13,14 @@ from ..problems import problem
 from ..services.enrollments import unknown_enrollment, unknown_token
 from ..tenant import TenantServices
 from . import openapi, refusals
-from .authentication import authenticate, authenticate_at_fabric, by_headers, limit_source, unknown_device
+from .authentication import (
+    authenticate,
+    authenticate_again,
+    authenticate_at_fabric,
+    by_headers,
+    limit_source,
+    unknown_device,
+)
 from .call import Call, Reply, problem_reply, reply
 from .routing import Caller, Route, find
 from .table import FABRIC, TENANT
@@ -105,14 +112,18 @@ async def answer_tenant(tenant: TenantServices, call: Call, read: ReadBody) -> R
 
 
 async def _answer(tenant: TenantServices, route: Route[TenantServices], call: Call, read: ReadBody) -> Reply:
-    """Nobody who is not authenticated waits for the lock of the tenant's records, or holds it."""
-    early = by_headers(route, call)
+    """A caller is authenticated before it waits for its turn to change records, and again if another turn has ended since."""
+    early, ended = by_headers(route, call), tenant.turn.ended
     if early:
         await authenticate(tenant, route, call)
     async with _bodies.read(call, route, read):
         if not early:
             await authenticate(tenant, route, call)
-        async with tenant.turn if route.serialized else nullcontext():
+        if not route.serialized:
+            return await route.handler(tenant, call)
+        async with tenant.turn:
+            if tenant.turn.ended != ended:
+                await authenticate_again(tenant, route, call)
             return await route.handler(tenant, call)
 
 
