@@ -104,7 +104,7 @@ def test_an_enrollment_and_a_renewal_cost_few_queries(plane: ControlPlane, gatew
     device, token = Device(), plane.token()
     with counted(plane) as queries:
         call, asked = plane.ask(device, token)
-    assert queries.of_tenant <= 4
+    assert queries.of_tenant <= 5
     with counted(plane) as queries:
         plane.respond(device, call, asked)
     assert queries.of_tenant <= 25

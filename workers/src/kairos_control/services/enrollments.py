@@ -110,6 +110,8 @@ class Enrollments:
         applicant = await self._applicant(request, token)
         self._check_uses(applicant)
         verdict, former = await self._verdict(applicant)
+        if former is None and await self._store.tokens.one(token.token_id) is None:
+            raise unknown_token()  # it was deleted, perhaps with its tenant, while a gateway judged
         return self._challenge(applicant, verdict, former, signed.body)
 
     def _challenge(
