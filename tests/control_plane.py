@@ -29,7 +29,7 @@ from kairos.identity.spiffe import is_gateway, node_id
 from kairos_control.fabric import FabricServices
 from kairos_control.http import app
 from kairos_control.http.call import Call, Reply, problem_reply
-from kairos_control.ports import ConstraintError, Platform, Row, Settings, Statement, TenantPlatform
+from kairos_control.ports import ConstraintError, Issuer, Platform, Row, Settings, Statement, TenantPlatform
 from kairos_control.problems import problem
 from kairos_control.services import audit_events
 from kairos_control.services.rate_limits import Limits
@@ -206,8 +206,7 @@ class ControlPlane:
             trust_domain=DOMAIN,
             relay_url="https://relay.test",
             root=root,
-            issuer=parse_certificate_untrusted(issuer),
-            issuer_seed=issuer_seed,
+            issuer=Issuer(parse_certificate_untrusted(issuer), issuer_seed),
             policy_key=PROVIDER.signing_key(KR1, self.policy_seed).public_key,
             admin_token_hash=hashlib.sha256(ADMIN_TOKEN.encode()).hexdigest(),
             internal_key=INTERNAL_KEY,

@@ -21,6 +21,7 @@ from kairos.audit.head import SignedHead
 from kairos.crypto.suites import KR1
 from kairos.identity.certificate import parse_certificate_untrusted
 from kairos_cli.fabric.operator import Operator
+from kairos_control.ports import Issuer
 from kairos_node.state import NodeState
 
 ROOT = Path(__file__).parents[1]
@@ -99,8 +100,7 @@ def revived(kept: KeptState) -> Iterator[ControlPlane]:
         trust_domain=operator.trust_domain,
         relay_url=operator.relay_url,
         root=parse_certificate_untrusted(operator.root_certificate),
-        issuer=parse_certificate_untrusted(operator.issuer_certificate),
-        issuer_seed=operator.issuer_seed,
+        issuer=Issuer(parse_certificate_untrusted(operator.issuer_certificate), operator.issuer_seed),
         policy_key=operator.policy_key,
         admin_token_hash=hashlib.sha256(operator.admin_token.encode()).hexdigest(),
         internal_key=operator.internal_key,

@@ -163,7 +163,8 @@ def fault_after(worker: tuple[str, FaultLog], what: str, wanted: Callable[[Fault
         found.extend(filter(wanted, log.new()))
         return found
 
-    return wait_for(f"a fault of {what}", look)[0]
+    wait_for(f"a fault of {what}", look)
+    return found[0]
 
 
 @pytest.mark.parametrize(
@@ -221,7 +222,7 @@ def test_a_meter_refuses_what_production_refuses() -> None:
         for _ in range(999):
             meter.query("SELECT 1", ())
 
-    for wrong in (
+    attempts: tuple[Callable[[], object], ...] = (
         lambda: meter.query("SELECT ?", tuple(range(101))),
         lambda: meter.statement("x" * 100_001, ()),
         lambda: meter.statement("SELECT ?", ("é" * 1_000_001,)),
@@ -229,7 +230,8 @@ def test_a_meter_refuses_what_production_refuses() -> None:
         lambda: meter.messages([b"x" * 90_000] * 3),
         lambda: meter.cache_write("key", b"value"),
         ask_too_often,
-    ):
+    )
+    for wrong in attempts:
         with pytest.raises(LimitError, match="GET /v1/tenants"):
             wrong()
     assert [each.name for each in meter.breaches] == [

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import replace
 
 from .ports import TenantPlatform
@@ -11,6 +10,7 @@ from .services.admission import Admission
 from .services.audit_log import AuditLog
 from .services.certificates import Certificates
 from .services.clocks import Clocks
+from .services.devices import Devices
 from .services.enrollments import Enrollments
 from .services.gateways import Gateways
 from .services.interconnects import Interconnects
@@ -27,12 +27,13 @@ from .services.postures import Postures
 from .services.pushes import Pushes
 from .services.rate_limits import Limits
 from .services.refusals import Refusals
-from .services.registry import Registry
 from .services.retention import Retention
 from .services.sessions import Sessions
 from .services.signed_requests import SignedRequests
 from .services.subnet_routes import SubnetRoutes
 from .services.telemetry import Telemetry
+from .services.tokens import Tokens
+from .services.turn import Turn
 from .services.vnis import Vnis
 from .store import Stores
 
@@ -41,9 +42,7 @@ class TenantServices:
     """All that a tenant's object does, over its platform."""
 
     def __init__(self, platform: TenantPlatform) -> None:
-        self.turn = (
-            asyncio.Lock()
-        )  # calls that change records run one at a time: D1 is awaited between reading and writing
+        self.turn = Turn()
         self.store = Stores(platform.database, platform.local, platform.tenant)
         self.outbox = Outbox(platform.queue, platform.local, platform.clock)
         self.platform = platform = replace(platform, queue=self.outbox)
@@ -56,11 +55,11 @@ class TenantServices:
         self.administrators = Administrators(platform, self.store.admins, self.journal, platform.tenant)
         self.audit_log = AuditLog(platform, self.pushes, self.outbox)
         self.retention = Retention(platform, self.journal, self.audit_log)
-        self.admission = Admission(platform)
+        self.admission = Admission(platform, self.store)
         self.postures = Postures(platform, self.store, self.pushes)
         self.telemetry = Telemetry(platform, self.limits)
         self.sessions = Sessions(platform, self.store, self.journal, self.pushes, self.postures, self.limits)
-        self.certificates = Certificates(platform, self.journal, self.pushes)
+        self.certificates = Certificates(platform, self.store, self.journal, self.pushes, self.limits)
         self.leases = Leases(self.store.leases)
         self.enrollments = Enrollments(
             platform,
@@ -72,7 +71,9 @@ class TenantServices:
             self.limits,
             self.certificates,
             self.signed_requests,
+            self.turn,
         )
+        self.tokens = Tokens(platform, self.store, self.journal)
         self.policies = Policies(platform, self.store, self.journal, self.pushes)
         self.interconnects = Interconnects(platform, self.store, self.journal, self.pushes)
         self.vnis = Vnis(
@@ -81,7 +82,7 @@ class TenantServices:
         self.members = Members(self.store, self.journal, self.pushes, self.sessions, self.leases)
         self.subnet_routes = SubnetRoutes(self.store, self.journal, self.pushes, self.interconnects)
         self.networks = Networks(platform, self.store)
-        self.registry = Registry(platform, self.journal, self.pushes, self.enrollments, self.sessions)
+        self.devices = Devices(platform, self.store, self.journal, self.pushes, self.enrollments, self.sessions)
         self.gateways = Gateways(platform, self.store, self.journal, self.pushes)
         self.isolations = Isolations(platform, self.store, self.journal, self.pushes, self.sessions)
         self.node_events = NodeEvents(

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, nullcontext
+from contextlib import asynccontextmanager
 from typing import Any
 
-from kairos.api.enrollment import EnrollRequest
 from kairos.api.problem import ProblemError
 
 from ..fabric import FabricServices
@@ -15,7 +14,14 @@ from ..problems import problem
 from ..services.enrollments import unknown_enrollment, unknown_token
 from ..tenant import TenantServices
 from . import openapi, refusals
-from .authentication import authenticate, authenticate_at_fabric, by_headers, limit_source, unknown_device
+from .authentication import (
+    authenticate,
+    authenticate_again,
+    authenticate_at_fabric,
+    by_headers,
+    limit_source,
+    unknown_device,
+)
 from .call import Call, Reply, problem_reply, reply
 from .routing import Caller, Route, find
 from .table import FABRIC, TENANT
@@ -122,14 +128,18 @@ async def answer_tenant(tenant: TenantServices, call: Call, read: ReadBody) -> R
 
 
 async def _answer(tenant: TenantServices, route: Route[TenantServices], call: Call, read: ReadBody) -> Reply:
-    """Nobody who is not authenticated waits for the lock of the tenant's records, or holds it."""
-    early = by_headers(route, call)
+    """A caller is authenticated before it waits for its turn to change records, and again if another turn has ended since."""
+    early, ended = by_headers(route, call), tenant.turn.ended
     if early:
         await authenticate(tenant, route, call)
     async with (_bodies if early else _unauthenticated_bodies).read(call, route, read):
         if not early:
             await authenticate(tenant, route, call)
-        async with tenant.turn if route.serialized else nullcontext():
+        if not route.serialized:
+            return await route.handler(tenant, call)
+        async with tenant.turn:
+            if tenant.turn.ended != ended:
+                await authenticate_again(tenant, route, call)
             return await route.handler(tenant, call)
 
 
@@ -151,8 +161,9 @@ async def _strange(fabric: FabricServices, route: Route[TenantServices], call: C
         await authenticate_at_fabric(fabric, route.caller, call, name)
         return problem("not-found", f"there is no tenant {name}")
     async with _unauthenticated_bodies.read(call, route, read):
+        if not is_node and route.body is not None:
+            call.decode(route.body)
         if route.caller is Caller.JOINING:
-            call.decode(EnrollRequest)
             return unknown_token()
         return unknown_device(name, call) if is_node else unknown_enrollment()
 

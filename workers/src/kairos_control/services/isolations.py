@@ -17,6 +17,7 @@ from ..problems import problem
 from ..store import Stores
 from ..store.devices import StoredDevice
 from ..store.isolations import StoredIsolation, StoredReceipt
+from . import issuer
 from .journal import Journal
 from .pushes import Pushes
 from .sessions import Sessions
@@ -83,7 +84,7 @@ class Isolations:
         isolation = self._of(node)
         receipts = self._store.isolations.receipts(isolation.id, isolation.state)
         certificates = await self._store.certificates.present([each.point for each in receipts])
-        certificates[RELAY] = self._platform.settings.issuer.der
+        certificates[RELAY] = self._platform.settings.issuer.certificate.der
         return IsolationRecord(
             isolation.id,
             node,
@@ -128,8 +129,7 @@ class Isolations:
     async def _relay_receipt(self, isolation: StoredIsolation) -> None:
         at_ms = int(self._platform.clock() * 1000)
         signed = transcript.isolation_receipt(isolation.id, isolation.node, RELAY, isolation.state, at_ms)
-        seed = self._platform.settings.issuer_seed
-        signature = await self._platform.signatures.sign(seed, signed, labels.ISOLATION_RECEIPT)
+        signature = await issuer.sign(self._platform, signed, labels.ISOLATION_RECEIPT)
         self._store.isolations.add_receipt(isolation.id, StoredReceipt(RELAY, isolation.state, at_ms, signature))
 
     async def _expect(self, node: str, more: list[str]) -> None:

@@ -12,6 +12,7 @@ from ..ports import Database, LocalDatabase, Statement
 from .admins import AdminStore
 from .certificates import CertificateStore
 from .devices import DeviceStore
+from .enrollments import EnrollmentStore
 from .gateways import GatewayStore
 from .interconnects import InterconnectStore
 from .isolations import IsolationStore
@@ -22,6 +23,7 @@ from .postures import PostureStore
 from .sessions import SessionStore
 from .subnet_routes import SubnetRouteStore
 from .tenants import TenantStore
+from .tokens import TokenStore
 from .vnis import VniStore
 
 
@@ -44,13 +46,15 @@ class Stores(FabricStores):
     def __init__(self, database: Database, local: LocalDatabase, tenant: str) -> None:
         super().__init__(database)
         self.devices = DeviceStore(database, tenant)
-        self.gateways = GatewayStore(database, tenant)
+        self.tokens = TokenStore(database, tenant)
         self.certificates = CertificateStore(database, tenant)
+        self.gateways = GatewayStore(database, tenant)
         self.policies = PolicyStore(database, tenant)
         self.vnis = VniStore(database, tenant)
         self.leases = LeaseStore(database, tenant)
         self.interconnects = InterconnectStore(database, tenant)
         self.subnet_routes = SubnetRouteStore(database, tenant)
+        self.enrollments = EnrollmentStore(local)
         self.nonces = NonceStore(local)
         self.isolations = IsolationStore(local)
         self.sessions = SessionStore(local)

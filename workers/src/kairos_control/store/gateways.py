@@ -53,8 +53,8 @@ class GatewayStore:
     async def rank(self, node: str, priority: int, weight: int) -> None:
         await self._database.write([(_RANK, (self._tenant, node, priority, weight))])
 
-    def deletion(self) -> list[Statement]:
-        """The statements that delete the ranks of the tenant."""
+    def remove_all(self) -> list[Statement]:
+        """The ranks of the tenant."""
         return [("DELETE FROM gateway_ranks WHERE tenant = ?", (self._tenant,))]
 
 

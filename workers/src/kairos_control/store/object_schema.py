@@ -65,9 +65,24 @@ MIGRATIONS = (
             "CREATE TABLE requests_seen (ends_at INTEGER NOT NULL, nonce TEXT NOT NULL, PRIMARY KEY (ends_at, nonce)) WITHOUT ROWID",
             "CREATE INDEX sessions_by_node ON sessions (node)",
             "CREATE INDEX sessions_by_end ON sessions (expires_at)",
-            "CREATE INDEX enrollments_by_token ON enrollments (token_id)",
-            "CREATE INDEX enrollments_by_time ON enrollments (created_at)",
             "CREATE INDEX isolations_by_id ON isolations (id)",
+        ),
+    ),
+    # A challenge that is not answered when this is applied has to be asked for again.
+    Migration(
+        3,
+        "verdicts",
+        (
+            "ALTER TABLE enrollments DROP COLUMN posture",
+            "ALTER TABLE enrollments DROP COLUMN request",
+            "ALTER TABLE enrollments DROP COLUMN challenge",
+            "ALTER TABLE enrollments ADD COLUMN to_be_signed TEXT NOT NULL DEFAULT ''",
+            "ALTER TABLE enrollments ADD COLUMN verdict_for TEXT NOT NULL DEFAULT ''",
+            "ALTER TABLE enrollments ADD COLUMN policy_version INTEGER NOT NULL DEFAULT 0",
+            "ALTER TABLE enrollments ADD COLUMN judged_at INTEGER NOT NULL DEFAULT 0",
+            "UPDATE enrollments SET challenge_expires = 0",
+            "CREATE INDEX enrollments_by_end ON enrollments (status, challenge_expires)",
+            "CREATE INDEX enrollments_by_token ON enrollments (token_id)",
         ),
     ),
 )
