@@ -86,7 +86,7 @@ def changes(kept: Any, now: Any, place: str = "") -> Iterator[str]:
     elif isinstance(kept, list) and isinstance(now, list) and len(kept) == len(now):
         for number, (one, other) in enumerate(zip(kept, now, strict=True)):
             yield from changes(one, other, f"{place}[{number}]")
-    elif kept != now:
+    elif kept != now and not (kept is None and now == ""):  # a text that there is not was null in places
         yield f"{place}: {str(kept)[:200]} became {str(now)[:200]}"
 
 
@@ -104,6 +104,7 @@ def revived(kept: KeptState) -> Iterator[ControlPlane]:
         policy_key=operator.policy_key,
         admin_token_hash=hashlib.sha256(operator.admin_token.encode()).hexdigest(),
         internal_key=operator.internal_key,
+        introspection_keys=(operator.internal_key,),
         session_life_s=operator.session_life_s,
     )
     _load(database_of(kept.state), plane.store.database)
