@@ -9,6 +9,7 @@ import js
 from pyodide.ffi import to_js
 
 from kairos.api.problem import ProblemError
+from kairos.wire.websocket import close_code_to_answer
 from workers import DurableObject, Response
 
 from .. import app, tenant
@@ -83,7 +84,10 @@ class Tenant(DurableObject):  # type: ignore[misc]
             socket.close(_BAD_MESSAGE, "bad-message")
 
     def webSocketClose(self, socket: Any, code: int, reason: str, was_clean: bool) -> None:
-        socket.close(1000 if code == 1005 else code, reason)
+        socket.close(close_code_to_answer(code), reason)
+
+    def webSocketError(self, socket: Any, error: Any) -> None:
+        """The connection broke. The runtime lists the socket no more, and nothing else is kept of it."""
 
     async def _open_events(self, service: TenantService, call: Call) -> Any:
         try:
