@@ -15,8 +15,6 @@ from kairos.identity.spiffe import is_gateway
 
 _GATEWAY = "role:gateway"  # no node is called so: a node id has no colon
 _ENDPOINT = "role:endpoint"
-_NORMAL = 1000
-_RESERVED = range(1004, 1016)  # RFC 6455 §7.4: not to be sent, or for the protocol's own use
 
 
 class HibernatingSockets:
@@ -69,8 +67,3 @@ class HibernatingSockets:
             sockets = [each for each in self._ctx.getWebSockets() if each.readyState == js.WebSocket.OPEN]
             self._online = {self.node_of(socket) for socket in sockets}
         return self._online
-
-
-def answer_close(socket: Any, code: int, reason: str) -> None:
-    """Answers a close frame with its own code. A code that must not be sent, as 1006 for a lost connection, becomes 1000."""
-    socket.close(_NORMAL if code in _RESERVED or not 1000 <= code < 5000 else code, reason)

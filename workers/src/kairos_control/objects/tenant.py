@@ -8,6 +8,7 @@ from typing import Any
 import js
 
 from kairos.api.problem import ProblemError
+from kairos.wire.websocket import close_code_to_answer
 from workers import DurableObject, Response
 
 from ..adapters.messages import call_of, response_of
@@ -20,7 +21,7 @@ from ..http.resources.events import SOCKET
 from ..ports import TenantPlatform
 from ..store import object_schema
 from ..tenant import TenantServices
-from .sockets import HibernatingSockets, answer_close
+from .sockets import HibernatingSockets
 
 _REPLACED = 4001
 _BAD_MESSAGE = 4002
@@ -73,7 +74,7 @@ class Tenant(DurableObject):  # type: ignore[misc]
 
     def webSocketClose(self, socket: Any, code: int, reason: str, was_clean: bool) -> None:
         self._sockets.ended(self._sockets.node_of(socket))
-        answer_close(socket, code, reason)
+        socket.close(close_code_to_answer(code), reason)
 
     def webSocketError(self, socket: Any, error: Any) -> None:
         self._sockets.ended(self._sockets.node_of(socket))
