@@ -31,8 +31,8 @@ from kairos_control.http import app
 from kairos_control.http.call import Call, Reply, problem_reply
 from kairos_control.ports import ConstraintError, Platform, Row, Settings, Statement, TenantPlatform
 from kairos_control.problems import problem
-from kairos_control.services import audit_events
 from kairos_control.store import database_schema, object_schema
+from kairos_control.store.audit_index import AuditQuery
 from kairos_control.tenant import TenantServices
 from kairos_node.ca import make_issuer, make_root
 from kairos_node.crypto import provider_named
@@ -47,7 +47,7 @@ ANSWER_S = 0.05  # how long tests let a silent gateway be silent
 _T = TypeVar("_T")
 
 
-class Crash(Exception):
+class Crash(BaseException):
     """The process dies here."""
 
 
@@ -80,6 +80,10 @@ class SqliteDatabase:
         except sqlite3.IntegrityError as error:
             raise ConstraintError(str(error)) from None
 
+    async def size(self) -> int:
+        [[pages]], [[size]] = (self.database.execute(f"PRAGMA {name}") for name in ("page_count", "page_size"))
+        return int(pages * size)
+
 
 class SqliteLocal:
     """The SQLite of a Tenant object."""
@@ -110,6 +114,10 @@ class Octets(dict[str, bytes]):
     async def get(self, key: str) -> bytes | None:  # type: ignore[override]
         return dict.get(self, key)
 
+    async def get_range(self, key: str, start: int, length: int) -> bytes | None:
+        data = dict.get(self, key)
+        return None if data is None else data[start : start + length]
+
     async def put(self, key: str, value: bytes, life_s: int = 0) -> None:
         self[key] = value
 
@@ -126,6 +134,9 @@ class Queue:
         if not self.reachable:
             raise OSError("the queue is down")
         self.messages += messages
+
+    async def waiting(self) -> int:
+        return len(self.messages)
 
 
 class MlDsa:
@@ -204,15 +215,15 @@ class ControlPlane:
             admin_token_hash=hashlib.sha256(ADMIN_TOKEN.encode()).hexdigest(),
             internal_key=INTERNAL_KEY,
         )
-        self.store, self.queue, self.cache, self.blobs = SqliteDatabase(), Queue(), Octets(), Octets()
-        self.telemetry = Queue()
+        self.store, self.cache, self.blobs = SqliteDatabase(), Octets(), Octets()
+        self.telemetry, self.sweeps = Queue(), Queue()
         self.platform = Platform(
             settings,
             self.store,
             self.cache,
             self.blobs,
-            self.queue,
             self.telemetry,
+            self.sweeps,
             MlDsa(),
             lambda: self.now,
             os.urandom,
@@ -358,23 +369,42 @@ class ControlPlane:
             f"{number}.{table}": sorted(tuple(row) for row in database.execute(f"SELECT * FROM {table}"))
             for number, database in enumerate(databases)
             for (table,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
-            if table not in ("nonces", "outbox", "sqlite_sequence")
+            if table not in ("nonces", "log_events", "log_nodes", "fabric_events", "fabric_mark", "sqlite_sequence")
         }
 
-    def audited(self, kind: str) -> list[Mapping[str, Any]]:
-        return [message for message in self.queue.messages if message["kind"] == kind]
+    def events(self, name: str = "acme") -> list[Event]:
+        """The whole log of a tenant, oldest first, with the fabric's own events that its object has not copied yet before the rest."""
+        service = self.service(name)
 
-    def consume(self) -> None:
-        """All that was ever sent, so most of it once more."""
-        asyncio.run(audit_events.consume(self.platform, self, self.queue.messages))
+        async def read() -> list[Event]:
+            await service.fabric_inbox.copy()
+            found, before = list[Event](), 1 << 49
+            while before:
+                page = await service.audit_search.find(AuditQuery(), before, 1000)
+                found += [event for _, event in page.events]
+                before = page.next
+            return found[::-1]
+
+        return asyncio.run(read())
+
+    def audited(self, kind: str, name: str = "acme") -> list[Mapping[str, Any]]:
+        return [msgspec.to_builtins(event) for event in self.events(name) if event.kind == kind]
 
     async def append(self, tenant: str, events: Sequence[Event]) -> None:
-        """The port Logs."""
         await self.service(tenant).audit_log.append(events)
 
     def seal(self, name: str = "acme") -> None:
-        self.consume()
-        asyncio.run(self.service(name).lifecycle.woken())
+        async def run() -> None:
+            service = self.service(name)
+            await service.fabric_inbox.copy()
+            while not await service.audit_log.seal():
+                pass
+
+        asyncio.run(run())
+
+    def sweep(self, name: str = "acme") -> Reply:
+        """What the cron asks of a tenant's object."""
+        return self.send(Call("POST", f"/internal/sweep/{name}", {"authorization": f"Bearer {INTERNAL_KEY}"}))
 
 
 def arrived(call: Call) -> tuple[Call, app.ReadBody]:

@@ -48,7 +48,7 @@ def past(plane: ControlPlane, by: str, **query: str) -> list[TelemetryRecord]:
 def deliver(plane: ControlPlane) -> None:
     """All that was ever sent, so most of it once more: queues do that."""
     messages = [msgspec.json.encode(message).decode() for message in plane.telemetry.messages]
-    asyncio.run(telemetry.consume(plane.platform, messages))
+    asyncio.run(telemetry.keep(plane.platform, [telemetry.parse(message) for message in messages]))
 
 
 def sweep(plane: ControlPlane) -> None:

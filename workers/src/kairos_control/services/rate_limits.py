@@ -39,15 +39,15 @@ class Limits:
             tuple[str, str], tuple[float, float]
         ] = {}  # calls not refilled yet, and when that was; oldest first
 
-    def take(self, budget: Budget, who: str) -> None:
-        """One call of `who`. Raises too-many-requests."""
+    def take(self, budget: Budget, who: str, cost: int = 1) -> None:
+        """One call of `who`, or so many of what the budget counts. Raises too-many-requests."""
         key, now = (budget.name, who), self._clock()
         spent, at = self._spent.pop(key, (0.0, now))
         spent = max(0.0, spent - max(0.0, now - at) * budget.per_second)
-        over = spent + 1 - budget.burst
-        self._spent[key] = (spent if over > 0 else spent + 1, now)
+        over = spent + cost - budget.burst
+        self._spent[key] = (spent if over > 0 else spent + cost, now)
         if len(self._spent) > _KEPT:
             del self._spent[next(iter(self._spent))]
         if over > 0:
             wait = math.ceil(over / budget.per_second)
-            raise problem("too-many-requests", f"{budget.name} has no calls left; one more in {wait} s", wait)
+            raise problem("too-many-requests", f"{budget.name}: too many now; again in {wait} s", wait)

@@ -20,3 +20,7 @@ class IsolationStore:
         reason = self.reason(node)
         if reason is not None:
             raise problem("isolated", reason or "ask your operator")
+
+    def clear(self) -> None:
+        for table in ("isolations", "receipts"):
+            self._local.write(f"DELETE FROM {table}")

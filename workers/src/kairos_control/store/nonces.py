@@ -20,3 +20,6 @@ class NonceStore:
 
     def delete_ended(self, now: int) -> None:
         self._local.write("DELETE FROM nonces WHERE expires_at < ?", now)
+
+    def clear(self) -> None:
+        self._local.write("DELETE FROM nonces")

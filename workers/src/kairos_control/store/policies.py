@@ -5,7 +5,7 @@ from __future__ import annotations
 from kairos.api.admin import PolicyVersion
 from kairos.api.session import PolicyRecord
 
-from ..ports import Database, Row
+from ..ports import Database, Row, Statement
 from .columns import b64, unb64
 
 _INSERT = "INSERT INTO policies (tenant, version, sha384, signature, created_at) VALUES (?, ?, ?, ?, ?)"
@@ -51,6 +51,9 @@ class PolicyStore:
         """Raises ConstraintError where the version is taken."""
         values = (self._tenant, record.version, record.sha384.hex(), b64(record.signature), created_at)
         await self._database.write([(_INSERT, values)])
+
+    def remove_all(self) -> list[Statement]:
+        return [("DELETE FROM policies WHERE tenant = ?", (self._tenant,))]
 
 
 def _record(row: Row) -> PolicyRecord:

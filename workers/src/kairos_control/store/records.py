@@ -9,7 +9,7 @@ from typing import Any
 from kairos.api.admin import Device, Tenant, TokenRecord, VniRecord
 from kairos.api.session import Crossing, Route, Vni
 
-from ..ports import Database, LocalDatabase, Row
+from ..ports import Database, LocalDatabase, Row, Statement
 from ..problems import problem
 
 
@@ -113,3 +113,37 @@ def policy_subject(row: Row) -> dict[str, Any]:
         "groups": strings(row["groups"]),
         "owner": row["owner"],
     }
+
+
+class OtherRecords:
+    """The records of a tenant that have no store of their own yet."""
+
+    def __init__(self, database: Database, local: LocalDatabase, tenant: str) -> None:
+        self._database, self._local, self._tenant = database, local, tenant
+
+    async def nodes(self) -> list[str]:
+        rows = await self._database.rows("SELECT node FROM devices WHERE tenant = ?", self._tenant)
+        return [row["node"] for row in rows]
+
+    def remove_all(self) -> list[Statement]:
+        of_vnis = "WHERE vni IN (SELECT vni FROM vnis WHERE tenant = ?)"
+        in_vnis = ("interconnects", "leases", "lease_cursors", "given_addresses", "vni_selectors", "routes")
+        tables = ("certificates", "gateway_ranks", "devices", "tokens", "vnis")
+        return [(f"DELETE FROM {table} {of_vnis}", (self._tenant,)) for table in in_vnis] + [
+            (f"DELETE FROM {table} WHERE tenant = ?", (self._tenant,)) for table in tables
+        ]
+
+    def clear(self) -> None:
+        for table in ("enrollments", "sessions", "postures"):
+            self._local.write(f"DELETE FROM {table}")
+
+    def delete_old_enrollments(self, before: int) -> None:
+        self._local.write("DELETE FROM enrollments WHERE status <> 'held' AND created_at < ?", before)
+
+
+def remove_ended_records(before: int) -> list[Statement]:
+    """The statements that delete certificates and join tokens that ended before this Unix time."""
+    return [
+        ("DELETE FROM certificates WHERE not_after < ?", (before,)),
+        ("DELETE FROM tokens WHERE expires_at < ?", (before,)),
+    ]
