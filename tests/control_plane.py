@@ -51,7 +51,17 @@ class Crash(BaseException):
     """The process dies here."""
 
 
-class SqliteDatabase:
+class Binding:
+    """What may be away: its calls then fail, as those of a binding do."""
+
+    reachable = True
+
+    def require(self) -> None:
+        if not self.reachable:
+            raise OSError("it is away")
+
+
+class SqliteDatabase(Binding):
     """D1's behaviour: batches are transactions. `dies_in`: the batch, counted from 1, at which the process dies."""
 
     def __init__(self) -> None:
@@ -63,6 +73,7 @@ class SqliteDatabase:
         self.dies_in = 0
 
     async def rows(self, sql: str, *values: Any) -> list[Row]:
+        self.require()
         return [dict(row) for row in self.database.execute(sql, values)]
 
     async def first(self, sql: str, *values: Any) -> Row | None:
@@ -70,6 +81,7 @@ class SqliteDatabase:
         return rows[0] if rows else None
 
     async def write(self, statements: Sequence[Statement]) -> None:
+        self.require()
         self.dies_in -= 1
         if self.dies_in == 0:
             raise Crash
@@ -86,16 +98,20 @@ class SqliteDatabase:
 
 
 class SqliteLocal:
-    """The SQLite of a Tenant object."""
+    """The SQLite of a Tenant object. `dies_in`: the statement, counted from 1, before which the process dies."""
 
     def __init__(self) -> None:
         self.database = _database("")
+        self.dies_in = 0
         self.database.isolation_level = None  # a statement is a transaction of its own, but within `transaction`
 
     def rows(self, sql: str, *values: Any) -> list[Row]:
         return [dict(row) for row in self.database.execute(sql, values)]
 
     def write(self, sql: str, *values: Any) -> int:
+        self.dies_in -= 1
+        if self.dies_in == 0:
+            raise Crash
         return self.database.execute(sql, values).rowcount
 
     def transaction(self, change: Callable[[], None]) -> None:
@@ -108,17 +124,20 @@ class SqliteLocal:
         self.database.execute("COMMIT")
 
 
-class Octets(dict[str, bytes]):
+class Octets(Binding, dict[str, bytes]):
     """R2 and KV."""
 
     async def get(self, key: str) -> bytes | None:  # type: ignore[override]
+        self.require()
         return dict.get(self, key)
 
     async def get_range(self, key: str, start: int, length: int) -> bytes | None:
+        self.require()
         data = dict.get(self, key)
         return None if data is None else data[start : start + length]
 
     async def put(self, key: str, value: bytes, life_s: int = 0) -> None:
+        self.require()
         self[key] = value
 
     async def delete(self, key: str) -> None:
@@ -257,6 +276,11 @@ class ControlPlane:
                 )
             )
         return self._services[name]
+
+    def local(self, name: str) -> SqliteLocal:
+        """The SQLite of that tenant's object."""
+        self.service(name)
+        return self._locals[name]
 
     def _alarms(self, name: str) -> Callable[[float], Awaitable[None]]:
         async def wake(at: float) -> None:

@@ -8,7 +8,7 @@ import msgspec
 
 
 class Event(msgspec.Struct, omit_defaults=True):
-    """id: 128-bit hex chosen by the source, the key of idempotence; at: Unix seconds by the source's clock, with
+    """id: 128-bit hex chosen by the source: source and id are the key of idempotence; at: Unix seconds by the source's clock, with
     fraction; source: `fabric` or a node; kind: `enrollment.issued`, `session.opened`, `flow.denied`, ...;
     subject: what it was done to."""
 
