@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import math
 import os
 from collections.abc import Mapping
@@ -88,4 +89,41 @@ def test_more_than_can_be_checked_is_said(
     monkeypatch.setattr(double_entry, "EVENTS_MAX", 0)
     tell(plane, devices[0], flow(plane, devices[1]))
     assert checked(plane) == []
+    assert plane.audited("ledger.unchecked")
+
+
+def test_more_bytes_than_can_be_checked_are_not_loaded(
+    plane: ControlPlane, devices: tuple[Device, Device], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(double_entry, "BYTES_MAX", 1000)
+    for port in range(4):
+        tell(plane, devices[0], flow(plane, devices[1], port))
+    assert checked(plane) == []
+    assert plane.audited("ledger.unchecked")
+
+
+def test_no_device_can_forestall_what_is_found_about_it(plane: ControlPlane, devices: tuple[Device, Device]) -> None:
+    """The id of the finding is no secret: it is the same whenever a stretch is checked."""
+    gateway, endpoint = devices
+    tell(plane, gateway, flow(plane, endpoint))
+    tenant_and_all = [
+        hashlib.sha256(f"ledger.differs acme {since} {endpoint.node}".encode()).hexdigest()[:32]
+        for since in range(int(plane.now) // 300 * 300 - 300, int(plane.now) + 900, 300)
+    ]
+    forged = [Event(id_, plane.now, "acme", "fabric", "ledger.differs", subject="nobody") for id_ in tenant_and_all]
+    plane.node(endpoint, "POST", "/audit", EventBatch(forged))
+    checked(plane)
+    found = [each for each in plane.audited("ledger.differs") if each["source"] == "fabric"]
+    assert [each["subject"] for each in found] == [endpoint.node]
+
+
+def test_no_stretch_is_left_out_after_an_outage(plane: ControlPlane, devices: tuple[Device, Device]) -> None:
+    gateway, endpoint = devices
+    assert asyncio.run(DoubleEntry(plane.platform, "acme").check()) == 0
+    tell(plane, gateway, flow(plane, endpoint))
+    plane.now += 7200  # nothing was swept meanwhile
+    found = [asyncio.run(DoubleEntry(plane.platform, "acme").check()) for _ in range(8)]
+    assert sum(found) == 1
+    plane.now += 3 * 86_400
+    asyncio.run(DoubleEntry(plane.platform, "acme").check())
     assert plane.audited("ledger.unchecked")

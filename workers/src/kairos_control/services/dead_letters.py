@@ -16,10 +16,16 @@ class DeadLetters:
 
     async def keep(self, queue: str, reason: str, bodies: Sequence[object]) -> None:
         """Messages of `queue`, as they came."""
-        texts = [body if isinstance(body, str) else repr(body) for body in bodies]
+        texts = [_text(body) for body in bodies]
         await self._store.add(queue, reason, texts, int(self._platform.clock()))
         print(f"dead letters: {len(texts)} of {queue}: {reason}")
 
     async def page(self, before: int, count: int) -> list[DeadLetter]:
         """The newest first, below number `before`."""
         return await self._store.page(before, count)
+
+
+def _text(body: object) -> str:
+    """As it came, where that is text; half a surrogate pair, which is none, as an escape."""
+    text = body if isinstance(body, str) else repr(body)
+    return text.encode(errors="backslashreplace").decode()

@@ -98,7 +98,7 @@ class Lifecycle:
         self._sessions.forget_ended()
         self._store.nonces.delete_ended(now)
         self._store.other_records.delete_old_enrollments(now - _ENROLLMENT_KEPT_S)
-        self._refusals.summarize()
+        self._refusals.record_waiting()
 
     async def _tell_state(self) -> None:
         tenant = self._platform.tenant
