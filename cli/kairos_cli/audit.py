@@ -106,7 +106,9 @@ def prove(options: argparse.Namespace) -> None:
     """The event is in the log: checked here, whatever the fabric says."""
     import msgspec
 
-    proof = client(options).get(at(tenant_of(options), "audit", "proof"), EventProof, event=options.event, source=options.source)
+    proof = client(options).get(
+        at(tenant_of(options), "audit", "proof"), EventProof, event=options.event, source=options.source
+    )
     checker(_root(options))(proof.head)
     verify_event(leaf_hash(proof.line.encode()), proof)
     if options.json:

@@ -34,6 +34,6 @@ class EventBatch(msgspec.Struct):
 
 
 class Accepted(msgspec.Struct):
-    """How many the fabric took into its queue."""
+    """How many the fabric took: they are in the tenant's log, some perhaps since an earlier time."""
 
     accepted: int

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from control_plane import ControlPlane, Crash, Device
+from control_plane import ControlPlane, Crash
 from kairos.api.operations import Reindexed
 from kairos.api.problem import ProblemError
 from kairos.audit.event import Event, EventBatch
@@ -318,7 +318,9 @@ def test_the_index_is_made_again_from_the_segments(many: ControlPlane) -> None:
 def test_housekeeping_indexes_what_an_earlier_release_sealed(many: ControlPlane) -> None:
     with many.store.database:
         many.store.database.execute("DELETE FROM audit_index")
-        many.store.database.execute("UPDATE audit_segments SET in_index = 0, oldest = NULL, newest = NULL, windows = NULL")
+        many.store.database.execute(
+            "UPDATE audit_segments SET in_index = 0, oldest = NULL, newest = NULL, windows = NULL"
+        )
     for _ in range(15):
         assert many.sweep().status == 200
     [missing] = many.store.database.execute("SELECT count(*) FROM audit_segments WHERE in_index = 0").fetchone()

@@ -96,7 +96,9 @@ def test_what_a_queue_gives_up_is_kept_and_counted(plane: ControlPlane, monkeypa
     monkeypatch.setattr(dead_letters, "KEPT", 5)
     consume(plane, "kairos-dead-letters", *(Message(f"{number}" * 9000) for number in range(8)))
     kept = letters(plane)
-    assert [(letter.body[0], len(letter.body)) for letter in kept] == [(str(number), 4096) for number in (7, 6, 5, 4, 3)]
+    assert [(letter.body[0], len(letter.body)) for letter in kept] == [
+        (str(number), 4096) for number in (7, 6, 5, 4, 3)
+    ]
     metrics = plane.send(Call("GET", "/v1/metrics", {"authorization": f"Bearer {ADMIN_TOKEN}"})).body.decode()
     assert 'kairos_fabric_dead_letters{queue="kairos-dead-letters"} 5' in metrics.splitlines()
 
@@ -110,7 +112,9 @@ def test_events_that_an_earlier_release_queued_reach_their_logs(plane: ControlPl
 
 def test_the_fabric_says_what_an_operator_has_to_watch(plane: ControlPlane) -> None:
     plane.sweep()
-    lines = plane.send(Call("GET", "/v1/metrics", {"authorization": f"Bearer {ADMIN_TOKEN}"})).body.decode().splitlines()
+    lines = (
+        plane.send(Call("GET", "/v1/metrics", {"authorization": f"Bearer {ADMIN_TOKEN}"})).body.decode().splitlines()
+    )
     values = dict(line.rsplit(" ", 1) for line in lines if not line.startswith("#"))
     assert float(values["kairos_fabric_issuer_end_seconds"]) > plane.now
     assert int(values["kairos_fabric_database_bytes"]) > 10_000

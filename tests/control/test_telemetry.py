@@ -141,7 +141,9 @@ def test_numbers_that_are_stored_already_do_not_stop_the_sweep(plane: ControlPla
     huge = msgspec.structs.replace(SAMPLE, decisions=2**63 - 1, decision_ms=1e300, drops={"auth": 2**63 - 1})
     asyncio.run(telemetry.keep(plane.platform, [Measured("acme", gateway.node, now + at, huge) for at in range(3)]))
     with plane.store.database:
-        plane.store.database.execute("UPDATE telemetry_minutes SET decisions = ?, handshakes = ?", (2**63 - 1, 2**63 - 1))
+        plane.store.database.execute(
+            "UPDATE telemetry_minutes SET decisions = ?, handshakes = ?", (2**63 - 1, 2**63 - 1)
+        )
     assert plane.sweep().status == 200
     [hour] = past(plane, "hour")
     assert hour.samples == 3

@@ -102,7 +102,9 @@ def test_a_node_follows_the_log_by_what_it_is_pushed(
 
     async def shown(newest: SignedHead) -> int:
         async with client_of(gateway) as client:
-            await AuditWatch(state, gateway, default_provider(), client, _no_alarm).shown(newest)
+            watch = AuditWatch(state, gateway, default_provider(), client, _no_alarm)
+            watch.shown(newest)
+            await watch.catch_up()
         assert state.audit_head == newest
         return newest.size
 

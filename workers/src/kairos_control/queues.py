@@ -7,6 +7,7 @@ again, later each time; those that it gives up come here from their dead-letter 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from typing import Protocol, TypeVar
 
 import msgspec
@@ -55,15 +56,19 @@ class Queues:
         """One batch. Each message is acknowledged or given back when this returns."""
         if queue == SWEEPS:
             for message, tenant in await self._understood(queue, messages, _tenant):
-                await self._handle(queue, [message], lambda tenant=tenant: self._sweep(tenant))
+                await self._handle(queue, [message], partial(self._sweep, tenant))
         elif queue == TELEMETRY:
             samples = await self._understood(queue, messages, telemetry.parse)
             measured = [each for _, each in samples]
-            await self._handle(queue, [each for each, _ in samples], lambda: telemetry.keep(self._fabric.platform, measured))
+            await self._handle(
+                queue, [each for each, _ in samples], lambda: telemetry.keep(self._fabric.platform, measured)
+            )
         elif queue == EVENTS:
             queued = await self._understood(queue, messages, queued_events.parse)
             events = [each for _, each in queued]
-            await self._handle(queue, [each for each, _ in queued], lambda: queued_events.keep(self._fabric.store, events))
+            await self._handle(
+                queue, [each for each, _ in queued], lambda: queued_events.keep(self._fabric.store, events)
+            )
         else:
             bodies = [message.body for message in messages]
             letters = self._fabric.dead_letters
@@ -78,8 +83,8 @@ class Queues:
             try:
                 understood.append((message, parse(message.body)))
             except ValueError as error:
-                letter = (queue, str(error), [message.body])
-                await self._handle(queue, [message], lambda letter=letter: self._fabric.dead_letters.keep(*letter))
+                put_aside = partial(self._fabric.dead_letters.keep, queue, str(error), [message.body])
+                await self._handle(queue, [message], put_aside)
         return understood
 
     async def _handle(self, queue: str, messages: Sequence[Message], run: Callable[[], Awaitable[None]]) -> None:

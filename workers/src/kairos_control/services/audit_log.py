@@ -134,7 +134,8 @@ class AuditLog:
             await self._files.put(first, data, head)
             self._log.seal(SealedFile(first, head.size, hashlib.sha256(data).hexdigest(), head.at), head)
             self._head = head
-            self._pushes.to_all(AuditHead(head))
+            proof = consistency(first, head.size, self._log.node) if first else []
+            self._pushes.to_all(AuditHead(head, first, proof))
 
     async def _index_segments(self) -> None:
         for _ in range(SEGMENTS_AT_ONCE):
