@@ -94,13 +94,13 @@ def test_a_tenant_that_fails_holds_up_no_other(plane: ControlPlane) -> None:
 
 def test_what_a_queue_gives_up_is_kept_and_counted(plane: ControlPlane, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dead_letters, "KEPT", 5)
-    consume(plane, "kairos-dead-letters", *(Message(f"{number}" * 9000) for number in range(8)))
+    consume(plane, "kairos-sweeps-dead", *(Message(f"{number}" * 9000) for number in range(8)))
     kept = letters(plane)
     assert [(letter.body[0], len(letter.body)) for letter in kept] == [
         (str(number), 4096) for number in (7, 6, 5, 4, 3)
     ]
     metrics = plane.send(Call("GET", "/v1/metrics", {"authorization": f"Bearer {ADMIN_TOKEN}"})).body.decode()
-    assert 'kairos_fabric_dead_letters{queue="kairos-dead-letters"} 5' in metrics.splitlines()
+    assert 'kairos_fabric_dead_letters{queue="sweeps"} 5' in metrics.splitlines()
 
 
 def test_events_that_an_earlier_release_queued_reach_their_logs(plane: ControlPlane) -> None:

@@ -158,3 +158,16 @@ def test_a_crash_between_log_and_mark_copies_an_event_once(plane: ControlPlane) 
         asyncio.run(service.fabric_inbox.copy())
     plane.restart()
     assert len(plane.audited("admin.created")) == 1
+
+
+def test_an_object_that_dies_after_a_change_still_records_it(plane: ControlPlane) -> None:
+    """The event is in the batch of the change; it is copied when the object starts again."""
+    plane.seal()
+    plane.local("acme").dies_in = 1  # before the log's first statement
+    with pytest.raises(Crash):
+        plane.admin("POST", "/v1/tenants/acme/admins", {"name": "one", "role": "viewer", "secret_hash": "A" * 43 + "="})
+    assert len(plane.admin("GET", "/v1/tenants/acme/admins")["items"]) == 1
+    plane.restart()
+    for _ in range(2):
+        plane.sweep()
+    assert len(plane.audited("admin.created")) == 1

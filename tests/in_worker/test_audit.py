@@ -86,6 +86,9 @@ def test_every_event_is_in_the_log_once_whatever_dies(host: FabricHost, gateway:
             size = longest(keeper)
     assert sorted(event.id for event in found) == [event.id for event in SENT]
     assert {event.source for event in found} == {endpoint.node}
+    host.sweep(TENANT)
+    searched = host.admin("GET", f"/{TENANT}/audit?kind=test.event&limit=1000")["items"]  # index in D1, ranges of R2
+    assert [each["id"] for each in searched] == [event.id for event in found[::-1]]
     newest = head(host)
     assert newest is not None
     report = examined(host, newest)

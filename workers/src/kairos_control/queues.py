@@ -20,6 +20,9 @@ TELEMETRY, SWEEPS = "kairos-telemetry", "kairos-sweeps"
 EVENTS = "kairos-events"
 """A queue of earlier releases; nothing is added to it."""
 
+DEAD = "-dead"
+"""What the name of a dead-letter queue ends with, after that of its queue."""
+
 _RETRY_S, _RETRY_MAX_S = 30, 3600
 T = TypeVar("T")
 
@@ -72,7 +75,7 @@ class Queues:
         else:
             bodies = [message.body for message in messages]
             letters = self._fabric.dead_letters
-            await self._handle(queue, messages, lambda: letters.keep(queue, "delivered too often", bodies))
+            await self._handle(queue, messages, partial(letters.keep, queue.removesuffix(DEAD), "delivered too often", bodies))
 
     async def _understood(
         self, queue: str, messages: Sequence[Message], parse: Callable[[object], T]

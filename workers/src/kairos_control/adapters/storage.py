@@ -125,9 +125,10 @@ class Queue:
             await self._queue.sendBatch(to_js(batch))
 
     async def waiting(self) -> int | None:
-        if not hasattr(self._queue, "metrics"):
+        try:
+            return int((await self._queue.metrics()).backlogCount)
+        except Exception:  # the runtime is older than this call, or the queue is away
             return None
-        return int((await self._queue.metrics()).backlogCount)
 
 
 def octets(value: Any) -> bytes:

@@ -77,8 +77,10 @@ class AuditLog:
             await self._platform.wake(now + SEAL_AFTER_S)
 
     async def write(self, change: Sequence[Statement], events: Sequence[Event]) -> None:
-        """The change first: D1 and the object's SQLite have no transaction in common."""
-        await self._store.write(change)
+        """The events are rows of D1 in the batch of the change, so that a crash before they are in the log leaves them to be copied
+        from there (fabric_inbox.py); the log takes an event once."""
+        adding = self._store.fabric_events.adding
+        await self._store.write([*change, *(adding(self._platform.tenant, event) for event in events)])
         await self.append(events)
 
     def _append(self, events: Sequence[Event]) -> None:

@@ -16,7 +16,7 @@ from ..store.audit_index import AuditQuery, Segment
 from .audit_log import AuditLog
 from .segment_files import SegmentFiles
 
-_SCANNED_MAX = 8  # segments of at most 4 MiB each that are read for one page
+_SCANNED_MAX = 4  # segments of at most 4 MiB each that are read for one page
 _LOOKED_UP_MAX = 40  # segments that events are looked up in for one page: one or more calls of R2 each
 _WAITING_MAX = 1000  # events that are read in the object for one page
 
@@ -94,8 +94,9 @@ class AuditSearch:
 def _wanted(query: AuditQuery, lines: Iterable[tuple[int, bytes]], count: int) -> list[tuple[int, Event]]:
     """The first `count` of these that the query wants. lines: positions, and the JSON of the events; empty: its text is gone."""
     found: list[tuple[int, Event]] = []
+    marks = query.marks
     for position, line in lines:
-        if line and len(found) < count:
+        if len(found) < count and all(mark in line for mark in marks):
             event = msgspec.json.decode(line, type=Event)
             if query.wants(event, line.decode()):
                 found.append((position, event))

@@ -33,7 +33,10 @@ class Metrics:
             lines += [] if count is None else [_sample(waiting, {"queue": name}, count)]
         dead = "kairos_fabric_dead_letters"
         lines += _heading(dead, "Queue messages that could not be handled, of those that are kept.")
-        lines += [_sample(dead, {"queue": name}, count) for name, count in await self._store.dead_letters.counts()]
+        counts = dict.fromkeys(("telemetry", "sweeps"), 0) | {
+            name.removeprefix("kairos-"): count for name, count in await self._store.dead_letters.counts()
+        }
+        lines += [_sample(dead, {"queue": name}, count) for name, count in counts.items()]
         size = "kairos_fabric_database_bytes"
         lines += _heading(size, "Size of the D1 database.")
         return [*lines, _sample(size, {}, await self._store.metrics.database_bytes())]

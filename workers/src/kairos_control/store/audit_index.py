@@ -7,6 +7,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+import msgspec
+
 from kairos.audit.event import Event
 from kairos.audit.flow_record import LEDGER_WINDOW
 
@@ -60,6 +62,12 @@ class AuditQuery:
             and (self.until is None or event.at < self.until)
             and self.text in line
         )
+
+    @property
+    def marks(self) -> tuple[bytes, ...]:
+        """Octets that the JSON of every event has that is asked for: cheaper to look for than an event is to decode."""
+        kind = msgspec.json.encode(self.kind)[:-1]  # without the closing quote: it is a prefix
+        return (b'"kind":' + kind, self.text.encode())
 
     @property
     def indexed(self) -> bool:
