@@ -135,25 +135,25 @@ CREATE TABLE policies (
   PRIMARY KEY (tenant, version)
 );
 
-CREATE TABLE audit (
-  seq     INTEGER PRIMARY KEY AUTOINCREMENT,
-  id      TEXT NOT NULL UNIQUE,                  -- the key of idempotence
-  tenant  TEXT NOT NULL,
-  at      REAL NOT NULL,
-  source  TEXT NOT NULL,
-  kind    TEXT NOT NULL,
-  body    TEXT NOT NULL                          -- the event, JSON
-);
-CREATE INDEX audit_by_tenant ON audit (tenant, seq);
-CREATE INDEX audit_by_kind ON audit (tenant, kind, seq);
-CREATE INDEX audit_by_time ON audit (tenant, at);
-CREATE INDEX audit_by_source ON audit (tenant, source, seq);
-CREATE INDEX audit_by_actor ON audit (tenant, json_extract(body, '$.actor'), seq)
-  WHERE json_extract(body, '$.actor') IS NOT NULL;
-CREATE INDEX audit_by_subject ON audit (tenant, json_extract(body, '$.subject'), seq)
-  WHERE json_extract(body, '$.subject') IS NOT NULL;
-CREATE INDEX audit_by_vni ON audit (tenant, json_extract(body, '$.detail.vni'), seq)
-  WHERE json_extract(body, '$.detail.vni') IS NOT NULL;
+CREATE TABLE audit_index (
+  tenant   TEXT NOT NULL,
+  position INTEGER NOT NULL,                     -- in the tenant's log
+  at       REAL NOT NULL,                        -- Unix seconds by the source's clock
+  source   TEXT NOT NULL,                        -- of these four at most 128 characters
+  kind     TEXT NOT NULL,
+  actor    TEXT NOT NULL,
+  subject  TEXT NOT NULL,
+  vni      INTEGER,
+  segment  INTEGER NOT NULL,                     -- the first position of the event's segment
+  start    INTEGER NOT NULL,                     -- bytes of the segment before the event
+  length   INTEGER NOT NULL,                     -- bytes of the event
+  PRIMARY KEY (tenant, position)
+) WITHOUT ROWID;
+CREATE INDEX audit_index_by_kind ON audit_index (tenant, kind, position);
+CREATE INDEX audit_index_by_source ON audit_index (tenant, source, position);
+CREATE INDEX audit_index_by_actor ON audit_index (tenant, actor, position) WHERE actor <> '';
+CREATE INDEX audit_index_by_subject ON audit_index (tenant, subject, position) WHERE subject <> '';
+CREATE INDEX audit_index_by_vni ON audit_index (tenant, vni, position) WHERE vni IS NOT NULL;
 
 -- How long a tenant keeps the text of its audit events; a tenant without a row keeps it for ever.
 CREATE TABLE audit_retention (
@@ -169,9 +169,10 @@ CREATE TABLE audit_segments (
   first  INTEGER NOT NULL,
   size   INTEGER NOT NULL,                       -- of the log with this segment
   sha256 TEXT NOT NULL,                          -- of the object, hex
-  at     INTEGER NOT NULL,                       -- when it was sealed
+  at     INTEGER NOT NULL, in_index INTEGER NOT NULL DEFAULT 0, oldest REAL, newest REAL, windows INTEGER,                       -- when it was sealed
   PRIMARY KEY (tenant, first)
 );
+CREATE INDEX audit_segments_by_time ON audit_segments (tenant, at);
 
 -- Networks behind endpoints. A route is in force while its endpoint advertises it and the operator has approved it.
 CREATE TABLE routes (
@@ -245,4 +246,39 @@ CREATE TABLE telemetry_hours (
   memory_bytes     INTEGER NOT NULL,             -- the highest
   drops            TEXT NOT NULL,
   PRIMARY KEY (tenant, node, at)
+);
+
+-- What the fabric itself did, until each tenant's object has copied what concerns it.
+CREATE TABLE fabric_events (
+  seq    INTEGER PRIMARY KEY AUTOINCREMENT,
+  scope  TEXT NOT NULL,                          -- a tenant; '': every tenant; '-': none
+  source TEXT NOT NULL,
+  id     TEXT NOT NULL,
+  at     REAL NOT NULL,
+  event  TEXT NOT NULL,                          -- JSON
+  count  INTEGER NOT NULL DEFAULT 1,
+  UNIQUE (scope, source, id)
+);
+CREATE INDEX fabric_events_by_time ON fabric_events (at);
+
+-- Up to which time the two ends of a tenant's flows were compared.
+CREATE TABLE ledger_checks (
+  tenant TEXT PRIMARY KEY,
+  until  INTEGER NOT NULL
+);
+
+-- Queue messages that could not be handled; a bounded number of them.
+CREATE TABLE dead_letters (
+  seq    INTEGER PRIMARY KEY AUTOINCREMENT,
+  queue  TEXT NOT NULL,
+  at     INTEGER NOT NULL,
+  reason TEXT NOT NULL,
+  body   TEXT NOT NULL
+);
+
+-- What a tenant's object has not brought to R2 and the index yet, and what it refused; written when it changes.
+CREATE TABLE audit_states (
+  tenant  TEXT PRIMARY KEY,
+  waiting INTEGER NOT NULL,                      -- events
+  refused INTEGER NOT NULL                       -- calls, since the object exists
 );

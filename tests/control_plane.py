@@ -31,9 +31,9 @@ from kairos_control.http import app
 from kairos_control.http.call import Call, Reply, problem_reply
 from kairos_control.ports import ConstraintError, Issuer, Platform, Row, Settings, Statement, TenantPlatform
 from kairos_control.problems import problem
-from kairos_control.services import audit_events
 from kairos_control.services.rate_limits import Limits
 from kairos_control.store import database_schema, object_schema
+from kairos_control.store.audit_index import AuditQuery
 from kairos_control.tenant import TenantServices
 from kairos_node.ca import make_issuer, make_root
 from kairos_node.crypto import provider_named
@@ -46,13 +46,25 @@ INTERNAL_KEY = "the workers' key"
 START = 1_800_000_000.0
 ANSWER_S = 0.05  # how long tests let a silent gateway be silent
 _T = TypeVar("_T")
+# Tables of requests that were made and of events on their way: a request that was refused is still a request that was made.
+_PASSING = {"nonces", "requests_seen", "log_events", "log_nodes", "fabric_events", "fabric_mark", "sqlite_sequence"}
 
 
-class Crash(Exception):
+class Crash(BaseException):
     """The process dies here."""
 
 
-class SqliteDatabase:
+class Binding:
+    """What may be away: its calls then fail, as those of a binding do."""
+
+    reachable = True
+
+    def require(self) -> None:
+        if not self.reachable:
+            raise OSError("it is away")
+
+
+class SqliteDatabase(Binding):
     """D1's behaviour: batches are transactions. `dies_in`: the batch, counted from 1, at which the process dies."""
 
     def __init__(self) -> None:
@@ -64,6 +76,7 @@ class SqliteDatabase:
         self.dies_in = 0
 
     async def rows(self, sql: str, *values: Any) -> list[Row]:
+        self.require()
         return [dict(row) for row in self.database.execute(sql, values)]
 
     async def first(self, sql: str, *values: Any) -> Row | None:
@@ -71,6 +84,7 @@ class SqliteDatabase:
         return rows[0] if rows else None
 
     async def write(self, statements: Sequence[Statement]) -> None:
+        self.require()
         self.dies_in -= 1
         if self.dies_in == 0:
             raise Crash
@@ -81,18 +95,26 @@ class SqliteDatabase:
         except sqlite3.IntegrityError as error:
             raise ConstraintError(str(error)) from None
 
+    async def size(self) -> int:
+        [[pages]], [[size]] = (self.database.execute(f"PRAGMA {name}") for name in ("page_count", "page_size"))
+        return int(pages * size)
+
 
 class SqliteLocal:
-    """The SQLite of a Tenant object."""
+    """The SQLite of a Tenant object. `dies_in`: the statement, counted from 1, before which the process dies."""
 
     def __init__(self) -> None:
         self.database = _database("")
+        self.dies_in = 0
         self.database.isolation_level = None  # a statement is a transaction of its own, but within `transaction`
 
     def rows(self, sql: str, *values: Any) -> list[Row]:
         return [dict(row) for row in self.database.execute(sql, values)]
 
     def write(self, sql: str, *values: Any) -> int:
+        self.dies_in -= 1
+        if self.dies_in == 0:
+            raise Crash
         return self.database.execute(sql, values).rowcount
 
     def transaction(self, change: Callable[[], None]) -> None:
@@ -105,13 +127,20 @@ class SqliteLocal:
         self.database.execute("COMMIT")
 
 
-class Octets(dict[str, bytes]):
+class Octets(Binding, dict[str, bytes]):
     """R2 and KV."""
 
     async def get(self, key: str) -> bytes | None:  # type: ignore[override]
+        self.require()
         return dict.get(self, key)
 
+    async def get_range(self, key: str, start: int, length: int) -> bytes | None:
+        self.require()
+        data = dict.get(self, key)
+        return None if data is None else data[start : start + length]
+
     async def put(self, key: str, value: bytes, life_s: int = 0) -> None:
+        self.require()
         self[key] = value
 
     async def delete(self, key: str) -> None:
@@ -127,6 +156,9 @@ class Queue:
         if not self.reachable:
             raise OSError("the queue is down")
         self.messages += messages
+
+    async def waiting(self) -> int:
+        return len(self.messages)
 
 
 class MlDsa:
@@ -213,15 +245,15 @@ class ControlPlane:
             introspection_keys=(INTERNAL_KEY,),
             cut_key="the relay's key",
         )
-        self.store, self.queue, self.cache, self.blobs = SqliteDatabase(), Queue(), Octets(), Octets()
-        self.telemetry = Queue()
+        self.store, self.cache, self.blobs = SqliteDatabase(), Octets(), Octets()
+        self.telemetry, self.sweeps = Queue(), Queue()
         self.platform = Platform(
             settings,
             self.store,
             self.cache,
             self.blobs,
-            self.queue,
             self.telemetry,
+            self.sweeps,
             MlDsa(),
             lambda: self.now,
             os.urandom,
@@ -256,6 +288,11 @@ class ControlPlane:
                 )
             )
         return self._services[name]
+
+    def local(self, name: str) -> SqliteLocal:
+        """The SQLite of that tenant's object."""
+        self.service(name)
+        return self.objects[name]
 
     def _alarms(self, name: str) -> Callable[[float], Awaitable[None]]:
         async def wake(at: float) -> None:
@@ -369,23 +406,42 @@ class ControlPlane:
             f"{number}.{table}": sorted(tuple(row) for row in database.execute(f"SELECT * FROM {table}"))
             for number, database in enumerate(databases)
             for (table,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
-            if table not in ("nonces", "requests_seen", "outbox", "sqlite_sequence")
+            if table not in _PASSING
         }
 
-    def audited(self, kind: str) -> list[Mapping[str, Any]]:
-        return [message for message in self.queue.messages if message["kind"] == kind]
+    def events(self, name: str = "acme") -> list[Event]:
+        """The whole log of a tenant, oldest first, with the fabric's own events that its object has not copied yet before the rest."""
+        service = self.service(name)
 
-    def consume(self) -> None:
-        """All that was ever sent, so most of it once more."""
-        asyncio.run(audit_events.consume(self.platform, self, self.queue.messages))
+        async def read() -> list[Event]:
+            await service.fabric_inbox.copy()
+            found, before = list[Event](), 1 << 49
+            while before:
+                page = await service.audit_search.find(AuditQuery(), before, 1000)
+                found += [event for _, event in page.events]
+                before = page.next
+            return found[::-1]
+
+        return asyncio.run(read())
+
+    def audited(self, kind: str, name: str = "acme") -> list[Mapping[str, Any]]:
+        return [msgspec.to_builtins(event) for event in self.events(name) if event.kind == kind]
 
     async def append(self, tenant: str, events: Sequence[Event]) -> None:
-        """The port Logs."""
         await self.service(tenant).audit_log.append(events)
 
     def seal(self, name: str = "acme") -> None:
-        self.consume()
-        asyncio.run(self.service(name).lifecycle.woken())
+        async def run() -> None:
+            service = self.service(name)
+            await service.fabric_inbox.copy()
+            while not await service.audit_log.seal():
+                pass
+
+        asyncio.run(run())
+
+    def sweep(self, name: str = "acme") -> Reply:
+        """What the cron asks of a tenant's object."""
+        return self.send(Call("POST", f"/internal/sweep/{name}", {"authorization": f"Bearer {INTERNAL_KEY}"}))
 
 
 def arrived(call: Call) -> tuple[Call, app.ReadBody]:

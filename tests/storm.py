@@ -24,8 +24,8 @@ from kairos.audit.event import Event
 from kairos_node.enrollment import enroll
 from kairos_node.state import Identity, NodeState
 
-_CALM_S = 1.0  # in which each source records events that nothing disturbs: they draw along what a killed queue forgot
-_SETTLED_S = 150.0  # what a killed queue forgot comes again after a minute
+_CALM_S = 1.0  # in which each source records events that nothing disturbs
+_SETTLED_S = 150.0  # a node that was stopped connects again and delivers what it kept
 
 
 class Source:

@@ -49,17 +49,17 @@ def tail(options: argparse.Namespace) -> None:
     import msgspec
 
     admin, path = client(options), at(tenant_of(options), "audit")
-    seen: set[str] = set()
+    seen: set[tuple[str, str]] = set()
     while True:
         events = _news(admin, path, options, seen)
         for event in reversed(events):
             line = msgspec.json.encode(event).decode() if options.json else "  ".join(filter(None, row(event)))
             print(line, flush=True)
-        seen.update(event.id for event in events)
+        seen.update((event.source, event.id) for event in events)
         time.sleep(_TAIL_EVERY_S)
 
 
-def _news(admin: AdminClient, path: str, options: argparse.Namespace, seen: set[str]) -> list[Event]:
+def _news(admin: AdminClient, path: str, options: argparse.Namespace, seen: set[tuple[str, str]]) -> list[Event]:
     """Newest first, down to one that was seen; the first time a few old ones."""
     import msgspec
 
@@ -68,7 +68,7 @@ def _news(admin: AdminClient, path: str, options: argparse.Namespace, seen: set[
     while True:
         page = admin.get(path, Page, limit=_PAGE if seen else options.limit, **query)
         for event in msgspec.convert(page.items, list[Event]):
-            if event.id in seen:
+            if (event.source, event.id) in seen:
                 return news
             news.append(event)
         if not page.next or not seen:
@@ -106,7 +106,9 @@ def prove(options: argparse.Namespace) -> None:
     """The event is in the log: checked here, whatever the fabric says."""
     import msgspec
 
-    proof = client(options).get(at(tenant_of(options), "audit", "proof"), EventProof, event=options.event)
+    proof = client(options).get(
+        at(tenant_of(options), "audit", "proof"), EventProof, event=options.event, source=options.source
+    )
     checker(_root(options))(proof.head)
     verify_event(leaf_hash(proof.line.encode()), proof)
     if options.json:

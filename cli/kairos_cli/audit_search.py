@@ -1,4 +1,4 @@
-"""`kairos audit search`, `reconcile` and `retention`: the record, asked, and how long it is kept."""
+"""`kairos audit search`, `reconcile`, `retention` and `reindex`: the record, asked, how long it is kept, and its index."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import msgspec
 
 from kairos.api.admin import AuditRetention, Page
+from kairos.api.operations import Reindexed
 from kairos.audit.event import Event
 from kairos.audit.flow_record import LEDGER_WINDOW
 from kairos.audit.reconciliation import MARGIN_S, Discrepancy, Reconciliation, reconcile
@@ -83,6 +84,20 @@ def retention(options: argparse.Namespace) -> None:
     if kept.retired:
         fields.append(("retired", f"{kept.retired} events, sealed before {moment(kept.before)}"))
     as_fields(fields)
+
+
+def reindex(options: argparse.Namespace) -> None:
+    """Step by step, the newest segments first."""
+    admin, path = client(options), at(tenant_of(options), "audit", "reindex")
+    step = admin.send("POST", path, {}, Reindexed)
+    segments = step.segments
+    while step.next:
+        step = admin.send("POST", f"{path}?before={step.next}", {}, Reindexed)
+        segments += step.segments
+    if options.json:
+        as_json({"segments": segments})
+    else:
+        as_fields([("indexed again", f"{segments} segments")])
 
 
 def _tell(result: Reconciliation) -> None:

@@ -110,6 +110,10 @@ class AuditHead(msgspec.Struct, tag="audit-head", tag_field="kind"):
     """Fabric -> all nodes: the audit log as it stands now. A node keeps the newest that goes on from the one it held."""
 
     head: SignedHead
+    first: int = 0
+    """The size under the head before this one; 0: this is the first, or the fabric is older than this field."""
+    proof: list[bytes] = []
+    """That the log of `first` events is the beginning of this one, so that a node which holds the head before need not ask."""
 
 
 class Welcome(msgspec.Struct, tag="welcome", tag_field="kind"):

@@ -8,7 +8,7 @@ import msgspec
 
 
 class Event(msgspec.Struct, omit_defaults=True):
-    """id: 128-bit hex chosen by the source, the key of idempotence; at: Unix seconds by the source's clock, with
+    """id: 128-bit hex chosen by the source: source and id are the key of idempotence; at: Unix seconds by the source's clock, with
     fraction; source: `fabric` or a node; kind: `enrollment.issued`, `session.opened`, `flow.denied`, ...;
     subject: what it was done to."""
 
@@ -34,6 +34,6 @@ class EventBatch(msgspec.Struct):
 
 
 class Accepted(msgspec.Struct):
-    """How many the fabric took into its queue."""
+    """How many the fabric took: they are in the tenant's log, some perhaps since an earlier time."""
 
     accepted: int

@@ -54,12 +54,6 @@ class SealedSegment(msgspec.Struct, frozen=True):
     head: SignedHead
 
 
-class Appended(msgspec.Struct, frozen=True):
-    """size: of the log, with what is not sealed yet."""
-
-    size: int
-
-
 def verify_successor(held: SignedHead, shown: SignedHead, proof: Sequence[bytes]) -> None:
     """Whoever saw `held` may believe `shown`. Raises Refused (audit-foreign, audit-shrunk, audit-forked)."""
     if shown.tenant != held.tenant:

@@ -49,7 +49,7 @@ class Report:
 class _Reading:
     """What is remembered from segment to segment. silent: those without text, from and up to; retired: what the log says of them."""
 
-    ids: dict[str, int] = field(default_factory=dict)
+    ids: dict[tuple[str, str], int] = field(default_factory=dict)
     silent: list[tuple[int, int]] = field(default_factory=list)
     retired: int = 0
     retired_before: int = 0
@@ -199,7 +199,7 @@ def _strange_events(tenant: str, first: int, lines: Sequence[bytes], reading: _R
             continue
         if event.tenant != tenant:
             yield Finding("foreign", position, f"event {position} is of tenant {event.tenant}")
-        before = reading.ids.setdefault(event.id, position)
+        before = reading.ids.setdefault((event.source, event.id), position)
         if before != position:
-            yield Finding("twice", position, f"event {position} has the id of event {before}")
+            yield Finding("twice", position, f"event {position} has the source and the id of event {before}")
         reading.take_retirement(event)

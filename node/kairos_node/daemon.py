@@ -110,6 +110,7 @@ class Daemon(ABC):
             self.feed.run(),
             self.renewal.run(),
             self.spool.deliver(self.client),
+            self.audit.keep_up(),
             self._telemeter(),
             self.stopping.wait(),
             *self._works(),
@@ -293,15 +294,15 @@ class Daemon(ABC):
                 if push.policy_version > self.policy.version:
                     await self.policy.refresh()
                 if push.audit_head is not None:
-                    await self.audit.shown(push.audit_head)
+                    self.audit.shown(push.audit_head)
             case Isolation():
                 await self._isolations_changed([push])
             case CertificateRefusal():
                 self._certificates_refused([push])
             case NetworkChanged():
                 await self.fetch_network()
-            case AuditHead(head):
-                await self.audit.shown(head)
+            case AuditHead(head, first, proof):
+                self.audit.shown(head, first, proof)
             case PolicyAnnouncement(record):
                 await self.policy.refresh(record)
             case Revocation(node):

@@ -81,18 +81,12 @@ class Spool:
 
     async def drain(self, sender: Sender) -> int:
         """Sends all that is there, oldest first; returns how many events the fabric took. What the sender raises is raised:
-        nothing is lost. Only a file that the fabric calls senseless goes, for it would hold up all others for ever."""
+        nothing is lost. Only an event that the fabric calls senseless goes, for it would hold up all others for ever."""
         self._close()
         taken = 0
         for path in self._files():
             events = _read(path)
-            try:
-                if events:
-                    taken += await sender.send_events(events)
-            except ProblemError as problem:
-                if problem.problem.status not in _SENSELESS:
-                    raise
-                _log.error("audit: the fabric refuses %d events, they are dropped: %s", len(events), problem)
+            taken += await _send(sender, events) if events else 0
             _delete(path)
         return taken
 
@@ -130,6 +124,20 @@ class Spool:
 
     def _files(self) -> list[Path]:
         return sorted(self._folder.glob("*.jsonl"))
+
+
+async def _send(sender: Sender, events: list[Event]) -> int:
+    """A batch that the fabric calls senseless is sent again in halves, down to the event that is."""
+    try:
+        return await sender.send_events(events)
+    except ProblemError as problem:
+        if problem.problem.status not in _SENSELESS:
+            raise
+        if len(events) == 1:
+            _log.error("audit: the fabric refuses event %s, it is dropped: %s", events[0].id, problem)
+            return 0
+    middle = len(events) // 2
+    return await _send(sender, events[:middle]) + await _send(sender, events[middle:])
 
 
 def _delete(path: Path) -> None:

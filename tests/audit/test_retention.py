@@ -7,14 +7,13 @@ import asyncio
 import msgspec
 import pytest
 
-from control_plane import INTERNAL_KEY, PROVIDER, ControlPlane
+from control_plane import PROVIDER, ControlPlane
 from kairos.api.admin import AuditRetention
 from kairos.api.problem import ProblemError
 from kairos.audit.event import Event
 from kairos.audit.head import Consistency, EventProof, SealedSegment, SignedHead, verify_event, verify_successor
 from kairos.audit.merkle import leaf_hash
 from kairos.audit.verification import Report, examine
-from kairos_control.http.call import Call
 from kairos_node.certificates import check_audit_head
 
 AUDIT = "/v1/tenants/acme/audit"
@@ -24,10 +23,8 @@ DAY_S = 86_400
 def record(plane: ControlPlane, *numbers: int) -> None:
     """They are sealed in a segment."""
     events = [Event(f"{number:032x}", plane.now, "acme", "ep-a", "test.event") for number in numbers]
-    plane.queue.messages += [msgspec.to_builtins(event) for event in events]
-    plane.consume()
-    asyncio.run(plane.service("acme").lifecycle.woken())
-    plane.queue.messages[:] = [each for each in plane.queue.messages if each["kind"] != "test.event"]  # not once more
+    asyncio.run(plane.append("acme", events))
+    plane.seal()
 
 
 def keep(plane: ControlPlane, days: int) -> AuditRetention:
@@ -37,8 +34,7 @@ def keep(plane: ControlPlane, days: int) -> AuditRetention:
 
 def sweep(plane: ControlPlane) -> None:
     """The cron's call, and what it told is sealed."""
-    call = Call("POST", "/internal/sweep/acme", {"authorization": f"Bearer {INTERNAL_KEY}"})
-    assert plane.send(call).status == 204
+    assert plane.sweep().status == 200
     plane.seal()
 
 
@@ -119,7 +115,7 @@ def test_what_is_missing_without_the_logs_word_was_removed(plane: ControlPlane, 
 def test_a_node_cannot_retire(plane: ControlPlane) -> None:
     record(plane, 1, 2)
     lie = Event("f" * 32, plane.now, "acme", "ep-a", "audit.retired", detail={"size": 3, "before": 9})
-    plane.queue.messages.append(msgspec.to_builtins(lie))
+    asyncio.run(plane.append("acme", [lie]))
     plane.seal()
     segments = export(plane)
     segments[0] = msgspec.structs.replace(segments[0], lines=b"")

@@ -103,10 +103,10 @@ def test_a_flood_of_refusals_does_not_flood_the_audit(plane: ControlPlane, gatew
     for _ in range(200):
         plane.send(Call("POST", ENROLLMENTS, {}, b"{"))
     counted = len(plane.audited("enrollment.refused"))
-    assert 0 < counted <= 60
-    plane.now += 60
+    assert 0 < counted <= 20
+    plane.now += 3600
     plane.send(Call("POST", ENROLLMENTS, {}, b"{"))
-    assert len(plane.audited("enrollment.refused")) == counted + 1
+    assert counted < len(plane.audited("enrollment.refused")) <= counted + 20
 
 
 def test_a_request_is_taken_once(plane: ControlPlane, gateway: Device) -> None:

@@ -84,12 +84,12 @@ def test_every_change_is_told_and_audited(plane: ControlPlane, gateway: Device) 
     join(plane)
     plane.admin("DELETE", f"{JOINS}/lab/office")
     assert [type(push) for push in pushes] == [NetworkChanged, NetworkChanged]
-    events = [event for event in plane.queue.messages if event["kind"].startswith("interconnect.")]
-    assert [(event["kind"], event["subject"]) for event in events] == [
+    events = [event for event in plane.events() if event.kind.startswith("interconnect.")]
+    assert [(event.kind, event.subject) for event in events] == [
         ("interconnect.created", "lab <-> office"),
         ("interconnect.deleted", "lab <-> office"),
     ]
-    assert events[0]["detail"]["after"] == events[1]["detail"]["before"]
+    assert events[0].detail["after"] == events[1].detail["before"]
 
 
 @pytest.mark.parametrize(

@@ -35,7 +35,7 @@ def test_an_address_can_be_chosen_and_the_rest_is_given(plane: ControlPlane, gat
     assert put(plane, device, "10.7.0.77") == ["10.7.0.77/24", "fd07::2/64"]
     assert put(plane, device, "10.7.0.77") == ["10.7.0.77/24", "fd07::2/64"]
     assert put(plane, device, "10.7.0.78", "fd07::78") == ["10.7.0.78/24", "fd07::78/64"]
-    assert [event["kind"] for event in plane.queue.messages if event["subject"] == device.node][-2:] == [
+    assert [event.kind for event in plane.events() if event.subject == device.node][-2:] == [
         "member.added",
         "member.changed",
     ]

@@ -11,7 +11,7 @@ import pytest
 from control_plane import ADMIN_TOKEN, INTERNAL_KEY, ControlPlane, Device
 from kairos.api.admin import Page
 from kairos.api.problem import ProblemError
-from kairos.api.telemetry import Sample, TelemetryRecord
+from kairos.api.telemetry import Measured, Sample, TelemetryRecord
 from kairos_control.http.call import Call
 from kairos_control.services import telemetry
 from kairos_node.metrics import Timings
@@ -48,7 +48,7 @@ def past(plane: ControlPlane, by: str, **query: str) -> list[TelemetryRecord]:
 def deliver(plane: ControlPlane) -> None:
     """All that was ever sent, so most of it once more: queues do that."""
     messages = [msgspec.json.encode(message).decode() for message in plane.telemetry.messages]
-    asyncio.run(telemetry.consume(plane.platform, messages))
+    asyncio.run(telemetry.keep(plane.platform, [telemetry.parse(message) for message in messages]))
 
 
 def sweep(plane: ControlPlane) -> None:
@@ -117,6 +117,46 @@ def test_a_sample_that_is_a_burden_is_refused(plane: ControlPlane, gateway: Devi
     with pytest.RaisesExc(ProblemError, check=lambda error: error.code == "invalid"):
         plane.node(gateway, "POST", "/telemetry", Sample(0, 0, 0.0, 0.0, burden, 0, 0.0, 0, 0.0, 0, "x"))
     assert shown(plane) == []
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"decisions": 2**63 - 1},
+        {"memory_bytes": -1},
+        {"tx_bytes_per_s": 1e300},
+        {"drops": {"auth": 2**62}},
+        {"cpu": -0.5},
+    ],
+)
+def test_a_number_that_no_node_has_is_refused(plane: ControlPlane, gateway: Device, change: dict[str, Any]) -> None:
+    with pytest.RaisesExc(ProblemError, check=lambda error: error.code == "invalid"):
+        plane.node(gateway, "POST", "/telemetry", msgspec.structs.replace(SAMPLE, **change))
+    assert (shown(plane), plane.telemetry.messages) == ([], [])
+
+
+def test_numbers_that_are_stored_already_do_not_stop_the_sweep(plane: ControlPlane, gateway: Device) -> None:
+    """Sums of them overflowed SQLite's integers, and the sweep failed from then on."""
+    now = int(plane.now)
+    huge = msgspec.structs.replace(SAMPLE, decisions=2**63 - 1, decision_ms=1e300, drops={"auth": 2**63 - 1})
+    asyncio.run(telemetry.keep(plane.platform, [Measured("acme", gateway.node, now + at, huge) for at in range(3)]))
+    with plane.store.database:
+        plane.store.database.execute(
+            "UPDATE telemetry_minutes SET decisions = ?, handshakes = ?", (2**63 - 1, 2**63 - 1)
+        )
+    assert plane.sweep().status == 200
+    [hour] = past(plane, "hour")
+    assert hour.samples == 3
+
+
+def test_a_part_of_the_sweep_that_fails_holds_up_no_other(plane: ControlPlane, gateway: Device) -> None:
+    with plane.store.database:
+        plane.store.database.execute("DROP TABLE telemetry_hours")
+    plane.seal()
+    plane.admin("PUT", "/v1/tenants/acme/audit/retention", {"days": 1})
+    plane.now += 2 * 86_400
+    assert plane.sweep().status == 500
+    assert plane.admin("GET", "/v1/tenants/acme/audit/retention")["retired"] > 0
 
 
 def test_a_sample_is_what_changed_since_the_one_before() -> None:

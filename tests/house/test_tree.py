@@ -1,4 +1,4 @@
-"""The shape of the tree: names, sizes, words that do not belong."""
+"""The shape of the tree: names, and words that do not belong."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-LINES_MAX = 470
 LANGUAGES = (".py", ".c", ".h", ".mjs", ".sh", ".rego")
 
 
@@ -25,15 +24,6 @@ def code() -> list[Path]:
 def test_no_module_is_a_drawer_for_odds_and_ends() -> None:
     drawers = {"utils", "util", "common", "helpers", "misc"}
     assert not [path for path in code() if path.stem in drawers or drawers & set(path.parent.parts)]
-
-
-def test_a_file_is_read_in_one_go() -> None:
-    long = {
-        str(path.relative_to(ROOT)): count
-        for path in code()
-        if (count := len(path.read_text().splitlines())) > LINES_MAX
-    }
-    assert not long
 
 
 @pytest.mark.parametrize("word", ["TODO", "FIXME", "XXX", "HACK"])

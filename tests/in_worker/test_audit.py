@@ -86,6 +86,9 @@ def test_every_event_is_in_the_log_once_whatever_dies(host: FabricHost, gateway:
             size = longest(keeper)
     assert sorted(event.id for event in found) == [event.id for event in SENT]
     assert {event.source for event in found} == {endpoint.node}
+    host.sweep(TENANT)
+    searched = host.admin("GET", f"/{TENANT}/audit?kind=test.event&limit=1000")["items"]  # index in D1, ranges of R2
+    assert [each["id"] for each in searched] == [event.id for event in found[::-1]]
     newest = head(host)
     assert newest is not None
     report = examined(host, newest)
@@ -102,7 +105,9 @@ def test_a_node_follows_the_log_by_what_it_is_pushed(
 
     async def shown(newest: SignedHead) -> int:
         async with client_of(gateway) as client:
-            await AuditWatch(state, gateway, default_provider(), client, _no_alarm).shown(newest)
+            watch = AuditWatch(state, gateway, default_provider(), client, _no_alarm)
+            watch.shown(newest)
+            await watch.catch_up()
         assert state.audit_head == newest
         return newest.size
 

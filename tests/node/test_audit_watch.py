@@ -31,6 +31,7 @@ class Log:
         self.tree = Tree(leaf_hash(b"%d%s" % (at, b"!" * (at == rewritten))) for at in range(size))
         self.authority = authority
         self.reachable = True
+        self.asked = 0
 
     def head(self, size: int, tenant: str = "acme") -> SignedHead:
         root, at = self.tree.root(size), self.authority.now
@@ -39,6 +40,7 @@ class Log:
         return SignedHead(tenant, size, root, at, signature, self.authority.trust.issuer.der)
 
     async def audit_consistency(self, first: int, second: int) -> Consistency:
+        self.asked += 1
         if not self.reachable:
             raise ConnectionError("not now")
         return Consistency(first, second, consistency(first, second, self.tree.node))
@@ -57,10 +59,12 @@ class Node:
         self.state.keep_fabric(FabricInfo("0", "KR1", "kairos.test", "http://relay", AUTHORITY.root, issuer, b""))
         self.identity: Identity = self.state.identity(PROVIDER, AUTHORITY.now)
 
-    def shown(self, log: Log, head: SignedHead) -> int:
-        """How long the log is that the node now holds to."""
+    def shown(self, log: Log, head: SignedHead, first: int = 0) -> int:
+        """How long the log is that the node now holds to. first: the push proves that the log goes on from that size."""
+        proof = consistency(first, head.size, log.tree.node) if first else []
         watch = AuditWatch(self.state, self.identity, PROVIDER, log, self.recorded.append)  # type: ignore[arg-type]
-        asyncio.run(watch.shown(head))
+        watch.shown(head, first, proof)
+        asyncio.run(watch.catch_up())
         held = self.state.audit_head
         return held.size if held else 0
 
@@ -134,3 +138,31 @@ def test_a_renewed_issuer_signs_on(node: Node) -> None:
     node.shown(log, log.head(10))
     log.authority = AUTHORITY.renewed()
     assert node.shown(log, log.head(30)) == 30
+
+
+def test_a_node_that_follows_each_push_never_asks(node: Node) -> None:
+    log = Log(40)
+    node.shown(log, log.head(3))
+    assert [node.shown(log, log.head(size), first) for first, size in ((3, 8), (8, 9), (9, 40))] == [8, 9, 40]
+    assert log.asked == 0
+
+
+def test_a_node_that_missed_a_push_asks_once_for_all(node: Node) -> None:
+    log = Log(40)
+    node.shown(log, log.head(3))
+    watch = AuditWatch(node.state, node.identity, PROVIDER, log, node.recorded.append)  # type: ignore[arg-type]
+    for first, size in ((8, 9), (9, 20), (20, 40)):
+        watch.shown(log.head(size), first, consistency(first, size, log.tree.node))
+    assert node.state.audit_head is not None
+    assert node.state.audit_head.size == 3
+    asyncio.run(watch.catch_up())
+    assert (node.state.audit_head.size, log.asked) == (40, 1)
+
+
+def test_a_fork_that_is_pushed_with_its_own_proof_is_caught(node: Node) -> None:
+    log, fork = Log(40), Log(40, rewritten=4)
+    node.shown(log, log.head(10))
+    assert node.shown(fork, fork.head(30), 10) == 10
+    assert node.state.audit_conflict is not None
+    assert node.recorded[0].kind == "audit.inconsistent"
+    assert fork.asked == 0

@@ -95,7 +95,8 @@ def _queue_checks(worker: Worker, configuration: dict[str, Any]) -> Iterator[Che
         ("retry_delay", limits.QUEUE_DELAY_S),
     ):
         yield Check(worker, f"queue_{name}", max(each[name] for each in consumers), limit)
-    yield Check(worker, "queues_without_dead_letters", sum("dead_letter_queue" not in each for each in consumers), 0)
+    without = [each for each in consumers if "dead_letter_queue" not in each and not each["queue"].endswith("-dead")]
+    yield Check(worker, "queues_without_dead_letters", len(without), 0)
 
 
 def migration_checks(folder: Path) -> Iterator[Check]:

@@ -92,7 +92,7 @@ def _bindings(configuration: dict[str, Any], services: dict[str, str]) -> dict[s
                 "maxBatchTimeout": each["max_batch_timeout"],
                 "maxRetries": each["max_retries"],
                 "retryDelay": each["retry_delay"],
-                "deadLetterQueue": each["dead_letter_queue"],
+                **({"deadLetterQueue": each["dead_letter_queue"]} if "dead_letter_queue" in each else {}),
             }
             for each in queues.get("consumers", [])
         },

@@ -66,7 +66,12 @@ AUDIT = (
         "audit prove",
         "audit:prove",
         "prove that an event is in the log",
-        (arg("event", help="id of the event"), _ROOT, *IN_TENANT),
+        (
+            arg("event", help="id of the event"),
+            arg("--source", help="who told of it, where several sources have an event with this id", default=""),
+            _ROOT,
+            *IN_TENANT,
+        ),
     ),
     Verb(
         "audit retention",
@@ -76,6 +81,12 @@ AUDIT = (
             arg("days", help="delete the text of events after so many days; 0: keep it for ever", type=int, nargs="?"),
             *IN_TENANT,
         ),
+    ),
+    Verb(
+        "audit reindex",
+        "audit_search:reindex",
+        "make the index that searches use again, out of the log",
+        IN_TENANT,
     ),
     Verb(
         "audit export",

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from kairos.api.session import Cut
-from kairos.audit.event import Event
 from kairos.constants import SESSION_LIFE_S
 from kairos.crypto.suites import Suite
 from kairos.identity.certificate import Certificate
@@ -31,6 +30,10 @@ class Database(Protocol):
 
     async def write(self, statements: Sequence[Statement]) -> None:
         """All or none of them. Raises ConstraintError."""
+        ...
+
+    async def size(self) -> int:
+        """Bytes on disk."""
         ...
 
 
@@ -63,22 +66,22 @@ class Blobs(Protocol):
 
     async def get(self, key: str) -> bytes | None: ...
 
+    async def get_range(self, key: str, start: int, length: int) -> bytes | None:
+        """`length` bytes of an object, from `start` on."""
+        ...
+
     async def delete(self, key: str) -> None:
         """It may be gone already."""
         ...
 
 
-class EventQueue(Protocol):
-    """At-least-once queue to the consumer of the audit, or of telemetry."""
+class MessageQueue(Protocol):
+    """An at-least-once queue, in no order, to a consumer of this Worker (entry.py)."""
 
     async def send(self, messages: Sequence[Mapping[str, Any]]) -> None: ...
 
-
-class Logs(Protocol):
-    """The tenants' audit logs, each in its tenant's object."""
-
-    async def append(self, tenant: str, events: Sequence[Event]) -> None:
-        """Durable when it returns; what is there already stays as it is."""
+    async def waiting(self) -> int | None:
+        """About how many messages are in it; None: this runtime does not say."""
         ...
 
 
@@ -158,8 +161,8 @@ class Platform:
     database: Database
     cache: Cache
     blobs: Blobs
-    queue: EventQueue
-    telemetry: EventQueue
+    telemetry: MessageQueue
+    sweeps: MessageQueue
     signatures: Signatures
     clock: Clock
     entropy: Entropy

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from .ports import TenantPlatform
 from .services.administrators import Administrators
 from .services.admission import Admission
+from .services.audit_intake import AuditIntake
 from .services.audit_log import AuditLog
+from .services.audit_search import AuditSearch
 from .services.certificates import Certificates
 from .services.clocks import Clocks
 from .services.devices import Devices
 from .services.enrollments import Enrollments
+from .services.fabric_inbox import FabricInbox
 from .services.gateways import Gateways
+from .services.index_upkeep import IndexUpkeep
 from .services.interconnects import Interconnects
 from .services.isolations import Isolations
 from .services.journal import Journal
@@ -21,13 +23,13 @@ from .services.lifecycle import Lifecycle
 from .services.members import Members
 from .services.network import Networks
 from .services.node_events import NodeEvents
-from .services.outbox import Outbox
 from .services.policies import Policies
 from .services.postures import Postures
 from .services.pushes import Pushes
 from .services.rate_limits import Limits
 from .services.refusals import Refusals
 from .services.retention import Retention
+from .services.segment_files import SegmentFiles
 from .services.sessions import Sessions
 from .services.signed_requests import SignedRequests
 from .services.subnet_routes import SubnetRoutes
@@ -44,20 +46,24 @@ class TenantServices:
     def __init__(self, platform: TenantPlatform) -> None:
         self.turn = Turn()
         self.store = Stores(platform.database, platform.local, platform.tenant)
-        self.outbox = Outbox(platform.queue, platform.local, platform.clock)
-        self.platform = platform = replace(platform, queue=self.outbox)
-        self.journal = Journal(platform, platform.tenant)
+        self.platform = platform
+        self.pushes = Pushes(platform, self.store)
+        self.segment_files = SegmentFiles(platform.blobs, platform.tenant)
+        self.audit_log = AuditLog(platform, self.store, self.segment_files, self.pushes)
+        self.journal = Journal(platform, platform.tenant, self.audit_log)
         self.refusals = Refusals(self.journal, platform.clock)
         self.clocks = Clocks(self.journal, platform.clock)
         self.limits = Limits(platform.clock)
-        self.pushes = Pushes(platform, self.store)
         self.signed_requests = SignedRequests(platform, self.store)
-        self.administrators = Administrators(platform, self.store.admins, self.journal, platform.tenant)
-        self.audit_log = AuditLog(platform, self.pushes, self.outbox)
-        self.retention = Retention(platform, self.journal, self.audit_log)
+        self.administrators = Administrators(platform, self.store, self.journal, platform.tenant)
+        self.audit_intake = AuditIntake(platform.tenant, self.audit_log, self.limits)
+        self.audit_search = AuditSearch(self.store, self.segment_files, self.audit_log)
+        self.index_upkeep = IndexUpkeep(platform, self.store, self.segment_files, self.journal)
+        self.retention = Retention(platform, self.store, self.journal, self.segment_files)
+        self.fabric_inbox = FabricInbox(platform, self.store, self.audit_log)
         self.admission = Admission(platform, self.store)
         self.postures = Postures(platform, self.store, self.pushes)
-        self.telemetry = Telemetry(platform, self.limits)
+        self.telemetry = Telemetry(platform, self.store, self.limits)
         self.sessions = Sessions(platform, self.store, self.journal, self.pushes, self.postures, self.limits)
         self.certificates = Certificates(platform, self.store, self.journal, self.pushes, self.limits)
         self.leases = Leases(self.store.leases)
@@ -99,8 +105,10 @@ class TenantServices:
             self.store,
             self.journal,
             self.sessions,
-            self.outbox,
+            self.fabric_inbox,
             self.audit_log,
+            self.index_upkeep,
             self.retention,
+            self.refusals,
             self.telemetry,
         )

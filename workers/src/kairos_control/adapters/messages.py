@@ -45,3 +45,24 @@ def response_of(reply: Reply) -> Response:
     if reply.content_type:
         headers["content-type"] = reply.content_type
     return Response(reply.body or None, status=reply.status, headers=headers)
+
+
+class QueueMessage:
+    """queues.Message over a message of the runtime."""
+
+    def __init__(self, message: Any) -> None:
+        self._message = message
+
+    @property
+    def body(self) -> object:
+        return self._message.body
+
+    @property
+    def attempts(self) -> int:
+        return int(self._message.attempts)
+
+    def ack(self) -> None:
+        self._message.ack()
+
+    def retry(self, delay_s: int) -> None:
+        self._message.retry(delaySeconds=delay_s)

@@ -5,13 +5,11 @@ from __future__ import annotations
 import base64
 import os
 import time
-from collections.abc import Sequence
 from typing import Any
 
 import msgspec
 
 from kairos.api.session import Cut
-from kairos.audit.event import Event, EventBatch
 from kairos.crypto.suites import suite_named
 from kairos.deployment import SettingsError, issuer_seed_name, joined
 from kairos.identity.certificate import parse_certificate_untrusted
@@ -59,8 +57,8 @@ def platform_of(env: Any) -> Platform:
         database=D1Database(env.DB),
         cache=KvCache(env.CACHE),
         blobs=R2Blobs(env.BLOBS),
-        queue=Queue(env.EVENTS),
         telemetry=Queue(env.TELEMETRY),
+        sweeps=Queue(env.SWEEPS),
         signatures=WebCryptoSignatures(settings.suite),
         clock=time.time,
         entropy=os.urandom,
@@ -86,24 +84,6 @@ class BoundRelay:
             print(f"relay cut: {error}")
             return False
         return bool(answer.status == 204)
-
-
-class BoundLogs:
-    """Each tenant's audit log, through its object."""
-
-    def __init__(self, namespace: Any, internal_key: str) -> None:
-        self._namespace = namespace
-        self._key = internal_key
-
-    async def append(self, tenant: str, events: Sequence[Event]) -> None:
-        answer = await self._namespace.getByName(tenant).fetch(
-            f"http://fabric/internal/audit/{tenant}",
-            method="POST",
-            body=msgspec.json.encode(EventBatch(list(events))).decode(),
-            headers={"authorization": f"Bearer {self._key}", "content-type": "application/json"},
-        )
-        if answer.status != 200:
-            raise RuntimeError(f"the log of {tenant} answered {answer.status}")  # the queue delivers the batch again
 
 
 async def require_database(platform: Platform) -> None:

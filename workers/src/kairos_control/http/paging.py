@@ -15,7 +15,7 @@ from .call import Call, Reply, reply
 
 LIMIT, LIMIT_MAX = 100, 1000
 _AFTER_MAX = 256  # characters; the longest cursor is a VNI, a prefix and a node
-_NEWEST = 1 << 50  # above every number, and still one that D1 takes
+NEWEST = (1 << 49) - 1  # above every number, and one that has at most 15 digits
 
 
 class Window(msgspec.Struct):
@@ -35,7 +35,7 @@ class Window(msgspec.Struct):
     def before(self) -> int:
         """The cursor of a listing that is numbered and shows the newest first. Raises invalid."""
         if not self.after:
-            return _NEWEST
+            return NEWEST
         if not (self.after.isascii() and self.after.isdecimal() and len(self.after) <= 15):
             raise problem("invalid", "after: the `next` of the page before")
         return int(self.after)

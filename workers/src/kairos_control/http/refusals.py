@@ -1,13 +1,12 @@
-"""Refused calls, for the audit: every refused enrollment, and every request that could not prove what it claimed.
-
-Anyone may be refused as often as they like, so a tenant records a bounded number a minute and counts the rest.
-"""
+"""Refused calls, for the audit: every refused enrollment, and every request that could not prove what it claimed."""
 
 from __future__ import annotations
 
 from kairos.api.problem import ProblemError
 from kairos.identity.signed_request import DEVICE_HEADER
 
+from ..fabric import FabricServices
+from ..services.refusals import prefix_of
 from ..tenant import TenantServices
 from .call import Call
 
@@ -24,4 +23,12 @@ def record(tenant: TenantServices, call: Call, error: ProblemError) -> None:
         actor=call.actor or call.headers.get(DEVICE_HEADER.lower(), call.source),
         subject=f"{call.method} {call.path}",
         reason=error.code,
+        source=call.actor or prefix_of(call.source),
     )
+
+
+async def record_at_fabric(fabric: FabricServices, call: Call, error: ProblemError) -> None:
+    """Of a call that belongs to no tenant."""
+    if error.problem.status in _UNPROVEN:
+        own = call.administrator.tenant if call.administrator else ""
+        await fabric.refusals.record(call.method, call.path, error.code, call.actor, own)

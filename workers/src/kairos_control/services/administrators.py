@@ -16,7 +16,7 @@ from kairos.identity.spiffe import is_name
 
 from ..ports import Platform
 from ..problems import problem
-from ..store.admins import AdminStore
+from ..store import FabricStores
 from .journal import Journal
 
 ROOT = "root"
@@ -50,7 +50,7 @@ class Administrator:
 class Administrators:
     """The credentials of one tenant, or of the whole fabric."""
 
-    def __init__(self, platform: Platform, store: AdminStore, journal: Journal, tenant: str = "") -> None:
+    def __init__(self, platform: Platform, store: FabricStores, journal: Journal, tenant: str = "") -> None:
         """tenant: whose credentials these are; empty: those that are for all tenants."""
         self._platform, self._store, self._journal, self._tenant = platform, store, journal, tenant
 
@@ -79,7 +79,6 @@ class Administrators:
             maker.actor,
             now + wanted.life_s,
         )
-        await self._store.add(record, wanted.secret_hash)
         self._journal.record(
             "admin.created",
             actor=maker.actor,
@@ -89,17 +88,17 @@ class Administrators:
             expires_at=record.expires_at,
             all_tenants=not self._tenant,
         )
+        await self._journal.write([self._store.admins.adding(record, wanted.secret_hash)])
         return record
 
     async def page(self, after: str, count: int) -> list[AdminRecord]:
-        return await self._store.page(self._tenant, after, count)
+        return await self._store.admins.page(self._tenant, after, count)
 
     async def revoke(self, admin: str, actor: str) -> None:
         """Raises not-found."""
-        held = await self._store.one(admin)
+        held = await self._store.admins.one(admin)
         if held is None or held.record.tenant != self._tenant:
             raise problem("not-found", f"there is no admin credential {admin}")
-        await self._store.delete(admin)
         self._journal.record(
             "admin.revoked",
             actor=actor,
@@ -108,6 +107,7 @@ class Administrators:
             role=held.record.role,
             all_tenants=not self._tenant,
         )
+        await self._journal.write([self._store.admins.removing(admin)])
 
     async def _administrator(self, token: str) -> Administrator | None:
         shown, settings = hashlib.sha256(token.encode()).hexdigest(), self._platform.settings
@@ -118,7 +118,7 @@ class Administrators:
             credential = parse_admin_credential_untrusted(token)
         except BadMessage:
             return None
-        held = await self._store.one(credential.admin)
+        held = await self._store.admins.one(credential.admin)
         same = hmac.compare_digest(
             hashlib.sha256(credential.secret).digest(), held.secret_hash if held is not None else _NO_HASH
         )

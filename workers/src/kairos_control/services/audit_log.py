@@ -1,8 +1,9 @@
 """A tenant's tamper-evident log, in its object: events in one order, a Merkle tree over them, segments sealed under signed heads.
 
-An event is in the log when its row is: with that its position is settled, and a second delivery finds it there. Sealing writes the
-events to R2 and the segment to D1 before the head is kept and told to anyone, so a head never covers what is not stored; a crash on
-the way leaves a segment that the next sealing writes again, longer.
+An event is in the log when its row is, and with that its position is settled: rows and tree grow in one transaction, before the call is
+answered. Sealing writes the events to R2 before the head is kept and shown to anyone, so a head never covers what is not stored; a
+crash on the way leaves a segment that the next sealing writes again, longer. The index in D1 follows: an object keeps the text of its
+events until the index has them.
 """
 
 from __future__ import annotations
@@ -14,33 +15,34 @@ from collections.abc import Sequence
 import msgspec
 
 from kairos.api.push import AuditHead
-from kairos.audit.event import Event, EventBatch
-from kairos.audit.head import Appended, Consistency, EventProof, SealedSegment, SignedHead
+from kairos.audit.event import Event
+from kairos.audit.head import Consistency, EventProof, SealedSegment, SignedHead
 from kairos.audit.merkle import consistency, grow, inclusion, leaf_hash, root_at
 from kairos.crypto import labels
 from kairos.identity import transcript
 
-from ..http.call import Call, Reply, reply
-from ..ports import Row, TenantPlatform
+from ..ports import Statement, TenantPlatform
 from ..problems import problem
-from ..store.bulk import bulks, columns
-from ..store.columns import b64, unb64
+from ..store import Stores
+from ..store.audit_log import LogEntry, SealedFile, key_of
 from . import issuer
-from .outbox import Outbox
 from .pushes import Pushes
+from .segment_files import SegmentFiles
 
 SEAL_AFTER_S = 20  # so a head follows an event within a minute, also when the object's alarm is late
 SEGMENT_EVENTS = 1000
 SEGMENT_BYTES = 4 * 1024 * 1024
+SEGMENTS_AT_ONCE = 8  # the next alarm goes on, so that one alarm's work is bounded
+_ADOPT_AT_ONCE = 500
 
 
 class AuditLog:
-    def __init__(self, platform: TenantPlatform, pushes: Pushes, outbox: Outbox) -> None:
-        self._platform = platform
-        self._pushes = pushes
-        self._outbox = outbox
+    def __init__(self, platform: TenantPlatform, store: Stores, files: SegmentFiles, pushes: Pushes) -> None:
+        self._platform, self._store, self._log = platform, store, store.audit_log
+        self._files, self._pushes = files, pushes
         self._sealing = asyncio.Lock()
-        self._head = self._kept_head()
+        self._head = self._log.head()
+        self._adopt()
 
     @property
     def head(self) -> SignedHead | None:
@@ -48,186 +50,158 @@ class AuditLog:
         return self._head
 
     @property
-    def size(self) -> int:
-        """With the events that are not sealed yet."""
-        [row] = self._platform.local.rows("SELECT coalesce(max(position) + 1, 0) AS size FROM log_events")
-        size: int = row["size"]
-        return size
+    def sealed(self) -> int:
+        """How many events are under a signed head."""
+        return self._head.size if self._head else 0
+
+    @property
+    def indexed(self) -> int:
+        """How many events, from the first on, R2 and the index have; the object has the text of the others."""
+        waiting = self._log.unindexed()
+        return waiting.first if waiting else self.sealed
+
+    @property
+    def waiting(self) -> int:
+        """How many events are not in R2 and in the index yet."""
+        return self._log.size - self.indexed
 
     # -- growing -----------------------------------------------------------------------------------------------------
 
-    async def append(self, events: Sequence[Event]) -> int:
-        """Those that are not there yet, and those that came before them. Returns the log's size."""
-        before, news = self.size, self._news(events)
-        self._append(before, news)
-        self._outbox.arrived([event.id for event in events])
-        size = before + len(news)
-        sealed = self._head.size if self._head else 0
-        if size - sealed >= SEGMENT_EVENTS:
-            await self._platform.wake(self._platform.clock())
-        elif size > before == sealed:
-            await self._platform.wake(self._platform.clock() + SEAL_AFTER_S)
-        return size
+    async def append(self, events: Sequence[Event]) -> None:
+        """Those that are not there yet, in their order. They are durable when this returns."""
+        before = self._log.size
+        self._log.transaction(lambda: self._append(events))
+        size, now = self._log.size, self._platform.clock()
+        if size - self.sealed >= SEGMENT_EVENTS:
+            await self._platform.wake(now)
+        elif size > before == self.sealed:
+            await self._platform.wake(now + SEAL_AFTER_S)
 
-    def _news(self, events: Sequence[Event]) -> list[Event]:
-        """What the log lacks of these, and of what was taken before them, in the order in which it was taken."""
-        local, ids = self._platform.local, [event.id for event in events]
-        news = {event.id: event for event in (*self._outbox.up_to(ids), *events)}
-        for bulk in bulks([each] for each in news):
-            known = f"SELECT id FROM log_events WHERE id IN (SELECT {columns(1)} FROM json_each(?))"
-            for row in local.rows(known, bulk):
-                del news[row["id"]]
-        return list(news.values())
+    async def write(self, change: Sequence[Statement], events: Sequence[Event]) -> None:
+        """The events are rows of D1 in the batch of the change, so that a crash before they are in the log leaves them to be copied
+        from there (fabric_inbox.py); the log takes an event once."""
+        adding = self._store.fabric_events.adding
+        await self._store.write([*change, *(adding(self._platform.tenant, event) for event in events)])
+        await self.append(events)
 
-    def _append(self, size: int, events: Sequence[Event]) -> None:
-        """The tree first: what a crash leaves of it without the events' rows is written again with the next event."""
-        local, nodes, lines = self._platform.local, dict[tuple[int, int], bytes](), []
+    def _append(self, events: Sequence[Event]) -> None:
+        news: dict[str, Event] = {}
+        for event in events:
+            news.setdefault(key_of(event), event)
+        for key in self._log.known(events):
+            del news[key]
+        nodes, entries = dict[tuple[int, int], bytes](), []
 
         def node(level: int, place: int) -> bytes:
-            return nodes[level, place] if (level, place) in nodes else self._node(level, place)
+            return nodes[level, place] if (level, place) in nodes else self._log.node(level, place)
 
-        for position, event in enumerate(events, size):
+        for position, (key, event) in enumerate(news.items(), self._log.size):
             line = msgspec.json.encode(event)
-            lines.append((position, event.id, line.decode()))
+            entries.append(LogEntry(position, key, line.decode()))
             for level, place, value in grow(position, leaf_hash(line), node):
                 nodes[level, place] = value
-        for bulk in bulks((level, place, b64(value)) for (level, place), value in nodes.items()):
-            local.write(
-                f"INSERT OR REPLACE INTO log_nodes (level, place, hash) SELECT {columns(3)} FROM json_each(?)", bulk
-            )
-        for bulk in bulks(lines):
-            local.write(f"INSERT INTO log_events (position, id, line) SELECT {columns(3)} FROM json_each(?)", bulk)
+        self._log.add(entries, nodes)
 
-    async def seal(self) -> None:
-        """All that is not sealed: segment by segment, each under a head of its own."""
+    def _adopt(self) -> None:
+        """Takes the events that an earlier release kept in its outbox until a queue had brought them to the log."""
+
+        def change() -> None:
+            self._append(events)
+            self._log.clear_outbox(len(events))
+
+        while events := self._log.outbox(_ADOPT_AT_ONCE):
+            self._log.transaction(change)
+
+    # -- sealing and indexing ------------------------------------------------------------------------------------------
+
+    async def seal(self) -> bool:
+        """Seals and indexes what is not yet, a bounded number of segments, each under a head of its own. True: nothing is left.
+
+        An index that cannot be reached delays no head, and storage that cannot be reached no index.
+        """
         async with self._sealing:
-            while rows := self._unsealed():
-                await self._seal(rows)
+            try:
+                await self._seal_segments()
+            finally:
+                await self._index_segments()
+        return self.waiting == 0
 
-    def _unsealed(self) -> list[Row]:
-        """Of the next segment."""
-        rows = self._platform.local.rows(
-            "SELECT position, line FROM log_events WHERE position >= ? ORDER BY position LIMIT ?",
-            self._head.size if self._head else 0, SEGMENT_EVENTS,
-        )  # fmt: skip
-        total, count = 0, 0
-        for row in rows:
-            total += len(row["line"])
-            if count and total > SEGMENT_BYTES:
-                break
-            count += 1
-        return rows[:count]
+    async def _seal_segments(self) -> None:
+        for _ in range(SEGMENTS_AT_ONCE):
+            first = self.sealed
+            lines = self._log.lines(first, SEGMENT_EVENTS, SEGMENT_BYTES)
+            if not lines:
+                return
+            data = "".join(line + "\n" for line in lines).encode()
+            head = await self._sign(first + len(lines))
+            await self._files.put(first, data, head)
+            self._log.seal(SealedFile(first, head.size, hashlib.sha256(data).hexdigest(), head.at), head)
+            self._head = head
+            proof = consistency(first, head.size, self._log.node) if first else []
+            self._pushes.to_all(AuditHead(head, first, proof))
 
-    async def _seal(self, rows: Sequence[Row]) -> None:
-        platform, tenant, first = self._platform, self._platform.tenant, rows[0]["position"]
-        lines = "".join(row["line"] + "\n" for row in rows).encode()
-        head = await self._sign(first + len(rows))
-        await platform.blobs.put(_key(tenant, first, "jsonl"), lines)
-        await platform.blobs.put(_key(tenant, first, "head"), msgspec.json.encode(head))
-        segment = (tenant, first, head.size, hashlib.sha256(lines).hexdigest(), head.at)
-        await platform.database.write(
-            [
-                (
-                    "INSERT INTO audit_segments (tenant, first, size, sha256, at) VALUES (?, ?, ?, ?, ?) ON CONFLICT (tenant, first)"
-                    " DO UPDATE SET size = excluded.size, sha256 = excluded.sha256, at = excluded.at",
-                    segment,
-                )
-            ]
-        )
-        platform.local.write(
-            "INSERT OR REPLACE INTO log_head (single, head) VALUES (1, ?)", msgspec.json.encode(head).decode()
-        )
-        platform.local.write("UPDATE log_events SET line = '' WHERE position >= ? AND position < ?", first, head.size)
-        self._head = head
-        self._pushes.to_all(AuditHead(head))
+    async def _index_segments(self) -> None:
+        for _ in range(SEGMENTS_AT_ONCE):
+            file = self._log.unindexed()
+            if file is None:
+                return
+            lines = self._log.lines(file.first, file.size - file.first, 2 * SEGMENT_BYTES)
+            events = [(msgspec.json.decode(line, type=Event), len(line.encode())) for line in lines]
+            await self._store.audit_index.add(file, events)
+            self._log.indexed(file)
 
     async def _sign(self, size: int) -> SignedHead:
         tenant = self._platform.tenant
-        root, at = root_at(size, self._node), int(self._platform.clock())
+        root, at = root_at(size, self._log.node), int(self._platform.clock())
         signed = transcript.audit_head(tenant, size, root, at)
         signature = await issuer.sign(self._platform, signed, labels.AUDIT_HEAD)
         return SignedHead(tenant, size, root, at, signature, self._platform.settings.issuer.certificate.der)
 
     # -- what others ask ---------------------------------------------------------------------------------------------
 
-    async def append_batch(self, call: Call) -> Reply:
-        """From the consumer of the queue."""
-        return reply(Appended(await self.append(call.decode(EventBatch).events)))
-
-    async def show_head(self, call: Call) -> Reply:
-        return reply(self._current())
-
-    async def show_proof(self, call: Call) -> Reply:
-        """?event=: that it is in the log, under the newest head."""
-        head = self._current()
-        rows = self._platform.local.rows("SELECT position FROM log_events WHERE id = ?", call.query.get("event", ""))
-        if not rows or rows[0]["position"] >= head.size:
-            raise problem("not-found", "no such event under a signed head; it may follow within a minute", SEAL_AFTER_S)
-        position = rows[0]["position"]
-        segment = await self._platform.database.first(
-            "SELECT first FROM audit_segments WHERE tenant = ? AND first <= ? ORDER BY first DESC LIMIT 1",
-            self._platform.tenant, position,
-        )  # fmt: skip
-        first = segment["first"] if segment else 0
-        kept = await self._lines(first)
-        if kept is None:
-            raise problem("not-found", "the text of this event was deleted by the tenant's retention")
-        lines = kept.decode().split("\n")
-        line = lines[position - first] if position - first < len(lines) else ""
-        return reply(EventProof(line, position, inclusion(position, head.size, self._node), head))
-
-    async def show_consistency(self, call: Call) -> Reply:
-        """?first=&second=: sizes that signed heads had."""
-        try:
-            first, second = int(call.query.get("first", "")), int(call.query.get("second", ""))
-        except ValueError:
-            raise problem("invalid", "first and second are numbers of events") from None
-        if not 1 <= first <= second <= self._current().size:
-            raise problem(
-                "invalid", "first and second are sizes that the log had: 1 <= first <= second <= its size now"
-            )
-        return reply(Consistency(first, second, consistency(first, second, self._node)))
-
-    async def show_segment(self, call: Call) -> Reply:
-        """The sealed segment that begins at this position. The next begins at its head's size."""
-        text = call.parameters["first"]
-        first = int(text) if text.isdecimal() and len(text) <= 15 else -1
-        if first < 0 or first >= self._current().size:
-            raise problem("not-found", f"no sealed segment begins at {text}")
-        sealed = msgspec.json.decode(await self._blob(first, "head"), type=SignedHead)
-        lines = await self._lines(first) or b""
-        rows = self._platform.local.rows(
-            "SELECT hash FROM log_nodes WHERE level = 0 AND place >= ? AND place < ? ORDER BY place", first, sealed.size
-        )
-        return reply(SealedSegment(first, lines, b"".join(unb64(row["hash"]) for row in rows), sealed))
-
-    def _current(self) -> SignedHead:
+    def current(self) -> SignedHead:
+        """The newest head. Raises not-found before the first."""
         if self._head is None:
             raise problem("not-found", "nothing is sealed yet; a head follows an event within a minute", SEAL_AFTER_S)
         return self._head
 
-    async def _blob(self, first: int, kind: str) -> bytes:
-        data = await self._platform.blobs.get(_key(self._platform.tenant, first, kind))
-        if data is None:
+    async def prove(self, event: str, source: str = "") -> EventProof:
+        """That an event is in the log, under the newest head. Raises not-found; invalid where several sources have this id."""
+        head = self.current()
+        places = [each for each, by in self._log.positions(event) if source in ("", by) and each < head.size]
+        if not places:
+            raise problem("not-found", "no such event under a signed head; it may follow within a minute", SEAL_AFTER_S)
+        if len(places) > 1:
+            raise problem("invalid", "source: several sources have an event with this id; name one")
+        [position] = places
+        line = await self._line(position)
+        if not line:
+            raise problem("not-found", "the text of this event was deleted by the tenant's retention")
+        return EventProof(line, position, inclusion(position, head.size, self._log.node), head)
+
+    async def _line(self, position: int) -> str:
+        """Empty: it was retired."""
+        [(_, line)] = self._log.newest_lines(position, position + 1, 1)
+        if line:
+            return line
+        first = await self._store.audit_index.holding(position)
+        lines = (await self._files.lines(first) or b"").split(b"\n")
+        return lines[position - first].decode() if position - first < len(lines) else ""
+
+    def consistency(self, first: int, second: int) -> Consistency:
+        """That the log of `first` events is the beginning of the log of `second`. Raises invalid, not-found."""
+        if not 1 <= first <= second <= self.current().size:
+            raise problem(
+                "invalid", "first and second are sizes that the log had: 1 <= first <= second <= its size now"
+            )
+        return Consistency(first, second, consistency(first, second, self._log.node))
+
+    async def segment(self, first: int) -> SealedSegment:
+        """The sealed segment that begins at this position. The next begins at its head's size. Raises not-found."""
+        if first >= self.current().size:
+            raise problem("not-found", f"no sealed segment begins at {first}")
+        sealed = await self._files.head(first)
+        if sealed is None:
             raise problem("not-found", f"no sealed segment begins at {first}, or it is gone from the fabric's storage")
-        return data
-
-    async def _lines(self, first: int) -> bytes | None:
-        """Of the segment that begins there; None: they were retired."""
-        return await self._platform.blobs.get(_key(self._platform.tenant, first, "jsonl"))
-
-    async def forget_lines(self, first: int) -> None:
-        """Of that segment: its leaves and its head stay."""
-        await self._platform.blobs.delete(_key(self._platform.tenant, first, "jsonl"))
-
-    def _kept_head(self) -> SignedHead | None:
-        rows = self._platform.local.rows("SELECT head FROM log_head")
-        return msgspec.json.decode(rows[0]["head"], type=SignedHead) if rows else None
-
-    def _node(self, level: int, place: int) -> bytes:
-        [row] = self._platform.local.rows("SELECT hash FROM log_nodes WHERE level = ? AND place = ?", level, place)
-        return unb64(row["hash"])
-
-
-def _key(tenant: str, first: int, kind: str) -> str:
-    return f"audit/{tenant}/{first:015}.{kind}"
+        lines = await self._files.lines(first) or b""
+        return SealedSegment(first, lines, self._log.leaves(first, sealed.size), sealed)

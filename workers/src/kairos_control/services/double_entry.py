@@ -1,62 +1,108 @@
 """Do the two ends of every flow tell the same? Asked by the cron, of each tenant; `kairos audit reconcile` asks the same question.
 
-In the Worker and not in the tenant's object: it may take seconds, in which nobody could be isolated. Without a memory of its own:
-a stretch of time that is checked twice gives the same event ids, and the log takes an event once.
+In the Worker and not in the tenant's object: it may take seconds, in which nobody could be isolated. It reads the segments of the log,
+one at a time, and only after the object has said that all it took is in them: a node is never accused of what is still on its way.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 
 import msgspec
 
 from kairos.audit.event import Event
 from kairos.audit.flow_record import LEDGER_WINDOW
 from kairos.audit.reconciliation import MARGIN_S, Discrepancy, reconcile
+from kairos.constants import CLOCK_SKEW_S
 
 from ..ports import Platform
+from ..store.audit_index import AuditIndexStore
+from ..store.fabric_events import FabricEventStore
+from ..store.ledger_checks import LedgerCheckStore
+from .segment_files import SegmentFiles
 
 STRETCH_S = 300  # as the cron comes
 SETTLED_S = 900  # a node that was off line for a while delivers late
-EVENTS_MAX = 10_000
+STRETCHES_AT_ONCE = 4  # after an outage the next sweep goes on
+BEHIND_MAX_S = 86_400  # what was not checked within a day is given up, on record
+EVENTS_MAX, BYTES_MAX = 10_000, 16 * 1024 * 1024
+_SEGMENTS_AT_ONCE = 50
 _FLOWS_TOLD = 20  # in one event, which has at most 16 KiB
+_NAMED = f'"kind":"{LEDGER_WINDOW}"'.encode()
 
 
-async def check(platform: Platform, tenant: str) -> None:
-    """The newest whole stretch that has settled. What differs becomes an event for each node that should have told more."""
-    until = (int(platform.clock()) - SETTLED_S) // STRETCH_S * STRETCH_S
-    since = until - STRETCH_S
-    rows = await platform.database.rows(
-        "SELECT body FROM audit WHERE tenant = ? AND kind = ? AND at >= ? ORDER BY at LIMIT ?",
-        tenant, LEDGER_WINDOW, since - MARGIN_S, EVENTS_MAX + 1,
-    )  # fmt: skip
-    if not rows:
-        return
-    if len(rows) > EVENTS_MAX:
-        reason = f"more than {EVENTS_MAX} reports of flows: use kairos audit reconcile"
-        await _tell(platform, tenant, since, "", "ledger.unchecked", reason, {})
-        return
-    events = [msgspec.json.decode(row["body"], type=Event) for row in rows]
-    by_node: dict[str, list[Discrepancy]] = {}
-    for each in reconcile(events, since, until).discrepancies:
-        by_node.setdefault(each.node, []).append(each)
-    for node, found in by_node.items():
-        await _tell(platform, tenant, since, node, "ledger.differs", _reason(found), {
-            "since": since, "until": until, "count": len(found),
-            "flows": [msgspec.to_builtins(each) for each in found[:_FLOWS_TOLD]],
-        })  # fmt: skip
+class TooMuchError(Exception):
+    """There are more windows than one check reads."""
+
+
+class DoubleEntry:
+    """The check of one tenant."""
+
+    def __init__(self, platform: Platform, tenant: str) -> None:
+        self._platform, self._tenant = platform, tenant
+        self._index = AuditIndexStore(platform.database, tenant)
+        self._checks = LedgerCheckStore(platform.database, tenant)
+        self._events = FabricEventStore(platform.database)
+        self._files = SegmentFiles(platform.blobs, tenant)
+
+    async def check(self) -> int:
+        """All whole stretches that have settled since the last check, the oldest first. What differs becomes an event for each node that
+        should have told more. Returns how many events that are."""
+        settled = (int(self._platform.clock()) - SETTLED_S) // STRETCH_S * STRETCH_S
+        begun = await self._checks.until()
+        told, begin = 0, settled - STRETCH_S if begun is None else begun
+        if begin < settled - BEHIND_MAX_S:
+            reason = f"the fabric could not check for {settled - begin} s"
+            told += await self._tell(begin, "", "ledger.unchecked", reason, {"since": begin, "until": settled})
+            begin = settled - STRETCH_S
+        for since in range(begin, min(settled, begin + STRETCHES_AT_ONCE * STRETCH_S), STRETCH_S):
+            told += await self._check(since, since + STRETCH_S)
+            await self._checks.set_until(since + STRETCH_S)
+        return told
+
+    async def _check(self, since: int, until: int) -> int:
+        try:
+            events = [event async for event in self._windows(since - MARGIN_S)]
+        except TooMuchError:
+            reason = f"more than {EVENTS_MAX} reports of flows, or {BYTES_MAX >> 20} MiB: use kairos audit reconcile"
+            return await self._tell(since, "", "ledger.unchecked", reason, {})
+        by_node: dict[str, list[Discrepancy]] = {}
+        for each in reconcile(events, since, until).discrepancies:
+            by_node.setdefault(each.node, []).append(each)
+        for node, found in by_node.items():
+            await self._tell(since, node, "ledger.differs", _reason(found), {
+                "since": since, "until": until, "count": len(found),
+                "flows": [msgspec.to_builtins(each) for each in found[:_FLOWS_TOLD]],
+            })  # fmt: skip
+        return len(by_node)
+
+    async def _windows(self, since: int) -> AsyncIterator[Event]:
+        """Windows of flows that began at `since` or later, out of the segments that may have them. Raises TooMuchError."""
+        after, count, size = -1, 0, 0
+        while segments := await self._index.with_windows(since - CLOCK_SKEW_S, after, _SEGMENTS_AT_ONCE):
+            for segment in segments:
+                after = segment.first
+                for line in (await self._files.lines(segment.first) or b"").split(b"\n"):
+                    if _NAMED not in line:
+                        continue
+                    event = msgspec.json.decode(line, type=Event)
+                    if event.kind == LEDGER_WINDOW and event.at >= since:
+                        count, size = count + 1, size + len(line)
+                        if count > EVENTS_MAX or size > BYTES_MAX:
+                            raise TooMuchError
+                        yield event
+
+    async def _tell(self, since: int, node: str, kind: str, reason: str, detail: dict[str, object]) -> int:
+        """Under an id that a second check gives again: the log takes an event of a source once, and this source is the fabric."""
+        name = hashlib.sha256(f"{kind} {self._tenant} {since} {node}".encode()).hexdigest()[:32]
+        now = self._platform.clock()
+        event = Event(name, now, self._tenant, "fabric", kind, "fabric", node, reason=reason, detail=detail)
+        await self._events.add(self._tenant, [event])
+        return 1
 
 
 def _reason(found: Sequence[Discrepancy]) -> str:
     kinds = ", ".join(sorted({each.kind for each in found}))
     more = f", and {len(found) - 1} more" if len(found) > 1 else ""
     return f"{kinds}: {found[0].flow}, told by {found[0].told_by}{more}"
-
-
-async def _tell(
-    platform: Platform, tenant: str, since: int, node: str, kind: str, reason: str, detail: dict[str, object]
-) -> None:
-    name = hashlib.sha256(f"{kind} {tenant} {since} {node}".encode()).hexdigest()[:32]
-    event = Event(name, platform.clock(), tenant, "fabric", kind, "fabric", node, reason=reason, detail=detail)
-    await platform.queue.send([msgspec.to_builtins(event)])

@@ -2,23 +2,39 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable, Mapping
+
 from ..ports import Platform
-from ..store import certificates
+from ..store import FabricStores, certificates, tokens
 
 _ENDED_KEPT_S = 30 * 86_400
+_AT_ONCE = 5000  # events; the next sweep goes on
 
 
 class Housekeeping:
-    def __init__(self, platform: Platform) -> None:
-        self._platform = platform
+    def __init__(self, platform: Platform, store: FabricStores) -> None:
+        self._platform, self._store = platform, store
 
     async def delete_ended(self) -> None:
-        """Certificates that have ended; credentials and join tokens that ended more than 30 days ago."""
-        long_ago = (int(self._platform.clock()) - _ENDED_KEPT_S,)
-        await self._platform.database.write(
-            [
-                certificates.remove_ended(int(self._platform.clock())),
-                ("DELETE FROM admins WHERE expires_at < ?", long_ago),
-                ("DELETE FROM tokens WHERE expires_at < ?", long_ago),
-            ]
-        )
+        """Certificates that have ended, and what else ended more than 30 days ago. A kind that cannot be deleted holds up no other."""
+        now = int(self._platform.clock())
+        before = now - _ENDED_KEPT_S
+        steps: dict[str, Callable[[], Awaitable[None]]] = {
+            "records": lambda: self._store.write(
+                [self._store.admins.remove_ended(before), tokens.remove_ended(before), certificates.remove_ended(now)]
+            ),
+            "fabric events": lambda: self._store.fabric_events.delete_ended(before, _AT_ONCE),
+        }
+        await run_each("housekeeping", steps)
+
+
+async def run_each(name: str, steps: Mapping[str, Callable[[], Awaitable[object]]]) -> bool:
+    """Runs all steps in order; one that fails is logged and holds up no other. True: none failed."""
+    failed = False
+    for step, run in steps.items():
+        try:
+            await run()
+        except Exception as error:  # any type: whatever a binding makes of an outage
+            print(f"{name}, {step}: {type(error).__name__}: {error}")
+            failed = True
+    return not failed

@@ -1,44 +1,52 @@
-"""What the fabric tells Prometheus: its records, counted (docs/operations.md lists the names)."""
+"""What the fabric tells Prometheus (docs/operations.md lists the names)."""
 
 from __future__ import annotations
 
 from ..ports import Platform
-
-# name, what it says, labels, and a query that takes a tenant, empty for all, and gives the labels and `value`
-_GAUGES: tuple[tuple[str, str, tuple[str, ...], str], ...] = (
-    (
-        "kairos_fabric_devices", "Devices and gateways.", ("tenant", "role", "status"),
-        "SELECT tenant, role, status, count(*) AS value FROM devices WHERE ?1 IN ('', tenant) GROUP BY tenant, role, status",
-    ),
-    (
-        "kairos_fabric_vnis", "Network segments.", ("tenant",),
-        "SELECT tenant, count(*) AS value FROM vnis WHERE ?1 IN ('', tenant) GROUP BY tenant",
-    ),
-    (
-        "kairos_fabric_policy_version", "The policy that nodes are to enforce.", ("tenant",),
-        "SELECT tenant, max(version) AS value FROM policies WHERE ?1 IN ('', tenant) GROUP BY tenant",
-    ),
-    (
-        "kairos_fabric_audit_sealed_events", "Events of the log that are sealed in R2.", ("tenant",),
-        "SELECT tenant, max(size) AS value FROM audit_segments WHERE ?1 IN ('', tenant) GROUP BY tenant",
-    ),
-    (
-        "kairos_fabric_certificate_end_seconds", "When the first certificate of an active device ends, Unix time.", ("tenant",),
-        "SELECT tenant, min(not_after) AS value FROM devices WHERE ?1 IN ('', tenant) AND status = 'active' GROUP BY tenant",
-    ),
-)  # fmt: skip
+from ..store import FabricStores
+from ..store.metrics import GAUGES
 
 
 class Metrics:
-    def __init__(self, platform: Platform) -> None:
-        self._platform = platform
+    def __init__(self, platform: Platform, store: FabricStores) -> None:
+        self._platform, self._store = platform, store
 
     async def text(self, only: str = "") -> str:
-        """In the text format of Prometheus. only: the one tenant that the caller may see; empty: all."""
-        lines = []
-        for name, text, labels, query in _GAUGES:
-            lines += [f"# HELP {name} {text}", f"# TYPE {name} gauge"]
-            for row in await self._platform.database.rows(query, only):
-                named = ",".join(f'{label}="{row[label]}"' for label in labels)  # DNS labels and words of our own
-                lines.append(f"{name}{{{named}}} {row['value']}")
+        """In the text format of Prometheus. only: the one tenant that the caller may see; empty: all, and the fabric itself."""
+        lines: list[str] = []
+        for gauge in GAUGES:
+            lines += _heading(gauge.name, gauge.text)
+            lines += [
+                _sample(gauge.name, labels, value) for labels, value in await self._store.metrics.values(gauge, only)
+            ]
+        if not only:
+            lines += await self._of_the_fabric()
         return "\n".join(lines) + "\n"
+
+    async def _of_the_fabric(self) -> list[str]:
+        issuer, waiting = "kairos_fabric_issuer_end_seconds", "kairos_fabric_queue_waiting"
+        lines = _heading(issuer, "When the certificate of the issuing key ends, Unix time.")
+        lines.append(_sample(issuer, {}, self._platform.settings.issuer.certificate.not_after))
+        lines += _heading(waiting, "Messages in a queue.")
+        for name, queue in (("telemetry", self._platform.telemetry), ("sweeps", self._platform.sweeps)):
+            count = await queue.waiting()
+            lines += [] if count is None else [_sample(waiting, {"queue": name}, count)]
+        dead = "kairos_fabric_dead_letters"
+        lines += _heading(dead, "Queue messages that could not be handled, of those that are kept.")
+        counts = dict.fromkeys(("telemetry", "sweeps"), 0) | {
+            name.removeprefix("kairos-"): count for name, count in await self._store.dead_letters.counts()
+        }
+        lines += [_sample(dead, {"queue": name}, count) for name, count in counts.items()]
+        size = "kairos_fabric_database_bytes"
+        lines += _heading(size, "Size of the D1 database.")
+        return [*lines, _sample(size, {}, await self._store.metrics.database_bytes())]
+
+
+def _heading(name: str, text: str) -> list[str]:
+    return [f"# HELP {name} {text}", f"# TYPE {name} gauge"]
+
+
+def _sample(name: str, labels: dict[str, str], value: float) -> str:
+    """Labels are names of tenants and queues and words of our own, so none needs an escape."""
+    named = ",".join(f'{label}="{text}"' for label, text in labels.items())
+    return f"{name}{{{named}}} {value}" if named else f"{name} {value}"

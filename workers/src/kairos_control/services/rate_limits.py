@@ -44,18 +44,18 @@ class Limits:
         # By budget and caller: calls that have not refilled yet, and when that was; the caller that was quiet longest first.
         self._spent: dict[str, dict[str, tuple[float, float]]] = {}
 
-    def take(self, budget: Budget, who: str) -> None:
-        """Counts one call of `who`. Raises too-many-requests."""
+    def take(self, budget: Budget, who: str, cost: int = 1) -> None:
+        """Counts one call of `who`, or so many of what the budget counts. Raises too-many-requests."""
         table, now = self._spent.setdefault(budget.name, {}), self._clock()
         spent, at = table.pop(who, (0.0, now))
         spent = max(0.0, spent - max(0.0, now - at) * budget.per_second)
-        over = spent + 1 - budget.burst
-        table[who] = (spent if over > 0 else spent + 1, now)
+        over = spent + cost - budget.burst
+        table[who] = (spent if over > 0 else spent + cost, now)
         if len(table) > _KEPT:
             del table[next(iter(table))]
         if over > 0:
             wait = math.ceil(over / budget.per_second)
-            raise problem("too-many-requests", f"{budget.name} has no calls left; one more in {wait} s", wait)
+            raise problem("too-many-requests", f"{budget.name}: too many now; again in {wait} s", wait)
 
     def take_source(self, address: str) -> None:
         """Counts one call from an address: an IPv4 address, or the /64 of an IPv6 address and the /48 around it, for that is what one

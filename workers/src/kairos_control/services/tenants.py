@@ -7,14 +7,14 @@ from kairos.identity.spiffe import is_name
 
 from ..ports import ConstraintError, Platform
 from ..problems import problem
-from ..store.tenants import TenantStore
-from .journal import Journal
+from ..store import FabricStores
+from .journal import FabricEvents, Journal
 
 
 class Tenants:
     """All tenants of the fabric."""
 
-    def __init__(self, platform: Platform, store: TenantStore) -> None:
+    def __init__(self, platform: Platform, store: FabricStores) -> None:
         self._platform, self._store = platform, store
 
     async def create(self, wanted: TenantCreate, actor: str) -> Tenant:
@@ -22,15 +22,14 @@ class Tenants:
         if not is_name(wanted.tenant):
             raise problem("invalid", "a tenant is a DNS label: lower case letters, digits, inner hyphens, at most 63")
         tenant = Tenant(wanted.tenant, int(self._platform.clock()))
+        journal = Journal(self._platform, wanted.tenant, FabricEvents(self._store, wanted.tenant))
+        journal.record("tenant.created", actor=actor, subject=wanted.tenant)
         try:
-            await self._store.add(tenant)
+            await journal.write([self._store.tenants.adding(tenant)])
         except ConstraintError:
             raise problem("exists", f"there is a tenant {wanted.tenant}") from None
-        journal = Journal(self._platform, wanted.tenant)
-        journal.record("tenant.created", actor=actor, subject=wanted.tenant)
-        await journal.flush()
         return tenant
 
     async def page(self, after: str, count: int, only: str = "") -> list[Tenant]:
         """By name. only: the one tenant that the caller may see; empty: all."""
-        return await self._store.page(after, count, only)
+        return await self._store.tenants.page(after, count, only)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from kairos.api.admin import AdminRecord
 
-from ..ports import Database, Row
+from ..ports import Database, Row, Statement
 from .columns import b64, unb64
 
 
@@ -35,32 +35,38 @@ class AdminStore:
         )
         return [_record(row) for row in rows]
 
-    async def add(self, record: AdminRecord, secret_hash: bytes) -> None:
-        await self._database.write(
-            [
-                (
-                    "INSERT INTO admins (admin, tenant, name, role, secret_hash, created_at, created_by, expires_at)"
-                    " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-                    (
-                        record.admin,
-                        record.tenant,
-                        record.name,
-                        record.role,
-                        b64(secret_hash),
-                        record.created_at,
-                        record.created_by,
-                        record.expires_at,
-                    ),
-                )
-            ]
+    @staticmethod
+    def adding(record: AdminRecord, secret_hash: bytes) -> Statement:
+        """The statement that adds a credential."""
+        return (
+            "INSERT INTO admins (admin, tenant, name, role, secret_hash, created_at, created_by, expires_at)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+            (
+                record.admin,
+                record.tenant,
+                record.name,
+                record.role,
+                b64(secret_hash),
+                record.created_at,
+                record.created_by,
+                record.expires_at,
+            ),
         )
 
-    async def delete(self, admin: str) -> None:
-        await self._database.write([("DELETE FROM admins WHERE admin = ?", (admin,))])
+    @staticmethod
+    def removing(admin: str) -> Statement:
+        """The statement that deletes a credential."""
+        return "DELETE FROM admins WHERE admin = ?", (admin,)
 
-    async def delete_ended(self, before: int) -> None:
-        """Those that ended before this Unix time."""
-        await self._database.write([("DELETE FROM admins WHERE expires_at < ?", (before,))])
+    @staticmethod
+    def remove_ended(before: int) -> Statement:
+        """The statement that deletes those that ended before this Unix time."""
+        return "DELETE FROM admins WHERE expires_at < ?", (before,)
+
+    @staticmethod
+    def remove_all_of(tenant: str) -> Statement:
+        """The statement that deletes those of one tenant."""
+        return "DELETE FROM admins WHERE tenant = ?", (tenant,)
 
 
 def _record(row: Row) -> AdminRecord:

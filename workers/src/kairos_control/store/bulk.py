@@ -7,24 +7,30 @@ from typing import Any
 
 import msgspec
 
-_VALUE_MAX = 1_000_000  # D1 and an object's SQLite take values of 2 MB
+VALUE_MAX = 1_000_000
+"""Bytes of one array. A value of D1 and of an object's SQLite has at most 2,000,000
+(https://developers.cloudflare.com/d1/platform/limits/, https://developers.cloudflare.com/durable-objects/platform/limits/)."""
 
 
 def bulks(rows: Iterable[Sequence[Any] | Mapping[str, Any]]) -> Iterator[str]:
-    """JSON arrays of rows, in their order, none too large for one value."""
-    bulk: list[str] = []
-    size = 0
+    """JSON arrays of rows, in their order, each of at most VALUE_MAX bytes of UTF-8 unless a single row is longer."""
+    bulk: list[bytes] = []
+    size = 2
     for row in rows:
-        text = msgspec.json.encode(row).decode()
-        if bulk and size + len(text) > _VALUE_MAX:
-            yield f"[{','.join(bulk)}]"
-            bulk, size = [], 0
+        text = msgspec.json.encode(row)
+        if bulk and size + len(text) > VALUE_MAX:
+            yield _array(bulk)
+            bulk, size = [], 2
         bulk.append(text)
         size += len(text) + 1
     if bulk:
-        yield f"[{','.join(bulk)}]"
+        yield _array(bulk)
 
 
 def columns(count: int) -> str:
     """The columns of such a row, to select."""
     return ", ".join(f"json_extract(value, '$[{at}]')" for at in range(count))
+
+
+def _array(rows: Sequence[bytes]) -> str:
+    return f"[{b','.join(rows).decode()}]"

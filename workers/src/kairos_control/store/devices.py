@@ -127,6 +127,11 @@ class DeviceStore:
         )
         return [_member(row) for row in rows]
 
+    async def nodes(self) -> list[str]:
+        """All devices, active and revoked, by node."""
+        rows = await self._database.rows("SELECT node FROM devices WHERE tenant = ? ORDER BY node", self._tenant)
+        return [row["node"] for row in rows]
+
     async def revoked(self) -> list[str]:
         """Revoked devices, by node."""
         rows = await self._database.rows(

@@ -132,7 +132,7 @@ class EnrollmentStore:
         """All that nobody waits for any more."""
         self._local.write("DELETE FROM enrollments WHERE status <> 'held' AND created_at < ?", now - _KEPT_S)
 
-    def remove_all(self) -> None:
+    def clear(self) -> None:
         """Of the tenant."""
         self._local.write("DELETE FROM enrollments")
 

@@ -103,6 +103,10 @@ class IsolationStore:
         rows = self._local.rows("SELECT * FROM receipts WHERE id = ? AND state = ? ORDER BY at_ms", isolation, state)
         return [StoredReceipt(row["point"], row["state"], row["at_ms"], unb64(row["signature"])) for row in rows]
 
+    def clear(self) -> None:
+        for table in ("isolations", "receipts"):
+            self._local.write(f"DELETE FROM {table}")
+
 
 def _isolation(row: Row) -> StoredIsolation:
     state: IsolationState = "isolated" if row["state"] == "isolated" else "released"

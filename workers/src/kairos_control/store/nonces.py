@@ -33,6 +33,6 @@ class NonceStore:
         self._local.write("DELETE FROM requests_seen WHERE ends_at < ?", now)
         self._local.write("DELETE FROM nonces WHERE expires_at < ?", now)
 
-    def delete_all(self) -> None:
+    def clear(self) -> None:
         self._local.write("DELETE FROM requests_seen")
         self._local.write("DELETE FROM nonces")

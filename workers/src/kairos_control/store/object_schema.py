@@ -85,6 +85,15 @@ MIGRATIONS = (
             "CREATE INDEX enrollments_by_token ON enrollments (token_id)",
         ),
     ),
+    # From here on `log_events.id` is an event's id and source, "ID/SOURCE", and nothing is added to `outbox`.
+    Migration(
+        4,
+        "audit index",
+        (
+            "CREATE TABLE log_unindexed (first INTEGER PRIMARY KEY, size INTEGER NOT NULL, sha256 TEXT NOT NULL, at INTEGER NOT NULL)",
+            "CREATE TABLE fabric_mark (single INTEGER PRIMARY KEY CHECK (single = 1), seq INTEGER NOT NULL)",
+        ),
+    ),
 )
 
 # A table: a Durable Object's SQLite refuses PRAGMA user_version.

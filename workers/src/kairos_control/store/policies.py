@@ -5,7 +5,7 @@ from __future__ import annotations
 from kairos.api.admin import PolicyVersion
 from kairos.api.session import PolicyRecord
 
-from ..ports import Database, Row
+from ..ports import Database, Row, Statement
 from .columns import b64, unb64
 
 _INSERT = "INSERT INTO policies (tenant, version, sha384, signature, created_at) VALUES (?, ?, ?, ?, ?)"
@@ -47,10 +47,12 @@ class PolicyStore:
         )
         return [PolicyVersion(_record(row), row["created_at"]) for row in rows]
 
-    async def add(self, record: PolicyRecord, created_at: int) -> None:
-        """Raises ConstraintError where the version is taken."""
-        values = (self._tenant, record.version, record.sha384.hex(), b64(record.signature), created_at)
-        await self._database.write([(_INSERT, values)])
+    def adding(self, record: PolicyRecord, created_at: int) -> Statement:
+        """The statement that adds a policy; where its version is taken, the batch raises ConstraintError."""
+        return _INSERT, (self._tenant, record.version, record.sha384.hex(), b64(record.signature), created_at)
+
+    def remove_all(self) -> list[Statement]:
+        return [("DELETE FROM policies WHERE tenant = ?", (self._tenant,))]
 
 
 def _record(row: Row) -> PolicyRecord:

@@ -41,6 +41,9 @@ class PostureStore:
         rows = self._local.rows("SELECT * FROM postures WHERE at >= ?", at)
         return {row["node"]: _posture(row) for row in rows}
 
+    def clear(self) -> None:
+        self._local.write("DELETE FROM postures")
+
 
 def _posture(row: Row) -> StoredPosture:
     return StoredPosture(row["node"], row["at"], json.loads(row["facts"]))

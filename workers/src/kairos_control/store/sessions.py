@@ -86,6 +86,9 @@ class SessionStore:
     def delete_of(self, node: str) -> None:
         self._local.write("DELETE FROM sessions WHERE node = ?", node)
 
+    def clear(self) -> None:
+        self._local.write("DELETE FROM sessions")
+
     def delete_ended(self, now: int) -> None:
         self._local.write("DELETE FROM sessions WHERE expires_at <= ?", now)
 

@@ -31,11 +31,15 @@ class TenantStore:
         rows = await self._database.rows("SELECT tenant FROM tenants ORDER BY tenant")
         return [row["tenant"] for row in rows]
 
-    async def add(self, record: Tenant) -> None:
-        """Raises ConstraintError where the name is taken."""
-        await self._database.write(
-            [("INSERT INTO tenants (tenant, created_at) VALUES (?, ?)", (record.tenant, record.created_at))]
-        )
+    @staticmethod
+    def adding(record: Tenant) -> Statement:
+        """The statement that adds a tenant; where its name is taken, the batch raises ConstraintError."""
+        return "INSERT INTO tenants (tenant, created_at) VALUES (?, ?)", (record.tenant, record.created_at)
+
+    @staticmethod
+    def remove(tenant: str) -> Statement:
+        """The statement that deletes a tenant's row."""
+        return "DELETE FROM tenants WHERE tenant = ?", (tenant,)
 
     async def revision(self, tenant: str) -> int:
         """How often the tenant's network has changed; 0 for a tenant that does not exist."""

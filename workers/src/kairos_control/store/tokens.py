@@ -94,6 +94,11 @@ class TokenStore:
         return [("DELETE FROM tokens WHERE tenant = ?", (self._tenant,))]
 
 
+def remove_ended(before: int) -> Statement:
+    """Of all tenants, what ended before this Unix time."""
+    return "DELETE FROM tokens WHERE expires_at < ?", (before,)
+
+
 def _record(row: Row) -> TokenRecord:
     return TokenRecord(
         row["token_id"],

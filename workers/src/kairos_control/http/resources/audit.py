@@ -2,46 +2,119 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta
+
 from kairos.api.admin import AuditRetention, Page
-from kairos.audit.event import Accepted, EventBatch
+from kairos.api.operations import Reindexed
+from kairos.audit.event import Accepted, Event, EventBatch
 from kairos.audit.head import Consistency, EventProof, SealedSegment, SignedHead
 
-from ...services import audit_events
+from ...problems import problem
+from ...store.audit_index import AuditQuery
 from ...tenant import TenantServices
-from ..call import Call, Reply
+from ..call import Call, Reply, reply
+from ..paging import NEWEST, Window
 from ..routing import AT, Caller, Route
+
+_TEXT = Meta(max_length=256)
+
+
+class SearchQuery(Window):
+    """What a search asks for. Empty parameters ask for nothing."""
+
+    kind: Annotated[str, _TEXT] = ""
+    """Kinds that begin with this."""
+    without: Annotated[str, _TEXT] = ""
+    """No kinds that begin with this."""
+    device: Annotated[str, _TEXT] = ""
+    """Told by this node, done by it or to it."""
+    actor: Annotated[str, _TEXT] = ""
+    vni: int = -1
+    since: float = -1
+    """Unix seconds of the source's clock."""
+    until: float = -1
+    text: Annotated[str, _TEXT] = ""
+    """Anywhere in the event's JSON, in the same case."""
+
+
+class ProofQuery(msgspec.Struct):
+    """Which event."""
+
+    event: Annotated[str, _TEXT] = ""
+    source: Annotated[str, _TEXT] = ""
+    """Who told of it; needed where several sources have an event with this id."""
+
+
+class ConsistencyQuery(msgspec.Struct):
+    """Sizes that signed heads had."""
+
+    first: Annotated[int, Meta(ge=1)]
+    second: Annotated[int, Meta(ge=1)]
+
+
+class ReindexQuery(msgspec.Struct):
+    """Where to go on."""
+
+    before: Annotated[int, Meta(ge=0)] = NEWEST
+    """The `next` of the step before; nothing for the first."""
 
 
 async def accept_events(tenant: TenantServices, call: Call) -> Reply:
-    return await audit_events.accept(tenant.platform, call)
+    events = call.decode(EventBatch).events
+    await tenant.audit_intake.take(call.node.node, events, len(call.body))
+    return reply(Accepted(len(events)), 202)
 
 
 async def list_events(tenant: TenantServices, call: Call) -> Reply:
-    return await audit_events.listing(tenant.platform, call)
+    asked = call.decode_query(SearchQuery)
+    query = AuditQuery(
+        asked.kind,
+        asked.without,
+        asked.device,
+        asked.actor,
+        asked.vni if asked.vni >= 0 else None,
+        asked.since if asked.since >= 0 else None,
+        asked.until if asked.until >= 0 else None,
+        asked.text,
+    )
+    found = await tenant.audit_search.find(query, asked.before, asked.limit)
+    return reply(Page([event for _, event in found.events], str(found.next) if found.next else ""))
 
 
-async def show(tenant: TenantServices, call: Call) -> Reply:
-    return await tenant.retention.show(call)
+async def show_retention(tenant: TenantServices, call: Call) -> Reply:
+    return reply(await tenant.retention.current())
 
 
-async def change(tenant: TenantServices, call: Call) -> Reply:
-    return await tenant.retention.change(call)
+async def change_retention(tenant: TenantServices, call: Call) -> Reply:
+    return reply(await tenant.retention.change(call.decode(AuditRetention).days, call.actor))
 
 
 async def show_head(tenant: TenantServices, call: Call) -> Reply:
-    return await tenant.audit_log.show_head(call)
+    return reply(tenant.audit_log.current())
 
 
 async def show_proof(tenant: TenantServices, call: Call) -> Reply:
-    return await tenant.audit_log.show_proof(call)
+    asked = call.decode_query(ProofQuery)
+    return reply(await tenant.audit_log.prove(asked.event, asked.source))
 
 
 async def show_consistency(tenant: TenantServices, call: Call) -> Reply:
-    return await tenant.audit_log.show_consistency(call)
+    asked = call.decode_query(ConsistencyQuery)
+    return reply(tenant.audit_log.consistency(asked.first, asked.second))
 
 
 async def show_segment(tenant: TenantServices, call: Call) -> Reply:
-    return await tenant.audit_log.show_segment(call)
+    text = call.parameters["first"]
+    if not (text.isascii() and text.isdecimal()) or len(text) > 15:
+        raise problem("not-found", f"no sealed segment begins at {text}")
+    return reply(await tenant.audit_log.segment(int(text)))
+
+
+async def reindex(tenant: TenantServices, call: Call) -> Reply:
+    return reply(await tenant.index_upkeep.rebuild(call.decode_query(ReindexQuery).before, call.actor))
 
 
 ROUTES: tuple[Route[TenantServices], ...] = (
@@ -55,13 +128,28 @@ ROUTES: tuple[Route[TenantServices], ...] = (
         answer=Accepted,
         status=202,
     ),
-    Route("GET", AT + "/audit", Caller.VIEWER, list_events, "Audit events, newest first", answer=Page),
-    Route("GET", AT + "/audit/retention", Caller.VIEWER, show, "How long events are kept", answer=AuditRetention),
+    Route(
+        "GET",
+        AT + "/audit",
+        Caller.VIEWER,
+        list_events,
+        "Audit events, newest first",
+        query=SearchQuery,
+        answer=Page[Event],
+    ),
+    Route(
+        "GET",
+        AT + "/audit/retention",
+        Caller.VIEWER,
+        show_retention,
+        "How long events are kept",
+        answer=AuditRetention,
+    ),
     Route(
         "PUT",
         AT + "/audit/retention",
         Caller.ADMIN,
-        change,
+        change_retention,
         "Say how long events are kept",
         body=AuditRetention,
         answer=AuditRetention,
@@ -73,7 +161,8 @@ ROUTES: tuple[Route[TenantServices], ...] = (
         AT + "/audit/proof",
         Caller.VIEWER,
         show_proof,
-        "?event=ID: that the event is in the log",
+        "That an event is in the log",
+        query=ProofQuery,
         answer=EventProof,
     ),
     Route(
@@ -81,7 +170,8 @@ ROUTES: tuple[Route[TenantServices], ...] = (
         AT + "/audit/consistency",
         Caller.NODE_OR_ADMIN,
         show_consistency,
-        "?first=N&second=M: that the log only grew",
+        "That the log only grew",
+        query=ConsistencyQuery,
         answer=Consistency,
     ),
     Route(
@@ -91,5 +181,14 @@ ROUTES: tuple[Route[TenantServices], ...] = (
         show_segment,
         "The sealed segment that begins at a position",
         answer=SealedSegment,
+    ),
+    Route(
+        "POST",
+        AT + "/audit/reindex",
+        Caller.ADMIN,
+        reindex,
+        "Make the index of some segments again, the newest first",
+        query=ReindexQuery,
+        answer=Reindexed,
     ),
 )

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from kairos import __version__
+from kairos.api.admin import Page
 from kairos.api.enrollment import FabricInfo
+from kairos.api.operations import DeadLetter, FabricEventRecord
 
 from ...fabric import FabricServices
 from ..call import Call, Reply, reply
+from ..paging import Window, window
 from ..routing import Caller, Route
 
 _PROMETHEUS = "text/plain; version=0.0.4"
@@ -39,8 +42,38 @@ async def metrics(fabric: FabricServices, call: Call) -> Reply:
     return Reply(200, (await fabric.metrics.text(own)).encode(), _PROMETHEUS)
 
 
+async def dead_letters(fabric: FabricServices, call: Call) -> Reply:
+    view = window(call)
+    return view.page(await fabric.dead_letters.page(view.before, view.fetch), lambda each: each.seq)
+
+
+async def events(fabric: FabricServices, call: Call) -> Reply:
+    view = window(call)
+    found = await fabric.store.fabric_events.page(view.before, view.fetch)
+    records = [FabricEventRecord(each.seq, each.event, each.count) for each in found]
+    return view.page(records, lambda each: each.seq)
+
+
 ROUTES: tuple[Route[FabricServices], ...] = (
     Route("GET", "/v1/fabric", Caller.ANYONE, info, "What anyone may know of this fabric", answer=FabricInfo),
     Route("GET", "/v1/health", Caller.ANYONE, health, "It answers, and its database does", answer=dict),
     Route("GET", "/v1/metrics", Caller.VIEWER, metrics, "For Prometheus: records, counted", answer=str),
+    Route(
+        "GET",
+        "/v1/audit",
+        Caller.ROOT,
+        events,
+        "What the fabric recorded that is not of a single tenant, newest first",
+        query=Window,
+        answer=Page[FabricEventRecord],
+    ),
+    Route(
+        "GET",
+        "/v1/dead-letters",
+        Caller.ROOT,
+        dead_letters,
+        "Queue messages that could not be handled, newest first",
+        query=Window,
+        answer=Page[DeadLetter],
+    ),
 )

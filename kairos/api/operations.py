@@ -1,0 +1,48 @@
+"""What the fabric's operator is told of the fabric itself."""
+
+from __future__ import annotations
+
+import msgspec
+
+from kairos.audit.event import Event
+
+
+class DeadLetter(msgspec.Struct):
+    """A queue message that could not be handled."""
+
+    seq: int
+    """Its number; larger is newer."""
+    queue: str
+    """The queue it came from."""
+    at: int
+    """When it was put aside, Unix seconds."""
+    reason: str
+    """Why it could not be handled."""
+    body: str
+    """The message, at most its first 4096 characters."""
+
+
+class FabricEventRecord(msgspec.Struct):
+    """An audit event that is not of a single tenant."""
+
+    seq: int
+    """Its number; larger is newer."""
+    event: Event
+    count: int
+    """How often it happened within the hour that `event.at` begins; 1 for an event that is recorded each time."""
+
+
+class Swept(msgspec.Struct):
+    """What a tenant's object says after its housekeeping."""
+
+    complete: bool
+    """All events that it took before are in R2 and in the index."""
+
+
+class Reindexed(msgspec.Struct):
+    """One step of making the index of a tenant's log again."""
+
+    segments: int
+    """How many segments this step read."""
+    next: int
+    """The `before` of the next step; 0: this was the last."""
