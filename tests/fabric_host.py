@@ -197,7 +197,7 @@ class Gatekeeper:
         self._thread.join()
         self._loop.close()
 
-    def await_push(self, wanted: Callable[[ToNode], bool], patience_s: float = 20) -> None:
+    def await_push(self, wanted: Callable[[ToNode], bool], patience_s: float = 60) -> None:
         """Returns when such a push has come; fails when it does not."""
         with self._changed:
             came = self._changed.wait_for(lambda: any(map(wanted, self.pushes)), patience_s)

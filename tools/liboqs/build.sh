@@ -7,6 +7,7 @@ set -euo pipefail
 cd "$(dirname "$0")/../.."
 out=$PWD/.tools/liboqs
 work=$PWD/.build/liboqs
+rm -rf "$work/b" # a second configuration in the same folder comes to other options than the first
 mkdir -p "$work"
 (cd tools/liboqs && cargo vendor -q --locked "$work/vendor" >/dev/null)
 cmake -GNinja -S "$work/vendor/oqs-sys/liboqs" -B "$work/b" -DCMAKE_BUILD_TYPE=Release -DBUILD_SHARED_LIBS=OFF \
