@@ -104,6 +104,7 @@ def revived(kept: KeptState) -> Iterator[ControlPlane]:
         policy_key=operator.policy_key,
         admin_token_hash=hashlib.sha256(operator.admin_token.encode()).hexdigest(),
         internal_key=operator.internal_key,
+        introspection_keys=(operator.internal_key,),
         session_life_s=operator.session_life_s,
     )
     _load(database_of(kept.state), plane.store.database)

@@ -19,7 +19,7 @@ from fabric_files import change, database_of, read, relay_objects, tenant_object
 from fabric_host import FabricHost, client_of, default_provider, running_fabric
 from kairos.api.problem import Problem
 from kairos.api.session import SessionRequest
-from kairos_cli.fabric.local import Worker
+from kairos_cli.fabric.settings import Worker
 from kairos_control.store.object_schema import MIGRATIONS
 from kairos_node.state import NodeState
 
