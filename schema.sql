@@ -63,16 +63,29 @@ CREATE TABLE devices (
   UNIQUE (tenant, key_fingerprint)               -- a revoked key never enrolls again
 );
 
+CREATE INDEX active_gateways ON devices (tenant, enrolled_at, node) WHERE role = 'gateway' AND status = 'active';
+
+-- Certificates of devices that have not ended, and which of them are refused before their time.
 CREATE TABLE certificates (
-  serial     TEXT PRIMARY KEY,                   -- hex
-  tenant     TEXT NOT NULL,
-  node       TEXT NOT NULL,
-  der        TEXT NOT NULL,
-  not_before INTEGER NOT NULL,
-  not_after  INTEGER NOT NULL
+  serial       TEXT PRIMARY KEY,                 -- hex
+  tenant       TEXT NOT NULL,
+  node         TEXT NOT NULL,
+  not_before   INTEGER NOT NULL,
+  not_after    INTEGER NOT NULL,
+  refused_from INTEGER,                          -- Unix seconds; NULL: it is not refused before its time
+  reason       TEXT NOT NULL DEFAULT ''          -- of the refusal
 );
 CREATE INDEX certificates_by_node ON certificates (tenant, node);
 CREATE INDEX certificates_by_end ON certificates (not_after);
+CREATE INDEX certificates_refused ON certificates (tenant, not_after) WHERE refused_from IS NOT NULL;
+
+-- The present certificate of each device, DER. The ones before it are not kept whole.
+CREATE TABLE present_certificates (
+  tenant TEXT NOT NULL,
+  node   TEXT NOT NULL,
+  der    TEXT NOT NULL,
+  PRIMARY KEY (tenant, node)
+);
 
 CREATE TABLE leases (
   vni     INTEGER NOT NULL REFERENCES vnis (vni) ON DELETE CASCADE,
@@ -192,13 +205,6 @@ CREATE TABLE gateway_ranks (
   priority INTEGER NOT NULL,                     -- lower is preferred
   weight   INTEGER NOT NULL CHECK (weight >= 1), -- share of VNIs among those of one priority
   PRIMARY KEY (tenant, node)
-);
-
--- Certificates that are refused before their time. An entry is kept as long as its certificate.
-CREATE TABLE refused_certificates (
-  serial       TEXT PRIMARY KEY REFERENCES certificates (serial) ON DELETE CASCADE,
-  refused_from INTEGER NOT NULL,
-  reason       TEXT NOT NULL
 );
 
 -- How nodes were doing: what each said once a minute, for a day, and the hours made of it, for a month. Nothing is decided by it.

@@ -1,8 +1,9 @@
 """The relay path: what the real Relay object carries, and how long it lets a frame wait.
 
 A fabric of two workerd processes, two enrolled nodes with session tokens, and the nodes' own relay links with all their
-credit; both links are in this process, on one core. Then frames pass one at a time while the control Worker, beside it,
-is kept busy: no API call may delay traffic.
+credit; both links are in this process, on one core. Beside it, with frames of the size of one packet, the least that a
+Python Worker can do, and Tailscale's DERP. Then frames pass one at a time while the control Worker is kept busy: no API
+call may delay traffic.
 """
 
 from __future__ import annotations
@@ -13,14 +14,18 @@ import tempfile
 import time
 from pathlib import Path
 
+from bench.link import Absent
 from bench.processes import cpu_seconds, members, process_cpu_seconds
-from bench.relay_ends import End, enrolled, joined, settled
+from bench.relay_ends import End, enrolled, granted, joined, settled
+from bench.relay_peers import bare_relay, derp
 from bench.rounds import Rounds
 from fabric_host import TENANT, FabricHost, running_fabric
 from kairos_node.state import Identity
 
 SIZES = {"1k4": 1_400, "16k": 16_384, "64k": 65_536, "256k": 262_144}
 _ENDLESS = 1 << 40
+_PACKET = SIZES["1k4"]
+_COMPILED_S = 5.0  # of traffic, until the runtime has compiled what a frame runs through
 _WARM_UP_S = 0.3
 _SECONDS, _QUICK_SECONDS = 1.5, 0.5
 _PACE_S, _PACED_FRAME = 0.002, 1_400
@@ -40,34 +45,68 @@ def main() -> None:
 async def _measure(rounds: Rounds, host: FabricHost, folder: Path) -> None:
     identities = await enrolled(host, folder)
     seconds = _QUICK_SECONDS if rounds.quick else _SECONDS
-    for _ in rounds:
-        for name, size in SIZES.items():
-            await _throughput(rounds, host, identities, name, size, seconds)
-        await _delays(rounds, host, identities)
+    with bare_relay(host.fabric.state / "relay.plan.json", folder / "bare") as (bare_url, bare_group):
+        product, bare = Tested(host.fabric.group("relay"), identities), Tested(bare_group, bare_url)
+        if not rounds.quick:
+            for tested in (product, bare):
+                await tested.carry(_PACKET, _COMPILED_S)
+        for _ in rounds:
+            for name, size in SIZES.items():
+                frames, octets, cpu = await product.carry(size, seconds)
+                rounds.add(f"relay_{name}_mbit_per_s", octets * 8 / 1e6, "Mbit/s")
+                rounds.add(f"relay_{name}_frames_per_s", frames, "frames/s")
+                rounds.add(f"relay_{name}_cpu_us_a_frame", cpu * 1e6, "us of the relay")
+                if size == _PACKET:
+                    bare_frames, _, bare_cpu = await bare.carry(size, seconds)
+                    rounds.add("relay_bare_frames_per_s", bare_frames, "frames/s")
+                    rounds.add("relay_bare_cpu_us_a_frame", bare_cpu * 1e6, "us of the bare handler's relay")
+                    rounds.add("relay_1k4_cpu_over_bare", cpu / bare_cpu, "times")
+                    await asyncio.to_thread(_derp, rounds, seconds)
+            await _delays(rounds, host, identities)
 
 
-async def _throughput(
-    rounds: Rounds, host: FabricHost, identities: tuple[Identity, Identity], name: str, size: int, seconds: float
-) -> None:
-    """Endpoint to gateway, frames of one size."""
-    async with joined(*identities) as (endpoint, gateway):
-        await endpoint.send(size, _ENDLESS)
-        await asyncio.sleep(_WARM_UP_S)
-        group, queue = host.fabric.group("relay"), gateway.queue
-        began, frames, octets, cpu = time.monotonic(), queue.frames, queue.bytes, cpu_seconds(group)
-        await asyncio.sleep(seconds)
-        took, spent = time.monotonic() - began, cpu_seconds(group) - cpu
-        frames, octets = queue.frames - frames, queue.bytes - octets
-        rounds.add(f"relay_{name}_mbit_per_s", octets * 8 / took / 1e6, "Mbit/s")
-        rounds.add(f"relay_{name}_frames_per_s", frames / took, "frames/s")
-        rounds.add(f"relay_{name}_cpu_us_a_frame", spent / frames * 1e6, "us of the relay")
-        endpoint.queue.left = 0
-        await settled(queue)
+class Tested:
+    """A relay in workerd. at: two enrolled nodes for the product's, the URL of one that asks for no token."""
+
+    def __init__(self, group: int, at: tuple[Identity, Identity] | str) -> None:
+        self._group, self._at = group, at
+
+    async def carry(self, size: int, seconds: float) -> tuple[float, float, float]:
+        """Frames of one size from endpoint to gateway: (frames a second, payload bytes a second, CPU seconds of the relay a
+        frame)."""
+        if isinstance(self._at, str):
+            ends = (f"{self._at}/gateway", ""), (f"{self._at}/endpoint", "")
+        else:
+            ends = await granted(self._at[0]), await granted(self._at[1])
+        async with joined(*ends) as (endpoint, gateway):
+            await endpoint.send(size, _ENDLESS)
+            await asyncio.sleep(_WARM_UP_S)
+            queue = gateway.queue
+            began, frames, octets, cpu = time.monotonic(), queue.frames, queue.bytes, cpu_seconds(self._group)
+            await asyncio.sleep(seconds)
+            took, spent = time.monotonic() - began, cpu_seconds(self._group) - cpu
+            frames, octets = queue.frames - frames, queue.bytes - octets
+            endpoint.queue.left = 0
+            await settled(queue)
+        return frames / took, octets / took, spent / frames
+
+
+def _derp(rounds: Rounds, seconds: float) -> None:
+    """The same packets through Tailscale's relay."""
+    try:
+        with derp(_PACKET) as relay:
+            time.sleep(_WARM_UP_S)
+            packets, cpu = relay.measure(seconds)
+    except Absent as absent:
+        rounds.missing("relay_derp", str(absent))
+        return
+    rounds.add("relay_derp_packets_per_s", packets, "packets/s")
+    rounds.add("relay_derp_cpu_us_a_packet", cpu * 1e6, "us of the DERP server")
 
 
 async def _delays(rounds: Rounds, host: FabricHost, identities: tuple[Identity, Identity]) -> None:
     """What one frame each 2 ms waits on its way, with the control Worker idle, then busy."""
-    async with joined(*identities) as (endpoint, gateway):
+    async with joined(await granted(identities[0]), await granted(identities[1])) as (endpoint, gateway):
         pacing = asyncio.create_task(_pace(endpoint))
         try:
             await asyncio.sleep(_WARM_UP_S)

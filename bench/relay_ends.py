@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import cast
 
 from fabric_host import TENANT, FabricHost, Gatekeeper, client_of, default_provider
-from kairos.api.session import SessionGrant, SessionRequest
+from kairos.api.session import SessionRequest
 from kairos_dataplane import Dataplane
 from kairos_node.enrollment import enroll
 from kairos_node.relay_link import RelayChannel, RelayLink
@@ -38,10 +38,10 @@ class Queue:
     def remove_relay(self, relay: int) -> None: ...
 
     def take_relay_into(self, relay: int, into: memoryview) -> int:
-        if self.left <= 0:
+        size = min(self.frame, len(into))
+        if self.left <= 0 or size < _STAMP:
             return 0
         self.left -= 1
-        size = min(self.frame, len(into))
         into[:_STAMP] = time.monotonic_ns().to_bytes(_STAMP, "big")
         return size
 
@@ -62,9 +62,8 @@ class End:
         self.link: RelayLink | None = None
         self.lost = ""  # why the channel ended by itself
 
-    async def connect(self, grant: SessionGrant) -> None:
-        queue = cast(Dataplane, self.queue)
-        self.link = await RelayLink.open(grant.gateways[0].relay_url, grant.token, queue, self._accept)
+    async def connect(self, url: str, token: str) -> None:
+        self.link = await RelayLink.open(url, token, cast(Dataplane, self.queue), self._accept)
 
     async def send(self, frame: int, frames: int) -> None:
         """Lets so many frames go, as fast as credit and socket take them."""
@@ -100,14 +99,20 @@ async def enrolled(host: FabricHost, folder: Path) -> tuple[Identity, Identity]:
     return gateway, endpoint
 
 
+async def granted(identity: Identity) -> tuple[str, str]:
+    """URL and token of a new session at the relay."""
+    async with client_of(identity) as client:
+        grant = await client.open_session(SessionRequest())
+    return grant.gateways[0].relay_url, grant.token
+
+
 @asynccontextmanager
-async def joined(gateway: Identity, endpoint: Identity) -> AsyncIterator[tuple[End, End]]:
-    """(endpoint, gateway), with an open channel between them."""
+async def joined(gateway: tuple[str, str], endpoint: tuple[str, str]) -> AsyncIterator[tuple[End, End]]:
+    """(endpoint, gateway), with an open channel between them. The arguments are URL and token of each."""
     ends = End(), End()
     try:
-        for end, identity in ((ends[1], gateway), (ends[0], endpoint)):
-            async with client_of(identity) as client:
-                await end.connect(await client.open_session(SessionRequest()))
+        await ends[1].connect(*gateway)
+        await ends[0].connect(*endpoint)
         await asyncio.gather(*(end.channel for end in ends))
         yield ends
         for end in ends:

@@ -1,5 +1,11 @@
 """The exceptions of the protocol core, on one page."""
 
+import msgspec
+
+UNREADABLE = (msgspec.MsgspecError, UnicodeError, RecursionError)
+"""What msgspec raises for bytes that are not the JSON or TOML that was asked for. The last two are for text that is not
+UTF-8 and for nesting that is too deep."""
+
 
 class KairosError(Exception):
     """Base of every error this package raises on purpose. Its text is meant for a person."""

@@ -12,7 +12,8 @@ from typing import Any
 import aiohttp
 
 from fabric_host import FabricHost
-from kairos_cli.fabric.local import _node, source_tree
+from kairos_cli.fabric import workspace
+from kairos_cli.fabric.local import _node
 
 ENTRY = """
 import json
@@ -40,7 +41,7 @@ def answer_of(host: FabricHost, folder: Path, function: str, modules: list[Path]
     (folder / "plan.json").write_text(json.dumps(plan))
     command = (*_node(), "serve.mjs", str(folder / "plan.json"))
     with subprocess.Popen(
-        command, cwd=source_tree() / "workers/local", stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        command, cwd=workspace.folder() / "workers/local", stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as process:
         try:
             assert process.stdout is not None

@@ -1,22 +1,33 @@
-"""A stand-in for Cloudflare's API, as far as wrangler asks it: an account is not to be had in a test. It keeps what it is given, and
-refuses what the real one refuses: a binding to a Worker that is not there."""
+"""A stand-in for Cloudflare's API, as far as wrangler asks it: an account is not to be had in a test. It keeps what it is given, runs D1's
+statements in SQLite, and refuses what the real one refuses: a binding to what is not there, a name that is taken, a value, script or queue
+setting beyond its limit (kairos_cli/fabric/cloudflare_limits.py), migrations of objects out of order, flags that nobody knows."""
 
 from __future__ import annotations
 
+import gzip
 import json
 import re
+import sqlite3
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from email import message_from_bytes
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+from kairos_cli.fabric import cloudflare_limits as limits
 
 ACCOUNT = "0123456789abcdef0123456789abcdef"
 DATABASE = "11111111-2222-4333-8444-555555555555"
 NAMESPACE = "abcdefabcdefabcdefabcdefabcdefab"
 _VERSION = {"version_id": "v", "percentage": 100}
-_NO_WORKER, _NO_TARGET = 10007, 10143  # Cloudflare's codes
+# Cloudflare's codes, where they are known
+_NO_WORKER, _NO_TARGET, _TOO_LARGE, _TOO_MANY, _TAKEN, _NO_QUEUE, _BAD_QUEUE, _BAD_FLAG, _BAD_TAG = (
+    10007, 10143, 10054, 10055, 11009, 11000, 11005, 10021, 10079,
+)  # fmt: skip
+_FLAGS = ("python_workers", "python_workers_314", "webcrypto_modern_algorithms")
+QUEUES = tuple(f"kairos-{name}{suffix}" for name in ("events", "telemetry", "sweeps") for suffix in ("-dead", ""))
 
 
 class Refusal(Exception):
@@ -25,21 +36,28 @@ class Refusal(Exception):
         self.status, self.code = status, code
 
 
-_QUEUES = {"kairos-events": "q1", "kairos-telemetry": "q2", "kairos-sweeps": "q3"}
-
-
 class CloudflareAccount:
-    """created: kinds of resources in order; scripts: the metadata of each Worker's last upload; secrets: their names and values, by
-    Worker; unknown: calls that this stand-in does not know."""
+    """created: kinds of resources in order; uploads: each Worker's metadata; secrets: their names and values, by Worker; consumers: the settings
+    of each queue's consumer; unknown: calls that this stand-in does not know; fails_after: how many more changes it takes before it answers
+    none, as when the caller is killed."""
 
     def __init__(self) -> None:
         self.created: list[str] = []
         self.uploads: list[tuple[str, dict[str, Any]]] = []
         self.statements: list[str] = []
         self.secrets: dict[str, dict[str, str]] = {}
-        self.triggers: list[Any] = []  # crons, queue consumers
+        self.secret_calls: list[tuple[str, dict[str, str | None]]] = []
+        self.consumers: dict[str, dict[str, Any]] = {}
+        self.schedules: list[Any] = []
         self.unknown: list[str] = []
+        self.fails_after: int | None = None
         self.url = ""
+        self._lock = threading.Lock()
+        self._database = sqlite3.connect(":memory:", check_same_thread=False)
+        self._database.row_factory = sqlite3.Row
+
+    def close(self) -> None:
+        self._database.close()
 
     @property
     def scripts(self) -> dict[str, dict[str, Any]]:
@@ -54,9 +72,22 @@ class CloudflareAccount:
 
     def answer(self, method: str, path: str, kind: str, body: bytes) -> Any:
         """The `result` of an answer. Raises Refusal."""
+        with self._lock:
+            if self.fails_after is not None and method != "GET":
+                if not self.fails_after:
+                    raise Refusal(500, 10000, "killed")
+                self.fails_after -= 1
+            return self._answer(method, path, kind, body)
+
+    def _answer(self, method: str, path: str, kind: str, body: bytes) -> Any:
+        query = parse_qs(urlsplit(path).query)
         path = path.split("?")[0].removeprefix(f"/client/v4/accounts/{ACCOUNT}")
         name = path.removeprefix("/workers/").split("/")[1] if path.startswith("/workers/s") and "/" in path[9:] else ""
-        match method, re.sub(r"/(kairos-\w+|q\d|[0-9a-f-]{36})(?=/|$)", "/*", path):
+        match method, re.sub(r"/(kairos-[\w-]+|q-[\w-]+|[0-9a-f-]{36})(?=/|$)", "/*", path):
+            case "GET", "/d1/database":
+                return [{"uuid": DATABASE, "name": "kairos"}] if "database" in self.created else []
+            case "GET", "/storage/kv/namespaces":
+                return [{"id": NAMESPACE, "title": "kairos-cache"}] if "cache" in self.created else []
             case "POST", "/d1/database":
                 return self._create("database", {"uuid": DATABASE, "name": "kairos", "version": "production"})
             case "POST", "/storage/kv/namespaces":
@@ -65,22 +96,19 @@ class CloudflareAccount:
                 return self._create("blobs", {})
             case "POST", "/queues":
                 queue = json.loads(body)["queue_name"]
-                return self._create(queue.removeprefix("kairos-"), {"queue_name": queue, "queue_id": _QUEUES[queue]})
+                return self._create(queue.removeprefix("kairos-"), self._queue(queue))
             case "GET", "/queues":
-                return [
-                    {"queue_name": name, "queue_id": id_, "producers": [], "consumers": []}
-                    for name, id_ in _QUEUES.items()
-                ]
+                held = [f"kairos-{each}" for each in self.created if f"kairos-{each}" in QUEUES]
+                return [self._queue(each) for each in held if each in query.get("name", held)]
             case "POST", "/d1/database/*/query":
-                self.statements.append(json.loads(body)["sql"])
-                return [{"results": [], "success": True, "meta": {}}]
+                return [{"results": self._query(json.loads(body)), "success": True, "meta": {}}]
             case ("PUT", "/workers/scripts/*") | ("POST", "/workers/scripts/*/versions"):
                 return self._upload(name, kind, body)
             case "PATCH", "/workers/scripts/*/secrets-bulk":
+                return self._put_secrets(name, json.loads(body)["secrets"])
+            case "GET", "/workers/scripts/*/secrets":
                 self._require(name)
-                given = json.loads(body)["secrets"]
-                self.secrets[name] = {key: each["text"] for key, each in given.items()}
-                return {}
+                return [{"name": each, "type": "secret_text"} for each in self.secrets.get(name, {})]
             case "GET", "/workers/services/*":
                 self._require(name)
                 script = {"last_deployed_from": "wrangler", "tag": "t", "tags": None} | self._migrated(name)
@@ -92,26 +120,76 @@ class CloudflareAccount:
             case "GET", "/workers/scripts/*/settings":
                 return {"bindings": [], "tags": None} | self._migrated(name)
             case "GET", "/workers/workers/*":
-                return {"name": "worker", "subdomain": {"enabled": True, "previews_enabled": False}}
+                return {"name": "worker", "subdomain": {"enabled": False, "previews_enabled": False}}
             case "GET", "/workers/subdomain":
                 return {"subdomain": "example"}
             case _, "/workers/scripts/*/subdomain":
-                return {"enabled": True, "previews_enabled": False}
-            case ("PUT", "/workers/scripts/*/schedules") | ("POST", "/queues/*/consumers"):
-                self.triggers.append(json.loads(body))
+                return {"enabled": False, "previews_enabled": False}
+            case "PUT", "/workers/scripts/*/schedules":
+                self.schedules.append(json.loads(body))
                 return {}
+            case "POST", "/queues/*/consumers":
+                return self._consume(path.split("/")[2].removeprefix("q-"), json.loads(body))
             case "GET", _:
                 return []
         self.unknown.append(f"{method} {path}")
         return {}
 
-    def _create(self, kind: str, result: dict[str, str]) -> dict[str, str]:
+    def _create(self, kind: str, result: dict[str, Any]) -> dict[str, Any]:
+        if kind in self.created:
+            raise Refusal(409, _TAKEN, f"{kind} already exists")
         self.created.append(kind)
         return result
+
+    def _queue(self, name: str) -> dict[str, Any]:
+        return {"queue_name": name, "queue_id": f"q-{name}", "producers": [], "consumers": []}
+
+    def _query(self, call: dict[str, Any]) -> list[dict[str, Any]]:
+        self.statements.append(call["sql"])
+        if len(re.findall(r";\s*\S", call["sql"])) and not call.get("params"):
+            self._database.executescript(call["sql"])
+            return []
+        rows = self._database.execute(call["sql"], call.get("params") or ())
+        self._database.commit()
+        return [dict(row) for row in rows.fetchall()]
 
     def _require(self, name: str) -> None:
         if name not in self.scripts:
             raise Refusal(404, _NO_WORKER, "workers.api.error.script_not_found")
+
+    def _put_secrets(self, name: str, given: dict[str, Any]) -> dict[str, Any]:
+        self._require(name)
+        texts = {key: each and each["text"] for key, each in given.items()}
+        if len(texts) > limits.SECRETS_A_CALL:
+            raise Refusal(400, _TOO_MANY, f"at most {limits.SECRETS_A_CALL} secrets a request")
+        held = self.secrets.get(name, {}) | texts
+        kept = {key: text for key, text in held.items() if text is not None}
+        self._check_texts(name, kept)
+        self.secrets[name] = kept
+        self.secret_calls.append((name, texts))
+        return {}
+
+    def _check_texts(self, name: str, texts: dict[str, str]) -> None:
+        for breach in limits.breaches_of_variables(name, texts):
+            raise Refusal(400, _TOO_LARGE if breach.name == "VARIABLE_BYTES" else _TOO_MANY, str(breach))
+
+    def _consume(self, queue: str, consumer: dict[str, Any]) -> dict[str, Any]:
+        settings = consumer["settings"]
+        for key, limit in (
+            ("batch_size", limits.QUEUE_BATCH_MESSAGES),
+            ("max_retries", limits.QUEUE_RETRIES),
+            ("max_wait_time_ms", limits.QUEUE_BATCH_WAIT_S * 1000),
+            ("retry_delay", limits.QUEUE_DELAY_S),
+        ):
+            if settings.get(key, 0) > limit:
+                raise Refusal(400, _BAD_QUEUE, f"{queue}: {key} is {settings[key]}, at most {limit}")
+        self._require_queue(consumer.get("dead_letter_queue"))
+        self.consumers[queue] = {"dead_letter_queue": consumer.get("dead_letter_queue"), **settings}
+        return {}
+
+    def _require_queue(self, name: str | None) -> None:
+        if name and name.removeprefix("kairos-") not in self.created:
+            raise Refusal(404, _NO_QUEUE, f"Queue {name} does not exist")
 
     def _migrated(self, name: str) -> dict[str, str]:
         tags = [
@@ -123,10 +201,26 @@ class CloudflareAccount:
 
     def _upload(self, name: str, kind: str, body: bytes) -> dict[str, Any]:
         form: Any = message_from_bytes(b"Content-Type: " + kind.encode() + b"\r\n\r\n" + body)
-        metadata: dict[str, Any] = json.loads(form.get_payload()[0].get_payload(decode=True))
+        metadata_part, *modules = form.get_payload()
+        metadata: dict[str, Any] = json.loads(metadata_part.get_payload(decode=True))
+        size = len(gzip.compress(b"".join(module.get_payload(decode=True) for module in modules)))
+        if size > limits.SCRIPT_BYTES:
+            raise Refusal(400, _TOO_LARGE, f"the script has {size} bytes compressed, at most {limits.SCRIPT_BYTES}")
+        for flag in metadata.get("compatibility_flags", []):
+            if flag not in _FLAGS:
+                raise Refusal(400, _BAD_FLAG, f"No such compatibility flag: {flag}")
+        texts = {each["name"]: each["text"] for each in metadata["bindings"] if each["type"] == "plain_text"}
+        self._check_texts(name, self.secrets.get(name, {}) | texts)
         for binding in metadata["bindings"]:
             if binding["type"] == "service" and binding["service"] not in self.scripts:
                 raise Refusal(400, _NO_TARGET, f"Could not resolve service binding '{binding['name']}'")
+            if binding["type"] == "queue":
+                self._require_queue(binding["queue_name"])
+        before = self._migrated(name).get("migration_tag")
+        if "migrations" in metadata and metadata["migrations"].get("old_tag") != before:
+            raise Refusal(
+                412, _BAD_TAG, f"the migrations begin at {metadata['migrations'].get('old_tag')}, not at {before}"
+            )
         self.uploads.append((name, metadata))
         resources = {"script": {"etag": "e"}}
         return {"id": name, "etag": "e", "deployment_id": "d", "startup_time_ms": 1, "resources": resources}
@@ -180,3 +274,4 @@ def running_account() -> Iterator[CloudflareAccount]:
         server.shutdown()
         thread.join()
         server.server_close()
+        account.close()

@@ -25,13 +25,14 @@ from kairos.crypto.suites import KR1
 from kairos.identity import transcript
 from kairos.identity.certificate import parse_certificate_untrusted
 from kairos.identity.signed_request import DEVICE_HEADER, SIGNATURE_HEADER, Proof
-from kairos.identity.spiffe import node_id
+from kairos.identity.spiffe import is_gateway, node_id
 from kairos_control.fabric import FabricServices
 from kairos_control.http import app
 from kairos_control.http.call import Call, Reply, problem_reply
-from kairos_control.ports import ConstraintError, Platform, Row, Settings, Statement, TenantPlatform
+from kairos_control.ports import ConstraintError, Issuer, Platform, Row, Settings, Statement, TenantPlatform
 from kairos_control.problems import problem
 from kairos_control.services import audit_events
+from kairos_control.services.rate_limits import Limits
 from kairos_control.store import database_schema, object_schema
 from kairos_control.tenant import TenantServices
 from kairos_node.ca import make_issuer, make_root
@@ -148,6 +149,12 @@ class Sockets:
     def online(self) -> set[str]:
         return set(self.connected)
 
+    def gateways(self) -> list[str]:
+        return [node for node in self.connected if is_gateway(node)]
+
+    def is_online(self, node: str) -> bool:
+        return node in self.connected
+
     def send(self, node: str, text: str) -> bool:
         if node in self.connected:
             self.connected[node](parse_to_node_untrusted(text))
@@ -199,8 +206,7 @@ class ControlPlane:
             trust_domain=DOMAIN,
             relay_url="https://relay.test",
             root=root,
-            issuer=parse_certificate_untrusted(issuer),
-            issuer_seed=issuer_seed,
+            issuer=Issuer(parse_certificate_untrusted(issuer), issuer_seed),
             policy_key=PROVIDER.signing_key(KR1, self.policy_seed).public_key,
             admin_token_hash=hashlib.sha256(ADMIN_TOKEN.encode()).hexdigest(),
             internal_key=INTERNAL_KEY,
@@ -223,6 +229,7 @@ class ControlPlane:
         self.relay = RelayWorker()
         self.sockets: dict[str, Sockets] = {}
         self.alarms: dict[str, float] = {}
+        self.limits = Limits(lambda: self.now)
         self._checked = False  # that the database has the schema
         self.objects: dict[str, SqliteLocal] = {}
         self._services: dict[str, TenantServices] = {}
@@ -267,7 +274,7 @@ class ControlPlane:
 
     async def _answer(self, call: Call) -> Reply:
         name = app.tenant_of(call.path)
-        fabric = FabricServices(self.platform)
+        fabric = FabricServices(self.platform, self.limits)
         try:
             if not self._checked:
                 await database_schema.require(self.store)
@@ -362,7 +369,7 @@ class ControlPlane:
             f"{number}.{table}": sorted(tuple(row) for row in database.execute(f"SELECT * FROM {table}"))
             for number, database in enumerate(databases)
             for (table,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
-            if table not in ("nonces", "outbox", "sqlite_sequence")
+            if table not in ("nonces", "requests_seen", "outbox", "sqlite_sequence")
         }
 
     def audited(self, kind: str) -> list[Mapping[str, Any]]:

@@ -6,9 +6,8 @@ import asyncio
 import hashlib
 import json
 import os
+import re
 import socket
-import subprocess
-import sys
 import threading
 import urllib.error
 import urllib.request
@@ -29,9 +28,12 @@ from kairos.crypto.provider import Provider
 from kairos.deployment import internal_key
 from kairos.identity import transcript
 from kairos.identity.join_token import JoinToken
+from kairos_cli.fabric import workspace
+from kairos_cli.fabric.faults import Fault
 from kairos_cli.fabric.init import create
-from kairos_cli.fabric.local import LocalFabric, source_tree
+from kairos_cli.fabric.local import LocalFabric
 from kairos_cli.fabric.operator import Operator
+from kairos_cli.fabric.steps import QUIET
 from kairos_node.crypto import provider_named
 from kairos_node.enrollment import enroll
 from kairos_node.events import EventFeed
@@ -47,6 +49,17 @@ class FabricHost:
 
     def __init__(self, operator: Operator, fabric: LocalFabric) -> None:
         self.operator, self.fabric = operator, fabric
+        self._expected: list[re.Pattern[str]] = []
+
+    def expect_fault(self, pattern: str) -> None:
+        """A test that causes a fault of a Worker on purpose names it: the pattern is searched in the fault's text."""
+        self._expected.append(re.compile(pattern, re.DOTALL))
+
+    def unexpected_faults(self) -> list[Fault]:
+        """Limits that were exceeded, and exceptions that nobody caught."""
+        return [
+            fault for fault in self.fabric.faults() if not any(pattern.search(str(fault)) for pattern in self._expected)
+        ]
 
     def admin(self, method: str, path: str, body: Any = None) -> Any:
         """One call of the operator's API. Raises ProblemError."""
@@ -129,17 +142,21 @@ def push_policy(host: FabricHost, version: int, bundle: bytes, tenant_name: str 
 def running_fabric(
     folder: Path, suite: str = "KR1", host: str = "127.0.0.1", session_life_s: int = SESSION_LIFE_S
 ) -> Iterator[FabricHost]:
-    """Starts both Workers with new keys in `folder`, stops them at the end. host: the address they listen on."""
-    subprocess.run((sys.executable, str(source_tree() / "workers/vendor.py")), check=True)
+    """Starts both Workers with new keys in `folder`, stops them at the end. host: the address they listen on. Fails on a fault of a Worker
+    that no test expected."""
+    workspace.prepare(QUIET)
     port = free_ports(host)
     url, relay_url = f"http://{host}:{port}", f"http://{host}:{port + 1}"
     operator = create(folder, suite, "kairos.test", url, relay_url, session_life_s)
     fabric = LocalFabric(operator, folder / "state", host, port)
     fabric.start()
+    running = FabricHost(operator, fabric)
     try:
-        yield FabricHost(operator, fabric)
+        yield running
     finally:
         fabric.stop()
+    faults = running.unexpected_faults()
+    assert not faults, "the Workers had faults:\n" + "\n".join(map(str, faults))
 
 
 def free_ports(host: str) -> int:

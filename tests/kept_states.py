@@ -21,6 +21,7 @@ from kairos.audit.head import SignedHead
 from kairos.crypto.suites import KR1
 from kairos.identity.certificate import parse_certificate_untrusted
 from kairos_cli.fabric.operator import Operator
+from kairos_control.ports import Issuer
 from kairos_node.state import NodeState
 
 ROOT = Path(__file__).parents[1]
@@ -85,7 +86,7 @@ def changes(kept: Any, now: Any, place: str = "") -> Iterator[str]:
     elif isinstance(kept, list) and isinstance(now, list) and len(kept) == len(now):
         for number, (one, other) in enumerate(zip(kept, now, strict=True)):
             yield from changes(one, other, f"{place}[{number}]")
-    elif kept != now:
+    elif kept != now and not (kept is None and now == ""):  # a text that there is not was null in places
         yield f"{place}: {str(kept)[:200]} became {str(now)[:200]}"
 
 
@@ -99,8 +100,7 @@ def revived(kept: KeptState) -> Iterator[ControlPlane]:
         trust_domain=operator.trust_domain,
         relay_url=operator.relay_url,
         root=parse_certificate_untrusted(operator.root_certificate),
-        issuer=parse_certificate_untrusted(operator.issuer_certificate),
-        issuer_seed=operator.issuer_seed,
+        issuer=Issuer(parse_certificate_untrusted(operator.issuer_certificate), operator.issuer_seed),
         policy_key=operator.policy_key,
         admin_token_hash=hashlib.sha256(operator.admin_token.encode()).hexdigest(),
         internal_key=operator.internal_key,

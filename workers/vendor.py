@@ -16,7 +16,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 MODULES = ROOT / "python_modules"
-PACKAGES = ("workers-runtime-sdk==1.9.5", "asn1crypto==1.5.1", "msgspec==0.22.0")
+PACKAGES = ("workers-runtime-sdk==1.9.5", "msgspec==0.22.0")
 PYODIDE = (
     "--python-version",
     "3.14",

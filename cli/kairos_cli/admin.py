@@ -15,7 +15,7 @@ import msgspec
 
 from kairos.api.admin import Page
 from kairos.api.problem import Problem, ProblemError
-from kairos.errors import BadMessage, KairosError
+from kairos.errors import UNREADABLE, BadMessage, KairosError
 from kairos_cli.fabric.operator import Operator, directory
 
 _TIMEOUT_S = 30
@@ -65,7 +65,7 @@ class AdminClient:
     def _decoded(self, data: bytes, type_: type[_T]) -> _T:
         try:
             return msgspec.json.decode(data, type=type_)
-        except msgspec.MsgspecError as error:
+        except UNREADABLE as error:
             raise BadMessage(f"the fabric's answer is no {type_.__name__}: {error}") from None
 
 
@@ -94,6 +94,6 @@ def _refusal(error: HTTPError) -> Exception:
     body = error.read()
     try:
         problem = msgspec.json.decode(body, type=Problem)
-    except msgspec.MsgspecError:
+    except UNREADABLE:
         return ConnectionError(f"{error.url} answered {error.code}; is this the fabric?")
     return ProblemError(problem.code, problem.status, problem.title, problem.detail, problem.retry_after_s)

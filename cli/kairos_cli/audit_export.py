@@ -18,7 +18,7 @@ from kairos.audit.event import Event
 from kairos.audit.head import Consistency, SealedSegment, SignedHead, verify_successor
 from kairos.audit.ocsf import records
 from kairos.audit.verification import CheckHead, Report, examine
-from kairos.errors import BadMessage, KairosError
+from kairos.errors import UNREADABLE, BadMessage, KairosError
 from kairos.identity.certificate import Certificate
 from kairos_cli.admin import AdminClient, at
 from kairos_cli.fabric.operator import write_files
@@ -65,7 +65,7 @@ def read_head(path: Path) -> SignedHead:
         return msgspec.json.decode(path.read_bytes(), type=SignedHead)
     except FileNotFoundError:
         raise KairosError(f"{path} is missing; make an export with `kairos audit export`") from None
-    except msgspec.MsgspecError as error:
+    except UNREADABLE as error:
         raise KairosError(f"{path} is not an audit head: {error}") from None
 
 

@@ -8,7 +8,7 @@ import msgspec
 
 from kairos.api.session import PolicyRecord
 from kairos.audit.head import SignedHead
-from kairos.errors import BadMessage
+from kairos.errors import UNREADABLE, BadMessage
 
 
 class AdmissionRequest(msgspec.Struct, tag="admission-request", tag_field="kind"):
@@ -152,7 +152,7 @@ def parse_to_node_untrusted(text: str | bytes) -> ToNode:
     """Raises BadMessage."""
     try:
         return _to_node.decode(text)
-    except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
+    except UNREADABLE as error:
         raise BadMessage(f"push message: {error}") from None
 
 
@@ -160,5 +160,5 @@ def parse_to_fabric_untrusted(text: str | bytes) -> ToFabric:
     """Raises BadMessage."""
     try:
         return _to_fabric.decode(text)
-    except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
+    except UNREADABLE as error:
         raise BadMessage(f"push message: {error}") from None

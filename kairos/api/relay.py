@@ -6,7 +6,7 @@ from typing import TypeVar
 
 import msgspec
 
-from kairos.errors import BadMessage
+from kairos.errors import UNREADABLE, BadMessage
 from kairos.wire.frame import DATAGRAM_WINDOW, STREAM_WINDOW
 
 _T = TypeVar("_T")
@@ -74,5 +74,5 @@ _close: msgspec.json.Decoder[Close] = msgspec.json.Decoder(Close)
 def _parse(payload: bytes | memoryview, decoder: msgspec.json.Decoder[_T]) -> _T:
     try:
         return decoder.decode(payload)
-    except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
+    except UNREADABLE as error:
         raise BadMessage(f"relay frame: {error}") from None

@@ -159,11 +159,15 @@ class PolicyUpload(msgspec.Struct):
     bundle: bytes
 
 
-class Introspection(msgspec.Struct):
+class Introspection(msgspec.Struct, omit_defaults=True):
     """Relay -> control, internal: who holds this token?"""
 
     token: str
+    """The session token that the relay was shown."""
     gateway: str
+    """The gateway at whose relay it was shown."""
+    source: str = ""
+    """Address of the caller, for limits by source. Empty for a renewal on a socket that was let in before."""
 
 
 class Introspected(msgspec.Struct):

@@ -12,7 +12,7 @@ import msgspec
 from kairos.audit.event import Event
 from kairos.audit.head import RETIRED, SealedSegment, SignedHead
 from kairos.audit.merkle import HASH_BYTES, Tree, leaf_hash
-from kairos.errors import BadMessage, Refused
+from kairos.errors import UNREADABLE, BadMessage, Refused
 
 CheckHead = Callable[[SignedHead], None]  # the signature, up to the root certificate; raises Refused or BadMessage
 
@@ -194,7 +194,7 @@ def _strange_events(tenant: str, first: int, lines: Sequence[bytes], reading: _R
     for position, line in enumerate(lines, first):
         try:
             event = msgspec.json.decode(line, type=Event)
-        except (msgspec.MsgspecError, UnicodeError, RecursionError):
+        except UNREADABLE:
             yield Finding("not-an-event", position, f"event {position} is not the JSON of an event")
             continue
         if event.tenant != tenant:

@@ -14,6 +14,7 @@ TUNNEL_ANSWER = b"kairos/1 tunnel answer"
 POLICY_BUNDLE = b"kairos/1 policy bundle"
 ISOLATION_RECEIPT = b"kairos/1 isolation receipt"
 AUDIT_HEAD = b"kairos/1 audit head"
+ISSUER_PROOF = b"kairos/1 issuer proof"
 
 # TLS exporter (RFC 8446 §7.5)
 TLS_EXPORTER = b"EXPORTER-kairos/1 tunnel"

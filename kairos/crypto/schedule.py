@@ -10,6 +10,7 @@ from enum import IntEnum
 from kairos.crypto import labels
 
 HASH_BYTES = 48
+EXPAND_MAX = 255 * HASH_BYTES  # bytes; the counter of HKDF-Expand is one octet
 
 
 class Direction(IntEnum):
@@ -23,7 +24,9 @@ def hkdf_extract(salt: bytes, material: bytes) -> bytes:
 
 
 def hkdf_expand(secret: bytes, info: bytes, size: int) -> bytes:
-    """RFC 5869 §2.3 with SHA-384; at most 255 * 48 bytes."""
+    """RFC 5869 §2.3 with SHA-384. size: bytes. Raises ValueError beyond EXPAND_MAX."""
+    if not 0 <= size <= EXPAND_MAX:
+        raise ValueError(f"HKDF-Expand gives at most {EXPAND_MAX} bytes, not {size}")
     output, block = b"", b""
     for counter in range(1, -(-size // HASH_BYTES) + 1):
         block = hmac.digest(secret, block + info + bytes([counter]), hashlib.sha384)

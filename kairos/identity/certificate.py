@@ -2,67 +2,88 @@
 
 The chain is always root -> issuer -> node. What is built here is signed by whoever has the key: the operator's command
 for root and issuer, the Worker for nodes. Signing is left to the caller because in the Worker it is asynchronous.
+
+Only this profile is read. A certificate that any other software would make is refused, whatever it is signed with:
+
+    extension                   CA                              node
+    basicConstraints, critical  cA, pathLen 1 (root), 0         not a CA
+    keyUsage, critical          keyCertSign, cRLSign            digitalSignature
+    extKeyUsage                 -                               serverAuth, clientAuth
+    subjectAltName              -                               one URI, the SPIFFE id
+    subjectKeyIdentifier        RFC 7093 §2 method 1            the same
+    authorityKeyIdentifier      the issuer's                    the same
+
+Each of them stands once at most. Another extension is ignored, as RFC 5280 wants it, unless it is critical.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
-
-from asn1crypto import core, x509
 
 from kairos.crypto.suites import SUITES, Suite
 from kairos.errors import BadMessage
+from kairos.identity import der as asn1
 from kairos.identity.spiffe import SpiffeId, parse_spiffe_untrusted
 
 SERIAL_BYTES = 16
+SERIAL_MAX = 20  # octets of the encoded integer (RFC 5280 §4.1.2.2)
 CERTIFICATE_MAX = 16_384  # bytes of DER; an ML-DSA-87 certificate is about 7.5 kB
 
+_COMMON_NAME = asn1.encode_oid("2.5.4.3")
+_SUBJECT_KEY = asn1.encode_oid("2.5.29.14")
+_KEY_USAGE = asn1.encode_oid("2.5.29.15")
+_ALTERNATIVE_NAME = asn1.encode_oid("2.5.29.17")
+_BASIC_CONSTRAINTS = asn1.encode_oid("2.5.29.19")
+_AUTHORITY_KEY = asn1.encode_oid("2.5.29.35")
+_EXTENDED_KEY_USAGE = asn1.encode_oid("2.5.29.37")
 
-class _Algorithm(core.Sequence):  # type: ignore[misc]  # asn1crypto has no types
-    _fields = [("algorithm", core.ObjectIdentifier)]  # parameters are absent for ML-DSA
+_VERSION, _EXTENSIONS = 0xA0, 0xA3  # tags [0] and [3], explicit
+_KEY_IDENTIFIER, _URI = 0x80, 0x86  # tags [0] of AuthorityKeyIdentifier and [6] of GeneralName, implicit
+_V3 = asn1.encode(_VERSION, asn1.encode_integer(2))
+_TRUE = asn1.encode(asn1.BOOLEAN, b"\xff")
+_CA_USAGE = asn1.encode(asn1.BIT_STRING, b"\x01\x06")  # keyCertSign, cRLSign
+_NODE_USAGE = asn1.encode(asn1.BIT_STRING, b"\x07\x80")  # digitalSignature
+_NOT_A_CA = asn1.encode(asn1.SEQUENCE)
+_TLS_PURPOSES = asn1.encode(
+    asn1.SEQUENCE, asn1.encode_oid("1.3.6.1.5.5.7.3.1"), asn1.encode_oid("1.3.6.1.5.5.7.3.2")
+)  # serverAuth, clientAuth
+_SUITES = {asn1.encode(asn1.SEQUENCE, asn1.encode_oid(each.signature_oid)): each for each in SUITES.values()}
+_ALGORITHMS = {suite.name: algorithm for algorithm, suite in _SUITES.items()}  # no parameters: RFC 9881 §2
 
-
-class _PublicKey(core.Sequence):  # type: ignore[misc]
-    _fields = [("algorithm", _Algorithm), ("public_key", core.OctetBitString)]
-
-
-class _ToBeSigned(core.Sequence):  # type: ignore[misc]
-    _fields = [
-        ("version", x509.Version, {"explicit": 0, "default": "v1"}),
-        ("serial_number", core.Integer),
-        ("signature", _Algorithm),
-        ("issuer", x509.Name),
-        ("validity", x509.Validity),
-        ("subject", x509.Name),
-        ("subject_public_key_info", _PublicKey),
-        ("extensions", x509.Extensions, {"explicit": 3}),
-    ]
-
-
-class _Certificate(core.Sequence):  # type: ignore[misc]
-    _fields = [("tbs_certificate", _ToBeSigned), ("algorithm", _Algorithm), ("signature", core.OctetBitString)]
+Extensions = dict[bytes, tuple[bool, bytes]]
+"""By encoded OID: critical, value."""
 
 
 @dataclass(frozen=True, slots=True)
 class Certificate:
-    """What a verifier looks at. Times are Unix seconds; serial is hex; public_key is raw ML-DSA; tbs is what the
-    signature is over. spiffe: None for a CA."""
+    """What a verifier looks at."""
 
     der: bytes
     tbs: bytes
+    """What the signature is over."""
     suite: Suite
     serial: str
+    """Hexadecimal, without leading zeros."""
     subject: str
+    """The common name."""
     issuer: str
+    """The common name of who signed it."""
     public_key: bytes
+    """Raw ML-DSA, as in FIPS 204."""
     not_before: int
+    """Unix seconds."""
     not_after: int
-    is_ca: bool
+    """Unix seconds; the last at which it is valid."""
+    path_length: int | None
+    """How many CAs may stand between this CA and a node: 1 for a root, 0 for an issuer. None: a node's certificate."""
     spiffe: SpiffeId | None
+    """None for a CA."""
     signature: bytes
+
+    @property
+    def is_ca(self) -> bool:
+        return self.path_length is not None
 
     def valid_at(self, now: float) -> bool:
         return self.not_before <= now <= self.not_after
@@ -73,14 +94,8 @@ def ca_to_be_signed(
     not_before: int, not_after: int, path_length: int,
 ) -> bytes:  # fmt: skip
     """A CA certificate to sign: path_length 1 for the root, 0 for an issuer. Names are common names."""
-    extensions = [
-        {
-            "extn_id": "basic_constraints",
-            "critical": True,
-            "extn_value": {"ca": True, "path_len_constraint": path_length},
-        },
-        {"extn_id": "key_usage", "critical": True, "extn_value": {"key_cert_sign", "crl_sign"}},
-    ]
+    extensions = _extension(_BASIC_CONSTRAINTS, _ca_constraints(path_length), critical=True)
+    extensions += _extension(_KEY_USAGE, _CA_USAGE, critical=True)
     return _to_be_signed(suite, subject, public_key, issuer, issuer_key, serial, not_before, not_after, extensions)
 
 
@@ -88,16 +103,10 @@ def node_to_be_signed(
     suite: Suite, name: SpiffeId, public_key: bytes, issuer: Certificate, serial: bytes, not_before: int, not_after: int
 ) -> bytes:
     """A node's certificate to sign with the issuer's key: its only name is its SPIFFE id."""
-    extensions = [
-        {"extn_id": "basic_constraints", "critical": True, "extn_value": {"ca": False}},
-        {"extn_id": "key_usage", "critical": True, "extn_value": {"digital_signature"}},
-        {"extn_id": "extended_key_usage", "critical": False, "extn_value": ["server_auth", "client_auth"]},
-        {
-            "extn_id": "subject_alt_name",
-            "critical": False,
-            "extn_value": [x509.GeneralName("uniform_resource_identifier", str(name))],
-        },
-    ]
+    extensions = _extension(_BASIC_CONSTRAINTS, _NOT_A_CA, critical=True)
+    extensions += _extension(_KEY_USAGE, _NODE_USAGE, critical=True)
+    extensions += _extension(_EXTENDED_KEY_USAGE, _TLS_PURPOSES)
+    extensions += _extension(_ALTERNATIVE_NAME, asn1.encode(asn1.SEQUENCE, asn1.encode(_URI, str(name).encode())))
     return _to_be_signed(
         suite, name.node, public_key, issuer.subject, issuer.public_key, serial, not_before, not_after, extensions
     )
@@ -105,55 +114,46 @@ def node_to_be_signed(
 
 def certificate(suite: Suite, tbs: bytes, signature: bytes) -> bytes:
     """The certificate in DER. signature: ML-DSA over `tbs` with the empty context (RFC 9881 §3)."""
-    parts = {"tbs_certificate": _ToBeSigned.load(tbs), "algorithm": _algorithm(suite), "signature": signature}
-    der: bytes = _Certificate(parts).dump()
-    return der
-
-
-def parse_certificate_untrusted(der: bytes) -> Certificate:
-    """Reads a certificate of the shape above; checks no signature. Raises BadMessage for any other."""
-    if len(der) > CERTIFICATE_MAX:
-        raise BadMessage(f"a certificate of {len(der)} bytes")
-    try:
-        return _parse(der)
-    except (ValueError, TypeError, KeyError, AttributeError, OverflowError, IndexError, RecursionError) as error:
-        raise BadMessage(f"not a certificate of this fabric: {error}".split("\n")[0]) from None
+    return asn1.encode(asn1.SEQUENCE, tbs, _ALGORITHMS[suite.name], _octets_as_bits(signature))
 
 
 def _to_be_signed(
     suite: Suite, subject: str, public_key: bytes, issuer: str, issuer_key: bytes, serial: bytes,
-    not_before: int, not_after: int, extensions: Sequence[dict[str, object]],
+    not_before: int, not_after: int, extensions: bytes,
 ) -> bytes:  # fmt: skip
-    identifiers = [
-        {"extn_id": "key_identifier", "critical": False, "extn_value": _key_identifier(public_key)},
-        {
-            "extn_id": "authority_key_identifier",
-            "critical": False,
-            "extn_value": {"key_identifier": _key_identifier(issuer_key)},
-        },
-    ]
-    tbs: bytes = _ToBeSigned(
-        {
-            "version": "v3",
-            "serial_number": int.from_bytes(serial, "big") >> 1,  # positive, RFC 5280 §4.1.2.2
-            "signature": _algorithm(suite),
-            "issuer": x509.Name.build({"common_name": issuer}),
-            "validity": {"not_before": _time(not_before), "not_after": _time(not_after)},
-            "subject": x509.Name.build({"common_name": subject}),
-            "subject_public_key_info": {"algorithm": _algorithm(suite), "public_key": public_key},
-            "extensions": [*extensions, *identifiers],
-        }
-    ).dump()
-    return tbs
+    algorithm = _ALGORITHMS[suite.name]
+    identifier = asn1.encode(asn1.OCTET_STRING, _key_identifier(public_key))
+    authority = asn1.encode(asn1.SEQUENCE, asn1.encode(_KEY_IDENTIFIER, _key_identifier(issuer_key)))
+    extensions += _extension(_SUBJECT_KEY, identifier) + _extension(_AUTHORITY_KEY, authority)
+    return asn1.encode(
+        asn1.SEQUENCE,
+        _V3,
+        asn1.encode_integer(int.from_bytes(serial, "big") >> 1),  # positive, RFC 5280 §4.1.2.2
+        algorithm,
+        _name(issuer),
+        asn1.encode(asn1.SEQUENCE, asn1.encode_time(not_before), asn1.encode_time(not_after)),
+        _name(subject),
+        asn1.encode(asn1.SEQUENCE, algorithm, _octets_as_bits(public_key)),
+        asn1.encode(_EXTENSIONS, asn1.encode(asn1.SEQUENCE, extensions)),
+    )
 
 
-def _algorithm(suite: Suite) -> dict[str, str]:
-    return {"algorithm": suite.signature_oid}
+def _extension(oid: bytes, value: bytes, *, critical: bool = False) -> bytes:
+    """critical is not written where it is false, its default (X.690 §11.5)."""
+    return asn1.encode(asn1.SEQUENCE, oid, _TRUE if critical else b"", asn1.encode(asn1.OCTET_STRING, value))
 
 
-def _time(unix: int) -> x509.Time:
-    moment = datetime.fromtimestamp(unix, UTC)
-    return x509.Time({"utc_time" if moment.year < 2050 else "general_time": moment})
+def _ca_constraints(path_length: int) -> bytes:
+    return asn1.encode(asn1.SEQUENCE, _TRUE, asn1.encode_integer(path_length))
+
+
+def _name(common_name: str) -> bytes:
+    attribute = asn1.encode(asn1.SEQUENCE, _COMMON_NAME, asn1.encode(asn1.UTF8_STRING, common_name.encode()))
+    return asn1.encode(asn1.SEQUENCE, asn1.encode(asn1.SET, attribute))
+
+
+def _octets_as_bits(data: bytes) -> bytes:
+    return asn1.encode(asn1.BIT_STRING, b"\0", data)
 
 
 def _key_identifier(public_key: bytes) -> bytes:
@@ -161,33 +161,138 @@ def _key_identifier(public_key: bytes) -> bytes:
     return hashlib.sha256(public_key).digest()[:20]
 
 
-def _parse(der: bytes) -> Certificate:
-    parsed = _Certificate.load(der, strict=True)
-    tbs = parsed["tbs_certificate"]
-    key = tbs["subject_public_key_info"]
-    oids = {each["algorithm"].dotted for each in (parsed["algorithm"], tbs["signature"], key["algorithm"])}
-    suite = next((suite for suite in SUITES.values() if {suite.signature_oid} == oids), None)
-    if suite is None:
-        raise ValueError("its algorithms are not those of one suite")
-    values = {extension["extn_id"].native: extension["extn_value"] for extension in tbs["extensions"]}
-    names = values["subject_alt_name"].parsed if "subject_alt_name" in values else []
-    is_ca = bool(values["basic_constraints"].parsed["ca"].native)
-    if not is_ca and len(names) != 1:
-        raise ValueError("a node has exactly one name")
-    public_key, signature = bytes(key["public_key"].native), bytes(parsed["signature"].native)
-    if len(public_key) != suite.signature_public_key or len(signature) != suite.signature_bytes:
-        raise ValueError("its key or signature has the wrong size")
+# -- reading -----------------------------------------------------------------------------------------------------------
+
+
+def parse_certificate_untrusted(der: bytes) -> Certificate:
+    """Reads a certificate of the profile above; checks no signature and no time. Raises BadMessage for any other."""
+    if len(der) > CERTIFICATE_MAX:
+        raise BadMessage(f"a certificate of {len(der)} bytes")
+    whole = asn1.Reader(der)
+    outer = whole.inside(asn1.SEQUENCE)
+    whole.end()
+    tbs, algorithm, signature = outer.element(asn1.SEQUENCE), outer.element(asn1.SEQUENCE), outer.octets_of_bits()
+    outer.end()
+
+    body = asn1.Reader(tbs).inside(asn1.SEQUENCE)
+    version, serial = body.element(_VERSION), body.element(asn1.INTEGER)
+    _require(version == _V3, "its version is not 3")
+    number = asn1.Reader(serial).integer()
+    _require(number > 0 and len(serial) - 2 <= SERIAL_MAX, f"its serial is not positive, or over {SERIAL_MAX} octets")
+    inner_algorithm, issuer = body.element(asn1.SEQUENCE), _read_name(body)
+    validity = body.inside(asn1.SEQUENCE)
+    not_before, not_after = validity.time(), validity.time()
+    validity.end()
+    subject, key = _read_name(body), body.inside(asn1.SEQUENCE)
+    key_algorithm, public_key = key.element(asn1.SEQUENCE), key.octets_of_bits()
+    key.end()
+    extensions = _read_extensions(body)
+    body.end()
+
+    suite = _SUITES.get(algorithm)
+    if suite is None or not algorithm == inner_algorithm == key_algorithm:
+        raise BadMessage("a certificate whose algorithms are not those of one suite")
+    _require(len(public_key) == suite.signature_public_key, "its key has the wrong size")
+    _require(len(signature) == suite.signature_bytes, "its signature has the wrong size")
+    _require(not_before <= not_after, "it ends before it begins")
+    path_length, spiffe = _check_profile(extensions, subject, public_key)
     return Certificate(
-        der=der,
-        tbs=tbs.dump(),
-        suite=suite,
-        serial=f"{tbs['serial_number'].native:x}",
-        subject=tbs["subject"].native["common_name"],
-        issuer=tbs["issuer"].native["common_name"],
-        public_key=public_key,
-        not_before=int(tbs["validity"]["not_before"].native.timestamp()),
-        not_after=int(tbs["validity"]["not_after"].native.timestamp()),
-        is_ca=is_ca,
-        spiffe=None if is_ca else parse_spiffe_untrusted(names[0].native),
-        signature=signature,
+        der,
+        tbs,
+        suite,
+        f"{number:x}",
+        subject,
+        issuer,
+        public_key,
+        not_before,
+        not_after,
+        path_length,
+        spiffe,
+        signature,
     )
+
+
+def _require(kept: bool, otherwise: str) -> None:
+    if not kept:
+        raise BadMessage(f"not a certificate of this fabric: {otherwise}")
+
+
+def _read_name(body: asn1.Reader) -> str:
+    name = body.inside(asn1.SEQUENCE)
+    names = name.inside(asn1.SET)
+    name.end()
+    attribute = names.inside(asn1.SEQUENCE)
+    names.end()
+    _require(attribute.element(asn1.OID) == _COMMON_NAME, "a name in it is not a common name")
+    text = attribute.text()
+    attribute.end()
+    _require(text != "", "a name in it is empty")
+    return text
+
+
+def _read_extensions(body: asn1.Reader) -> Extensions:
+    explicit = body.inside(_EXTENSIONS)
+    listed = explicit.inside(asn1.SEQUENCE)
+    explicit.end()
+    found: Extensions = {}
+    while not listed.ended():
+        extension = listed.inside(asn1.SEQUENCE)
+        oid = extension.element(asn1.OID)
+        critical = extension.next_is(asn1.BOOLEAN)
+        _require(
+            not critical or extension.element(asn1.BOOLEAN) == _TRUE,
+            "an extension says in a wrong way if it is critical",
+        )
+        _require(oid not in found, f"extension {oid.hex()} stands twice")
+        found[oid] = (critical, extension.value(asn1.OCTET_STRING))
+        extension.end()
+    return found
+
+
+def _check_profile(extensions: Extensions, subject: str, public_key: bytes) -> tuple[int | None, SpiffeId | None]:
+    """Path length and SPIFFE id, of which each certificate has exactly one. Takes what it knows out of `extensions`."""
+
+    def take(oid: bytes, name: str, *, critical: bool = False) -> bytes:
+        marked, value = extensions.pop(oid, (None, b""))
+        _require(marked is critical, f"{name} is missing, or is critical where it should not be, or the reverse")
+        return value
+
+    constraints = take(_BASIC_CONSTRAINTS, "basicConstraints", critical=True)
+    usage = take(_KEY_USAGE, "keyUsage", critical=True)
+    identifier = asn1.encode(asn1.OCTET_STRING, _key_identifier(public_key))
+    _require(
+        take(_SUBJECT_KEY, "subjectKeyIdentifier") == identifier, "its subjectKeyIdentifier is not that of its key"
+    )
+    authority = asn1.Reader(take(_AUTHORITY_KEY, "authorityKeyIdentifier"))
+    inside = authority.inside(asn1.SEQUENCE)
+    _require(len(inside.value(_KEY_IDENTIFIER)) == 20, "its authorityKeyIdentifier has the wrong size")
+    inside.end()
+    authority.end()
+    path_length, spiffe = None, None
+    if constraints == _NOT_A_CA:
+        _require(usage == _NODE_USAGE, "the keyUsage of a node is digitalSignature alone")
+        purposes = take(_EXTENDED_KEY_USAGE, "extKeyUsage")
+        _require(purposes == _TLS_PURPOSES, "the extKeyUsage of a node is serverAuth and clientAuth")
+        spiffe = _read_spiffe(take(_ALTERNATIVE_NAME, "subjectAltName"))
+        _require(subject == spiffe.node, "its subject is not the node that its SPIFFE id names")
+    else:
+        path_length = next((each for each in (0, 1) if constraints == _ca_constraints(each)), None)
+        _require(path_length is not None, "its basicConstraints are not those of a root or an issuer")
+        _require(usage == _CA_USAGE, "the keyUsage of a CA is keyCertSign and cRLSign")
+        _require(
+            not {_EXTENDED_KEY_USAGE, _ALTERNATIVE_NAME} & extensions.keys(), "it is a CA with a node's extensions"
+        )
+    _require(not any(critical for critical, _ in extensions.values()), "it has a critical extension that is unknown")
+    return path_length, spiffe
+
+
+def _read_spiffe(value: bytes) -> SpiffeId:
+    outer = asn1.Reader(value)
+    names = outer.inside(asn1.SEQUENCE)
+    outer.end()
+    uri = names.value(_URI)
+    names.end()
+    try:
+        return parse_spiffe_untrusted(uri.decode("ascii"))
+    except UnicodeDecodeError:
+        raise BadMessage("not a certificate of this fabric: its name is not ASCII") from None

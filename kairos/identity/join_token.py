@@ -6,6 +6,7 @@ import base64
 import binascii
 import json
 from dataclasses import dataclass
+from urllib.parse import urlsplit
 
 from kairos.crypto.suites import SUITES
 from kairos.errors import BadMessage
@@ -70,6 +71,16 @@ def parse_join_token_untrusted(text: str) -> JoinToken:
     sizes = (len(token.secret), len(token.root_fingerprint), len(token.policy_fingerprint))
     if sizes != (SECRET_BYTES, 32, 32) or token.role not in ROLES or token.suite not in SUITES:
         raise BadMessage("this join token is damaged: a field has the wrong size or value")
-    if not is_name(token.tenant) or not token.fabric_url.startswith(("https://", "http://")):
+    if not is_name(token.tenant) or not _is_url(token.fabric_url):
         raise BadMessage("this join token is damaged: its tenant or URL is malformed")
+    if not all(text.isascii() and text.isprintable() for text in (url, domain, token_id)):
+        raise BadMessage("this join token is damaged: a text in it is not ASCII")
     return token
+
+
+def _is_url(text: str) -> bool:
+    try:
+        parts = urlsplit(text)
+        return parts.scheme in ("https", "http") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # brackets that do not match, a port that is no number
+        return False

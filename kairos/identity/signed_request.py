@@ -12,7 +12,7 @@ from kairos.errors import BadMessage
 DEVICE_HEADER = "Kairos-Device"
 SIGNATURE_HEADER = "Kairos-Signature"
 NONCE_BYTES = 16
-_FORM = re.compile(r"ts=(\d{1,12});nonce=([A-Za-z0-9_-]{22});sig=([A-Za-z0-9_-]{100,8192})")
+_FORM = re.compile(r"ts=([0-9]{1,12});nonce=([A-Za-z0-9_-]{22});sig=([A-Za-z0-9_-]{100,8192})")
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,7 +22,7 @@ from kairos.api.enrollment import Challenge, ChallengeResponse, Enrollment, Enro
 from kairos.constants import CHALLENGE_BYTES
 from kairos.crypto import labels
 from kairos.crypto.provider import SigningKey
-from kairos.errors import BadMessage, IllegalMove, Refused
+from kairos.errors import UNREADABLE, BadMessage, IllegalMove, Refused
 from kairos.identity import transcript
 from kairos.identity.join_token import JoinToken
 from kairos.identity.spiffe import node_id
@@ -234,7 +234,7 @@ def parse_challenge_untrusted(body: bytes) -> Challenge:
     """E3. Raises BadMessage."""
     try:
         challenge = msgspec.json.decode(body, type=Challenge)
-    except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
+    except UNREADABLE as error:
         raise BadMessage(f"the challenge: {error}") from None
     if len(challenge.challenge) != CHALLENGE_BYTES or not _ENROLLMENT_ID.fullmatch(challenge.enrollment):
         raise BadMessage("the challenge: a field has the wrong size")

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
 from enum import IntEnum
+
+import msgspec
 
 from kairos.errors import BadMessage
 
@@ -29,11 +30,18 @@ class FrameType(IntEnum):
     PONG = 10
 
 
-@dataclass(frozen=True, slots=True)
-class FrameHeader:
+_TYPES = {kind.value: kind for kind in FrameType}
+
+
+class FrameHeader(msgspec.Struct, frozen=True, gc=False):
+    """A relay frame's header. A Struct, because the relay makes one for each frame that passes."""
+
     type: FrameType
+    """What the payload is."""
     flags: int
+    """0, or FLAG_DATAGRAMS on CREDIT."""
     channel: int
+    """Number of the channel that the frame belongs to; 0 where it is for the relay itself."""
 
     def pack(self) -> bytes:
         return HEADER.pack(self.type, self.flags, 0, self.channel)
@@ -49,12 +57,12 @@ def parse_frame_header_untrusted(header: bytes | bytearray | memoryview, size: i
     if not HEADER.size <= size <= HEADER.size + FRAME_PAYLOAD_MAX or len(header) < HEADER.size:
         raise BadMessage(f"frame of {size} bytes")
     kind, flags, reserved, channel = HEADER.unpack_from(header)
-    if reserved or flags & ~(FLAG_DATAGRAMS if kind == FrameType.CREDIT else 0):
+    if reserved or (flags and (kind != FrameType.CREDIT or flags != FLAG_DATAGRAMS)):
         raise BadMessage("reserved bits of the frame header must be zero")
-    try:
-        return FrameHeader(FrameType(kind), flags, channel)
-    except ValueError:
-        raise BadMessage(f"unknown frame type {kind}") from None
+    known = _TYPES.get(kind)
+    if known is None:
+        raise BadMessage(f"unknown frame type {kind}")
+    return FrameHeader(known, flags, channel)
 
 
 def parse_credit_untrusted(payload: bytes | memoryview) -> int:

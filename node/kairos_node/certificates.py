@@ -15,6 +15,7 @@ from kairos.identity.certificate import Certificate, parse_certificate_untrusted
 from kairos.identity.transcript import fingerprint
 
 _NO_CONTEXT = b""
+_ROOT, _ISSUER = 1, 0  # path lengths: how many CAs may follow
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,8 +55,8 @@ def trust_untrusted(
     if fingerprint(root_der) != pinned_root:
         raise Refused("wrong-root", "the fabric's root certificate is not the one that the join token pinned")
     root, issuer = parse_certificate_untrusted(root_der), parse_certificate_untrusted(issuer_der)
-    for certificate in (root, issuer):
-        _check_issuer(provider, suite, root, certificate, now)
+    _check_ca(provider, suite, root, root, _ROOT, now)
+    _check_ca(provider, suite, root, issuer, _ISSUER, now)
     return Trust(suite, trust_domain, root, issuer)
 
 
@@ -73,12 +74,14 @@ def verify_peer_untrusted(
 ) -> Peer:
     """The peer that `chain` names, if everything about it is right; `node`: the very one expected, or any.
 
-    chain: DER, the peer's own first, then the issuer it shows: that may be a newer or older one than ours.
+    chain: DER, the peer's own first, then the issuer it shows: that may be a newer or older one than ours. Root and
+    issuer must be valid now as well, also the ones that were valid when they were pinned.
     revoked: nodes; refused: serials.
 
     Raises Refused (bad-certificate, certificate-expired, certificate-revoked, wrong-peer, revoked) or BadMessage.
     """
     certificate = parse_certificate_untrusted(chain[0])
+    _check_time(trust.root, now)
     if certificate.suite is not trust.suite or certificate.is_ca or certificate.spiffe is None:
         raise Refused("bad-certificate", f"the peer's certificate is not a node's of suite {trust.suite.name}")
     _check_signature(provider, _issuer_untrusted(provider, trust, chain[1:], now), certificate)
@@ -99,7 +102,7 @@ def check_audit_head(provider: Provider, root: Certificate, head: SignedHead) ->
     """That a key which the root certified for that time signed this head. Raises Refused (bad-certificate,
     certificate-expired, bad-signature) or BadMessage."""
     issuer = parse_certificate_untrusted(head.issuer)
-    _check_issuer(provider, root.suite, root, issuer, head.at)
+    _check_ca(provider, root.suite, root, issuer, _ISSUER, head.at)
     signed = transcript.audit_head(head.tenant, head.size, head.root, head.at)
     if not provider.verify(root.suite, issuer.public_key, signed, head.signature, labels.AUDIT_HEAD):
         raise Refused("bad-signature", f"the signature of {issuer.subject} on the audit head is wrong")
@@ -109,17 +112,22 @@ def _issuer_untrusted(provider: Provider, trust: Trust, shown: Sequence[bytes], 
     """Our own issuer, or the one that the peer shows if the root certified that too: an operator's `kairos fabric
     renew` reaches each node with its next certificate only."""
     if not shown or shown[0] == trust.issuer.der:
+        _check_time(trust.issuer, now)
         return trust.issuer
     issuer = parse_certificate_untrusted(shown[0])
-    _check_issuer(provider, trust.suite, trust.root, issuer, now)
+    _check_ca(provider, trust.suite, trust.root, issuer, _ISSUER, now)
     return issuer
 
 
-def _check_issuer(provider: Provider, suite: Suite, root: Certificate, issuer: Certificate, now: float) -> None:
-    if issuer.suite is not suite or not issuer.is_ca:
-        raise Refused("bad-certificate", f"{issuer.subject} is not a CA of suite {suite.name}")
-    _check_signature(provider, root, issuer)
-    _check_time(issuer, now)
+def _check_ca(
+    provider: Provider, suite: Suite, root: Certificate, ca: Certificate, path_length: int, now: float
+) -> None:
+    """`ca` is the root itself, or an issuer that it certified: their path lengths tell which of the two."""
+    if ca.suite is not suite or ca.path_length != path_length:
+        kind = "a root" if path_length == _ROOT else "an issuer"
+        raise Refused("bad-certificate", f"{ca.subject} is not the certificate of {kind} of suite {suite.name}")
+    _check_signature(provider, root, ca)
+    _check_time(ca, now)
 
 
 def _check_signature(provider: Provider, issuer: Certificate, certificate: Certificate) -> None:

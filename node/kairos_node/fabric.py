@@ -32,7 +32,7 @@ from kairos.audit.head import Consistency
 from kairos.constants import BODY_MAX, BUNDLE_MAX, PUSH_MAX
 from kairos.crypto import labels
 from kairos.crypto.provider import SigningKey
-from kairos.errors import BadMessage
+from kairos.errors import UNREADABLE, BadMessage
 from kairos.identity import transcript
 from kairos.identity.signed_request import DEVICE_HEADER, NONCE_BYTES, SIGNATURE_HEADER, Proof
 
@@ -253,7 +253,7 @@ def _problem_untrusted(status: int, content_type: str, body: bytes) -> Exception
             return ProblemError(
                 problem.code, problem.status, problem.title, problem.detail, retry_after_s=problem.retry_after_s
             )
-    except (msgspec.MsgspecError, UnicodeError, RecursionError):
+    except UNREADABLE:
         pass
     return ConnectionError(f"HTTP {status} with no problem document: is this the fabric's URL?")
 
@@ -261,7 +261,7 @@ def _problem_untrusted(status: int, content_type: str, body: bytes) -> Exception
 def _parse(body: bytes, kind: type[_T]) -> _T:
     try:
         return msgspec.json.decode(body, type=kind)
-    except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
+    except UNREADABLE as error:
         raise SenselessAnswer(f"the fabric's answer: {error}") from None
 
 

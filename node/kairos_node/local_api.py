@@ -17,7 +17,7 @@ from typing import Any, Self
 
 import msgspec
 
-from kairos.errors import BadMessage, KairosError, Refused
+from kairos.errors import UNREADABLE, BadMessage, KairosError, Refused
 
 LINE_MAX = 1 << 20
 _WAIT_S = 15.0
@@ -96,7 +96,7 @@ def parse_request_untrusted(line: bytes) -> dict[str, Any]:
     """A request with its `verb`. Raises BadMessage."""
     try:
         request = msgspec.json.decode(line, type=dict[str, Any])
-    except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
+    except UNREADABLE as error:
         raise BadMessage(f"local request: {error}") from None
     if not isinstance(request.get("verb"), str):
         raise BadMessage("local request: it names no verb")
@@ -119,7 +119,7 @@ def ask(path: Path, verb: str, **fields: Any) -> Any:
             raise Refused("not-running", f"no daemon answers at {path}; start it first") from None
     try:
         answer = msgspec.json.decode(line, type=_Answer)
-    except msgspec.MsgspecError:
+    except UNREADABLE:
         raise Refused("not-running", f"the daemon at {path} ended before it answered") from None
     if answer.error is not None:
         raise Refused(answer.error.code, answer.error.text)

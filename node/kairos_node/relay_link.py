@@ -22,7 +22,7 @@ from picows import WSError, WSFrame, WSHandshakeError, WSListener, WSMsgType, WS
 
 from kairos.api.problem import Problem
 from kairos.api.relay import Close, encode, parse_close_untrusted, parse_open_untrusted, parse_opened_untrusted
-from kairos.errors import BadMessage, KairosError, Refused
+from kairos.errors import UNREADABLE, BadMessage, KairosError, Refused
 from kairos.protocol.channel import Channel
 from kairos.wire import frame as wire
 from kairos.wire.frame import FLAG_DATAGRAMS, FRAME_PAYLOAD_MAX, FrameHeader, FrameType
@@ -327,6 +327,6 @@ def _refusal_untrusted(error: WSHandshakeError) -> str:
     """The problem that the relay answered with instead of a socket."""
     try:
         problem = msgspec.json.decode(error.raw_body or b"", type=Problem)
-    except msgspec.MsgspecError:
+    except UNREADABLE:
         return str(error)
     return f"{problem.title}: {problem.detail}" if problem.detail else problem.title

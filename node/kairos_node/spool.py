@@ -21,7 +21,7 @@ import msgspec
 from kairos.api.problem import ProblemError
 from kairos.audit.event import Event
 from kairos.constants import BODY_MAX
-from kairos.errors import BadMessage
+from kairos.errors import UNREADABLE, BadMessage
 from kairos_node.state import Identity
 
 _log = logging.getLogger(__name__)
@@ -142,6 +142,6 @@ def _read(path: Path) -> list[Event]:
     for line in path.read_bytes().splitlines():
         try:
             events.append(msgspec.json.decode(line, type=Event))
-        except msgspec.MsgspecError:
+        except UNREADABLE:
             _log.warning("audit: half an event at the end of %s", path.name)
     return events

@@ -14,7 +14,7 @@ import msgspec
 
 from kairos.api.enrollment import Role
 from kairos.crypto.suites import suite_named
-from kairos.errors import KairosError, Refused
+from kairos.errors import UNREADABLE, KairosError, Refused
 from kairos_dataplane import Dataplane, load
 from kairos_node.openssl_groups import fix_group
 from kairos_node.state import NodeState
@@ -68,7 +68,7 @@ def load_config(path: Path | None, kind: type[_C]) -> _C:
         return msgspec.toml.decode(path.read_bytes(), type=kind)
     except OSError as error:
         raise Refused("bad-config", f"{path}: {error.strerror}") from None
-    except msgspec.MsgspecError as error:
+    except UNREADABLE as error:
         raise Refused("bad-config", f"{path}: {error}; docs/config.md lists the keys") from None
 
 

@@ -30,7 +30,7 @@ from kairos.api.session import Network, PolicyRecord
 from kairos.audit.head import SignedHead
 from kairos.crypto.provider import Provider, SigningKey
 from kairos.crypto.suites import SEED_BYTES, Suite, suite_named
-from kairos.errors import BadMessage, Refused
+from kairos.errors import UNREADABLE, BadMessage, Refused
 from kairos.identity.certificate import Certificate, parse_certificate_untrusted
 from kairos_node.certificates import Trust, trust_untrusted
 
@@ -250,7 +250,7 @@ class NodeState:
             return None
         try:
             return msgspec.json.decode(text, type=kind)
-        except msgspec.MsgspecError as error:
+        except UNREADABLE as error:
             raise BadMessage(f"{self.directory / name} is damaged ({error}); restore it or enroll anew") from None
 
     def _save(self, name: str, value: object) -> None:

@@ -177,7 +177,7 @@ def test_the_certificate_names_the_device_under_the_issuer(plane: ControlPlane, 
     assert str(certificate.spiffe) == f"spiffe://{DOMAIN}/tenant/acme/device/{device.node}"
     assert certificate.public_key == device.key.public_key
     assert certificate.not_after == plane.now + CERTIFICATE_LIFE_S
-    issuer = plane.platform.settings.issuer
+    issuer = plane.platform.settings.issuer.certificate
     assert PROVIDER.verify(KR1, issuer.public_key, certificate.tbs, certificate.signature, b"")
 
 

@@ -179,7 +179,7 @@ def operator(plane: ControlPlane, monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
         url="",
         relay_url="",
         root_certificate=settings.root.der,
-        issuer_certificate=settings.issuer.der,
+        issuer_certificate=settings.issuer.certificate.der,
         policy_key=settings.policy_key,
         admin_token="",
     )

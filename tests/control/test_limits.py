@@ -9,7 +9,7 @@ from kairos.api.enrollment import Challenge
 from kairos.api.problem import ProblemError
 from kairos.api.session import SessionGrant
 from kairos_control.http.call import Call
-from kairos_control.services.rate_limits import DEVICE, SESSION, SOURCE, TOKEN, Budget, Limits
+from kairos_control.services.rate_limits import DEVICE, SESSION, SITE, SOURCE, TOKEN, Budget, Limits
 from kairos_control.services.sessions import LIVE_MAX
 
 SMALL = Budget("this test", 3, 0.5)
@@ -92,3 +92,52 @@ def test_the_oldest_of_too_many_sessions_gives_way(plane: ControlPlane, gateway:
         plane.now += 1
         opened.append(plane.node(device, "POST", "/sessions", {}, SessionGrant).session)
     assert sorted(row[0] for row in plane.state()["1.sessions"]) == sorted(opened[2:])
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "shared"),
+    [
+        ("2001:db8:1:2::1", "2001:db8:1:2:ffff::9", True),
+        ("2001:db8:1:2::1", "2001:db8:1:3::1", False),
+        ("192.0.2.7", "192.0.2.8", False),
+        ("192.0.2.7", "::ffff:192.0.2.7", True),
+        ("2001:db8:1:2::1%eth0", "2001:db8:1:2::2%lan", True),
+        ("no address at all", "no address either", False),
+    ],
+)
+def test_addresses_of_one_subscriber_share_a_budget(one: str, other: str, *, shared: bool) -> None:
+    limits = Limits(lambda: 0.0)
+    for _ in range(SOURCE.burst):
+        limits.take_source(one)
+    if shared:
+        with too_many():
+            limits.take_source(other)
+    else:
+        limits.take_source(other)
+
+
+def test_a_subscriber_with_many_subnets_meets_the_budget_of_its_site() -> None:
+    limits = Limits(lambda: 0.0)
+    with too_many():
+        for subnet in range(SITE.burst + 1):
+            limits.take_source(f"2001:db8:1:{subnet:x}::1")
+    limits.take_source("2001:db8:2::1")
+
+
+def test_a_flood_of_addresses_pushes_no_device_out_of_its_budget() -> None:
+    limits = Limits(lambda: 0.0)
+    for _ in range(DEVICE.burst):
+        limits.take(DEVICE, "ep-busy")
+    for number in range(30_000):
+        limits.take_source(f"198.{number >> 16}.{number >> 8 & 255}.{number & 255}")
+    with too_many():
+        limits.take(DEVICE, "ep-busy")
+
+
+def test_the_budget_of_a_source_does_not_tell_which_tenants_exist(plane: ControlPlane) -> None:
+    for tenant in ("acme", "none"):
+        source, codes = f"192.0.2.{len(tenant)}", []
+        for _ in range(SOURCE.burst + 1):
+            call = Call("GET", f"/v1/tenants/{tenant}/enrollments/0000", {"cf-connecting-ip": source})
+            codes.append(plane.send(call).status)
+        assert codes == [404] * SOURCE.burst + [429]

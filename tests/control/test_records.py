@@ -10,6 +10,7 @@ import pytest
 from control_plane import ControlPlane, Device
 from kairos.api.problem import ProblemError
 from kairos.api.session import Network
+from kairos.constants import CERTIFICATE_LIFE_S
 from kairos_control.fabric import FabricServices
 
 VNIS = "/v1/tenants/acme/vnis"
@@ -148,17 +149,15 @@ def test_a_deleted_tenant_leaves_nothing_but_its_audit(plane: ControlPlane, gate
         plane.admin("GET", "/v1/tenants/acme")
 
 
-def test_what_ended_long_ago_is_forgotten(plane: ControlPlane, gateway: Device) -> None:
+def test_certificates_go_when_they_end_and_tokens_a_month_later(plane: ControlPlane, gateway: Device) -> None:
     def kept() -> tuple[int, int]:
+        asyncio.run(FabricServices(plane.platform, plane.limits).housekeeping.delete_ended())
         state = plane.state()
         return len(state["0.certificates"]), len(state["0.tokens"])
 
     plane.joined()
-    before = kept()
-    asyncio.run(FabricServices(plane.platform).housekeeping.delete_ended())
-    plane.now += 20 * 86_400
-    asyncio.run(FabricServices(plane.platform).housekeeping.delete_ended())
-    assert kept() == before
-    plane.now += 20 * 86_400
-    asyncio.run(FabricServices(plane.platform).housekeeping.delete_ended())
+    assert kept() == (2, 2)
+    plane.now += CERTIFICATE_LIFE_S + 1
+    assert kept() == (0, 2)
+    plane.now += 31 * 86_400
     assert kept() == (0, 0)

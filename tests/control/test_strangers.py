@@ -20,7 +20,7 @@ ADMINISTRATORS = (Caller.VIEWER, Caller.OPERATOR, Caller.ADMIN, Caller.ROOT, Cal
 
 
 def stranger(plane: ControlPlane, call: Call) -> Reply:
-    return asyncio.run(app.answer_stranger(FabricServices(plane.platform), *arrived(call)))
+    return asyncio.run(app.answer_stranger(FabricServices(plane.platform, plane.limits), *arrived(call)))
 
 
 def path_of(route: Route[Any], name: str) -> str:

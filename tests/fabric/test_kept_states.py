@@ -14,9 +14,10 @@ from kept_states import ARCHIVES, KeptState, changes, unpacked
 
 from fabric_host import FabricHost, Gatekeeper, client_of, default_provider
 from kairos.api.session import SessionRequest
-from kairos_cli.fabric.dev import vendor
+from kairos_cli.fabric import workspace
 from kairos_cli.fabric.local import LocalFabric, address_of
 from kairos_cli.fabric.operator import Operator
+from kairos_cli.fabric.steps import QUIET
 from kairos_control.store.object_schema import MIGRATIONS
 from kairos_node.enrollment import enroll
 from kairos_node.state import NodeState
@@ -37,7 +38,7 @@ def kept(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 @pytest.fixture(scope="module")
 def host(kept: KeptState) -> Iterator[FabricHost]:
     operator = kept.operator
-    vendor()
+    workspace.prepare(QUIET)
     fabric = LocalFabric(operator, kept.state, *address_of(operator.url))
     fabric.start()
     try:

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from fabric_host import FabricHost, free_ports, running_fabric
-from kairos_cli.fabric import local
+from kairos_cli.fabric import local, plan
 from kairos_cli.fabric.init import create
 from kairos_cli.fabric.local import FabricError, LocalFabric
 from kairos_cli.fabric.operator import Operator
@@ -151,7 +151,7 @@ def test_the_cause_is_the_line_that_tells() -> None:
 
 def test_a_first_start_makes_the_snapshot_and_works_from_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     snapshot = tmp_path / "snapshot.bin"
-    monkeypatch.setattr(local, "_snapshot_path", lambda root, extensions: snapshot)
+    monkeypatch.setattr(plan, "_snapshot_path", lambda root, extensions: snapshot)
     operator = new_operator(tmp_path / "fabric")
     fabric = LocalFabric(operator, operator.state, HOST, local.address_of(operator.url)[1])
     fabric.start()
@@ -170,5 +170,5 @@ def test_files_that_no_start_used_for_a_day_go(tmp_path: Path) -> None:
     for name, age_s in (("old.zip", 90_000), ("new.zip", 3_600)):
         (tmp_path / name).touch()
         os.utime(tmp_path / name, (time.time() - age_s,) * 2)
-    local._forget_unused(tmp_path)
+    plan._forget_unused(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["new.zip"]

@@ -106,8 +106,8 @@ def test_a_worker_without_the_seed_of_its_certificate_serves_nothing(
 
     given = settings.variables(operator, "control") | settings.secrets(operator, "control")
     parsed = settings_of(SimpleNamespace(**given))
-    assert parsed.issuer.der == operator.issuer_certificate
-    assert parsed.issuer_seed == operator.issuer_seed
+    assert parsed.issuer.certificate.der == operator.issuer_certificate
+    assert parsed.issuer.seed == operator.issuer_seed
     other = init.create(operator.folder.parent / "other", operator.suite.name, "kairos.test", "https://f", "https://r")
     swapped = given | {name: text for name, text in settings.variables(other, "control").items() if "ISSUER" in name}
     with pytest.raises(SettingsError, match=issuer_seed_name(other.issuer_certificate)):

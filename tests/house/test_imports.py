@@ -54,7 +54,7 @@ PURE = {
     "typing",
     "urllib",
 }
-PURE_LIBRARIES = {"msgspec", "asn1crypto"}
+PURE_LIBRARIES = {"msgspec"}
 RUNTIME = {"js", "pyodide", "workers"}
 
 

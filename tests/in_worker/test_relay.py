@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable
+from socket import SHUT_RDWR
 from types import TracebackType
 from typing import Any, Self
 
@@ -78,9 +79,16 @@ class Socket:
             pass
         return parse_close_untrusted(frame[2]).code
 
-    async def hang_up(self) -> None:
+    async def hang_up(self, code: int = 1000) -> int | None:
+        """Closes the socket. Returns the code that the relay answered with."""
         assert self._socket is not None
-        await self._socket.close()
+        await self._socket.close(code=code)
+        return self._socket.close_code
+
+    def break_off(self) -> None:
+        """The connection ends without a close, as with a host that lost its network."""
+        assert self._socket is not None
+        self._socket.get_extra_info("socket").shutdown(SHUT_RDWR)
 
 
 class Ends:
@@ -186,6 +194,7 @@ def test_two_endpoints_share_the_gateways_socket_and_nothing_else(play: Callable
         (lambda channel: HEADER.pack(99, 0, 0, channel), "bad-message"),
         (lambda channel: HEADER.pack(FrameType.STREAM, 0, 7, channel), "bad-message"),
         (lambda channel: encode(FrameType.STREAM, channel, bytes(FRAME_PAYLOAD_MAX + 1)), "bad-message"),
+        (lambda channel: bytes(1 << 20), "bad-message"),
         (lambda channel: encode(FrameType.OPEN, channel, b"{}"), "bad-message"),
         (lambda channel: encode(FrameType.OPENED, channel, b"{}"), "bad-message"),
         (lambda channel: encode(FrameType.PING, 0, bytes(65)), "bad-message"),
@@ -389,6 +398,34 @@ def test_an_endpoint_that_hangs_up_is_reported(play: Callable[[Scenario], None])
             endpoint.channel,
             "endpoint-gone",
         )
+
+    play(scenario)
+
+
+@pytest.mark.parametrize(("code", "answer"), [(1000, 1000), (1001, 1000), (1011, 1000), (3000, 3000), (4999, 4999)])
+def test_a_close_is_answered_with_a_code_that_may_be_sent(
+    play: Callable[[Scenario], None], code: int, answer: int
+) -> None:
+    async def scenario(ends: Ends) -> None:
+        endpoint = await ends.endpoint()
+        assert await endpoint.hang_up(code) == answer
+        assert (await ends.gateway.frame())[:2] == (FrameType.CLOSE, endpoint.channel)
+
+    play(scenario)
+
+
+def test_a_connection_that_breaks_ends_its_own_channel_only(play: Callable[[Scenario], None]) -> None:
+    async def scenario(ends: Ends) -> None:
+        neighbour, endpoint = await ends.endpoint(), await ends.endpoint()
+        endpoint.break_off()
+        kind, channel, payload = await ends.gateway.frame()
+        assert (kind, channel, parse_close_untrusted(payload).code) == (
+            FrameType.CLOSE,
+            endpoint.channel,
+            "endpoint-gone",
+        )
+        await ends.gateway.send(FrameType.STREAM, b"unharmed", neighbour.channel)
+        assert (await neighbour.frame())[2] == b"unharmed"
 
     play(scenario)
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import hmac
 
-from kairos.crypto.schedule import Direction, first_epoch, hkdf_expand, hkdf_extract, next_epoch
+import pytest
+
+from kairos.crypto.schedule import EXPAND_MAX, Direction, first_epoch, hkdf_expand, hkdf_extract, next_epoch
 
 
 def reference_expand(secret: bytes, info: bytes, size: int) -> bytes:
@@ -19,8 +21,11 @@ def reference_expand(secret: bytes, info: bytes, size: int) -> bytes:
 def test_hkdf_equals_the_formula() -> None:
     secret = hkdf_extract(b"salt", b"material")
     assert secret == hmac.new(b"salt", b"material", hashlib.sha384).digest()
-    for size in (1, 44, 48, 49, 96, 200):
+    for size in (0, 1, 44, 48, 49, 96, 200, EXPAND_MAX):
         assert hkdf_expand(secret, b"info", size) == reference_expand(secret, b"info", size)
+    for size in (-1, EXPAND_MAX + 1):
+        with pytest.raises(ValueError, match="at most 12240 bytes"):
+            hkdf_expand(secret, b"info", size)
 
 
 def test_schedule_matches_the_protocol_page() -> None:

@@ -73,7 +73,7 @@ def test_a_refusal_is_told_in_the_relays_own_words() -> None:
     assert said.endswith("The gateway is not connected: gw-a is not at the relay")
 
 
-@pytest.mark.parametrize("body", [b"", b"<html>", b"{}", b'{"title":', b"\xff\xfe"])
+@pytest.mark.parametrize("body", [b"", b"<html>", b"{}", b'{"title":', b"\xff\xfe", b'{"title":"\xff"}', b"[" * 50_000])
 def test_a_refusal_without_sense_is_still_a_connection_error(body: bytes) -> None:
     assert refusal(http("502 Bad Gateway", body)).startswith("relay http://127.0.0.1")
 

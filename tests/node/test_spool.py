@@ -71,12 +71,13 @@ def test_a_restart_loses_nothing(tmp_path: Path) -> None:
     asyncio.run(first.drain(fabric))
 
 
-def test_half_an_event_is_dropped_alone(tmp_path: Path) -> None:
+@pytest.mark.parametrize("half", [b'{"id": "cut', b'{"id": "\xc3"}', b'{"detail": ' + b"[" * 5_000])
+def test_half_an_event_is_dropped_alone(tmp_path: Path, half: bytes) -> None:
     spool, fabric = Spool(tmp_path), Fabric()
     spool.record(event(1))
     (path,) = tmp_path.glob("*.jsonl")
     with path.open("ab") as file:
-        file.write(b'{"id": "cut')
+        file.write(half)
     asyncio.run(spool.drain(fabric))
     assert fabric.taken == ids(1)
 

@@ -77,9 +77,10 @@ def test_an_identity_from_disk(state: NodeState, authority: Authority, provider:
     assert repr(own.seed) not in repr(state.keys)
 
 
-def test_a_damaged_file_is_named(state: NodeState) -> None:
+@pytest.mark.parametrize("damaged", [b'{"seed":', b'{"seed":"\xff"}', b"[" * 5_000])
+def test_a_damaged_file_is_named(state: NodeState, damaged: bytes) -> None:
     state.begin(JOIN, bytes(32))
-    (state.directory / "identity.json").write_bytes(b'{"seed":')
+    (state.directory / "identity.json").write_bytes(damaged)
     with pytest.raises(BadMessage, match=r"identity\.json is damaged"):
         _ = state.keys
 

@@ -7,11 +7,14 @@ import os
 import subprocess
 import sys
 import tarfile
+import urllib.request
 import venv
 import zipfile
 from pathlib import Path
 
 import pytest
+
+from fabric_host import free_ports
 
 ROOT = Path(__file__).parents[2]
 
@@ -66,6 +69,7 @@ def test_the_sdist_carries_all_sources(sdist: Path) -> None:
     with tarfile.open(sdist) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
     assert {"LICENSE", "README.md", "dataplane/csrc/kdp_api.h", "kairos/wire/datagram.py"} <= names
+    assert {"wrangler.toml", "package-lock.json", "workers/src/entry.py", "workers/local/host.mjs"} <= names
 
 
 @pytest.mark.parametrize("verb", ["agent", "gateway", "fabric", "policy"])
@@ -120,3 +124,58 @@ def test_the_wheel_carries_units_and_examples(sdist: Path, installed: Path) -> N
         names = set(archive.namelist())
     units = {"kairos_agent/kairos-agent.service", "kairos_gateway/kairos-gateway.service"}
     assert units | {"kairos_agent/agent.toml", "kairos_gateway/gateway.toml"} <= names
+
+
+@pytest.fixture(scope="module")
+def operator_only(installed: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """bin/ of an empty environment with the operator extra alone, outside the tree."""
+    binaries = environment_of(tmp_path_factory.mktemp("operator") / "venv")
+    (wheel,) = installed.parents[1].glob("*.whl")
+    run(binaries / "pip", "install", "-q", f"kairos-red[operator] @ file://{wheel}")
+    return binaries
+
+
+@pytest.mark.timeout(900)
+def test_an_operator_needs_no_source_tree(operator_only: Path, tmp_path: Path) -> None:
+    """init, dev and a dry run of deploy, from the wheel, with nothing but pip's environment and the user's cache."""
+    port = free_ports("127.0.0.1")
+    folder, cache = tmp_path / "fabric", tmp_path / "cache"
+    clean = {
+        name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "KAIROS", "VIRTUAL_ENV"))
+    }
+    environment = {**clean, "PATH": f"{operator_only}:/usr/bin:/bin", "XDG_CACHE_HOME": str(cache)}
+    kairos = operator_only / "kairos"
+    url, relay_url = f"http://127.0.0.1:{port}", f"http://127.0.0.1:{port + 1}"
+    words = ("fabric", "init", "--dir", folder, "--url", url, "--relay-url", relay_url)
+    run(kairos, *words, environment=environment)
+
+    command = (str(kairos), "fabric", "dev", "--dir", str(folder))
+    with subprocess.Popen(
+        command, cwd="/", env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as dev:
+        assert dev.stdout is not None
+        said: list[str] = []
+        for line in dev.stdout:
+            said.append(line)
+            if line.startswith("Ctrl-C"):
+                break
+        try:
+            assert "ready in" in "".join(said), "".join(said)
+            with urllib.request.urlopen(f"{url}/v1/health", timeout=20) as answer:
+                assert json.load(answer) == {"status": "ok"}
+            findings = json.loads(
+                run(kairos, "fabric", "doctor", "--json", "--dir", folder, environment=environment).stdout
+            )
+            assert {each["what"]: each["state"] for each in findings}["control plane"] == "ok"
+        finally:
+            dev.terminate()
+    steps = [line.partition(" ... ")[0] for line in said if " ... " in line]
+    assert len(steps) == 6, steps  # unpack, two kinds of packages, the snapshot, both Workers
+    assert all(line.rstrip().endswith(" s") for line in said if " ... " in line)
+
+    figures = json.loads(
+        run(kairos, "fabric", "deploy", "--dry-run", "--json", "--dir", folder, environment=environment).stdout
+    )
+    assert figures["script_gzip_bytes_control"] > 0
+    (workspace,) = (cache / "kairos").iterdir()
+    assert (workspace / "kairos/constants.py").exists()

@@ -13,8 +13,9 @@ import * as cloudflareWorkers from "cloudflare:workers";
 import * as cloudflareSockets from "cloudflare:sockets";
 import settingsText from "./settings.json";
 import extensions from "./extensions.mjs"; // [[path in Python's file system, WebAssembly.Module]]
+import { Limits, reportException } from "./limits.mjs";
 
-const { main, makeSnapshot, warm } = JSON.parse(settingsText);
+const { main, makeSnapshot, warm, limits: numbers, importOnRequest } = JSON.parse(settingsText);
 const INDEX = "http://pyodide.invalid/";
 const SOURCES = "/session/metadata";
 
@@ -33,11 +34,27 @@ function patchWaitUntil(ctx) {
     waitUntil(
       (async () => {
         const own = "copy" in promise ? promise.copy() : promise; // the caller's proxy dies with its frame
-        await own;
+        await watched("waitUntil", () => own);
         own.destroy?.();
       })(),
     );
   patched.add(ctx);
+}
+
+// An object's context is not patched by the native runtime, and not here: what is given to it must live long enough.
+function watchWaitUntil(ctx, name) {
+  const waitUntil = ctx.waitUntil.bind(ctx);
+  ctx.waitUntil = (promise) => waitUntil(watched(`${name}.waitUntil`, () => promise));
+}
+
+// What a handler throws is the runtime's to deal with, and is shown.
+async function watched(place, call) {
+  try {
+    return await call();
+  } catch (error) {
+    reportException(place, error);
+    throw error;
+  }
 }
 
 const helper = {
@@ -62,11 +79,18 @@ function serialize(object) {
 const deserialize = ([root, key]) => (key === undefined ? roots[root] : roots[root][key]);
 
 const GLUE = `
+from contextvars import ContextVar
 from inspect import isawaitable
 from pyodide.code import relaxed_call
 from workers import python_from_rpc, python_to_rpc
 
-async def rpc_call(relaxed, instance, name, *args):
+_ledger = ContextVar("ledger", default=None)
+
+def current_ledger():
+    return _ledger.get()
+
+async def rpc_call(ledger, relaxed, instance, name, *args):
+    _ledger.set(ledger)
     method = getattr(instance, name, None)
     if not callable(method):
         raise TypeError(f"Method {name} does not exist")
@@ -144,13 +168,17 @@ sys.path.insert(next(i for i, p in enumerate(sys.path) if "site-packages" in p),
     python.runPython(`${GLUE}\nimport asyncio, json, ${warm.join(", ")}`);
     return { python };
   }
+  if (importOnRequest) return { python };
   const glue = python.runPython("{}");
   python.runPython(GLUE, { globals: glue });
-  return { python, application: python.pyimport(main), call: glue.get("rpc_call") };
+  return { python, application: python.pyimport(main), call: glue.get("rpc_call"), currentLedger: glue.get("current_ledger") };
 }
 
-const { python, application, call } = await boot();
+const { python, application, call, currentLedger } = await boot();
+const limits = new Limits(numbers ?? {}, () => currentLedger());
+if (!makeSnapshot) globalThis.addEventListener("unhandledrejection", ({ reason }) => reportException("a promise", reason));
 
+export const importMain = () => python.pyimport(main); // what it costs is measured from outside
 export const takeSnapshot = () => python._api.makeSnapshot(serialize);
 
 function openEntropy() {
@@ -159,42 +187,83 @@ function openEntropy() {
   python.runPython("import random; random.seed()");
 }
 
-const RAW = new Set(["alarm", "webSocketMessage", "webSocketClose", "webSocketError"]); // given JavaScript objects as they are
+const RAW = new Set(["webSocketMessage", "webSocketClose", "webSocketError"]); // given JavaScript objects as they are
+const HANDLERS = new Set(["alarm", ...RAW]); // workerd asks for each when it makes the object: absent is undefined, not an error
+
+// A sync or async handler of a socket, with as little as can be around it: the relay's frames come this way.
+function socketHandler(place, handler) {
+  return (...args) => {
+    const message = args[1];
+    const size = message?.byteLength ?? message?.length;
+    if (size > limits.limits.SOCKET_MESSAGE_BYTES) limits.refuse("SOCKET_MESSAGE_BYTES", place, size, limits.limits.SOCKET_MESSAGE_BYTES);
+    try {
+      const result = handler.callRelaxed(...args);
+      return typeof result?.then === "function" ? watched(place, () => result) : result;
+    } catch (error) {
+      reportException(place, error);
+      throw error;
+    }
+  };
+}
+
+// What production's edge refuses before the Worker hears of it.
+function refusedAtTheEdge(request) {
+  const size = Number(request.headers?.get("content-length") ?? 0);
+  if (size > limits.limits.BODY_BYTES) return new Response("Request Entity Too Large", { status: 413 });
+  if (request.url?.length > limits.limits.URL_BYTES) return new Response("URI Too Long", { status: 414 });
+  return undefined;
+}
+
+function placeOf(name, property, [first]) {
+  if (property === "fetch") return `${name}.fetch ${first?.method} ${new URL(first.url).pathname}`;
+  return property === "queue" ? `${name}.queue ${first?.queue}` : `${name}.${property}`;
+}
 
 function bridged(Base, name, keeps) {
   return class extends Base {
     constructor(ctx, env) {
       super(ctx, env);
       openEntropy();
+      limits.env(env);
+      if (keeps) {
+        limits.storage(ctx, name);
+        watchWaitUntil(ctx, name);
+      }
       // A Durable Object keeps its Python object; an entrypoint's is released after its last call, for the collector does not
       // keep up with one proxy a request.
       let instance = keeps ? application[name](ctx, env) : undefined;
       let running = 0;
       const handlers = new Map();
+      const invoke = async (property, args) => {
+        const refusal = property === "fetch" && !keeps && refusedAtTheEdge(args[0]);
+        if (refusal) return refusal;
+        instance ??= application[name](ctx, env);
+        running += 1;
+        const ledger = limits.ledger(placeOf(name, property, args));
+        const task = call(ledger, property === "fetch" || property === "alarm", instance, property, ...args);
+        try {
+          return await watched(ledger.place, () => task);
+        } finally {
+          limits.settle(ledger, python._module.HEAPU8.byteLength);
+          task.destroy();
+          running -= 1;
+          if (!running && !keeps) {
+            instance.destroy();
+            instance = undefined;
+          }
+        }
+      };
+      const handler = (property) => {
+        const method = instance[property];
+        if (typeof method !== "function") return undefined;
+        return RAW.has(property) ? socketHandler(`${name}.${property}`, method) : (...args) => invoke(property, args);
+      };
       return new Proxy(this, {
         get(target, property, receiver) {
           if (typeof property !== "string") return Reflect.get(target, property, receiver);
-          if (keeps && RAW.has(property)) {
-            if (!handlers.has(property)) handlers.set(property, instance[property]);
-            const handler = handlers.get(property);
-            // workerd asks for every handler when it makes the object: absent is undefined, not an error
-            return typeof handler === "function" ? (...args) => handler.callRelaxed(...args) : undefined;
-          }
-          return async (...args) => {
-            instance ??= application[name](ctx, env);
-            running += 1;
-            const task = call(property === "fetch", instance, property, ...args);
-            try {
-              return await task;
-            } finally {
-              task.destroy();
-              running -= 1;
-              if (!running && !keeps) {
-                instance.destroy();
-                instance = undefined;
-              }
-            }
-          };
+          if (!keeps || !HANDLERS.has(property)) return (...args) => invoke(property, args);
+          if (!handlers.has(property)) handlers.set(property, handler(property));
+          return handlers.get(property);
         },
       });
     }

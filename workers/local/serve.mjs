@@ -1,6 +1,7 @@
 // One Worker in one workerd process: `node serve.mjs PLAN`. PLAN is JSON made by kairos_cli/fabric/local.py. Says {"ready": URL} on
 // standard output when it answers, and stops cleanly on SIGTERM or when standard input closes. SIGUSR2 runs its crons at once.
 // `node serve.mjs PLAN snapshot` makes the memory snapshot instead.
+import { appendFileSync, writeFileSync } from "node:fs";
 import { mkdir, readFile, readdir, rename, writeFile } from "node:fs/promises";
 import { createRequire } from "node:module";
 import path from "node:path";
@@ -23,6 +24,8 @@ async function file(type, source, name = path.basename(source)) {
 function entry() {
   if (makeSnapshot)
     return 'import { takeSnapshot } from "./host.mjs";\nexport default { fetch: () => new Response(takeSnapshot()) };';
+  if (plan.importOnRequest)
+    return 'import { importMain } from "./host.mjs";\nexport default { fetch: () => { importMain(); return new Response("imported"); } };';
   return [
     'import { durableObject, entrypoint } from "./host.mjs";',
     'export default class extends entrypoint("Default") {}',
@@ -33,14 +36,15 @@ function entry() {
 async function modules() {
   const imports = plan.extensions.map((_, i) => `import m${i} from "./extension${i}.wasm";\n`).join("");
   const table = plan.extensions.map(({ path: at }, i) => `[${JSON.stringify(at)}, m${i}]`);
-  const settings = { main: plan.main, makeSnapshot, warm: plan.warm };
+  const settings = { main: plan.main, makeSnapshot, warm: plan.warm, limits: plan.limits, importOnRequest: plan.importOnRequest };
   return [
     text("ESModule", "worker.mjs", entry()),
     await file("ESModule", path.join(here, "prelude.mjs")),
     await file("ESModule", path.join(here, "host.mjs")),
+    await file("ESModule", path.join(here, "limits.mjs")),
     text("Text", "settings.json", JSON.stringify(settings)),
     text("ESModule", "extensions.mjs", `${imports}export default [${table}];`),
-    text("Data", "snapshot.bin", makeSnapshot ? Buffer.alloc(0) : await readFile(plan.snapshot)),
+    text("Data", "snapshot.bin", makeSnapshot || !plan.snapshot ? Buffer.alloc(0) : await readFile(plan.snapshot)),
     await file("Data", plan.bundle, "bundle.zip"),
     await file("ESModule", path.join(pyodide, "pyodide.mjs")),
     await file("ESModule", path.join(pyodide, "pyodide.asm.mjs")),
@@ -49,6 +53,22 @@ async function modules() {
     await file("Text", path.join(pyodide, "pyodide-lock.json")),
     ...(await Promise.all(plan.extensions.map(({ file: at }, i) => file("CompiledWasm", at, `extension${i}.wasm`)))),
   ];
+}
+
+// Standard error is the log. What limits.mjs reports goes to a file as well: PLAN.faults has a line of JSON for each limit that was exceeded and
+// each exception that nobody caught, PLAN.most the most that any one invocation asked of its bindings.
+const most = {};
+function logged({ level, message }) {
+  const [, kind, json] = /^kairos-(fault|most) (.*)$/s.exec(message) ?? [];
+  if (kind === "fault") {
+    const fault = JSON.parse(json);
+    appendFileSync(plan.faults, `${json}\n`);
+    console.error(fault.kind === "limit" ? `limit: ${fault.name}: ${fault.place}: ${fault.value} > ${fault.limit}` : `uncaught in ${fault.place}: ${fault.text}`);
+  } else if (kind === "most") {
+    const { name, ...what } = JSON.parse(json);
+    most[name] = what;
+    writeFileSync(plan.most, JSON.stringify(most));
+  } else console.error(`${level}: ${message}`);
 }
 
 async function start() {
@@ -60,7 +80,7 @@ async function start() {
     cf: false,
     modulesRoot: here,
     modules: await modules(),
-    handleStructuredLogs: ({ level, message }) => console.error(`${level}: ${message}`), // standard error is the log
+    handleStructuredLogs: logged,
   };
   return new Miniflare(convertV4MiniflareOptions({ ...common, ...bound }));
 }

@@ -4,6 +4,7 @@ through a queue to each tenant."""
 from __future__ import annotations
 
 import json
+import time
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -17,11 +18,13 @@ from kairos_control.http.call import problem_reply
 from kairos_control.objects.tenant import Tenant
 from kairos_control.ports import Platform
 from kairos_control.services import audit_events, double_entry, telemetry
+from kairos_control.services.rate_limits import Limits
 from workers import WorkerEntrypoint
 
 __all__ = ["Default", "Tenant"]
 
 _TELEMETRY, _SWEEPS = "kairos-telemetry", "kairos-sweeps"
+_limits = Limits(time.time)
 _seen: set[str] = set()  # tenants that exist, or did when this isolate asked: their objects know better
 
 
@@ -34,7 +37,7 @@ async def _exists(fabric: FabricServices, tenant: str) -> bool:
 
 class Default(WorkerEntrypoint):  # type: ignore[misc]
     async def fetch(self, request: Any) -> Any:
-        fabric = FabricServices(platform_of(self.env))
+        fabric = FabricServices(platform_of(self.env), _limits)
         tenant = app.tenant_of(urlsplit(request.url).path)
         call, read = call_of(request)
         try:
@@ -71,7 +74,7 @@ class Default(WorkerEntrypoint):  # type: ignore[misc]
     async def scheduled(self, controller: Any, env: Any, ctx: Any) -> None:
         """Each tenant's housekeeping is a message of its own: one that fails is tried again and holds up no other, and thousands
         are no single invocation's work."""
-        fabric = FabricServices(platform_of(self.env))
+        fabric = FabricServices(platform_of(self.env), _limits)
         try:
             await require_database(fabric.platform)
         except ProblemError as error:

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 
-from kairos_cli.fabric.local import source_tree
+from kairos_cli.fabric import workspace
 
 _BLOCK = re.compile(r"^```sh( fails)?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _CLEAN_UP = """
@@ -48,7 +48,7 @@ def main() -> int:
         str(_PATIENCE_S),
         "bash",
         "-c",
-        script((source_tree() / "docs/walk.md").read_text()),
+        script((workspace.folder() / "docs/walk.md").read_text()),
     )
     status = subprocess.run(shell, check=False).returncode
     print(f"\nwalk: {'it holds' if status == 0 else 'FAILED'}, {time.monotonic() - began:.0f} s", flush=True)

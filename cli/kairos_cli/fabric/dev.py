@@ -5,28 +5,30 @@ from __future__ import annotations
 import argparse
 import json
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
 from types import FrameType
 
-from kairos_cli.fabric.local import FabricError, LocalFabric, address_of, source_tree
+from kairos_cli.fabric import workspace
+from kairos_cli.fabric.local import FabricError, LocalFabric, address_of
 from kairos_cli.fabric.operator import Operator, directory
+from kairos_cli.fabric.steps import Steps
 
 
 def run(options: argparse.Namespace) -> None:
     operator = Operator.load(directory(options.dir))
     host, port = address_of(operator.url)
     state = Path(options.state) if options.state else operator.state
+    steps = Steps(quiet=options.json)
+    workspace.prepare(steps)
     fabric = LocalFabric(operator, state.resolve(), options.host or host, options.port or port)
-    vendor()
     signal.signal(signal.SIGTERM, _interrupt)
     started = time.monotonic()
     try:
-        fabric.start()
+        fabric.start(steps)
         _say(fabric, time.monotonic() - started, options.json)
-        ended = fabric.wait()
+        ended = fabric.wait(lambda fault: print(fault, file=sys.stderr, flush=True))
         raise FabricError(f"the {ended} Worker ended; its log is {fabric.state / ended}.log")
     except KeyboardInterrupt:
         return
@@ -42,16 +44,6 @@ def _say(fabric: LocalFabric, took_s: float, as_json: bool) -> None:
         return
     print(f"fabric  {url}  ready in {took_s:.1f} s", flush=True)
     print(f"relay   {relay_url}\nstate   {fabric.state}\nCtrl-C stops it; its state stays.", flush=True)
-
-
-def vendor() -> None:
-    """What the Workers import, where it is not there yet. Raises FabricError."""
-    command = (sys.executable, str(source_tree() / "workers/vendor.py"))
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise FabricError(
-            f"the Workers' packages cannot be had: {done.stderr.strip().splitlines()[0]}; run: ./dev setup"
-        )
 
 
 def _interrupt(_number: int, _frame: FrameType | None) -> None:

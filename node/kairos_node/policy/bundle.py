@@ -69,13 +69,15 @@ def unpack_untrusted(bundle: bytes) -> Bundle:
         parts: dict[str, bytes] = {}
         with tarfile.open(fileobj=io.BytesIO(unpacked)) as archive:
             for member in archive:
+                if member.issparse() or not 0 <= member.size <= len(unpacked):  # before so much is read, or asked for
+                    raise BadMessage("a policy bundle with a file that is larger than the bundle")
                 file = archive.extractfile(member) if member.isfile() else None
                 if file is not None:
                     parts[member.name.strip("/")] = file.read()
         json.loads(parts["data.json"])
         rules = {name.rpartition("/")[2]: text.decode() for name, text in parts.items() if name.endswith(".rego")}
         return Bundle(parts["policy.wasm"], parts["data.json"], rules, _reads_source_port(parts.get(MANIFEST, b"{}")))
-    except (OSError, EOFError, zlib.error, tarfile.TarError, ValueError, RecursionError) as error:
+    except (OSError, EOFError, zlib.error, tarfile.TarError, ValueError, OverflowError, RecursionError) as error:
         raise BadMessage(f"not a policy bundle: {error}") from None
     except KeyError as error:
         raise BadMessage(f"the policy bundle lacks {error}") from None

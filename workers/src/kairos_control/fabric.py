@@ -7,6 +7,7 @@ from .services.administrators import Administrators
 from .services.housekeeping import Housekeeping
 from .services.journal import EveryJournal
 from .services.metrics import Metrics
+from .services.rate_limits import Limits
 from .services.tenants import Tenants
 from .store import FabricStores
 
@@ -14,7 +15,9 @@ from .store import FabricStores
 class FabricServices:
     """All that the fabric's own routes and its cron work with."""
 
-    def __init__(self, platform: Platform) -> None:
+    def __init__(self, platform: Platform, limits: Limits) -> None:
+        """limits: of this isolate, over all its requests."""
+        self.limits = limits
         self.platform = platform
         self.store = FabricStores(platform.database)
         self.journal = EveryJournal(platform, self.store.tenants)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from kairos.api.session import Cut
@@ -91,9 +91,17 @@ class Signatures(Protocol):
 
 
 class Sockets(Protocol):
-    """The events WebSockets that nodes of this tenant hold open."""
+    """The events WebSockets that nodes of this tenant hold open, at most one a node."""
 
-    def online(self) -> set[str]: ...
+    def online(self) -> set[str]:
+        """The nodes that have one."""
+        ...
+
+    def gateways(self) -> list[str]:
+        """The gateways that have one."""
+        ...
+
+    def is_online(self, node: str) -> bool: ...
 
     def send(self, node: str, text: str) -> bool:
         """False if the node has no open socket."""
@@ -110,6 +118,17 @@ class Relay(Protocol):
         ...
 
 
+@dataclass(slots=True)
+class Issuer:
+    """The issuing CA. Certificate and key are one value, so that nothing is signed with the key of another certificate."""
+
+    certificate: Certificate
+    seed: bytes = field(repr=False)
+    """The ML-DSA private key (FIPS 204 §3.6.3)."""
+    proven: bool = False
+    """Whether the seed was seen to belong to the certificate's key; services/issuer.py sets it before the first signature."""
+
+
 @dataclass(frozen=True, slots=True)
 class Settings:
     """The fabric's facts, out of the Worker's variables and secrets."""
@@ -118,8 +137,7 @@ class Settings:
     trust_domain: str
     relay_url: str
     root: Certificate
-    issuer: Certificate
-    issuer_seed: bytes
+    issuer: Issuer
     policy_key: bytes
     admin_token_hash: str
     internal_key: str

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import replace
 
 from .ports import TenantPlatform
@@ -11,12 +10,16 @@ from .services.admission import Admission
 from .services.audit_log import AuditLog
 from .services.certificates import Certificates
 from .services.clocks import Clocks
+from .services.devices import Devices
 from .services.enrollments import Enrollments
 from .services.gateways import Gateways
 from .services.interconnects import Interconnects
 from .services.isolations import Isolations
 from .services.journal import Journal
+from .services.leases import Leases
 from .services.lifecycle import Lifecycle
+from .services.members import Members
+from .services.network import Networks
 from .services.node_events import NodeEvents
 from .services.outbox import Outbox
 from .services.policies import Policies
@@ -24,12 +27,13 @@ from .services.postures import Postures
 from .services.pushes import Pushes
 from .services.rate_limits import Limits
 from .services.refusals import Refusals
-from .services.registry import Registry
 from .services.retention import Retention
 from .services.sessions import Sessions
 from .services.signed_requests import SignedRequests
-from .services.subnet_routes import Routes
+from .services.subnet_routes import SubnetRoutes
 from .services.telemetry import Telemetry
+from .services.tokens import Tokens
+from .services.turn import Turn
 from .services.vnis import Vnis
 from .store import Stores
 
@@ -38,9 +42,7 @@ class TenantServices:
     """All that a tenant's object does, over its platform."""
 
     def __init__(self, platform: TenantPlatform) -> None:
-        self.turn = (
-            asyncio.Lock()
-        )  # calls that change records run one at a time: D1 is awaited between reading and writing
+        self.turn = Turn()
         self.store = Stores(platform.database, platform.local, platform.tenant)
         self.outbox = Outbox(platform.queue, platform.local, platform.clock)
         self.platform = platform = replace(platform, queue=self.outbox)
@@ -48,26 +50,41 @@ class TenantServices:
         self.refusals = Refusals(self.journal, platform.clock)
         self.clocks = Clocks(self.journal, platform.clock)
         self.limits = Limits(platform.clock)
-        self.pushes = Pushes(platform)
+        self.pushes = Pushes(platform, self.store)
         self.signed_requests = SignedRequests(platform, self.store)
         self.administrators = Administrators(platform, self.store.admins, self.journal, platform.tenant)
         self.audit_log = AuditLog(platform, self.pushes, self.outbox)
         self.retention = Retention(platform, self.journal, self.audit_log)
-        self.admission = Admission(platform)
-        self.postures = Postures(platform, self.pushes)
+        self.admission = Admission(platform, self.store)
+        self.postures = Postures(platform, self.store, self.pushes)
         self.telemetry = Telemetry(platform, self.limits)
-        self.sessions = Sessions(platform, self.journal, self.pushes, self.postures, self.limits)
-        self.certificates = Certificates(platform, self.journal, self.pushes)
+        self.sessions = Sessions(platform, self.store, self.journal, self.pushes, self.postures, self.limits)
+        self.certificates = Certificates(platform, self.store, self.journal, self.pushes, self.limits)
+        self.leases = Leases(self.store.leases)
         self.enrollments = Enrollments(
-            platform, self.journal, self.pushes, self.admission, self.limits, self.certificates, self.signed_requests
+            platform,
+            self.store,
+            self.leases,
+            self.journal,
+            self.pushes,
+            self.admission,
+            self.limits,
+            self.certificates,
+            self.signed_requests,
+            self.turn,
         )
+        self.tokens = Tokens(platform, self.store, self.journal)
         self.policies = Policies(platform, self.store, self.journal, self.pushes)
-        self.vnis = Vnis(platform, self.journal, self.pushes, self.sessions)
-        self.interconnects = Interconnects(platform, self.journal, self.pushes)
-        self.routes = Routes(platform, self.journal, self.pushes)
-        self.registry = Registry(platform, self.journal, self.pushes, self.enrollments, self.sessions)
+        self.interconnects = Interconnects(platform, self.store, self.journal, self.pushes)
+        self.vnis = Vnis(
+            platform, self.store, self.journal, self.pushes, self.sessions, self.leases, self.interconnects
+        )
+        self.members = Members(self.store, self.journal, self.pushes, self.sessions, self.leases)
+        self.subnet_routes = SubnetRoutes(self.store, self.journal, self.pushes, self.interconnects)
+        self.networks = Networks(platform, self.store)
+        self.devices = Devices(platform, self.store, self.journal, self.pushes, self.enrollments, self.sessions)
         self.gateways = Gateways(platform, self.store, self.journal, self.pushes)
-        self.isolations = Isolations(platform, self.journal, self.pushes, self.sessions)
+        self.isolations = Isolations(platform, self.store, self.journal, self.pushes, self.sessions)
         self.node_events = NodeEvents(
             platform,
             self.store,

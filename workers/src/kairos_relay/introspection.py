@@ -1,4 +1,4 @@
-"""T2: whose session token is this? The control plane knows; the relay asks once a socket."""
+"""T2: whose session token is this? The control plane knows it, and the relay asks once a socket and once a renewal."""
 
 from __future__ import annotations
 
@@ -18,15 +18,20 @@ _KEPT = 10_000
 
 
 class TokenRefused(Exception):
-    """The control plane's word for it."""
+    """The token is not good for this gateway, or the control plane cannot be asked. `problem` says which."""
 
     def __init__(self, problem: Problem) -> None:
         super().__init__(problem.detail)
         self.problem = problem
 
+    @property
+    def is_outage(self) -> bool:
+        """The control plane gave no answer, so the token may be good."""
+        return self.problem.status >= 500
 
-async def introspect(control: Any, internal_key: str, token: str, gateway: str) -> Introspected:
-    """Raises TokenRefused: the token is not good for this gateway, or the control plane cannot be asked."""
+
+async def introspect(control: Any, internal_key: str, token: str, gateway: str, source: str) -> Introspected:
+    """Asks the control plane. control: its service binding; source: the caller's address, or "". Raises TokenRefused."""
     tenant = token.partition(".")[0]
     if not is_name(tenant):
         raise TokenRefused(Problem("urn:kairos:problem:unauthorized", "The session token is malformed", 401))
@@ -35,14 +40,14 @@ async def introspect(control: Any, internal_key: str, token: str, gateway: str) 
             answer = await control.fetch(
                 f"http://fabric/internal/introspect/{tenant}",
                 method="POST",
-                body=msgspec.json.encode(Introspection(token, gateway)).decode(),
+                body=msgspec.json.encode(Introspection(token, gateway, source)).decode(),
                 headers={"authorization": f"Bearer {internal_key}", "content-type": "application/json"},
             )
             body = (await answer.text()).encode()
         if answer.status == 200:
             return msgspec.json.decode(body, type=Introspected)
         problem = msgspec.json.decode(body, type=Problem)
-    except Exception as error:  # the other Worker is down, or no control plane: whatever the bridge makes of that
+    except Exception as error:  # the bridge has no one type for a Worker that is down or answers something else
         print(f"introspection: {error}")
         raise TokenRefused(
             Problem(
@@ -53,28 +58,38 @@ async def introspect(control: Any, internal_key: str, token: str, gateway: str) 
 
 
 class Introspections:
-    """Tokens that the control plane has vouched for, for when it is away: each to its end, the newest of a session only. In memory, so
-    an eviction forgets them, and who is forgotten waits for the control plane."""
+    """What the control plane last said of the tokens in use, for a time in which it does not answer.
+
+    The newest token of each session, for as long as it is good, and at most 10,000 of them: then the oldest goes. They are
+    in memory only. After an eviction a token has to wait for the control plane.
+    """
 
     def __init__(self) -> None:
-        self._by_session: dict[str, tuple[bytes, Introspected]] = {}
+        self._by_token: dict[bytes, Introspected] = {}
+        self._token_of: dict[str, bytes] = {}  # by session
 
     def learn(self, token: str, who: Introspected) -> None:
-        self._by_session.pop(who.session, None)
-        self._by_session[who.session] = _digest(token), who
-        if len(self._by_session) > _KEPT:
-            del self._by_session[next(iter(self._by_session))]
+        self._forget(who.session)
+        digest = _digest(token)
+        self._by_token[digest] = who
+        self._token_of[who.session] = digest
+        if len(self._by_token) > _KEPT:
+            self._forget(next(iter(self._token_of)))
 
     def of(self, token: str) -> Introspected | None:
-        """What was said of this very token, while it is good."""
-        digest, now = _digest(token), time.time()
-        self._by_session = {each: held for each, held in self._by_session.items() if held[1].expires_at > now}
-        return next((who for known, who in self._by_session.values() if known == digest), None)
+        """What was said of this token, if it is still good."""
+        who = self._by_token.get(_digest(token))
+        return who if who is not None and who.expires_at > time.time() else None
 
     def cut(self, node: str, session: str) -> None:
-        self._by_session = {
-            each: held for each, held in self._by_session.items() if each != session and held[1].node != node
-        }
+        for who in list(self._by_token.values()):
+            if who.session == session or who.node == node:
+                self._forget(who.session)
+
+    def _forget(self, session: str) -> None:
+        digest = self._token_of.pop(session, None)
+        if digest is not None:
+            self._by_token.pop(digest, None)
 
 
 def _digest(token: str) -> bytes:

@@ -1,21 +1,25 @@
 """What a channel may have under way, held at the relay (docs/protocol.md §5).
 
-The ends count credit themselves. The relay counts along, so that an end that ignores its window fills nobody's memory: not the relay's,
-and not the socket of a gateway that all its endpoints share. A count starts at zero when the object wakes after an eviction: it is then
-below the truth, never above, so an honest end is never wronged.
+The ends count credit themselves. The relay counts along, so that an end that ignores its window cannot fill the relay's
+memory, or the socket of a gateway that all its endpoints share. A count starts at zero when the object wakes after an
+eviction. It is then below the true value and never above it, so an honest end is never refused.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from enum import Enum
 
-from kairos.wire.frame import DATAGRAM_WINDOW, FLAG_DATAGRAMS, STREAM_WINDOW, FrameHeader, FrameType
+from kairos.wire.frame import DATAGRAM_WINDOW, STREAM_WINDOW, FrameType
 
-BARE_FRAMES_PER_S = 1_000  # frames that carry nothing a window counts: an honest end sends a few a second
+BARE_FRAMES_PER_S = 1_000
+"""Frames a second that no window counts: CREDIT, PING, RENEW, or one without payload. An honest end sends a few."""
+RENEWAL_COST = 100
+"""Bare frames that one RENEW counts for, because the control plane has to answer it: ten a second at most."""
 
 
 class Ruling(Enum):
-    """What becomes of a frame."""
+    """What becomes of a frame. The value of the last two is the code with which the channel ends."""
 
     PASS = "pass"
     DROP = "drop"
@@ -23,37 +27,54 @@ class Ruling(Enum):
     FLOODING = "flooding"
 
 
-class Meter:
-    """All channels of one relay object."""
+@dataclass(slots=True)
+class Direction:
+    """Payload bytes that one end of a channel has sent and the other end has not granted back."""
 
-    def __init__(self) -> None:
-        self._under_way: dict[tuple[int, bool, bool], int] = {}  # (channel, from the gateway, datagrams) -> bytes
-        self._bare: dict[int, tuple[int, int]] = {}  # channel -> (second, frames in it)
+    stream: int = 0
+    """Bytes of STREAM, at most STREAM_WINDOW."""
+    datagrams: int = 0
+    """Bytes of DATAGRAMS, at most DATAGRAM_WINDOW."""
 
-    def sent(self, header: FrameHeader, size: int, *, from_gateway: bool) -> Ruling:
-        """A STREAM or DATAGRAMS frame of `size` payload bytes."""
-        datagrams = header.type is FrameType.DATAGRAMS
-        key = (header.channel, from_gateway, datagrams)
-        total = self._under_way.get(key, 0) + size
-        if total > (DATAGRAM_WINDOW if datagrams else STREAM_WINDOW):
-            return Ruling.DROP if datagrams else Ruling.EXCEEDED
-        self._under_way[key] = total
+    def sent(self, kind: FrameType, size: int) -> Ruling:
+        """A STREAM or DATAGRAMS frame of `size` payload bytes wants to pass."""
+        if kind is FrameType.DATAGRAMS:
+            total = self.datagrams + size
+            if total > DATAGRAM_WINDOW:
+                return Ruling.DROP
+            self.datagrams = total
+        else:
+            total = self.stream + size
+            if total > STREAM_WINDOW:
+                return Ruling.EXCEEDED
+            self.stream = total
         return Ruling.PASS
 
-    def granted(self, header: FrameHeader, size: int, *, from_gateway: bool) -> None:
-        """A CREDIT frame: what the other end had under way has arrived."""
-        key = (header.channel, not from_gateway, bool(header.flags & FLAG_DATAGRAMS))
-        self._under_way[key] = max(self._under_way.get(key, 0) - size, 0)
+    def granted(self, size: int, *, datagrams: bool) -> None:
+        """A CREDIT frame of the other end: `size` bytes have arrived there."""
+        if datagrams:
+            self.datagrams = max(self.datagrams - size, 0)
+        else:
+            self.stream = max(self.stream - size, 0)
 
-    def bare(self, channel: int, now: float) -> Ruling:
-        """A frame of an endpoint that no window counts: CREDIT, PING, RENEW, or one without payload."""
-        second, frames = self._bare.get(channel, (0, 0))
-        frames = frames + 1 if second == int(now) else 1
-        self._bare[channel] = (int(now), frames)
-        return Ruling.PASS if frames <= BARE_FRAMES_PER_S else Ruling.FLOODING
 
-    def forget(self, channel: int) -> None:
-        for from_gateway in (False, True):
-            for datagrams in (False, True):
-                self._under_way.pop((channel, from_gateway, datagrams), None)
-        self._bare.pop(channel, None)
+@dataclass(slots=True)
+class Meter:
+    """One channel."""
+
+    from_endpoint: Direction = field(default_factory=Direction)
+    """What the endpoint has sent."""
+    from_gateway: Direction = field(default_factory=Direction)
+    """What the gateway has sent."""
+    second: int = 0
+    """The second (Unix time) in which the last bare frame came."""
+    frames: int = 0
+    """Bare frames in that second."""
+
+    def bare(self, now: float, cost: int = 1) -> Ruling:
+        """A frame that no window counts. now: Unix time in seconds; cost: how many frames it counts for."""
+        second = int(now)
+        if second != self.second:
+            self.second, self.frames = second, 0
+        self.frames += cost
+        return Ruling.PASS if self.frames <= BARE_FRAMES_PER_S else Ruling.FLOODING

@@ -1,8 +1,8 @@
 """The Relay Durable Object of one gateway (docs/design/0002-two-workers.md).
 
-Every socket has a number that is never given twice; an endpoint's is its channel. A socket's first tag says what it is, `gateway/7` or
-`endpoint/8`; the others name its session and its node. What else must outlive an eviction is in its attachment, so the object may be
-forgotten while its sockets stay open. Frames pass as the buffer they came in; each look at something of JavaScript costs microseconds.
+It passes frames between the gateway's socket and one socket for each endpoint's channel, and counts what is under way. It
+holds nothing that is not in its storage, its sockets' attachments, or known to the control plane, so the runtime may evict
+it from memory while its sockets stay open.
 """
 
 from __future__ import annotations
@@ -14,13 +14,15 @@ from urllib.parse import urlsplit
 
 import js
 import msgspec
-from pyodide.ffi import JsException, to_js
+from pyodide.ffi import to_js
 
 from kairos.api.problem import CONTENT_TYPE, Problem
-from kairos.api.relay import Close, Open, Opened, Renewed, encode
+from kairos.api.relay import Close, Open, Opened, Renewed
 from kairos.api.session import Cut, Introspected
 from kairos.errors import BadMessage
 from kairos.wire.frame import (
+    FLAG_DATAGRAMS,
+    FRAME_PAYLOAD_MAX,
     HEADER,
     PING_PAYLOAD_MAX,
     FrameHeader,
@@ -29,36 +31,33 @@ from kairos.wire.frame import (
     parse_frame_header_untrusted,
 )
 from kairos.wire.frame import encode as frame
+from kairos.wire.websocket import NORMAL, close_code_to_answer
 from workers import DurableObject, Response
 
+from .background import background
 from .introspection import Introspections, TokenRefused, introspect
-from .meter import Meter, Ruling
+from .meter import RENEWAL_COST, Ruling
+from .sockets import End, Sockets
 
-GATEWAY = "gateway"
 # The version of what outlives the object's memory: `number` and `gateway` in its storage, the sockets' tags and attachments.
 _SCHEMA = 1
-_FORWARDED = {FrameType.STREAM, FrameType.CREDIT, FrameType.DATAGRAMS, FrameType.CLOSE}
-_NORMAL, _ENDED, _BAD = 1000, 4001, 4002  # WebSocket close codes
+_FORWARDED = (FrameType.DATAGRAMS, FrameType.STREAM, FrameType.CREDIT, FrameType.CLOSE)
+_FRAME_MAX = HEADER.size + FRAME_PAYLOAD_MAX
 _TOKEN_MAX = 256
 _RETRY_S = 2
+_ENDED, _BAD = 4001, 4002  # WebSocket close codes
 _FAULTS = {"bad-message", "wrong-channel", "credit-exceeded", "flooding"}
 
 
 class Relay(DurableObject):  # type: ignore[misc]
     def __init__(self, ctx: Any, env: Any) -> None:
         super().__init__(ctx, env)
-        self._meter = Meter()
+        self._sockets = Sockets(ctx)
         self._known = Introspections()
-        self._renewing: set[int] = set()  # sockets whose renewal is being looked up
-        self._cuts: dict[str, int] = {}  # tag of a node or session -> until when (Unix s) it is let in nowhere
-        # By number. One that was closed is not among them, though it may ignore that and go on sending: then it is heard no more.
-        self._live: dict[int, Any] = {}
-        self._gateway = 0  # the number of the gateway's socket, which must be live
+        self._cuts: dict[str, int] = {}  # "node/..." or "session/..." -> Unix time until which it is let in nowhere
         self._schema = int(ctx.storage.kv.get("schema") or 1)  # it was not recorded at first
-        for socket in () if self._schema > _SCHEMA else ctx.getWebSockets():
-            if not socket.deserializeAttachment().ended:
-                role, number = self._who(socket)
-                self._remember(role, number, socket)
+
+    # -- a new socket ---------------------------------------------------------------------------------------------------
 
     async def fetch(self, request: Any) -> Any:
         if self._schema > _SCHEMA:
@@ -70,10 +69,10 @@ class Relay(DurableObject):  # type: ignore[misc]
         gateway = path.rsplit("/", 1)[-1]
         token = request.headers.get("authorization", "").removeprefix("Bearer ")
         try:
-            who = await self._introspect(token, gateway)
+            who = await self._introspect(token, gateway, request.headers.get("cf-connecting-ip", ""))
         except TokenRefused as error:
             return problem_response(error.problem)
-        if who.role != GATEWAY and self._gateway not in self._live:
+        if who.role != "gateway" and self._sockets.gateway is None:
             return problem_response(
                 Problem(
                     "urn:kairos:problem:gateway-unavailable", "The gateway is not connected", 503, f"{gateway} is not at the relay",
@@ -85,218 +84,214 @@ class Relay(DurableObject):  # type: ignore[misc]
         await self._wake_by(who.expires_at)
         return Response(None, status=101, web_socket=client)
 
-    # -- frames: plain functions, for a coroutine a frame would halve what passes ---------------------------------------
-
-    def webSocketMessage(self, socket: Any, message: Any) -> None:
-        role, number = self._who(socket)
-        if number not in self._live:
-            return
-        if isinstance(message, str):
-            self._expel(socket, "bad-message", "frames are binary")
-            return
-        size = message.byteLength
-        try:
-            header = parse_frame_header_untrusted(message.slice(0, HEADER.size).to_bytes(), size)
-            if header.type not in _FORWARDED:
-                self._own_frame(socket, header.type, message, size - HEADER.size)
-            elif role == GATEWAY or number == header.channel:
-                self._forward(socket, header, message, size - HEADER.size, from_gateway=role == GATEWAY)
-            else:
-                self._expel(socket, "wrong-channel", f"channel {header.channel} is not yours")
-        except BadMessage as error:
-            self._expel(socket, "bad-message", str(error))
-
-    def _forward(self, socket: Any, header: FrameHeader, message: Any, size: int, *, from_gateway: bool) -> None:
-        """To the other end of the channel. Raises BadMessage."""
-        to = header.channel if from_gateway else self._gateway
-        other = self._live.get(to)
-        if other is None or (from_gateway and to == self._gateway):
-            return  # it has just gone, or never was
-        ruling = self._rule(header, message, size, from_gateway=from_gateway)
-        if ruling is Ruling.PASS:
-            _send(other, message)
-            if header.type is FrameType.CLOSE:
-                self._close(other if from_gateway else socket)
-        elif ruling is not Ruling.DROP:
-            # The channel ends, whichever end overdrew it; a gateway keeps its socket for the others.
-            self._expel(other if from_gateway else socket, ruling.value, "beyond what the other end takes")
-
-    def _rule(self, header: FrameHeader, message: Any, size: int, *, from_gateway: bool) -> Ruling:
-        """Credit and floods. Raises BadMessage."""
-        if size and header.type in (FrameType.STREAM, FrameType.DATAGRAMS):
-            return self._meter.sent(header, size, from_gateway=from_gateway)
-        if header.type is FrameType.CREDIT:
-            payload = message.slice(HEADER.size, HEADER.size + 5).to_bytes()
-            self._meter.granted(header, parse_credit_untrusted(payload), from_gateway=from_gateway)
-        return Ruling.PASS if from_gateway else self._meter.bare(header.channel, time.time())
-
-    def webSocketClose(self, socket: Any, code: int, reason: str, was_clean: bool) -> None:
-        self._gone(socket)
-        socket.close(_NORMAL if code == 1005 else code, reason)
-
-    def webSocketError(self, socket: Any, error: Any) -> None:
-        self._gone(socket)
-
-    async def alarm(self, info: Any = None) -> None:
-        """T7 at the relay: a socket ends with its session, by this clock, whoever else is silent."""
-        now = time.time()
-        later = []
-        for socket in self._everyone():
-            expires_at = int(socket.deserializeAttachment().expires_at)
-            if expires_at > now:
-                later.append(expires_at)
-            else:
-                self._expel(socket, "session-ended", "the session was not renewed")
-        if later:
-            await self._wake_by(min(later))
-
-    # -- sockets --------------------------------------------------------------------------------------------------------
-
     def _admit(self, socket: Any, who: Introspected, gateway: str) -> None:
-        """Gives a new socket its number, or makes it the gateway's. A session has one socket here, the newest."""
-        for old in self._everyone() if who.role == GATEWAY else self._live_of("session", who.session):
-            self._expel(old, "replaced", f"the {who.role} connected again")  # a gateway knows nothing of old channels
+        """Gives a socket its number. A session has one socket here, the newest; a gateway knows nothing of the channels of
+        its socket before this one."""
+        replaced = self._sockets.everyone() if who.role == "gateway" else self._sockets.of_session(who.session)
+        for old in replaced:
+            self._expel(old, "replaced", f"the {who.role} connected again")
         kept = self.ctx.storage.kv
         number = int(kept.get("number") or 0) % 0xFFFFFFFF + 1
         kept.put("number", number)
-        kept.put("gateway", gateway)
-        kept.put("schema", _SCHEMA)
-        tags = [f"{who.role}/{number}", f"session/{who.session}", f"node/{who.node}"]
-        self.ctx.acceptWebSocket(socket, to_js(tags))
-        _attach(socket, who.session, who.expires_at, ended=False)
-        self._remember(who.role, number, socket)
-        if who.role != GATEWAY:
-            socket.send(to_js(frame(FrameType.OPENED, number, encode(Opened(number, gateway)))))
+        if kept.get("gateway") != gateway:
+            kept.put("gateway", gateway)
+        if kept.get("schema") != _SCHEMA:
+            kept.put("schema", _SCHEMA)
+        end = self._sockets.accept(socket, number, who.role, who.node, who.session, who.expires_at)
+        if not end.is_gateway:
+            end.tell(FrameType.OPENED, Opened(number, gateway), number)
             self._tell_gateway(FrameType.OPEN, number, Open(who.node, who.tenant, who.session, who.expires_at))
 
-    def _who(self, socket: Any) -> tuple[str, int]:
-        """Role and number."""
-        role, _, number = self.ctx.getTags(socket)[0].partition("/")
-        return role, int(number)
+    # -- frames: plain functions, because a coroutine for each frame would halve what passes -----------------------------
 
-    def _remember(self, role: str, number: int, socket: Any) -> None:
-        self._live[number] = socket
-        if role == GATEWAY:
-            self._gateway = number
-
-    def _everyone(self) -> list[Any]:
-        """The gateway last, so that endpoints hear the reason and not that it left."""
-        return [socket for _, socket in sorted(self._live.items(), key=lambda item: item[0] == self._gateway)]
-
-    def _live_of(self, what: str, name: str) -> list[Any]:
-        """The sockets of a node or a session."""
-        sockets = list(self.ctx.getWebSockets(f"{what}/{name}"))
-        return [each for each in sockets if not each.deserializeAttachment().ended]
-
-    def _tell_gateway(self, kind: FrameType, channel: int, message: Open | Close) -> None:
-        if self._gateway in self._live:
-            _send(self._live[self._gateway], to_js(frame(kind, channel, encode(message))))
-
-    def _expel(self, socket: Any, code: str, reason: str) -> None:
-        """Says why, and closes. What has ended already is left alone."""
-        role, number = self._who(socket)
-        if number in self._live:
-            _send(socket, to_js(frame(FrameType.CLOSE, _channel(role, number), encode(Close(code, reason)))))
-            self._gone(socket, code)
-            socket.close(_BAD if code in _FAULTS else _ENDED, code)
-
-    def _gone(self, socket: Any, code: str = "endpoint-gone") -> None:
-        """The other side of a socket that ended is told, once: one that we expelled also reports its own close. A gateway's
-        end is the end of all its channels."""
-        role, number = self._who(socket)
-        if not self._end(socket):
+    def webSocketMessage(self, socket: Any, message: Any) -> None:
+        sender = self._sockets.of(socket)
+        if sender is None or self._schema > _SCHEMA:
             return
-        if role != GATEWAY:
-            self._tell_gateway(FrameType.CLOSE, number, Close(code))
-        else:
-            for endpoint in self._everyone():
-                self._expel(endpoint, "gateway-gone", "the gateway left the relay")
+        if isinstance(message, str):
+            self._expel(sender, "bad-message", "frames are binary")
+            return
+        try:
+            size = message.byteLength
+            if size > _FRAME_MAX:  # before it is copied into the interpreter's memory
+                raise BadMessage(f"frame of {size} bytes")
+            octets = message.to_bytes()
+            header = parse_frame_header_untrusted(octets, size)
+            if header.type not in _FORWARDED:
+                self._own_frame(sender, header.type, octets[HEADER.size :])
+            elif sender.is_gateway:
+                channel = self._sockets.numbered(header.channel)
+                if channel is not None and not channel.is_gateway:  # else it has just ended
+                    self._forward(sender, channel, channel, header, message, octets)
+            elif sender.number == header.channel:
+                if self._sockets.gateway is not None:
+                    self._forward(sender, self._sockets.gateway, sender, header, message, octets)
+            else:
+                self._expel(sender, "wrong-channel", f"channel {header.channel} is not yours")
+        except BadMessage as error:
+            self._expel(sender, "bad-message", str(error))
 
-    def _close(self, socket: Any) -> None:
-        """An end said CLOSE itself: nobody needs to be told."""
-        self._end(socket)
-        socket.close(_NORMAL, "closed")
+    # The runtime binds the arguments of a handler by its signature, in Python, at each call: a third of a frame's cost. A
+    # handler without a readable signature is given the arguments as they come (pyodide.code.relaxed_call).
+    webSocketMessage.__signature__ = NotImplemented  # type: ignore[attr-defined]
 
-    def _end(self, socket: Any) -> bool:
-        """From now on it is heard no more, also after an eviction. False: it had ended before."""
-        _, number = self._who(socket)
-        if self._live.pop(number, None) is None:
-            return False
-        self._meter.forget(number)
-        facts = socket.deserializeAttachment()
-        _attach(socket, str(facts.session), int(facts.expires_at), ended=True)
-        return True
+    def _forward(
+        self, sender: End, receiver: End, channel: End, header: FrameHeader, message: Any, octets: bytes
+    ) -> None:
+        """Passes a frame on. channel: the endpoint's end; octets: the bytes of `message`. Raises BadMessage."""
+        ruling = self._rule(sender, channel, header, octets)
+        if ruling is Ruling.PASS:
+            receiver.pass_on(message)
+            if header.type is FrameType.CLOSE and self._sockets.end(channel):
+                channel.socket.close(NORMAL, "closed")  # both ends know, so nobody is told
+        elif ruling is not Ruling.DROP:
+            # The channel ends, whichever end broke the rule: the gateway needs its socket for the others.
+            self._expel(channel, ruling.value, "beyond what the other end takes")
+
+    def _rule(self, sender: End, channel: End, header: FrameHeader, octets: bytes) -> Ruling:
+        """Windows and floods. Raises BadMessage."""
+        meter, size = channel.meter, len(octets) - HEADER.size
+        ours, theirs = meter.from_endpoint, meter.from_gateway
+        if sender.is_gateway:
+            ours, theirs = theirs, ours
+        if size and (header.type is FrameType.DATAGRAMS or header.type is FrameType.STREAM):
+            return ours.sent(header.type, size)
+        if header.type is FrameType.CREDIT:
+            theirs.granted(parse_credit_untrusted(octets[HEADER.size :]), datagrams=header.flags == FLAG_DATAGRAMS)
+        return Ruling.PASS if sender.is_gateway else meter.bare(time.time())
+
+    def _own_frame(self, sender: End, kind: FrameType, payload: bytes) -> None:
+        """A frame for the relay itself. Raises BadMessage."""
+        ruling = Ruling.PASS
+        if kind is FrameType.RENEW:
+            ruling = sender.meter.bare(time.time(), RENEWAL_COST)
+        elif not sender.is_gateway:
+            ruling = sender.meter.bare(time.time())
+        if ruling is not Ruling.PASS:
+            self._expel(sender, ruling.value, "more frames than there is reason for")
+        elif kind is FrameType.PING and len(payload) <= PING_PAYLOAD_MAX:
+            sender.pass_on(to_js(frame(FrameType.PONG, 0, payload)))
+        elif kind is FrameType.RENEW and len(payload) <= _TOKEN_MAX:
+            self._start_renewal(sender, payload.decode("ascii", "replace"))
+        elif kind is not FrameType.PONG:
+            raise BadMessage(f"a node does not send {kind.name} of {len(payload)} bytes")
+
+    # -- the end of a socket --------------------------------------------------------------------------------------------
+
+    def webSocketClose(self, socket: Any, code: int, reason: str, was_clean: bool) -> None:
+        end = self._sockets.of(socket)
+        if end is not None:
+            self._gone(end)
+        socket.close(close_code_to_answer(code), reason)
+
+    def webSocketError(self, socket: Any, error: Any) -> None:
+        end = self._sockets.of(socket)
+        if end is not None:
+            self._gone(end)
+
+    async def alarm(self, info: Any = None) -> None:
+        """T7 at the relay: a socket ends with its session by this clock, even if the control plane is silent."""
+        if self._schema > _SCHEMA:
+            return
+        now = time.time()
+        for end in list(self._sockets.everyone()):
+            if end.expires_at <= now:
+                self._expel(end, "session-ended", "the session was not renewed")
+        later = [end.expires_at for end in self._sockets.everyone()]
+        if later:
+            await self._wake_by(min(later))
+
+    async def _wake_by(self, unix: int) -> None:
+        """The alarm stands at the earliest end of any socket."""
+        due = await self.ctx.storage.getAlarm()
+        if due is None or due > unix * 1000:
+            await self.ctx.storage.setAlarm(unix * 1000)
 
     def _cut(self, cut: Cut) -> None:
-        """Ends what is open and refuses what is just being looked up: its introspection may have been answered before the
-        control plane knew better."""
+        """Ends what is open, and refuses what is just being looked up: its introspection may have been answered before the
+        control plane decided."""
         now = time.time()
         self._cuts = {tag: until for tag, until in self._cuts.items() if until > now}
         self._known.cut(cut.node, cut.session)
-        for tag in (f"node/{cut.node}", f"session/{cut.session}"):
-            if not tag.endswith("/"):
-                self._cuts[tag] = cut.until
-                for socket in self._live_of(*tag.split("/")):
-                    self._expel(socket, "revoked", "the fabric cut this session")
+        ends: list[End] = []
+        if cut.node:
+            self._cuts[f"node/{cut.node}"] = cut.until
+            ends += self._sockets.of_node(cut.node)
+        if cut.session:
+            self._cuts[f"session/{cut.session}"] = cut.until
+            ends += self._sockets.of_session(cut.session)
+        for end in ends:
+            self._expel(end, "revoked", "the fabric cut this session")
 
-    # -- frames for the relay itself ------------------------------------------------------------------------------------
+    def _expel(self, end: End, code: str, reason: str) -> None:
+        """Says why, and closes. Does nothing to a socket that has ended."""
+        if self._sockets.end(end):
+            end.tell(FrameType.CLOSE, Close(code, reason), end.channel)
+            self._announce(end, code)
+            end.socket.close(_BAD if code in _FAULTS else _ENDED, code)
 
-    def _own_frame(self, socket: Any, kind: FrameType, message: Any, size: int) -> None:
-        """Raises BadMessage."""
-        role, number = self._who(socket)
-        if role != GATEWAY and self._meter.bare(number, time.time()) is not Ruling.PASS:
-            self._expel(socket, "flooding", "more frames than there is reason for")
-        elif kind is FrameType.PING and size <= PING_PAYLOAD_MAX:
-            socket.send(to_js(frame(FrameType.PONG, 0, message.slice(HEADER.size).to_bytes())))
-        elif kind is FrameType.RENEW and size <= _TOKEN_MAX:
-            self._start_renewal(socket, message.slice(HEADER.size).to_bytes())
-        elif kind is not FrameType.PONG:
-            raise BadMessage(f"a node does not send {kind.name} of {size} bytes")
+    def _gone(self, end: End) -> None:
+        """Its peer closed it, or the connection broke."""
+        if self._sockets.end(end):
+            self._announce(end, "endpoint-gone")
 
-    def _start_renewal(self, socket: Any, token: bytes) -> None:
-        role, number = self._who(socket)
-        if number in self._renewing:
-            self._expel(socket, "flooding", "a renewal is under way")
+    def _announce(self, end: End, code: str) -> None:
+        """Tells the other side of a socket that has ended. A gateway's end is the end of all its channels."""
+        if not end.is_gateway:
+            self._tell_gateway(FrameType.CLOSE, end.number, Close(code))
             return
-        self._renewing.add(number)
-        renewal = self._renew(socket, role, number, token.decode("ascii", "replace"))
-        self.ctx.waitUntil(asyncio.ensure_future(renewal))
+        for endpoint in self._sockets.endpoints():
+            self._expel(endpoint, "gateway-gone", "the gateway left the relay")
 
-    async def _renew(self, socket: Any, role: str, number: int, token: str) -> None:
+    def _tell_gateway(self, kind: FrameType, channel: int, message: Open | Close) -> None:
+        if self._sockets.gateway is not None:
+            self._sockets.gateway.tell(kind, message, channel)
+
+    # -- sessions -------------------------------------------------------------------------------------------------------
+
+    def _start_renewal(self, end: End, token: str) -> None:
+        if end.is_renewing:
+            self._expel(end, "flooding", "a renewal is under way")
+            return
+        end.is_renewing = True
+        background(self.ctx, self._renew(end, token))
+
+    async def _renew(self, end: End, token: str) -> None:
         """A renewed session lengthens the life of its own socket only."""
         try:
-            who = await self._introspect_patiently(socket, token)
+            who = await self._introspect_patiently(end, token)
         except TokenRefused as error:
-            self._expel(socket, error.problem.code, error.problem.detail)
+            self._expel(end, error.problem.code, error.problem.detail)
             return
         finally:
-            self._renewing.discard(number)
-        if number not in self._live:
+            end.is_renewing = False
+        if self._sockets.numbered(end.number) is not end:
             return
-        if who.session != str(socket.deserializeAttachment().session):
-            self._expel(socket, "unauthorized", "this token is of another session")
-        else:
-            _attach(socket, who.session, who.expires_at, ended=False)
-            _send(socket, to_js(frame(FrameType.RENEWED, _channel(role, number), encode(Renewed(who.expires_at)))))
+        if who.session != end.session:
+            self._expel(end, "unauthorized", "this token is of another session")
+            return
+        end.expires_at = who.expires_at
+        end.attach()
+        end.tell(FrameType.RENEWED, Renewed(who.expires_at), end.channel)
 
-    async def _introspect_patiently(self, socket: Any, token: str) -> Introspected:
-        """A control plane that is away for a moment costs nobody a session that still has time. Raises TokenRefused."""
+    async def _introspect_patiently(self, end: End, token: str) -> Introspected:
+        """Asks again while the control plane is away, as long as the session has time left. Raises TokenRefused."""
         gateway = str(self.ctx.storage.kv.get("gateway"))
         while True:
             try:
                 return await self._introspect(token, gateway)
             except TokenRefused as error:
-                left = int(socket.deserializeAttachment().expires_at) - time.time()
-                if error.problem.status < 500 or left < _RETRY_S:
+                if not error.is_outage or end.expires_at - time.time() < _RETRY_S:
                     raise
             await asyncio.sleep(_RETRY_S)
 
-    async def _introspect(self, token: str, gateway: str) -> Introspected:
-        """A control plane that is away is no reason to refuse a token that it has vouched for. Raises TokenRefused."""
+    async def _introspect(self, token: str, gateway: str, source: str = "") -> Introspected:
+        """Whose token this is. While the control plane is away, what it last said of the same token holds. Raises
+        TokenRefused."""
         try:
-            who = await introspect(self.env.CONTROL, self.env.INTROSPECTION_KEY, token, gateway)
+            who = await introspect(self.env.CONTROL, self.env.INTROSPECTION_KEY, token, gateway, source)
         except TokenRefused as error:
-            known = self._known.of(token) if error.problem.status >= 500 else None
+            known = self._known.of(token) if error.is_outage else None
             if known is None:
                 raise
             who = known
@@ -305,36 +300,12 @@ class Relay(DurableObject):  # type: ignore[misc]
         self._known.learn(token, who)
         return who
 
-    async def _wake_by(self, unix: int) -> None:
-        """The alarm stands at the earliest end of any socket."""
-        due = await self.ctx.storage.getAlarm()
-        if due is None or due > unix * 1000:
-            await self.ctx.storage.setAlarm(unix * 1000)
-
 
 def _newer(schema: int) -> Problem:
     detail = f"the object has schema {schema}, this release of the relay knows {_SCHEMA}: deploy the newer release"
     return Problem(
         "urn:kairos:problem:schema-newer", "The relay's code is older than its data", 503, detail, retry_after_s=60
     )
-
-
-def _channel(role: str, number: int) -> int:
-    """What a frame to this socket names: a gateway's own socket is no channel."""
-    return 0 if role == GATEWAY else number
-
-
-def _attach(socket: Any, session: str, expires_at: int, *, ended: bool) -> None:
-    facts = {"session": session, "expires_at": expires_at, "ended": ended}
-    socket.serializeAttachment(to_js(facts, dict_converter=js.Object.fromEntries))
-
-
-def _send(socket: Any, message: Any) -> None:
-    """A socket that is listed but about to end takes nothing more; that is no reason to stop serving the others."""
-    try:
-        socket.send(message)
-    except JsException:
-        return
 
 
 def problem_response(problem: Problem) -> Response:

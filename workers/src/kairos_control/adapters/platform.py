@@ -16,7 +16,7 @@ from kairos.crypto.suites import suite_named
 from kairos.deployment import SettingsError, issuer_seed_name, joined
 from kairos.identity.certificate import parse_certificate_untrusted
 
-from ..ports import Platform, Settings
+from ..ports import Issuer, Platform, Settings
 from ..store import database_schema
 from .signatures import WebCryptoSignatures
 from .storage import D1Database, KvCache, Queue, R2Blobs
@@ -41,8 +41,7 @@ def settings_of(env: Any) -> Settings:
         trust_domain=required("TRUST_DOMAIN"),
         relay_url=required("RELAY_URL"),
         root=parse_certificate_untrusted(root),
-        issuer=parse_certificate_untrusted(issuer),
-        issuer_seed=base64.b64decode(required(issuer_seed_name(issuer))),
+        issuer=Issuer(parse_certificate_untrusted(issuer), base64.b64decode(required(issuer_seed_name(issuer)))),
         policy_key=base64.b64decode(required("POLICY_KEY")),
         admin_token_hash=required("ADMIN_TOKEN_SHA256"),
         previous_admin_token_hash=optional("ADMIN_TOKEN_SHA256_PREVIOUS"),

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, nullcontext
+from contextlib import asynccontextmanager
 from typing import Any
 
-from kairos.api.enrollment import EnrollRequest
 from kairos.api.problem import ProblemError
 
 from ..fabric import FabricServices
@@ -14,7 +14,14 @@ from ..problems import problem
 from ..services.enrollments import unknown_enrollment, unknown_token
 from ..tenant import TenantServices
 from . import openapi, refusals
-from .authentication import authenticate, authenticate_at_fabric, by_headers, limit_source, unknown_device
+from .authentication import (
+    authenticate,
+    authenticate_again,
+    authenticate_at_fabric,
+    by_headers,
+    limit_source,
+    unknown_device,
+)
 from .call import Call, Reply, problem_reply, reply
 from .routing import Caller, Route, find
 from .table import FABRIC, TENANT
@@ -22,7 +29,11 @@ from .table import FABRIC, TENANT
 ReadBody = Callable[[int], Awaitable[bytes]]
 """Reads the body of a request, of at most so many bytes. Raises length-required, body-too-large."""
 
-_BODIES_MAX = 48 * 1024 * 1024  # bytes of request bodies in memory at once; an isolate has 128 MB
+# Bytes of request bodies in memory at once; an isolate has 128 MB. Callers that are authenticated before their body is read have a part
+# of their own, so that uploads of strangers that never end hold up none of them.
+_BODIES_MAX = 40 * 1024 * 1024
+_UNAUTHENTICATED_BODIES_MAX = 16 * 1024 * 1024
+_BODY_WAIT_S = 30.0
 
 
 async def document(fabric: FabricServices, call: Call) -> Reply:
@@ -46,20 +57,30 @@ class Bodies:
     async def read(self, call: Call, route: Route[Any], read: ReadBody) -> AsyncIterator[None]:
         """Fills in the body of a call whose route takes one, for as long as the call is served.
 
-        Raises length-required, body-too-large, and too-many-requests while other bodies take all the memory.
+        Raises length-required, body-too-large, request-timeout, and too-many-requests while other bodies take all the memory.
         """
         length = declared_length(call, route)
         if length > self._left:
             raise problem("too-many-requests", "too many large requests at once; try again", 1)
         self._left -= length
         try:
-            call.body = await read(length) if length else b""
+            if length:
+                call.body = await _in_time(read(length))
             yield
         finally:
             self._left += length
 
 
+async def _in_time(body: Awaitable[bytes]) -> bytes:
+    try:
+        async with asyncio.timeout(_BODY_WAIT_S):
+            return await body
+    except TimeoutError:
+        raise problem("request-timeout", f"the body did not arrive within {_BODY_WAIT_S:.0f} s") from None
+
+
 _bodies = Bodies(_BODIES_MAX)
+_unauthenticated_bodies = Bodies(_UNAUTHENTICATED_BODIES_MAX)
 
 
 def declared_length(call: Call, route: Route[Any]) -> int:
@@ -82,6 +103,7 @@ def declared_length(call: Call, route: Route[Any]) -> int:
 async def answer(fabric: FabricServices, call: Call, read: ReadBody) -> Reply:
     """A call that belongs to no tenant."""
     try:
+        limit_source(fabric, call)
         route = find(FABRIC_ROUTES, call)
         await authenticate_at_fabric(fabric, route.caller, call)
         async with _bodies.read(call, route, read):
@@ -106,14 +128,18 @@ async def answer_tenant(tenant: TenantServices, call: Call, read: ReadBody) -> R
 
 
 async def _answer(tenant: TenantServices, route: Route[TenantServices], call: Call, read: ReadBody) -> Reply:
-    """Nobody who is not authenticated waits for the lock of the tenant's records, or holds it."""
-    early = by_headers(route, call)
+    """A caller is authenticated before it waits for its turn to change records, and again if another turn has ended since."""
+    early, ended = by_headers(route, call), tenant.turn.ended
     if early:
         await authenticate(tenant, route, call)
-    async with _bodies.read(call, route, read):
+    async with (_bodies if early else _unauthenticated_bodies).read(call, route, read):
         if not early:
             await authenticate(tenant, route, call)
-        async with tenant.turn if route.serialized else nullcontext():
+        if not route.serialized:
+            return await route.handler(tenant, call)
+        async with tenant.turn:
+            if tenant.turn.ended != ended:
+                await authenticate_again(tenant, route, call)
             return await route.handler(tenant, call)
 
 
@@ -121,6 +147,7 @@ async def answer_stranger(fabric: FabricServices, call: Call, read: ReadBody) ->
     """A call for a tenant that does not exist. No object is made for it, and it hears what it would hear from a tenant that it
     has no part in: who may not know of a tenant cannot find out by its name."""
     try:
+        limit_source(fabric, call)
         route = find(TENANT, call)
         raise await _strange(fabric, route, call, read)
     except ProblemError as error:
@@ -133,9 +160,10 @@ async def _strange(fabric: FabricServices, route: Route[TenantServices], call: C
     if not is_node and route.caller not in (Caller.ANYONE, Caller.JOINING):
         await authenticate_at_fabric(fabric, route.caller, call, name)
         return problem("not-found", f"there is no tenant {name}")
-    async with _bodies.read(call, route, read):
+    async with _unauthenticated_bodies.read(call, route, read):
+        if not is_node and route.body is not None:
+            call.decode(route.body)
         if route.caller is Caller.JOINING:
-            call.decode(EnrollRequest)
             return unknown_token()
         return unknown_device(name, call) if is_node else unknown_enrollment()
 

@@ -12,8 +12,9 @@ from ..fabric import FabricServices
 from ..ports import Settings
 from ..problems import problem
 from ..services.administrators import ROOT, Administrators
-from ..services.rate_limits import DEVICE, SOURCE
+from ..services.rate_limits import DEVICE
 from ..services.signed_requests import SignedRequest
+from ..store.devices import StoredDevice
 from ..tenant import TenantServices
 from .call import Call
 from .routing import Caller, Route
@@ -29,8 +30,8 @@ _EVEN_ISOLATED = ("/events", "/audit")  # an isolated node is told of its releas
 
 
 def by_headers(route: Route[TenantServices], call: Call) -> bool:
-    """Whether the caller is authenticated by headers alone, so that a body need not be read before."""
-    return not _is_node(route, call) and route.caller is not Caller.JOINING
+    """Whether headers alone authenticate the caller, so that its body is read after that."""
+    return (route.caller in _ROLE or route.caller is Caller.INTERNAL) and not _is_node(route, call)
 
 
 async def authenticate(tenant: TenantServices, route: Route[TenantServices], call: Call) -> None:
@@ -41,11 +42,24 @@ async def authenticate(tenant: TenantServices, route: Route[TenantServices], cal
     if route.caller is Caller.INTERNAL:
         require_internal(tenant.platform.settings, call)
         return  # the last events of a tenant arrive after it was deleted
+    if route.caller not in _ROLE:
+        return  # a tenant that does not exist has no token and no enrollment that such a caller could name
     name = tenant.platform.tenant
-    if route.caller in _ROLE:
-        await _require_administrator(tenant.administrators, call, _ROLE[route.caller], name)
+    await _require_administrator(tenant.administrators, call, _ROLE[route.caller], name)
     if not await tenant.store.tenants.exists(name):
         raise problem("not-found", f"there is no tenant {name}")
+
+
+async def authenticate_again(tenant: TenantServices, route: Route[TenantServices], call: Call) -> None:
+    """By what is recorded now, for a caller that waited while others changed the records. Raises a ProblemError."""
+    if not _is_node(route, call):
+        await authenticate(tenant, route, call)
+        return
+    device = await _active_device(tenant, call)
+    if device.public_key != call.node.public_key:
+        raise problem("bad-signature", "the node's key was rotated meanwhile; sign with the new one")
+    _refuse_isolated(tenant, call, device)
+    call.device = device
 
 
 async def authenticate_at_fabric(fabric: FabricServices, caller: Caller, call: Call, tenant: str = "") -> None:
@@ -56,10 +70,9 @@ async def authenticate_at_fabric(fabric: FabricServices, caller: Caller, call: C
         await _require_administrator(fabric.administrators, call, _ROLE[caller], tenant)
 
 
-def limit_source(tenant: TenantServices, call: Call) -> None:
+def limit_source(services: TenantServices | FabricServices, call: Call) -> None:
     """Counts a call against the address it comes from. Raises too-many-requests."""
-    if call.source:
-        tenant.limits.take(SOURCE, call.source)
+    services.limits.take_source(call.source)
 
 
 def require_internal(settings: Settings, call: Call) -> None:
@@ -92,17 +105,27 @@ async def _require_administrator(administrators: Administrators, call: Call, rol
 
 async def _require_node(tenant: TenantServices, call: Call) -> None:
     """Sets call.device and call.ahead_s."""
-    node = call.headers.get(DEVICE_HEADER.lower(), "")
-    device = await tenant.store.devices.one(node)
+    device = await _active_device(tenant, call)
+    call.ahead_s = await tenant.signed_requests.check(signed_request_of(call), device.public_key)
+    _refuse_isolated(tenant, call, device)
+    tenant.limits.take(DEVICE, device.node)
+    tenant.clocks.seen(device.node, call.ahead_s)
+    call.device = device
+
+
+async def _active_device(tenant: TenantServices, call: Call) -> StoredDevice:
+    """The device that the call names. Raises unknown-device, revoked, certificate-expired."""
+    device = await tenant.store.devices.one(call.headers.get(DEVICE_HEADER.lower(), ""))
     if device is None:
         raise unknown_device(tenant.platform.tenant, call)
     if not device.active:
         raise problem("revoked", device.reason or "ask your operator")
     if device.not_after + CLOCK_SKEW_S < tenant.platform.clock():
         raise problem("certificate-expired", "enroll again with a new join token")
-    call.ahead_s = await tenant.signed_requests.check(signed_request_of(call), device.public_key)
+    return device
+
+
+def _refuse_isolated(tenant: TenantServices, call: Call, device: StoredDevice) -> None:
+    """Raises isolated, but for what an isolated device may still call."""
     if not call.path.endswith(_EVEN_ISOLATED):
-        tenant.store.isolations.refuse(node)
-    tenant.limits.take(DEVICE, node)
-    tenant.clocks.seen(node, call.ahead_s)
-    call.device = device
+        tenant.store.isolations.refuse(device.node)

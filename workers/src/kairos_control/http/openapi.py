@@ -29,7 +29,7 @@ _SECURITY: dict[Caller, list[dict[str, list[str]]]] = {
 _ALWAYS = {429, 500, 503}
 _BY_CALLER = {Caller.ANYONE: set[int](), Caller.INTERNAL: {401}}
 _PROVEN = {401, 403}
-_BODY = {400, 411, 413, 422}
+_BODY = {400, 408, 411, 413, 422}
 _CHANGE = {409, 410}  # what the records do not allow now
 
 

@@ -6,51 +6,27 @@ from __future__ import annotations
 from typing import Any
 
 import js
-from pyodide.ffi import to_js
 
 from kairos.api.problem import ProblemError
+from kairos.wire.websocket import close_code_to_answer
 from workers import DurableObject, Response
 
 from ..adapters.messages import call_of, response_of
 from ..adapters.platform import BoundRelay, platform_of, require_database
 from ..adapters.storage import ObjectDatabase
 from ..http import app
-from ..http.authentication import authenticate
+from ..http.authentication import authenticate, limit_source
 from ..http.call import Call, problem_reply
 from ..http.resources.events import SOCKET
 from ..ports import TenantPlatform
 from ..store import object_schema
 from ..tenant import TenantServices
+from .sockets import HibernatingSockets
 
 _REPLACED = 4001
 _BAD_MESSAGE = 4002
 _TRY_AGAIN_LATER = 1013  # https://www.iana.org/assignments/websocket
 _EVENT_MAX = 64 * 1024
-
-
-class HibernatingSockets:
-    """ctx.getWebSockets by tag: it survives the object's eviction, our memory does not."""
-
-    def __init__(self, ctx: Any) -> None:
-        self._ctx = ctx
-
-    def online(self) -> set[str]:
-        return {str(self._ctx.getTags(socket)[0]) for socket in self._ctx.getWebSockets() if _is_open(socket)}
-
-    def send(self, node: str, text: str) -> bool:
-        sockets = [socket for socket in self._ctx.getWebSockets(node) if _is_open(socket)]
-        for socket in sockets:
-            socket.send(text)
-        return bool(sockets)
-
-    def close(self, node: str, code: int, reason: str) -> None:
-        for socket in self._ctx.getWebSockets(node):
-            socket.close(code, reason)
-
-
-def _is_open(socket: Any) -> bool:
-    """One that we closed stays listed until its peer has answered, and sending on it raises."""
-    return bool(socket.readyState == js.WebSocket.OPEN)
 
 
 class Tenant(DurableObject):  # type: ignore[misc]
@@ -81,10 +57,13 @@ class Tenant(DurableObject):  # type: ignore[misc]
         await service.lifecycle.woken()
 
     async def _wake(self, at: float) -> None:
-        await self.ctx.storage.setAlarm(int(at * 1000))
+        """Sets the alarm, unless an earlier one is set: an object has one."""
+        set_for = await self.ctx.storage.getAlarm()
+        if set_for is None or int(at * 1000) < int(set_for):
+            await self.ctx.storage.setAlarm(int(at * 1000))
 
     def webSocketMessage(self, socket: Any, message: Any) -> None:
-        node = str(self.ctx.getTags(socket)[0])
+        node = self._sockets.node_of(socket)
         try:
             service = self._service_for(self._name())
         except ProblemError as error:
@@ -94,18 +73,25 @@ class Tenant(DurableObject):  # type: ignore[misc]
             socket.close(_BAD_MESSAGE, "bad-message")
 
     def webSocketClose(self, socket: Any, code: int, reason: str, was_clean: bool) -> None:
-        socket.close(1000 if code == 1005 else code, reason)
+        self._sockets.ended(self._sockets.node_of(socket))
+        socket.close(close_code_to_answer(code), reason)
+
+    def webSocketError(self, socket: Any, error: Any) -> None:
+        self._sockets.ended(self._sockets.node_of(socket))
 
     async def _open_events(self, service: TenantServices, call: Call) -> Any:
         try:
+            limit_source(service, call)
             await authenticate(service, SOCKET, call)
+            node = call.node.node
+            welcome = await service.node_events.welcome(node)
+            service.node_events.check_welcome(node)
         except ProblemError as error:
             return response_of(problem_reply(error, call.path))
-        node = call.node.node
         self._sockets.close(node, _REPLACED, "replaced")  # one a node: the newest
         client, server = js.WebSocketPair.new().object_values()
-        self.ctx.acceptWebSocket(server, to_js([node]))
-        server.send(await service.node_events.welcome(node))
+        self._sockets.accept(node, server)
+        server.send(welcome)
         return Response(None, status=101, web_socket=client)
 
     async def _checked_service(self, name: str) -> TenantServices:

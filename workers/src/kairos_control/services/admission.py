@@ -14,41 +14,45 @@ from kairos.identity import transcript
 
 from ..ports import TenantPlatform
 from ..problems import problem
-from ..store.records import gateways_of, unb64
+from ..store import Stores
 
 
 @dataclass(frozen=True, slots=True)
-class Judgement:
-    """outcome: allow or hold. A deny is raised."""
+class Verdict:
+    """What was decided of an enrollment. A denial is raised."""
 
     outcome: str
+    """allow or hold."""
     rule: str
     reason: str
 
 
 class Admission:
-    def __init__(self, platform: TenantPlatform) -> None:
+    """The admission point of one tenant."""
+
+    def __init__(self, platform: TenantPlatform, store: Stores) -> None:
         self._platform = platform
+        self._store = store
         self._waiting: dict[str, tuple[str, asyncio.Future[AdmissionVerdict]]] = {}
 
-    async def judge(self, role: str, subject: dict[str, Any]) -> Judgement:
-        """Asks the connected gateways, oldest first, until one answers. A tenant's first gateway has nobody to ask and is held for the operator.
+    async def judge(self, role: str, subject: dict[str, Any]) -> Verdict:
+        """Asks the connected gateways, oldest first, until one answers. A tenant's first gateway has none to ask and is held.
 
         Raises a ProblemError: no-gateway, gateway-unavailable, admission-denied.
         """
-        gateways = await gateways_of(self._platform.database, self._platform.tenant)
+        gateways = await self._store.devices.gateways()
         if not gateways:
             if role == "gateway":
-                return Judgement(
+                return Verdict(
                     "hold", "admission:first-gateway", "the first gateway of a tenant waits for the operator"
                 )
             raise problem("no-gateway", "enroll a gateway first: it decides who may join")
-        online = self._platform.sockets.online()
-        reachable = [gateway for gateway in gateways if gateway["node"] in online]
+        online = set(self._platform.sockets.gateways())
+        reachable = [gateway for gateway in gateways if gateway.node in online]
         deadline = asyncio.get_running_loop().time() + ADMISSION_WAIT_S
         for left, gateway in zip(range(len(reachable), 0, -1), reachable, strict=True):
             wait = (deadline - asyncio.get_running_loop().time()) / left
-            verdict = await self._ask(gateway["node"], unb64(gateway["public_key"]), subject, wait)
+            verdict = await self._ask(gateway.node, gateway.public_key, subject, wait)
             if verdict is not None:
                 return verdict
         raise problem("gateway-unavailable", "no gateway of this tenant answered; see that one runs and try again", 5)
@@ -59,7 +63,7 @@ class Admission:
         if future is not None and asked == node and not future.done():
             future.set_result(verdict)
 
-    async def _ask(self, gateway: str, public_key: bytes, subject: dict[str, Any], wait: float) -> Judgement | None:
+    async def _ask(self, gateway: str, public_key: bytes, subject: dict[str, Any], wait: float) -> Verdict | None:
         """None: it said nothing in `wait` seconds, or nothing that it signed."""
         request = AdmissionRequest(self._platform.entropy(16).hex(), json.dumps(subject, separators=(",", ":")))
         future: asyncio.Future[AdmissionVerdict] = asyncio.get_running_loop().create_future()
@@ -79,4 +83,4 @@ class Admission:
             return None
         if verdict.outcome == "deny":
             raise problem("admission-denied", f"{verdict.reason} ({verdict.rule})")
-        return Judgement(verdict.outcome, verdict.rule, verdict.reason)
+        return Verdict(verdict.outcome, verdict.rule, verdict.reason)

@@ -24,7 +24,8 @@ from ..http.call import Call, Reply, reply
 from ..ports import Row, TenantPlatform
 from ..problems import problem
 from ..store.bulk import bulks, columns
-from ..store.records import b64, unb64
+from ..store.columns import b64, unb64
+from . import issuer
 from .outbox import Outbox
 from .pushes import Pushes
 
@@ -141,11 +142,11 @@ class AuditLog:
         self._pushes.to_all(AuditHead(head))
 
     async def _sign(self, size: int) -> SignedHead:
-        settings, tenant = self._platform.settings, self._platform.tenant
+        tenant = self._platform.tenant
         root, at = root_at(size, self._node), int(self._platform.clock())
         signed = transcript.audit_head(tenant, size, root, at)
-        signature = await self._platform.signatures.sign(settings.issuer_seed, signed, labels.AUDIT_HEAD)
-        return SignedHead(tenant, size, root, at, signature, settings.issuer.der)
+        signature = await issuer.sign(self._platform, signed, labels.AUDIT_HEAD)
+        return SignedHead(tenant, size, root, at, signature, self._platform.settings.issuer.certificate.der)
 
     # -- what others ask ---------------------------------------------------------------------------------------------
 

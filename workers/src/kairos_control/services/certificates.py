@@ -1,11 +1,20 @@
-"""E6: certificates of nodes, signed by the issuing CA whose seed is a secret of the Worker; and which of them are refused before
-their time. That list is bounded by itself: an entry ends with its certificate, and a device gets few of them a day."""
+"""Certificates of nodes (E6): they are issued, renewed and, with a new key, replaced; and some are refused before their time.
+
+The list of refused ones is bounded: an entry ends with its certificate, and a device gets few of them a day.
+"""
 
 from __future__ import annotations
 
-from kairos.api.admin import CertificateRecord, Reason
-from kairos.api.push import CertificateRefusal
+from dataclasses import replace
+
+from kairos.api.admin import CertificateRecord
+from kairos.api.enrollment import Certificate as Renewed
+from kairos.api.enrollment import RenewRequest
+from kairos.api.problem import ProblemError
+from kairos.api.push import CertificateNotice, CertificateRefusal
 from kairos.constants import CERTIFICATE_LIFE_S, CERTIFICATE_REPLACED_GRACE_S, CLOCK_SKEW_S
+from kairos.crypto import labels
+from kairos.identity import transcript
 from kairos.identity.certificate import (
     SERIAL_BYTES,
     Certificate,
@@ -15,114 +24,133 @@ from kairos.identity.certificate import (
 )
 from kairos.identity.spiffe import SpiffeId, is_gateway
 
-from ..http.call import Call, Reply, reply
-from ..http.paging import window
-from ..ports import Platform, Row, Statement, TenantPlatform
+from ..ports import ConstraintError, TenantPlatform
 from ..problems import problem
-from ..store.records import b64
+from ..store import Stores
+from ..store.devices import StoredDevice
+from . import issuer
 from .journal import Journal
 from .pushes import Pushes
+from .rate_limits import CERTIFICATE, Limits
 
 _NO_CONTEXT = b""  # RFC 9881 §3
-_STATE = (
-    "SELECT c.*, r.refused_from, r.reason FROM certificates c LEFT JOIN refused_certificates r ON r.serial = c.serial"
-)
-_REFUSED = _STATE.replace("LEFT JOIN", "JOIN") + " WHERE c.tenant = ? AND c.not_after > ?"
-_REFUSE = (
-    "INSERT INTO refused_certificates (serial, refused_from, reason) {} ON CONFLICT (serial) DO UPDATE SET"
-    " refused_from = excluded.refused_from, reason = excluded.reason WHERE excluded.refused_from < refused_from"
-)
-
-
-async def issue(platform: Platform, tenant: str, role: str, node: str, public_key: bytes) -> Certificate:
-    """A certificate that starts a clock skew ago and ends in 24 h, or with the issuer."""
-    settings = platform.settings
-    now = int(platform.clock())
-    tbs = node_to_be_signed(
-        settings.suite,
-        SpiffeId(settings.trust_domain, tenant, role, node),
-        public_key,
-        settings.issuer,
-        platform.entropy(SERIAL_BYTES),
-        now - CLOCK_SKEW_S,
-        min(now + CERTIFICATE_LIFE_S, settings.issuer.not_after),
-    )
-    signature = await platform.signatures.sign(settings.issuer_seed, tbs, _NO_CONTEXT)
-    return parse_certificate_untrusted(certificate(settings.suite, tbs, signature))
-
-
-def record_of(tenant: str, node: str, issued: Certificate) -> Statement:
-    """The row that remembers it."""
-    return (
-        "INSERT INTO certificates (serial, tenant, node, der, not_before, not_after) VALUES (?, ?, ?, ?, ?, ?)",
-        (issued.serial, tenant, node, b64(issued.der), issued.not_before, issued.not_after),
-    )
 
 
 class Certificates:
-    def __init__(self, platform: TenantPlatform, journal: Journal, pushes: Pushes) -> None:
+    """The certificates of one tenant's nodes."""
+
+    def __init__(
+        self, platform: TenantPlatform, store: Stores, journal: Journal, pushes: Pushes, limits: Limits
+    ) -> None:
         self._platform = platform
+        self._store = store
         self._journal = journal
         self._pushes = pushes
+        self._limits = limits
 
-    async def listing(self, call: Call) -> Reply:
-        """Those that have not ended; `?node=` of one node."""
-        view, node = window(call), call.query.get("node", "")
-        rows = await self._platform.database.rows(
-            _STATE + " WHERE c.tenant = ?1 AND c.serial > ?2 AND c.not_after > ?3 AND ?4 IN ('', c.node)"
-            " ORDER BY c.serial LIMIT ?5",
-            self._platform.tenant, view.after, int(self._platform.clock()), node, view.fetch,
-        )  # fmt: skip
-        return view.page_of_rows(rows, "serial", _record)
-
-    async def revoke(self, call: Call) -> Reply:
-        """Nobody believes it from now on. A node whose present one it is hears of it and rotates its key."""
-        serial, reason, now = call.parameters["serial"], call.decode(Reason).reason, int(self._platform.clock())
-        row = await self._platform.database.first(
-            _STATE + " WHERE c.tenant = ? AND c.serial = ? AND c.not_after > ?", self._platform.tenant, serial, now
+    async def issue(self, role: str, node: str, public_key: bytes) -> Certificate:
+        """A certificate that starts a clock skew ago and ends in 24 h, or with the issuer. Raises issuer-mismatch."""
+        settings, now = self._platform.settings, int(self._platform.clock())
+        tbs = node_to_be_signed(
+            settings.suite,
+            SpiffeId(settings.trust_domain, self._platform.tenant, role, node),
+            public_key,
+            settings.issuer.certificate,
+            self._platform.entropy(SERIAL_BYTES),
+            now - CLOCK_SKEW_S,
+            min(now + CERTIFICATE_LIFE_S, settings.issuer.certificate.not_after),
         )
-        if row is None:
+        signature = await issuer.sign(self._platform, tbs, _NO_CONTEXT)
+        return parse_certificate_untrusted(certificate(settings.suite, tbs, signature))
+
+    async def renew(self, device: StoredDevice, request: RenewRequest) -> Renewed:
+        """A new certificate for the device's key, or for a new key that takes its place.
+
+        Raises a ProblemError: bad-signature (the new key did not sign its rotation), exists (a device has or had the new key).
+        """
+        self._limits.take(CERTIFICATE, device.node)
+        if request.new_public_key:
+            return await self._rotate(device, request)
+        issued = await self.issue(device.role, device.node, device.public_key)
+        renewed = replace(device, serial=issued.serial, not_after=issued.not_after)
+        await self._store.write([self._store.devices.certify(renewed), *self._store.certificates.add(issued)])
+        self._journal.record("certificate.renewed", actor=device.node, subject=issued.serial)
+        return self._announce(issued)
+
+    async def page(self, node: str, after: str, count: int) -> list[CertificateRecord]:
+        """Those that have not ended, by serial. node: of one node; empty: of all."""
+        return await self._store.certificates.page(node, int(self._platform.clock()), after, count)
+
+    async def revoke(self, serial: str, reason: str, actor: str) -> CertificateRecord:
+        """Has a certificate refused everywhere from now on. The node is told, and rotates its key if it is its present one.
+
+        Raises not-found for one that does not exist or has ended.
+        """
+        now = int(self._platform.clock())
+        record = await self._store.certificates.one(serial, now)
+        if record is None:
             raise problem("not-found", f"there is no certificate {serial} that still holds")
-        if row["refused_from"] is None or row["refused_from"] > now:
-            row = {**row, "refused_from": now, "reason": reason}
-            await self._platform.database.write([(_REFUSE.format("VALUES (?, ?, ?)"), (serial, now, reason))])
-            self._journal.record(
-                "certificate.revoked", actor=call.actor, subject=row["node"], reason=reason, serial=serial
-            )
-        self._pushes.about(row["node"], _refusal(row, now))
-        return reply(_record(row))
-
-    def replacement(self, node: str, by: Certificate) -> Statement:
-        """With the key that `by` is for, what was issued for the keys before it goes, after a grace."""
-        now = int(self._platform.clock())
-        before = "SELECT serial, ?, 'the key was rotated' FROM certificates WHERE tenant = ? AND node = ? AND serial <> ? AND not_after > ?"
-        values = (now + CERTIFICATE_REPLACED_GRACE_S, self._platform.tenant, node, by.serial, now)
-        return _REFUSE.format(before), values
-
-    async def tell_of(self, node: str) -> None:
-        """Whoever meets the node hears which of its certificates are refused."""
-        for refusal in await self.refused(node):
-            self._pushes.about(node, refusal)
-
-    async def refused(self, *nodes: str) -> list[CertificateRefusal]:
-        """All that are; only those of `nodes` where some are named."""
-        now = int(self._platform.clock())
-        rows = await self._platform.database.rows(_REFUSED, self._platform.tenant, now)
-        return [_refusal(row, now) for row in rows if not nodes or row["node"] in nodes]
+        if not 0 < record.refused_from <= now:
+            record.refused_from, record.reason = now, reason
+            await self._store.write([self._store.certificates.refuse(serial, now, reason)])
+            self._journal.record("certificate.revoked", actor=actor, subject=record.node, reason=reason, serial=serial)
+        self._pushes.about(record.node, _refusal(record, now))
+        return record
 
     async def seen_by(self, node: str) -> list[CertificateRefusal]:
-        """What the node has to know: a gateway of all, an endpoint of gateways and of its own."""
-        refused = await self.refused()
-        if is_gateway(node):
-            return refused
-        return [each for each in refused if each.node == node or is_gateway(each.node)]
+        """The refused certificates that the node has to know: a gateway all, an endpoint those of gateways and its own."""
+        now = int(self._platform.clock())
+        refused = await self._store.certificates.refused(now)
+        seen = (each for each in refused if is_gateway(node) or each.node == node or is_gateway(each.node))
+        return [_refusal(each, now) for each in seen]
+
+    async def _rotate(self, device: StoredDevice, request: RenewRequest) -> Renewed:
+        """With the key, what was issued for the keys before it goes, after a grace."""
+        key, now = request.new_public_key, int(self._platform.clock())
+        signed = transcript.rotation(device.node, device.public_key, key)
+        if len(key) != self._platform.settings.suite.signature_public_key or not (
+            await self._platform.signatures.verify(key, signed, request.new_key_signature, labels.ROTATE_KEY)
+        ):
+            raise problem("bad-signature", "the new key did not sign its rotation")
+        if await self._store.devices.of_key(key) is not None:
+            raise _taken()
+        issued = await self.issue(device.role, device.node, key)
+        rotated = replace(
+            device,
+            public_key=key,
+            key_fingerprint=transcript.fingerprint(key),
+            serial=issued.serial,
+            not_after=issued.not_after,
+        )
+        store = self._store.certificates
+        try:
+            await self._store.write(
+                [
+                    self._store.devices.rotate(rotated),
+                    *store.add(issued),
+                    store.refuse_others(issued, now + CERTIFICATE_REPLACED_GRACE_S, "the key was rotated", now),
+                ]
+            )
+        except ConstraintError:
+            raise _taken() from None
+        self._journal.record("certificate.rotated", actor=device.node, subject=issued.serial)
+        renewed = self._announce(issued)
+        for refused in await store.refused(now, device.node):
+            self._pushes.about(device.node, _refusal(refused, now))
+        await self._pushes.network_changed()  # members are known by their keys; a mere renewal is no news to them
+        return renewed
+
+    def _announce(self, issued: Certificate) -> Renewed:
+        """Tells the gateways."""
+        assert issued.spiffe is not None, "a node's certificate has a name"
+        node = issued.spiffe.node
+        self._pushes.to_gateways(CertificateNotice(node, issued.serial, issued.der))
+        return Renewed(node, issued.serial, issued.der, issued.not_after)
 
 
-def _refusal(row: Row, now: int) -> CertificateRefusal:
-    return CertificateRefusal(row["serial"], row["node"], max(0, row["refused_from"] - now), row["not_after"])
+def _taken() -> ProblemError:
+    return problem("exists", "another device of the tenant has or had this key; make a new one")
 
 
-def _record(row: Row) -> CertificateRecord:
-    return CertificateRecord(
-        row["serial"], row["node"], row["not_before"], row["not_after"], row["refused_from"] or 0, row["reason"]
-    )
+def _refusal(record: CertificateRecord, now: int) -> CertificateRefusal:
+    return CertificateRefusal(record.serial, record.node, max(0, record.refused_from - now), record.not_after)

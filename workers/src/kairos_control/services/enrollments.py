@@ -1,19 +1,21 @@
 """E1-E7, the fabric's side (docs/protocol.md §4).
 
-What is in flight lives in the Tenant object's own SQLite; a device exists from the one D1 batch that counts the token's use, makes
+What is under way lives in the Tenant object's own SQLite; a device exists from the one D1 batch that counts the token's use, makes
 the device and keeps its certificate. So a crash between any two steps leaves either nothing or all of it, and E1 again by the same
 key goes on.
 """
 
 from __future__ import annotations
 
+import hashlib
 import hmac
-import json
+from dataclasses import dataclass, replace
 from typing import Any
 
 import msgspec
 
-from kairos.api.enrollment import Certificate, Challenge, ChallengeResponse, Enrollment, EnrollRequest, RenewRequest
+from kairos.api.admin import TokenRecord
+from kairos.api.enrollment import Challenge, Enrollment, EnrollRequest
 from kairos.api.problem import ProblemError
 from kairos.api.push import CertificateNotice
 from kairos.constants import CHALLENGE_BYTES, CHALLENGE_LIFE_S
@@ -21,334 +23,401 @@ from kairos.crypto import labels
 from kairos.identity import transcript
 from kairos.identity.spiffe import node_id
 
-from ..http.call import Call, Reply, reply
-from ..ports import ConstraintError, Row, TenantPlatform
+from ..ports import ConstraintError, Statement, TenantPlatform
 from ..problems import problem
-from ..store.records import b64, device_of, refuse_isolated, strings, unb64
-from .admission import Admission
-from .certificates import Certificates, issue, record_of
+from ..store import Stores
+from ..store.devices import StoredDevice
+from ..store.enrollments import StoredEnrollment
+from ..store.vnis import StoredVni
+from .admission import Admission, Verdict
+from .certificates import Certificates
 from .journal import Journal
-from .leases import LeasePlan
+from .leases import Leases
 from .postures import check_posture
 from .pushes import Pushes
-from .rate_limits import CERTIFICATE, TOKEN, Limits
+from .rate_limits import TOKEN, Limits
 from .signed_requests import SignedRequest, SignedRequests
+from .turn import Turn
 
 NAME_MAX = 64
+VERDICT_LIFE_S = 300
+"""For so long the same request is not judged again."""
+_ID_BYTES = 16
+_KNOWN = Verdict("allow", "admission:known", "it is enrolled already")
+
+
+@dataclass(frozen=True, slots=True)
+class _Applicant:
+    """Who asks, after the join token and the key were proven."""
+
+    request: EnrollRequest
+    token: TokenRecord
+    device: StoredDevice | None
+    """The enrolled device that has the key; None for a new one."""
+    node: str
+    """The id that it has or will have."""
+    policy_version: int
+    """The policy in force; 0: none."""
+
+    @property
+    def verdict_for(self) -> str:
+        """A digest of all that an admission verdict is for, in hex."""
+        parts = [
+            self.node,
+            transcript.fingerprint(self.request.public_key).hex(),
+            self.token.token_id,
+            self.request.hostname,
+            self.request.posture,
+            self.policy_version,
+        ]
+        return hashlib.sha256(msgspec.json.encode(parts, order="deterministic")).hexdigest()
 
 
 class Enrollments:
+    """The enrollments of one tenant."""
+
     def __init__(
         self,
         platform: TenantPlatform,
+        store: Stores,
+        leases: Leases,
         journal: Journal,
         pushes: Pushes,
         admission: Admission,
         limits: Limits,
         certificates: Certificates,
         signed_requests: SignedRequests,
+        turn: Turn,
     ) -> None:
-        self._signed_requests = signed_requests
         self._platform = platform
-        self._limits = limits
+        self._store = store
+        self._leases = leases
         self._journal = journal
         self._pushes = pushes
         self._admission = admission
+        self._limits = limits
         self._certificates = certificates
+        self._signed_requests = signed_requests
+        self._turn = turn
 
-    async def request(self, call: Call, signed: SignedRequest) -> Reply:
-        """E1, E2, E3: who asks, may it, and can it prove its key?"""
-        wanted = call.decode(EnrollRequest)
-        fingerprint = transcript.fingerprint(wanted.public_key)
-        node = node_id(wanted.role, wanted.public_key)
-        token = await self._token(
-            wanted, fingerprint
-        )  # first: without one, every tenant looks like one that does not exist
-        self._check_form(wanted)
-        await self._signed_requests.check(signed, wanted.public_key)
-        flight = self._in_flight(node, wanted.token_id)
-        if flight is None:
-            outcome, rule, reason = await self._judge(wanted, token, node)
-            flight = self._in_flight(node, wanted.token_id)  # the same E1 may have come twice while the gateway thought
-        if flight is not None:
-            enrollment, outcome, rule, reason = (flight[key] for key in ("enrollment", "outcome", "rule", "reason"))
-        else:
-            enrollment = self._platform.entropy(16).hex()
-            self._platform.local.write("DELETE FROM enrollments WHERE node = ?", node)  # denied, or by another token
+    # -- E1 to E3 ----------------------------------------------------------------------------------------------------
+
+    async def request(self, request: EnrollRequest, signed: SignedRequest) -> Challenge:
+        """Who asks, and may it? Then the challenge to prove its key.
+
+        Nothing is said of the tenant before the token is proven, nor of its devices before the key is. Raises a ProblemError.
+        """
+        token = await self._token(request)
+        self._check_form(request)
+        await self._signed_requests.check(signed, request.public_key)
+        applicant = await self._applicant(request, token)
+        self._check_uses(applicant)
+        verdict, former = await self._verdict(applicant)
+        if former is None and await self._store.tokens.one(token.token_id) is None:
+            raise unknown_token()  # it was deleted, perhaps with its tenant, while a gateway judged
+        return self._challenge(applicant, verdict, former, signed.body)
+
+    def _challenge(
+        self, applicant: _Applicant, verdict: Verdict, former: StoredEnrollment | None, body: bytes
+    ) -> Challenge:
+        """Records the enrollment. former: the one that had the same verdict; None: it was judged just now."""
+        now, request = int(self._platform.clock()), applicant.request
+        kept = self._store.enrollments.of_node(applicant.node)
         challenge = Challenge(
-            enrollment, self._platform.entropy(CHALLENGE_BYTES), int(self._platform.clock()) + CHALLENGE_LIFE_S
+            kept.enrollment if kept is not None else self._platform.entropy(_ID_BYTES).hex(),
+            self._platform.entropy(CHALLENGE_BYTES),
+            now + CHALLENGE_LIFE_S,
         )
-        body = msgspec.json.encode(challenge)
-        self._platform.local.write(
-            "INSERT INTO enrollments (enrollment, node, role, token_id, public_key, name, posture, request, challenge,"
-            " challenge_expires, answered, status, outcome, rule, reason, certificate, created_at)"
-            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 0, 'challenged', ?, ?, ?, '', ?)"
-            " ON CONFLICT (node) DO UPDATE SET request = excluded.request, challenge = excluded.challenge,"
-            " challenge_expires = excluded.challenge_expires, answered = 0, name = excluded.name, posture = excluded.posture",
-            enrollment, node, wanted.role, wanted.token_id, b64(wanted.public_key), wanted.hostname,
-            json.dumps(wanted.posture), b64(call.body), b64(body), challenge.expires_at, outcome, rule, reason,
-            int(self._platform.clock()),
-        )  # fmt: skip
+        self._store.enrollments.remove_unanswered(now)
+        self._store.enrollments.put(
+            StoredEnrollment(
+                enrollment=challenge.enrollment,
+                node=applicant.node,
+                role=request.role,
+                token_id=request.token_id,
+                public_key=request.public_key,
+                name=request.hostname,
+                verdict_for=applicant.verdict_for,
+                policy_version=applicant.policy_version,
+                judged_at=former.judged_at if former is not None else now,
+                to_be_signed=transcript.enrollment(body, msgspec.json.encode(challenge)),
+                challenge_expires=challenge.expires_at,
+                answered=False,
+                status=former.status if former is not None else "challenged",
+                outcome=verdict.outcome,
+                rule=verdict.rule,
+                reason=verdict.reason,
+                certificate=former.certificate if former is not None else b"",
+                created_at=now,
+            )
+        )
         self._journal.record(
             "enrollment.challenged",
-            actor=node,
-            subject=wanted.hostname,
-            outcome=outcome,
-            rule=rule,
-            enrollment=enrollment,
+            actor=applicant.node,
+            subject=request.hostname,
+            outcome=verdict.outcome,
+            rule=verdict.rule,
+            enrollment=challenge.enrollment,
         )
-        return Reply(201, body)
+        return challenge
 
-    async def respond(self, call: Call) -> Reply:
-        """E4: the signature over both messages. Then E5 or E6."""
-        flight = self._flight(call.parameters["enrollment"])
-        answer = call.decode(ChallengeResponse)
-        if flight["answered"]:
-            raise problem("challenge-used", "ask for a new challenge: enroll again with the same key")
-        if flight["challenge_expires"] < self._platform.clock():
-            raise problem("challenge-expired", "ask for a new challenge: enroll again with the same key")
-        signed = transcript.enrollment(unb64(flight["request"]), unb64(flight["challenge"]))
-        key = unb64(flight["public_key"])
-        if not await self._platform.signatures.verify(key, signed, answer.signature, labels.ENROLL_RESPONSE):
-            raise problem("bad-signature", "the response does not verify over the request and the challenge")
-        self._platform.local.write("UPDATE enrollments SET answered = 1 WHERE enrollment = ?", flight["enrollment"])
-        if flight["status"] == "challenged" and flight["outcome"] == "hold":
-            self._set_status(flight, "held")
-            self._journal.record("enrollment.held", actor=flight["node"], subject=flight["name"], rule=flight["rule"])
-        elif flight["status"] != "held":
-            await self._issue(flight, actor=flight["node"])
-        return reply(self._view(self._flight(flight["enrollment"])))
+    async def _token(self, request: EnrollRequest) -> TokenRecord:
+        """The token that the request names and whose secret it has. Raises token-unknown, wrong-tenant, token-wrong-role."""
+        token = await self._store.tokens.of_any_tenant(request.token_id)
+        shown = transcript.fingerprint(request.token_secret)
+        if token is None or not hmac.compare_digest(token.secret_hash, shown):
+            raise unknown_token()
+        self._limits.take(TOKEN, request.token_id)
+        if token.record.tenant != self._platform.tenant:
+            raise problem("wrong-tenant", "the join token belongs to another tenant")
+        if token.record.role != request.role:
+            raise problem("token-wrong-role", f"the join token is for a {token.record.role}")
+        return token.record
 
-    async def show(self, call: Call) -> Reply:
-        """E5, polled; E6 again for whom it did not reach."""
-        return reply(self._view(self._flight(call.parameters["enrollment"])))
-
-    def held(self) -> list[Row]:
-        return self._platform.local.rows(
-            "SELECT * FROM enrollments WHERE status IN ('held', 'denied') ORDER BY created_at"
-        )
-
-    async def approve(self, node: str, actor: str) -> None:
-        """E5: the operator lets it in. Raises not-found when nothing of that name is held."""
-        await self._issue(self._held(node), actor=actor)
-
-    def deny(self, node: str, reason: str, actor: str) -> None:
-        flight = self._held(node)
-        self._platform.local.write(
-            "UPDATE enrollments SET status = 'denied', rule = 'operator', reason = ? WHERE enrollment = ?",
-            reason,
-            flight["enrollment"],
-        )
-        self._journal.record("enrollment.denied", actor=actor, subject=node, outcome="deny", reason=reason)
-
-    async def renew(self, call: Call) -> Reply:
-        """Renewal by the current key, and with it rotation to a new one."""
-        wanted = call.decode(RenewRequest)
-        node, key = call.node.node, call.node.public_key
-        self._limits.take(CERTIFICATE, node)
-        if wanted.new_public_key:
-            signed = transcript.rotation(node, key, wanted.new_public_key)
-            if len(wanted.new_public_key) != self._platform.settings.suite.signature_public_key or not (
-                await self._platform.signatures.verify(
-                    wanted.new_public_key, signed, wanted.new_key_signature, labels.ROTATE_KEY
-                )
-            ):
-                raise problem("bad-signature", "the new key did not sign its rotation")
-            key = wanted.new_public_key
-        issued = await issue(self._platform, self._platform.tenant, call.node.role, node, key)
-        values = (b64(key), transcript.fingerprint(key).hex(), issued.serial, issued.not_after)
-        update = "UPDATE devices SET public_key = ?, key_fingerprint = ?, serial = ?, not_after = ? WHERE tenant = ? AND node = ?"
-        statements = [record_of(self._platform.tenant, node, issued), (update, (*values, self._platform.tenant, node))]
-        if wanted.new_public_key:
-            statements.append(self._certificates.replacement(node, issued))
-        try:
-            await self._platform.database.write(statements)
-        except ConstraintError:
-            raise problem("exists", "another device of the tenant has or had this key; make a new one") from None
-        kind = "certificate.rotated" if wanted.new_public_key else "certificate.renewed"
-        self._journal.record(kind, actor=node, subject=issued.serial)
-        self._pushes.to_gateways(CertificateNotice(node, issued.serial, issued.der))
-        if wanted.new_public_key:  # members are known by their key: a mere renewal is no news to all the others
-            await self._certificates.tell_of(node)
-            await self._pushes.network_changed()
-        return reply(Certificate(node, issued.serial, issued.der, issued.not_after))
-
-    def _check_form(self, wanted: EnrollRequest) -> None:
+    def _check_form(self, request: EnrollRequest) -> None:
         suite = self._platform.settings.suite
-        if wanted.suite != suite.name:
+        if request.suite != suite.name:
             raise problem("wrong-suite", f"this fabric is {suite.name}")
-        if len(wanted.public_key) != suite.signature_public_key:
+        if len(request.public_key) != suite.signature_public_key:
             raise problem("invalid", f"a {suite.signature} public key has {suite.signature_public_key} bytes")
-        check_posture(wanted.posture)
-        if not 1 <= len(wanted.hostname) <= NAME_MAX or not wanted.hostname.isprintable():
+        check_posture(request.posture)
+        if not 1 <= len(request.hostname) <= NAME_MAX or not request.hostname.isprintable():
             raise problem("invalid", f"hostname: 1 to {NAME_MAX} printable characters")
 
-    async def _token(self, wanted: EnrollRequest, fingerprint: bytes) -> Row:
-        """The token's row, if it lets this key in."""
-        token = await self._platform.database.first("SELECT * FROM tokens WHERE token_id = ?", wanted.token_id)
-        secret = transcript.fingerprint(wanted.token_secret)
-        if token is None or not hmac.compare_digest(unb64(token["secret_hash"]), secret):
-            raise unknown_token()
-        self._limits.take(TOKEN, wanted.token_id)
-        if token["tenant"] != self._platform.tenant:
-            raise problem("wrong-tenant", "the join token belongs to another tenant")
-        if token["role"] != wanted.role:
-            raise problem("token-wrong-role", f"the join token is for a {token['role']}")
-        device = await self._device_of_key(node_id(wanted.role, wanted.public_key), fingerprint)
-        if device is not None and device["token_id"] == wanted.token_id:
-            return token  # its use is counted: it may come back
-        if token["expires_at"] < self._platform.clock():
-            raise problem("token-expired", "ask your operator for a new join token")
-        others = self._platform.local.rows(
-            "SELECT node FROM enrollments WHERE token_id = ? AND node <> ? AND (status = 'held' OR"
-            " (status = 'challenged' AND challenge_expires >= ?))",
-            wanted.token_id, node_id(wanted.role, wanted.public_key), int(self._platform.clock()),
-        )  # fmt: skip
-        if token["used"] + len(others) >= token["uses"]:
-            raise problem("token-used", "each device needs a token of its own, or one with more uses")
-        return token
+    async def _applicant(self, request: EnrollRequest, token: TokenRecord) -> _Applicant:
+        device = await self._device(request.role, request.public_key)
+        node = node_id(request.role, request.public_key) if device is None else device.node
+        version = await self._store.policies.newest_version()
+        return _Applicant(request, token, device, node, version)
 
-    async def _device_of_key(self, node: str, fingerprint: bytes) -> Row | None:
-        """The device whose key this is. Raises revoked, and key-replaced for a key that a device had before its rotation: it
-        has the device's id and must not get the device's certificate."""
-        device = await self._platform.database.first(
-            "SELECT * FROM devices WHERE tenant = ? AND (node = ? OR key_fingerprint = ?)",
-            self._platform.tenant, node, fingerprint.hex(),
-        )  # fmt: skip
-        if device is not None and device["status"] == "revoked":
-            raise problem("revoked", device["reason"] or "ask your operator")
-        if device is not None and device["key_fingerprint"] != fingerprint.hex():
-            raise problem("key-replaced", f"{node} rotated its key; make a new key to enroll again")
+    async def _device(self, role: str, public_key: bytes) -> StoredDevice | None:
+        """The device that has this key.
+
+        Raises revoked, isolated, wrong-role, and key-replaced for a key that a device had before: it must not get that device's
+        certificate, nor become another device.
+        """
+        device = await self._store.devices.of_key(public_key)
+        if device is None:
+            return None
+        if not device.active:
+            raise problem("revoked", device.reason or "ask your operator")
+        if device.key_fingerprint != transcript.fingerprint(public_key):
+            raise problem("key-replaced", f"{device.node} rotated its key; make a new key to enroll again")
+        if device.role != role:
+            raise problem("wrong-role", f"the key is that of {device.node}, a {device.role}; make a new one")
+        self._store.isolations.refuse(device.node)
         return device
 
-    async def _judge(self, wanted: EnrollRequest, token: Row, node: str) -> tuple[str, str, str]:
-        if await device_of(self._platform.database, self._platform.tenant, node) is not None:
-            return "allow", "admission:known", "it is enrolled already"
-        judgement = await self._admission.judge(wanted.role, self._subject(wanted, token, node))
-        return judgement.outcome, judgement.rule, judgement.reason
+    def _check_uses(self, applicant: _Applicant) -> None:
+        """Raises token-expired, token-used. A device whose use is counted may come back."""
+        token, now = applicant.token, int(self._platform.clock())
+        if applicant.device is not None and applicant.device.token_id == token.token_id:
+            return
+        if token.expires_at < now:
+            raise problem("token-expired", "ask your operator for a new join token")
+        if token.used + self._store.enrollments.others_with(token.token_id, applicant.node, now) >= token.uses:
+            raise _used_up()
 
-    def _subject(self, wanted: EnrollRequest, token: Row, node: str) -> dict[str, Any]:
+    async def _verdict(self, applicant: _Applicant) -> tuple[Verdict, StoredEnrollment | None]:
+        """The verdict, and the enrollment that had it already; None if it was judged now."""
+        former = self._store.enrollments.of_node(applicant.node)
+        if former is not None and self._still_holds(former, applicant):
+            return Verdict(former.outcome, former.rule, former.reason), former
+        if applicant.device is not None and applicant.device.name == applicant.request.hostname:
+            return _KNOWN, None
+        return await self._admission.judge(applicant.request.role, self._subject(applicant)), None
+
+    def _still_holds(self, former: StoredEnrollment, applicant: _Applicant) -> bool:
+        """Whether nothing that was judged has changed, and it was judged a short time ago."""
+        fresh = self._platform.clock() - former.judged_at < VERDICT_LIFE_S
+        return fresh and former.status != "denied" and former.verdict_for == applicant.verdict_for
+
+    def _subject(self, applicant: _Applicant) -> dict[str, Any]:
         """The policy input of the admission point (policies/input.schema.json)."""
-        tags, groups = strings(token["tags"]), strings(token["groups"])
+        request, token = applicant.request, applicant.token
         return {
             "point": "admission",
             "tenant": self._platform.tenant,
             "device": {
-                "node": node, "name": wanted.hostname, "role": wanted.role, "tags": tags, "groups": groups, "owner": token["owner"],
+                "node": applicant.node,
+                "name": request.hostname,
+                "role": request.role,
+                "tags": token.tags,
+                "groups": token.groups,
+                "owner": token.owner,
             },
-            "posture": wanted.posture,
-            "token": {"id": token["token_id"], "vnis": strings(token["vnis"]), "uses": token["uses"], "used": token["used"]},
-        }  # fmt: skip
-
-    async def _issue(self, flight: Row, actor: str) -> None:
-        """E6 and E7: all of the device in one batch, then the news."""
-        platform, node = self._platform, flight["node"]
-        refuse_isolated(platform.local, node)
-        key = unb64(flight["public_key"])
-        device = await self._device_of_key(node, transcript.fingerprint(key))
-        issued = await issue(platform, platform.tenant, flight["role"], node, key)
-        statements = [record_of(platform.tenant, node, issued)]
-        if device is None:
-            statements = await self._creation(flight, issued.serial, issued.not_after) + statements
-        else:
-            statements.append(
-                (
-                    "UPDATE devices SET serial = ?, not_after = ?, name = ? WHERE tenant = ? AND node = ?",
-                    (issued.serial, issued.not_after, flight["name"], platform.tenant, node),
-                )
-            )
-        try:
-            await platform.database.write(statements)
-        except ConstraintError:
-            raise problem("token-used", "another device was faster; ask your operator for a new join token") from None
-        platform.local.write(
-            "UPDATE enrollments SET status = 'issued', certificate = ?, reason = '' WHERE enrollment = ?",
-            b64(issued.der),
-            flight["enrollment"],
-        )
-        self._journal.record(
-            "certificate.issued", actor=actor, subject=node, outcome="allow", rule=flight["rule"], serial=issued.serial
-        )
-        self._pushes.to_gateways(CertificateNotice(node, issued.serial, issued.der))
-        await self._pushes.network_changed()
-
-    async def _creation(self, flight: Row, serial: str, not_after: int) -> list[tuple[str, tuple[Any, ...]]]:
-        platform, node = self._platform, flight["node"]
-        token = await platform.database.first("SELECT * FROM tokens WHERE token_id = ?", flight["token_id"])
-        if token is None:
-            raise problem("token-unknown", "the join token was deleted meanwhile; ask your operator for a new one")
-        key = unb64(flight["public_key"])
-        return [
-            ("UPDATE tokens SET used = used + 1 WHERE token_id = ?", (token["token_id"],)),
-            (
-                "INSERT INTO devices (tenant, node, role, name, status, public_key, key_fingerprint, token_id, tags, groups,"
-                " owner, serial, not_after, enrolled_at) VALUES (?, ?, ?, ?, 'active', ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                (
-                    platform.tenant, node, flight["role"], flight["name"], b64(key), transcript.fingerprint(key).hex(),
-                    token["token_id"], token["tags"], token["groups"], token["owner"], serial, not_after, int(platform.clock()),
-                ),
-            ),
-            *await self._leases(flight, token),
-        ]  # fmt: skip
-
-    async def _leases(self, flight: Row, token: Row) -> list[tuple[str, tuple[Any, ...]]]:
-        """Of the VNIs that the token names or a selector puts it in; a gateway is in all."""
-        platform = self._platform
-        own = {f"tag:{tag}" for tag in strings(token["tags"])} | {
-            f"group:{group}" for group in strings(token["groups"])
+            "posture": request.posture,
+            "token": {"id": token.token_id, "vnis": token.vnis, "uses": token.uses, "used": token.used},
         }
-        rows = await platform.database.rows(
-            "SELECT s.vni, s.selector FROM vni_selectors s JOIN vnis v ON v.vni = s.vni WHERE v.tenant = ?",
-            platform.tenant,
+
+    # -- E4 to E6 ----------------------------------------------------------------------------------------------------
+
+    async def respond(self, enrollment: str, signature: bytes) -> Enrollment:
+        """E4: the signature over both messages. Then E5 or E6.
+
+        The signature is verified before this waits for its turn. Raises a ProblemError.
+        """
+        asked = self._unanswered(enrollment)
+        verify = self._platform.signatures.verify
+        if not await verify(asked.public_key, asked.to_be_signed, signature, labels.ENROLL_RESPONSE):
+            raise problem("bad-signature", "the response does not verify over the request and the challenge")
+        async with self._turn:
+            current = self._unanswered(enrollment)
+            if current.to_be_signed != asked.to_be_signed:
+                raise problem("challenge-used", "a newer challenge was asked for meanwhile; answer that one")
+            current = self._keep(replace(current, answered=True))
+            return _view(await self._answered(current))
+
+    async def _answered(self, asked: StoredEnrollment) -> StoredEnrollment:
+        """The enrollment after its challenge was answered."""
+        if asked.status in ("held", "denied"):
+            return asked
+        if asked.outcome != "hold":
+            if asked.policy_version != await self._store.policies.newest_version():
+                raise problem("challenge-expired", "another policy is in force since: enroll again with the same key")
+            return await self._issue(asked, actor=asked.node)
+        self._journal.record("enrollment.held", actor=asked.node, subject=asked.name, rule=asked.rule)
+        return self._keep(replace(asked, status="held"))
+
+    def show(self, enrollment: str) -> Enrollment:
+        """E5, polled; E6 again for a device that it did not reach. Raises not-found."""
+        return _view(self._one(enrollment))
+
+    async def approve(self, node: str, actor: str) -> None:
+        """E5: the operator lets it in. Raises not-found when nothing of that name is held."""
+        await self._issue(self._held(node), actor)
+
+    def deny(self, node: str, reason: str, actor: str) -> None:
+        """Raises not-found when nothing of that name is held."""
+        self._keep(replace(self._held(node), status="denied", rule="operator", reason=reason))
+        self._journal.record("enrollment.denied", actor=actor, subject=node, outcome="deny", reason=reason)
+
+    async def _issue(self, asked: StoredEnrollment, actor: str) -> StoredEnrollment:
+        """E6 and E7: all of the device in one batch, then the news. The caller has the turn."""
+        self._store.isolations.refuse(asked.node)
+        device = await self._device(asked.role, asked.public_key)
+        if device is not None and device.node != asked.node:
+            raise problem("exists", f"{device.node} has this key since; enroll again")
+        issued = await self._certificates.issue(asked.role, asked.node, asked.public_key)
+        if device is None:
+            statements = await self._creation(asked, issued.serial, issued.not_after)
+        else:
+            statements = await self._return(asked, device, issued.serial, issued.not_after)
+        try:
+            await self._store.write([*statements, *self._store.certificates.add(issued)])
+        except ConstraintError:
+            raise _used_up() from None
+        self._journal.record(
+            "certificate.issued",
+            actor=actor,
+            subject=asked.node,
+            outcome="allow",
+            rule=asked.rule,
+            serial=issued.serial,
         )
-        selected = {row["vni"] for row in rows if row["selector"] in own}
-        names = set(strings(token["vnis"]))
-        statements = []
-        for vni in await platform.database.rows("SELECT * FROM vnis WHERE tenant = ? ORDER BY vni", platform.tenant):
-            if flight["role"] == "gateway" or vni["name"] in names or vni["vni"] in selected:
-                plan = LeasePlan(platform, platform.tenant, vni)
-                await plan.give(flight["node"])
-                statements += plan.statements
+        asked = self._keep(replace(asked, status="issued", certificate=issued.der, reason=""))
+        self._pushes.to_gateways(CertificateNotice(asked.node, issued.serial, issued.der))
+        await self._pushes.network_changed()
+        return asked
+
+    async def _creation(self, asked: StoredEnrollment, serial: str, not_after: int) -> list[Statement]:
+        """A new device, with one address of each prefix of its VNIs."""
+        token, platform = await self._unspent(asked.token_id), self._platform
+        device = StoredDevice(
+            platform.tenant,
+            asked.node,
+            asked.role,
+            asked.name,
+            "active",
+            asked.public_key,
+            transcript.fingerprint(asked.public_key),
+            token.token_id,
+            token.tags,
+            token.groups,
+            token.owner,
+            serial,
+            not_after,
+            int(platform.clock()),
+            "",
+        )
+        statements = [self._store.tokens.use(token.token_id), self._store.devices.add(device)]
+        return [*statements, *await self._leases.give(await self._vnis_of(token), [asked.node])]
+
+    async def _vnis_of(self, token: TokenRecord) -> list[StoredVni]:
+        """The VNIs that the token names or that a selector puts its devices in; a gateway is in all."""
+        if token.role == "gateway":
+            return await self._store.vnis.all()
+        selectors = [*(f"tag:{tag}" for tag in token.tags), *(f"group:{group}" for group in token.groups)]
+        return await self._store.vnis.joined_by(token.vnis, selectors)
+
+    async def _return(
+        self, asked: StoredEnrollment, device: StoredDevice, serial: str, not_after: int
+    ) -> list[Statement]:
+        """A device that comes back. A use is counted if it comes by another token; what it got by the first one stays."""
+        back = replace(device, name=asked.name, token_id=asked.token_id, serial=serial, not_after=not_after)
+        statements = [self._store.devices.certify(back)]
+        if asked.token_id != device.token_id:
+            token = await self._unspent(asked.token_id)
+            statements.append(self._store.tokens.use(token.token_id))
         return statements
 
-    def _in_flight(self, node: str, token_id: str) -> Row | None:
-        rows = self._platform.local.rows(
-            "SELECT * FROM enrollments WHERE node = ? AND token_id = ? AND status <> 'denied'", node, token_id
-        )
-        return rows[0] if rows else None
+    async def _unspent(self, token_id: str) -> TokenRecord:
+        """Raises token-unknown, token-used."""
+        token = await self._store.tokens.one(token_id)
+        if token is None:
+            raise problem("token-unknown", "the join token was deleted meanwhile; ask your operator for a new one")
+        if token.used >= token.uses:
+            raise _used_up()
+        return token
 
-    def _flight(self, enrollment: str) -> Row:
-        rows = self._platform.local.rows("SELECT * FROM enrollments WHERE enrollment = ?", enrollment)
-        if not rows:
+    # -- looking up --------------------------------------------------------------------------------------------------
+
+    def _one(self, enrollment: str) -> StoredEnrollment:
+        found = self._store.enrollments.one(enrollment)
+        if found is None:
             raise unknown_enrollment()
-        return rows[0]
+        return found
 
-    def _held(self, node: str) -> Row:
-        for row in self.held():
-            if row["node"] == node and row["status"] == "held":
-                return row
-        raise problem("not-found", f"{node} is not held; `kairos device list` shows what is")
+    def _unanswered(self, enrollment: str) -> StoredEnrollment:
+        found = self._one(enrollment)
+        if found.answered:
+            raise problem("challenge-used", "ask for a new challenge: enroll again with the same key")
+        if found.challenge_expires < self._platform.clock():
+            raise problem("challenge-expired", "ask for a new challenge: enroll again with the same key")
+        return found
 
-    def _set_status(self, flight: Row, status: str) -> None:
-        self._platform.local.write(
-            "UPDATE enrollments SET status = ? WHERE enrollment = ?", status, flight["enrollment"]
-        )
+    def _held(self, node: str) -> StoredEnrollment:
+        found = self._store.enrollments.of_node(node)
+        if found is None or found.status != "held":
+            raise problem("not-found", f"{node} is not held; `kairos device list` shows what is")
+        return found
 
-    def _view(self, flight: Row) -> Enrollment:
-        issued = flight["status"] == "issued"
-        return Enrollment(
-            flight["enrollment"],
-            flight["status"],
-            flight["reason"],
-            flight["rule"],
-            flight["node"] if issued else "",
-            unb64(flight["certificate"]) if issued else b"",
-        )
+    def _keep(self, enrollment: StoredEnrollment) -> StoredEnrollment:
+        self._store.enrollments.put(enrollment)
+        return enrollment
+
+
+def _view(enrollment: StoredEnrollment) -> Enrollment:
+    issued = enrollment.status == "issued"
+    return Enrollment(
+        enrollment.enrollment,
+        enrollment.status,
+        enrollment.reason,
+        enrollment.rule,
+        enrollment.node if issued else "",
+        enrollment.certificate if issued else b"",
+    )
+
+
+def _used_up() -> ProblemError:
+    return problem("token-used", "each device needs a token of its own, or one with more uses")
 
 
 def unknown_token() -> ProblemError:
+    """What a caller without a valid token is told, whether the tenant exists or not."""
     return problem("token-unknown", "ask your operator for a new join token")
 
 
 def unknown_enrollment() -> ProblemError:
+    """What a caller is told who names no enrollment, whether the tenant exists or not."""
     return problem("not-found", "no such enrollment; start again")

@@ -54,5 +54,5 @@ class Gateways:
         return self._record(gateway)
 
     def _record(self, gateway: RankedGateway) -> GatewayRecord:
-        online = gateway.node in self._platform.sockets.online()
+        online = self._platform.sockets.is_online(gateway.node)
         return GatewayRecord(gateway.node, gateway.name, gateway.priority, gateway.weight, online)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ..ports import Platform
+from ..store import certificates
 
 _ENDED_KEPT_S = 30 * 86_400
 
@@ -12,11 +13,11 @@ class Housekeeping:
         self._platform = platform
 
     async def delete_ended(self) -> None:
-        """Certificates, credentials and join tokens that ended more than 30 days ago."""
+        """Certificates that have ended; credentials and join tokens that ended more than 30 days ago."""
         long_ago = (int(self._platform.clock()) - _ENDED_KEPT_S,)
         await self._platform.database.write(
             [
-                ("DELETE FROM certificates WHERE not_after < ?", long_ago),
+                certificates.remove_ended(int(self._platform.clock())),
                 ("DELETE FROM admins WHERE expires_at < ?", long_ago),
                 ("DELETE FROM tokens WHERE expires_at < ?", long_ago),
             ]

@@ -1,56 +1,59 @@
 """A device cut off everywhere at once, until it is released; each place that enforces it signs a receipt (docs/protocol.md §8).
 
-The truth is in the Tenant object's own SQLite: it is read before anything is given to a node. Receipts are kept as they come,
-with the certificate of whoever signed; it is the operator's command that verifies them.
+The truth is in the SQLite of the tenant's object: it is read before anything is given to a node. Receipts are kept as they come,
+with the certificate of their signer; the operator's command verifies them.
 """
 
 from __future__ import annotations
 
-import json
-
-from kairos.api.admin import IsolationReceipt, IsolationRecord, Reason
-from kairos.api.push import Isolation, IsolationState, Receipt
+from kairos.api.admin import IsolationReceipt, IsolationRecord
+from kairos.api.push import Isolation, Receipt
 from kairos.api.session import IsolationReport
 from kairos.crypto import labels
 from kairos.identity import transcript
 
-from ..http.call import Call, Reply, reply
-from ..ports import Row, TenantPlatform
+from ..ports import TenantPlatform
 from ..problems import problem
-from ..store.records import b64, device_of, gateways_of, unb64
+from ..store import Stores
+from ..store.devices import StoredDevice
+from ..store.isolations import StoredIsolation, StoredReceipt
+from . import issuer
 from .journal import Journal
 from .pushes import Pushes
 from .sessions import Sessions
 
 RELAY = "relay"  # the enforcement point that is no node; the fabric signs for it, with the issuing key
 _CUT_S = 60  # how long the relay remembers, for lookups that were under way; a release makes it forget
+_TIME_MAX_MS = 1 << 50  # far in the future, and still a number that JavaScript and SQLite take exactly
 
 
 class Isolations:
-    def __init__(self, platform: TenantPlatform, journal: Journal, pushes: Pushes, sessions: Sessions) -> None:
+    def __init__(
+        self, platform: TenantPlatform, store: Stores, journal: Journal, pushes: Pushes, sessions: Sessions
+    ) -> None:
         self._platform = platform
+        self._store = store
         self._journal = journal
         self._pushes = pushes
         self._sessions = sessions
 
-    async def isolate(self, call: Call) -> Reply:
-        """Asked again for one that is isolated, it is told again to everyone, under the same id."""
-        node, reason = call.parameters["node"], call.decode(Reason).reason
-        await self._require_device(node)
-        await self._isolate(node, reason)
-        self._journal.record("device.isolated", actor=call.actor, subject=node, reason=self._of(node)["reason"])
-        return reply(await self._record(node))
+    async def isolate(self, node: str, reason: str, actor: str) -> IsolationRecord:
+        """Asked again for a device that is isolated, it tells everyone again, under the same id. Raises not-found."""
+        await self._active(node)
+        isolation = await self._isolate(node, reason)
+        self._journal.record("device.isolated", actor=actor, subject=node, reason=isolation.reason)
+        return await self.show(node)
 
-    async def report(self, call: Call) -> Reply:
-        """A gateway says that the signed policy isolates an endpoint. Only gateways judge, and no gateway is judged by another:
-        whoever took over one of them must not be able to take the rest away."""
-        if call.node.role != "gateway":
-            raise problem("wrong-role", "only a gateway reports for isolation")
-        report, gateway = call.decode(IsolationReport), call.node.node
-        device = await self._require_device(report.node)
-        if device["role"] != "endpoint":
+    async def report(self, gateway: str, report: IsolationReport) -> None:
+        """A gateway reports that the signed policy isolates an endpoint.
+
+        Only gateways judge, and no gateway is judged by another: an attacker who took over one of them must not be able to take
+        the rest away. Raises wrong-role, not-found.
+        """
+        device = await self._active(report.node)
+        if device.role != "endpoint":
             raise problem("wrong-role", f"{report.node} is a gateway: kairos isolate is for the operator to call")
-        fresh = not self._is_isolated(report.node)
+        fresh = self._store.isolations.reason(report.node) is None
         await self._isolate(report.node, report.reason)
         if fresh:
             self._journal.record(
@@ -64,122 +67,91 @@ class Isolations:
                 counts=report.counts,
                 posture=report.posture,
             )
-        return reply(None)
 
-    async def _isolate(self, node: str, reason: str) -> None:
-        """Refused here, told to everyone, cut at the relay."""
-        if not self._is_isolated(node):
-            self._platform.local.write(
-                "INSERT INTO isolations (node, id, state, reason, at, expected) VALUES (?, ?, 'isolated', ?, ?, ?)"
-                " ON CONFLICT (node) DO UPDATE SET id = excluded.id, state = 'isolated', reason = excluded.reason,"
-                " at = excluded.at, expected = excluded.expected",
-                node, self._platform.entropy(16).hex(), reason, int(self._platform.clock()), "[]",
-            )  # fmt: skip
-        self._sessions.forget(node)
-        self._pushes.to_all(self._push(node))
-        await self._expect(node, [RELAY])
-        if await self._sessions.cut_at_relay(node, int(self._platform.clock()) + _CUT_S):
-            await self._relay_receipt(node)
-
-    async def release(self, call: Call) -> Reply:
-        """The device may come back; its sessions are gone, it opens a new one."""
-        node, reason = call.parameters["node"], call.decode(Reason).reason
-        if self._of(node)["state"] != "isolated":
+    async def release(self, node: str, reason: str, actor: str) -> IsolationRecord:
+        """The device may come back; its sessions are gone, so it opens a new one. Raises not-found."""
+        if self._of(node).state != "isolated":
             raise problem("not-found", f"{node} is not isolated")
-        self._platform.local.write("UPDATE isolations SET state = 'released' WHERE node = ?", node)
+        self._store.isolations.release(node)
         await self._sessions.cut_at_relay(node, 0)
-        self._pushes.to_all(self._push(node))
+        self._pushes.to_all(_push(self._of(node)))
         await self._expect(node, [])
-        self._journal.record("device.released", actor=call.actor, subject=node, reason=reason)
-        return reply(await self._record(node))
+        self._journal.record("device.released", actor=actor, subject=node, reason=reason)
+        return await self.show(node)
 
-    async def show(self, call: Call) -> Reply:
-        return reply(await self._record(call.parameters["node"]))
+    async def show(self, node: str) -> IsolationRecord:
+        """Raises not-found."""
+        isolation = self._of(node)
+        receipts = self._store.isolations.receipts(isolation.id, isolation.state)
+        certificates = await self._store.certificates.present([each.point for each in receipts])
+        certificates[RELAY] = self._platform.settings.issuer.certificate.der
+        return IsolationRecord(
+            isolation.id,
+            node,
+            isolation.state,
+            isolation.reason,
+            isolation.at,
+            isolation.expected,
+            [
+                IsolationReceipt(each.point, each.at_ms, each.signature, certificates.get(each.point, b""))
+                for each in receipts
+            ],
+        )
 
     def current(self) -> list[Isolation]:
-        """Everything that is isolated now: what a node compares itself with when it connects."""
-        rows = self._platform.local.rows("SELECT node FROM isolations WHERE state = 'isolated' ORDER BY node")
-        return [self._push(row["node"]) for row in rows]
+        """All that is in force now: what a node compares its own state with when it connects."""
+        return [_push(isolation) for isolation in self._store.isolations.in_force()]
 
     def receipt(self, point: str, receipt: Receipt) -> None:
-        """A node's word that it has enforced it. One for an isolation that nobody knows is dropped."""
-        known = self._platform.local.rows("SELECT node FROM isolations WHERE id = ?", receipt.isolation)
-        if known and len(receipt.signature) == self._platform.settings.suite.signature_bytes:
-            self._keep(receipt.isolation, point, receipt.state, receipt.at_ms, receipt.signature)
+        """A node states that it has enforced an isolation. One for an unknown isolation is dropped."""
+        if (
+            len(receipt.signature) == self._platform.settings.suite.signature_bytes
+            and 0 <= receipt.at_ms < _TIME_MAX_MS
+            and self._store.isolations.is_known(receipt.isolation)
+        ):
+            self._store.isolations.add_receipt(
+                receipt.isolation, StoredReceipt(point, receipt.state, receipt.at_ms, receipt.signature)
+            )
 
-    async def _relay_receipt(self, node: str) -> None:
-        row, at_ms = self._of(node), int(self._platform.clock() * 1000)
-        signed = transcript.isolation_receipt(row["id"], node, RELAY, row["state"], at_ms)
-        seed = self._platform.settings.issuer_seed
-        signature = await self._platform.signatures.sign(seed, signed, labels.ISOLATION_RECEIPT)
-        self._keep(row["id"], RELAY, row["state"], at_ms, signature)
+    async def _isolate(self, node: str, reason: str) -> StoredIsolation:
+        """Refused at the fabric, told to everyone, cut at the relay."""
+        if self._store.isolations.reason(node) is None:
+            now, id_ = int(self._platform.clock()), self._platform.entropy(16).hex()
+            self._store.isolations.begin(StoredIsolation(id_, node, "isolated", reason, now, []))
+        isolation = self._of(node)
+        self._store.sessions.delete_of(node)
+        self._pushes.to_all(_push(isolation))
+        await self._expect(node, [RELAY])
+        if await self._sessions.cut_at_relay(node, int(self._platform.clock()) + _CUT_S):
+            await self._relay_receipt(self._of(node))
+        return isolation
 
-    def _keep(self, isolation: str, point: str, state: str, at_ms: int, signature: bytes) -> None:
-        self._platform.local.write(
-            "INSERT INTO receipts (id, point, state, at_ms, signature) VALUES (?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
-            isolation, point, state, at_ms, b64(signature),
-        )  # fmt: skip
+    async def _relay_receipt(self, isolation: StoredIsolation) -> None:
+        at_ms = int(self._platform.clock() * 1000)
+        signed = transcript.isolation_receipt(isolation.id, isolation.node, RELAY, isolation.state, at_ms)
+        signature = await issuer.sign(self._platform, signed, labels.ISOLATION_RECEIPT)
+        self._store.isolations.add_receipt(isolation.id, StoredReceipt(RELAY, isolation.state, at_ms, signature))
 
     async def _expect(self, node: str, more: list[str]) -> None:
-        """Who must answer: every gateway, the device itself and its peers as far as they are connected."""
-        online = self._platform.sockets.online()
-        gateways = {row["node"] for row in await gateways_of(self._platform.database, self._platform.tenant)}
-        peers = await self._platform.database.rows(
-            "SELECT DISTINCT node FROM leases WHERE vni IN (SELECT vni FROM leases WHERE tenant = ? AND node = ?)",
-            self._platform.tenant,
-            node,
-        )
-        expected = gateways | ({row["node"] for row in peers} | {node}) & online
-        self._platform.local.write(
-            "UPDATE isolations SET expected = ? WHERE node = ?", json.dumps(more + sorted(expected)), node
-        )
+        """Receipts are due from every gateway, and from the device and its peers as far as they are connected."""
+        gateways = {each.node for each in await self._store.devices.gateways()}
+        vnis = (await self._store.leases.vnis_of([node])).get(node, [])
+        peers = {*await self._store.leases.members(vnis), node} if vnis else {node}
+        online = peers & self._platform.sockets.online()
+        self._store.isolations.expect(node, more + sorted(gateways | online))
 
-    async def _record(self, node: str) -> IsolationRecord:
-        row = self._of(node)
-        kept = self._platform.local.rows(
-            "SELECT * FROM receipts WHERE id = ? AND state = ? ORDER BY at_ms", row["id"], row["state"]
-        )
-        receipts = [
-            IsolationReceipt(
-                each["point"], each["at_ms"], unb64(each["signature"]), await self._certificate(each["point"])
-            )
-            for each in kept
-        ]
-        return IsolationRecord(
-            row["id"], node, row["state"], row["reason"], row["at"], json.loads(row["expected"]), receipts
-        )
-
-    async def _certificate(self, point: str) -> bytes:
-        if point == RELAY:
-            return self._platform.settings.issuer.der
-        row = await self._platform.database.first(
-            "SELECT c.der FROM certificates c JOIN devices d ON d.serial = c.serial WHERE d.tenant = ? AND d.node = ?",
-            self._platform.tenant,
-            point,
-        )
-        return unb64(row["der"]) if row else b""
-
-    async def _require_device(self, node: str) -> Row:
-        row = await device_of(self._platform.database, self._platform.tenant, node)
-        if row is None or row["status"] != "active":
+    async def _active(self, node: str) -> StoredDevice:
+        device = await self._store.devices.one(node)
+        if device is None or not device.active:
             raise problem("not-found", f"there is no active device {node}")
-        return row
+        return device
 
-    def _is_isolated(self, node: str) -> bool:
-        row = self._row(node)
-        return row is not None and row["state"] == "isolated"
-
-    def _push(self, node: str) -> Isolation:
-        row = self._of(node)
-        state: IsolationState = "isolated" if row["state"] == "isolated" else "released"
-        return Isolation(row["id"], node, state, row["reason"])
-
-    def _of(self, node: str) -> Row:
-        row = self._row(node)
-        if row is None:
+    def _of(self, node: str) -> StoredIsolation:
+        isolation = self._store.isolations.one(node)
+        if isolation is None:
             raise problem("not-found", f"{node} was never isolated")
-        return row
+        return isolation
 
-    def _row(self, node: str) -> Row | None:
-        rows = self._platform.local.rows("SELECT * FROM isolations WHERE node = ?", node)
-        return rows[0] if rows else None
+
+def _push(isolation: StoredIsolation) -> Isolation:
+    return Isolation(isolation.id, isolation.node, isolation.state, isolation.reason)

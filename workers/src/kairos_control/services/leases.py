@@ -1,109 +1,130 @@
-"""Addresses: one of each prefix of a VNI for each member. One that was given goes to that node again, or to none."""
+"""Addresses: one of each prefix of a VNI for each member. One that was given goes to that node again, or to none.
+
+The statements that give them belong into the batch that makes the members. Two such batches that race for an address break a key
+of the schema, and one of them is not written.
+"""
 
 from __future__ import annotations
 
-import ipaddress
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from ipaddress import ip_address, ip_network
 
-from ..ports import Platform, Row, Statement
+from ..ports import Statement
 from ..problems import problem
-from ..store.records import strings
+from ..store.leases import LeaseStore, Place
+from ..store.vnis import StoredVni
+from .prefixes import Network
 
-_CURSOR = (
-    "INSERT INTO lease_cursors (vni, prefix, next) VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET next = excluded.next"
-)
-_LEASE = "INSERT INTO leases (vni, tenant, node, prefix, address) VALUES (?, ?, ?, ?, ?)"
-_GIVEN = "INSERT INTO given_addresses (vni, prefix, address, node) VALUES (?, ?, ?, ?)"
+_AHEAD = 8  # numbers that are looked at beyond those that are needed; doubled while the operator has chosen them all for others
+_Pool = tuple[int, str]  # a VNI and a prefix
 
 
-class LeasePlan:
-    """Leases in one VNI, for one batch: `statements` grow with each node. Two plans that race for an address break a key of the
-    schema, not a promise. vni: needs `vni` and `prefixes`."""
+class Leases:
+    """The addresses of one tenant. The number of queries grows neither with the nodes nor with the VNIs."""
 
-    def __init__(self, platform: Platform, tenant: str, vni: Row) -> None:
-        self.statements: list[Statement] = []
-        self._platform = platform
-        self._tenant = tenant
-        self._vni = vni["vni"]
-        self._prefixes = strings(vni["prefixes"])
-        self._next: dict[str, int] = {}
-        self._planned: set[tuple[str, str]] = set()
+    def __init__(self, store: LeaseStore) -> None:
+        self._store = store
 
-    async def give(self, node: str) -> None:
-        """An address in every prefix that the node has none in. Raises addresses-exhausted."""
-        held = {row["prefix"] for row in await self._of(node, "leases")} | {
-            prefix for planned, prefix in self._planned if planned == node
+    async def give(self, vnis: Sequence[StoredVni], nodes: Sequence[str]) -> list[Statement]:
+        """For each node, an address in every prefix of these VNIs that it has none in. Raises addresses-exhausted."""
+        numbers = [vni.vni for vni in vnis]
+        held = await self._store.held(numbers, nodes)
+        before = await self._store.given(numbers, nodes)
+        leases: dict[Place, str] = {}
+        waiting: dict[_Pool, list[Place]] = {}
+        for place in (Place(vni.vni, node, prefix) for vni in vnis for prefix in vni.prefixes for node in nodes):
+            if place in held:
+                continue
+            if place in before:
+                leases[place] = before[place]
+            else:
+                waiting.setdefault((place.vni, place.prefix), []).append(place)
+        if not waiting:
+            return self._store.add(leases)
+        fresh, cursors = await self._fresh({pool: len(places) for pool, places in waiting.items()})
+        given = {
+            place: address
+            for pool, places in waiting.items()
+            for place, address in zip(places, fresh[pool], strict=True)
         }
-        before = {row["prefix"]: row["address"] for row in await self._of(node, "given_addresses")}
-        for prefix in self._prefixes:
-            if prefix in before and prefix not in held:
-                self._lease(node, prefix, before[prefix])
-            elif prefix not in held:
-                self._give(node, prefix, await self._fresh(prefix))
+        return [
+            *self._store.add(leases | given),
+            *self._store.keep_given(given),
+            *self._store.set_cursors(cursors),
+        ]
 
-    async def give_chosen(self, node: str, text: str) -> None:
-        """This very address, in place of what the node has in its prefix. Raises invalid, and exists when it was given away."""
-        prefix, address = self._place(text)
-        if (node, prefix) in self._planned:
-            raise problem("invalid", f"one address of {prefix} is enough")
-        given = await self._platform.database.first(
-            "SELECT node FROM given_addresses WHERE vni = ? AND address = ?", self._vni, address
-        )
-        if given is not None and given["node"] != node:
-            raise problem("exists", f"{text} was given to {given['node']}, and no address is given twice")
-        self.statements.append(
-            ("DELETE FROM leases WHERE vni = ? AND node = ? AND prefix = ?", (self._vni, node, prefix))
-        )
-        (self._lease if given else self._give)(node, prefix, address)
+    async def give_chosen(self, vni: StoredVni, node: str, addresses: Sequence[str]) -> list[Statement]:
+        """These very addresses in place of what the node has in their prefixes, and one in every other prefix.
 
-    def _give(self, node: str, prefix: str, address: str) -> None:
-        self._lease(node, prefix, address)
-        self.statements.append((_GIVEN, (self._vni, prefix, address, node)))
+        Raises invalid, exists (an address was given to another node) and addresses-exhausted.
+        """
+        chosen: dict[Place, str] = {}
+        for text in addresses:
+            prefix, address = _placed(vni, text)
+            place = Place(vni.vni, node, prefix)
+            if place in chosen:
+                raise problem("invalid", f"one address of {prefix} is enough")
+            chosen[place] = address
+        owners = await self._store.owners((vni.vni, address) for address in chosen.values())
+        for (_, address), owner in owners.items():
+            if owner != node:
+                raise problem("exists", f"{address} was given to {owner}, and no address is given twice")
+        taken = {place.prefix for place in chosen}
+        others = replace(vni, prefixes=[prefix for prefix in vni.prefixes if prefix not in taken])
+        given = {place: address for place, address in chosen.items() if (vni.vni, address) not in owners}
+        return [
+            *(self._store.remove_at(place) for place in chosen),
+            *self._store.add(chosen),
+            *self._store.keep_given(given),
+            *await self.give([others], [node]),
+        ]
 
-    def _lease(self, node: str, prefix: str, address: str) -> None:
-        self._planned.add((node, prefix))
-        self.statements.append((_LEASE, (self._vni, self._tenant, node, prefix, address)))
-
-    async def _fresh(self, prefix: str) -> str:
-        network = ipaddress.ip_network(prefix)
-        last = _last(network)
-        number = self._next.get(prefix) or await self._cursor(prefix)
-        while number <= last and await self._is_given(address := f"{network[number]}/{network.prefixlen}"):
-            number += 1
-        if number > last:
-            raise problem("addresses-exhausted", f"{prefix} is full; give the VNI another prefix")
-        self._next[prefix] = number + 1
-        self.statements.append((_CURSOR, (self._vni, prefix, str(number + 1))))
-        return address
-
-    def _place(self, text: str) -> tuple[str, str]:
-        """The prefix that an address falls in, and the address with its length."""
-        try:
-            address = ipaddress.ip_address(text)
-        except ValueError:
-            raise problem("invalid", f"{text} is no address") from None
-        for prefix in self._prefixes:
-            network = ipaddress.ip_network(prefix)
-            if address in network and 1 <= int(address) - int(network.network_address) <= _last(network):
-                return prefix, f"{address}/{network.prefixlen}"
-        raise problem("invalid", f"{text} is no host's address in {', '.join(self._prefixes)}")
-
-    async def _of(self, node: str, table: str) -> list[Row]:
-        return await self._platform.database.rows(
-            f"SELECT prefix, address FROM {table} WHERE vni = ? AND node = ? ORDER BY rowid", self._vni, node
-        )
-
-    async def _cursor(self, prefix: str) -> int:
-        row = await self._platform.database.first(
-            "SELECT next FROM lease_cursors WHERE vni = ? AND prefix = ?", self._vni, prefix
-        )
-        return int(row["next"]) if row else 1
-
-    async def _is_given(self, address: str) -> bool:
-        """The operator chose it for someone, ahead of us."""
-        sql = "SELECT 1 FROM given_addresses WHERE vni = ? AND address = ?"
-        return await self._platform.database.first(sql, self._vni, address) is not None
+    async def _fresh(self, needed: Mapping[_Pool, int]) -> tuple[dict[_Pool, list[str]], dict[_Pool, int]]:
+        """So many addresses of each pool that were given to nobody, and where the next search begins."""
+        known = await self._store.cursors(sorted({vni for vni, _ in needed}))
+        cursors = {pool: known.get(pool, 1) for pool in needed}
+        found: dict[_Pool, list[str]] = {pool: [] for pool in needed}
+        missing, ahead = dict(needed), _AHEAD
+        while missing:
+            offered = {pool: _numbered(pool[1], cursors[pool], count + ahead) for pool, count in missing.items()}
+            owners = await self._store.owners(
+                (vni, address) for (vni, _), addresses in offered.items() for address in addresses.values()
+            )
+            for pool, addresses in offered.items():
+                if not addresses:
+                    raise problem("addresses-exhausted", f"{pool[1]} is full; give the VNI another prefix")
+                for number, address in addresses.items():
+                    cursors[pool] = number + 1
+                    if (pool[0], address) not in owners:
+                        found[pool].append(address)
+                        if len(found[pool]) == needed[pool]:
+                            break
+            missing = {pool: count - len(found[pool]) for pool, count in needed.items() if len(found[pool]) < count}
+            ahead *= 2
+        return found, cursors
 
 
-def _last(network: ipaddress.IPv4Network | ipaddress.IPv6Network) -> int:
-    """The highest host number; number 0 names the network (or, in IPv6, its routers)."""
+def _numbered(prefix: str, first: int, count: int) -> dict[int, str]:
+    """The addresses of at most `count` hosts by number, beginning with `first`."""
+    network = ip_network(prefix)
+    end = min(first + count, _last(network) + 1)
+    return {number: f"{network[number]}/{network.prefixlen}" for number in range(first, end)}
+
+
+def _placed(vni: StoredVni, text: str) -> tuple[str, str]:
+    """The prefix that an address falls in, and the address with its length. Raises invalid."""
+    try:
+        address = ip_address(text)
+    except ValueError:
+        raise problem("invalid", f"{text} is no address") from None
+    for prefix in vni.prefixes:
+        network = ip_network(prefix)
+        if address in network and 1 <= int(address) - int(network.network_address) <= _last(network):
+            return prefix, f"{address}/{network.prefixlen}"
+    raise problem("invalid", f"{text} is no host's address in {', '.join(vni.prefixes)}")
+
+
+def _last(network: Network) -> int:
+    """The highest host number. Number 0 names the network or, in IPv6, its routers."""
     return network.num_addresses - (2 if network.version == 4 and network.prefixlen < 31 else 1)

@@ -14,13 +14,13 @@ from .retention import Retention
 from .sessions import Sessions
 from .telemetry import Telemetry
 
-_ENROLLMENT_KEPT_S = 86_400
 _VNI_TABLES = ("interconnects", "leases", "lease_cursors", "given_addresses", "vni_selectors", "routes")
 _TABLES = (
     "telemetry_minutes",
     "telemetry_hours",
     "admins",
     "certificates",
+    "present_certificates",
     "gateway_ranks",
     "devices",
     "tokens",
@@ -83,9 +83,7 @@ class Lifecycle:
         await self.woken()
         await self._retention.retire()
         now = int(self._platform.clock())
-        self._sessions.forget_ended()
+        self._store.sessions.delete_ended(now)
         await self._telemetry.sweep()
         self._store.nonces.delete_ended(now)
-        self._platform.local.write(
-            "DELETE FROM enrollments WHERE status <> 'held' AND created_at < ?", now - _ENROLLMENT_KEPT_S
-        )
+        self._store.enrollments.remove_ended(now)

@@ -7,6 +7,7 @@ from kairos.errors import BadMessage
 from kairos.identity.spiffe import is_gateway
 
 from ..ports import TenantPlatform
+from ..problems import problem
 from ..store import Stores
 from .admission import Admission
 from .audit_log import AuditLog
@@ -47,6 +48,12 @@ class NodeEvents:
                 await self._certificates.seen_by(node),
             )
         )
+
+    def check_welcome(self, node: str) -> None:
+        """The last look before a socket is accepted: since the node was authenticated it may have been revoked. An isolated node
+        keeps its socket, because it is told there of its release. Raises revoked."""
+        if self._sessions.is_revoked(node):
+            raise problem("revoked", "ask your operator")
 
     def received(self, node: str, text: str) -> bool:
         """Handles a message of a node. False: it is not a message that nodes send."""

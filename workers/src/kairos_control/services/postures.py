@@ -1,62 +1,50 @@
-"""What devices say of themselves: the newest report of each, passed on to the gateways that judge by it (docs/protocol.md §8)."""
+"""What devices report of themselves: the newest report of each, passed on to the gateways that judge by it (docs/protocol.md §8)."""
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import msgspec
 
 from kairos.api.admin import PostureRecord
 from kairos.api.push import PostureNotice
-from kairos.api.session import PostureReport
 from kairos.constants import POSTURE_LATE_S, POSTURE_MAX
 
-from ..http.call import Call, Reply, reply
 from ..ports import TenantPlatform
 from ..problems import problem
+from ..store import Stores
+from ..store.postures import StoredPosture
 from .pushes import Pushes
 
 
-def check_posture(posture: dict[str, Any]) -> None:
-    """Raises invalid for one that is no report but a burden."""
-    if len(msgspec.json.encode(posture)) > POSTURE_MAX:
+def check_posture(facts: dict[str, Any]) -> None:
+    """Raises invalid for a report that is too large."""
+    if len(msgspec.json.encode(facts)) > POSTURE_MAX:
         raise problem("invalid", f"posture: at most {POSTURE_MAX} bytes of JSON")
 
 
 class Postures:
-    def __init__(self, platform: TenantPlatform, pushes: Pushes) -> None:
+    def __init__(self, platform: TenantPlatform, store: Stores, pushes: Pushes) -> None:
         self._platform = platform
+        self._store = store
         self._pushes = pushes
 
-    async def report(self, call: Call) -> Reply:
-        facts, node = call.decode(PostureReport).facts, call.node.node
+    def report(self, node: str, facts: dict[str, Any]) -> None:
+        """Keeps a report and passes it on to the gateways. Raises invalid."""
         at = self.learn(node, facts)
         self._pushes.to_gateways(PostureNotice(node, at, facts))
-        return reply(None)
 
-    async def show(self, call: Call) -> Reply:
-        """What policy sees of a device."""
-        node = call.parameters["node"]
-        rows = self._platform.local.rows("SELECT * FROM postures WHERE node = ?", node)
-        if not rows:
+    def show(self, node: str) -> PostureRecord:
+        """The newest report as policy sees it. Raises not-found."""
+        posture = self._store.postures.one(node)
+        if posture is None:
             raise problem("not-found", f"{node} has not reported its posture")
-        at = rows[0]["at"]
-        late = self._platform.clock() - at > POSTURE_LATE_S
-        return reply(PostureRecord(node, at, late, json.loads(rows[0]["facts"])))
+        late = self._platform.clock() - posture.at > POSTURE_LATE_S
+        return PostureRecord(node, posture.at, late, posture.facts)
 
     def learn(self, node: str, facts: dict[str, Any]) -> int:
-        """Keeps it; when it came, Unix seconds. Raises invalid."""
+        """Keeps a report without passing it on; returns when it came, Unix seconds. Raises invalid."""
         check_posture(facts)
         at = int(self._platform.clock())
-        self._platform.local.write(
-            "INSERT INTO postures (node, at, facts) VALUES (?, ?, ?)"
-            " ON CONFLICT (node) DO UPDATE SET at = excluded.at, facts = excluded.facts",
-            node, at, json.dumps(facts),
-        )  # fmt: skip
+        self._store.postures.put(StoredPosture(node, at, facts))
         return at
-
-    def newest(self, node: str) -> tuple[dict[str, Any], int]:
-        """(facts, when they came); nothing at 0."""
-        rows = self._platform.local.rows("SELECT * FROM postures WHERE node = ?", node)
-        return (json.loads(rows[0]["facts"]), rows[0]["at"]) if rows else ({}, 0)

@@ -1,30 +1,36 @@
 """How often one source, device or join token may call: a budget that refills with time.
 
-Kept in the Tenant object's memory, which an eviction empties: an object that was evicted was not under load. Only what was proven
-is counted for a device or a token, so nobody can spend another's budget.
+Kept in the memory of the object or isolate, which an eviction empties: an object that was evicted was not under load. Only what was
+proven is counted for a device or a token, so nobody can spend another's budget. Each budget has a table of its own, so that a flood of
+addresses pushes no device out of its table.
 """
 
 from __future__ import annotations
 
+import ipaddress
 import math
 from dataclasses import dataclass
 
 from ..ports import Clock
 from ..problems import problem
 
-_KEPT = 10_000
+_KEPT = 10_000  # entries of one table, about 2 MB
 
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """`burst` calls at once, and `per_second` for ever."""
+    """How many calls one caller may make."""
 
     name: str
+    """What it is for, as the refusal says it."""
     burst: int
+    """Calls at once."""
     per_second: float
+    """Calls that come back each second."""
 
 
 SOURCE = Budget("this address", 600, 20)  # an office behind one address renews 4,000 sessions in 200 s
+SITE = Budget("this network", 6_000, 200)  # an IPv6 /48, which one subscriber may have whole
 DEVICE = Budget("this device", 600, 10)
 SESSION = Budget("this device's sessions", 300, 1)
 CERTIFICATE = Budget("this device's certificates", 30, 1 / 600)  # one each 16 h is what it needs
@@ -35,19 +41,44 @@ TOKEN = Budget("this join token", 300, 5)
 class Limits:
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self._spent: dict[
-            tuple[str, str], tuple[float, float]
-        ] = {}  # calls not refilled yet, and when that was; oldest first
+        # By budget and caller: calls that have not refilled yet, and when that was; the caller that was quiet longest first.
+        self._spent: dict[str, dict[str, tuple[float, float]]] = {}
 
     def take(self, budget: Budget, who: str) -> None:
-        """One call of `who`. Raises too-many-requests."""
-        key, now = (budget.name, who), self._clock()
-        spent, at = self._spent.pop(key, (0.0, now))
+        """Counts one call of `who`. Raises too-many-requests."""
+        table, now = self._spent.setdefault(budget.name, {}), self._clock()
+        spent, at = table.pop(who, (0.0, now))
         spent = max(0.0, spent - max(0.0, now - at) * budget.per_second)
         over = spent + 1 - budget.burst
-        self._spent[key] = (spent if over > 0 else spent + 1, now)
-        if len(self._spent) > _KEPT:
-            del self._spent[next(iter(self._spent))]
+        table[who] = (spent if over > 0 else spent + 1, now)
+        if len(table) > _KEPT:
+            del table[next(iter(table))]
         if over > 0:
             wait = math.ceil(over / budget.per_second)
             raise problem("too-many-requests", f"{budget.name} has no calls left; one more in {wait} s", wait)
+
+    def take_source(self, address: str) -> None:
+        """Counts one call from an address: an IPv4 address, or the /64 of an IPv6 address and the /48 around it, for that is what one
+        subscriber has. An empty address, as on the local fabric, is not counted. Raises too-many-requests."""
+        if not address:
+            return
+        subnet, site = _prefixes(address)
+        self.take(SOURCE, subnet)
+        if site:
+            self.take(SITE, site)
+
+
+def _prefixes(address: str) -> tuple[str, str]:
+    """(the prefix of one subscriber, the wider one that it may have; empty for IPv4)"""
+    try:
+        parsed = ipaddress.ip_address(address)
+    except ValueError:
+        return address[:64], ""  # whatever it is, it is bounded
+    mapped = parsed.ipv4_mapped if isinstance(parsed, ipaddress.IPv6Address) else None
+    if isinstance(parsed, ipaddress.IPv4Address) or mapped is not None:
+        return str(mapped or parsed), ""
+    return str(_network(parsed, 64)), str(_network(parsed, 48))
+
+
+def _network(address: ipaddress.IPv6Address, length: int) -> ipaddress.IPv6Network:
+    return ipaddress.IPv6Network((int(address) >> (128 - length) << (128 - length), length))

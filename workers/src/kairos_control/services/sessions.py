@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import json
+from collections.abc import Iterable
 
 from kairos.api.push import Revocation, SessionNotice
 from kairos.api.session import Cut, GatewayAddress, Introspected, Introspection, SessionGrant, SessionRequest
-from kairos.constants import SESSION_LIFE_S
+from kairos.constants import POSTURE_LATE_S, SESSION_LIFE_S
 from kairos.identity.spiffe import is_gateway
 
-from ..http.call import Call, Reply, reply
-from ..ports import Row, TenantPlatform
+from ..ports import TenantPlatform
 from ..problems import problem
-from ..store.gateways import GatewayStore
-from ..store.records import gateways_of, refuse_isolated
+from ..store import Stores
+from ..store.devices import StoredDevice
+from ..store.postures import StoredPosture
+from ..store.sessions import StoredSession
 from .journal import Journal
 from .postures import Postures, check_posture
 from .pushes import Pushes
@@ -23,98 +24,89 @@ from .rate_limits import SESSION, Limits
 
 LIVE_MAX = 16  # sessions of one node: the oldest gives way
 _TOKEN_BYTES = 32
+_NO_POSTURE = StoredPosture("", 0, {})
 
 
 class Sessions:
     def __init__(
-        self, platform: TenantPlatform, journal: Journal, pushes: Pushes, postures: Postures, limits: Limits
+        self,
+        platform: TenantPlatform,
+        store: Stores,
+        journal: Journal,
+        pushes: Pushes,
+        postures: Postures,
+        limits: Limits,
     ) -> None:
         self._platform = platform
+        self._store = store
         self._postures = postures
         self._limits = limits
         self._journal = journal
         self._pushes = pushes
-        self._revoked: set[str] = (
-            set()
-        )  # while this object lives: opening a session awaits, and a revocation may come between
+        self._revoked = set[
+            str
+        ]()  # since this object woke: opening a session awaits, and a revocation may come between
 
-    async def open(self, call: Call) -> Reply:
-        """T1: a new session, or a longer life for one (`renews`). A gateway's session opens its own relay socket only."""
-        wanted = call.decode(SessionRequest)
-        check_posture(wanted.posture)
-        node, role = call.node.node, call.node.role
+    async def open(self, device: StoredDevice, request: SessionRequest) -> SessionGrant:
+        """T1: a new session, or a longer life for one (`renews`). A gateway's session opens its own relay socket only.
+
+        Raises a ProblemError: invalid, session-ended, no-gateway, revoked, isolated, too-many-requests.
+        """
+        check_posture(request.posture)
+        node = device.node
         self._limits.take(SESSION, node)
-        gateways = [node] if role == "gateway" else await self._gateways(wanted.gateway)
-        vnis = await self._vnis_of(node)
-        session = self._renewable(wanted.renews, node)["session"] if wanted.renews else self._platform.entropy(16).hex()
-        secret = base64.urlsafe_b64encode(self._platform.entropy(_TOKEN_BYTES)).rstrip(b"=").decode()
-        token = f"{self._platform.tenant}.{secret}"
+        gateways = [node] if device.role == "gateway" else await self._gateways(request.gateway)
+        vnis = (await self._store.leases.vnis_of([node])).get(node, [])
+        policy_version = await self._store.policies.newest_version()
         now = int(self._platform.clock())
-        expires_at = min(now + self._platform.settings.session_life_s, call.node.not_after)
-        version = await self._platform.database.first(
-            "SELECT max(version) AS version FROM policies WHERE tenant = ?", self._platform.tenant
-        )
-        policy_version = version["version"] or 0 if version else 0
+        session = self._of(request.renews, node).session if request.renews else self._platform.entropy(16).hex()
         if node in self._revoked:
             raise problem("revoked", "ask your operator")
-        refuse_isolated(self._platform.local, node)
-        self._platform.local.write(
-            "INSERT INTO sessions (session, token_hash, node, role, gateways, vnis, posture, expires_at)"
-            " VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (session) DO UPDATE SET token_hash = excluded.token_hash,"
-            " gateways = excluded.gateways, vnis = excluded.vnis, posture = excluded.posture, expires_at = excluded.expires_at",
-            session, _hash(token), node, role, json.dumps(gateways), json.dumps(vnis), json.dumps(wanted.posture), expires_at,
-        )  # fmt: skip
-        self._platform.local.write(
-            "DELETE FROM sessions WHERE node = ? AND session NOT IN"
-            " (SELECT session FROM sessions WHERE node = ? ORDER BY expires_at DESC, rowid DESC LIMIT ?)",
-            node, node, LIVE_MAX,
-        )  # fmt: skip
-        if role == "endpoint":
-            at = self._postures.learn(node, wanted.posture)
-            notice = SessionNotice(session, node, vnis, expires_at, wanted.posture, at)
-            self._pushes.to_gateways(notice)
-        self._journal.record(
-            "session.renewed" if wanted.renews else "session.opened", actor=node, subject=session, outcome="allow"
-        )
+        self._store.isolations.refuse(node)
+        secret = base64.urlsafe_b64encode(self._platform.entropy(_TOKEN_BYTES)).rstrip(b"=").decode()
+        token = f"{self._platform.tenant}.{secret}"
+        expires_at = min(now + self._platform.settings.session_life_s, device.not_after)
+        stored = StoredSession(session, _hash(token), node, device.role, gateways, vnis, expires_at)
+        self._store.sessions.put(stored)
+        self._store.sessions.keep_newest(node, LIVE_MAX)
+        if device.role == "endpoint":
+            at = self._postures.learn(node, request.posture)
+            self._pushes.to_gateways(_notice(stored, StoredPosture(node, at, request.posture)))
+        if not request.renews:  # a renewal decides nothing that opening did not
+            self._journal.record("session.opened", actor=node, subject=session, outcome="allow")
         relay = self._platform.settings.relay_url
         addresses = [GatewayAddress(each, f"{relay}/v1/relay/{each}", 100 + n) for n, each in enumerate(gateways)]
-        grant = SessionGrant(session, token, expires_at, vnis, addresses, policy_version, expires_at - now)
-        return reply(grant, 201)
+        return SessionGrant(session, token, expires_at, vnis, addresses, policy_version, expires_at - now)
 
-    async def end(self, call: Call) -> Reply:
-        """T7, by the node itself."""
-        session = self._renewable(call.parameters["session"], call.node.node)
-        self._platform.local.write("DELETE FROM sessions WHERE session = ?", session["session"])
-        self._journal.record("session.ended", actor=call.node.node, subject=session["session"])
-        return reply(None)
+    def end(self, session: str, node: str) -> None:
+        """T7, by the node itself. Raises session-ended."""
+        self._store.sessions.delete(self._of(session, node).session)
+        self._journal.record("session.ended", actor=node, subject=session)
 
-    def introspect(self, wanted: Introspection) -> Introspected:
+    def introspect(self, request: Introspection) -> Introspected:
         """T2, asked by the relay. Raises unauthorized for a token that is unknown, over, or for another gateway."""
-        rows = self._platform.local.rows("SELECT * FROM sessions WHERE token_hash = ?", _hash(wanted.token))
-        if not rows or rows[0]["expires_at"] <= self._platform.clock():
+        session = self._store.sessions.by_token(_hash(request.token), int(self._platform.clock()))
+        if session is None:
             raise problem("unauthorized", "the session token is not valid; open a session again")
-        session = rows[0]
-        if wanted.gateway not in json.loads(session["gateways"]):
-            raise problem("unauthorized", f"the session is not for {wanted.gateway}")
-        return Introspected(
-            session["node"], self._platform.tenant, session["role"], session["session"], session["expires_at"]
-        )
+        if request.gateway not in session.gateways:
+            raise problem("unauthorized", f"the session is not for {request.gateway}")
+        return Introspected(session.node, self._platform.tenant, session.role, session.session, session.expires_at)
 
     async def revoke(self, node: str, reason: str) -> None:
-        """Every session of the node is over, at every place that could still honour one."""
+        """Ends every session of the node, at every place that could still honour one."""
         self._revoked.add(node)
-        self.forget(node)
+        self._store.sessions.delete_of(node)
         self._pushes.to_all(Revocation(node, reason))
         self._platform.sockets.close(node, 4003, "revoked")
         await self.cut_at_relay(node, int(self._platform.clock()) + SESSION_LIFE_S)
 
-    def forget(self, node: str) -> None:
-        """Its tokens open nothing any more."""
-        self._platform.local.write("DELETE FROM sessions WHERE node = ?", node)
+    def is_revoked(self, node: str) -> bool:
+        """Whether the node was revoked since this object woke: a caller that was authenticated before may have been overtaken."""
+        return node in self._revoked
 
     async def cut_at_relay(self, node: str, until: int) -> bool:
-        """Its sockets there end, and none is let in before `until` (Unix seconds). False: the relay was not told."""
-        gateways = [row["node"] for row in await gateways_of(self._platform.database, self._platform.tenant)]
+        """Closes its sockets at the relay, which lets none in before `until` (Unix seconds). False: the relay could not be told."""
+        gateways = [each.node for each in await self._store.devices.gateways()]
         told = await self._platform.relay.cut(Cut(until, [*gateways, node] if is_gateway(node) else gateways, node))
         if not told:
             self._journal.record(
@@ -123,43 +115,27 @@ class Sessions:
         return told
 
     def current(self) -> list[SessionNotice]:
-        """Endpoints' sessions that live now: what a gateway needs to know when it comes back."""
-        rows = self._platform.local.rows(
-            "SELECT * FROM sessions WHERE role = 'endpoint' AND expires_at > ?", int(self._platform.clock())
-        )
-        return [
-            SessionNotice(
-                row["session"],
-                row["node"],
-                json.loads(row["vnis"]),
-                row["expires_at"],
-                *self._postures.newest(row["node"]),
-            )
-            for row in rows
-        ]
+        """The sessions of endpoints that live now, each with its newest posture: what a gateway needs to know when it connects."""
+        now = int(self._platform.clock())
+        postures = self._store.postures.since(now - POSTURE_LATE_S)
+        return [_notice(each, postures.get(each.node, _NO_POSTURE)) for each in self._store.sessions.of_endpoints(now)]
 
-    async def refresh(self, node: str) -> None:
-        """The node's VNIs are others now: its sessions follow, and the gateways hear of it."""
-        vnis = await self._vnis_of(node)
-        self._platform.local.write("UPDATE sessions SET vnis = ? WHERE node = ?", json.dumps(vnis), node)
-        for notice in self.current():
-            if notice.node == node:
-                self._pushes.to_gateways(notice)
-
-    async def _vnis_of(self, node: str) -> list[int]:
-        leases = await self._platform.database.rows(
-            "SELECT DISTINCT vni FROM leases WHERE tenant = ? AND node = ? ORDER BY vni", self._platform.tenant, node
-        )
-        return [lease["vni"] for lease in leases]
-
-    def forget_ended(self) -> None:
-        self._platform.local.write("DELETE FROM sessions WHERE expires_at <= ?", int(self._platform.clock()))
+    async def refresh(self, nodes: Iterable[str]) -> None:
+        """The nodes are in other VNIs now: their sessions follow, and the gateways are told."""
+        now = int(self._platform.clock())
+        nodes = list(nodes)
+        found = await self._store.leases.vnis_of(nodes)
+        for node in nodes:
+            self._store.sessions.set_vnis(node, found.get(node, []))
+            posture = self._store.postures.one(node) or _NO_POSTURE
+            for session in self._store.sessions.of_node(node, now):
+                if session.role == "endpoint":
+                    self._pushes.to_gateways(_notice(session, posture))
 
     async def _gateways(self, wanted: str) -> list[str]:
         """The tenant's gateways, those that are connected first, then by priority; only `wanted` where one is asked for."""
-        online = self._platform.sockets.online()
-        store = GatewayStore(self._platform.database, self._platform.tenant)
-        nodes = [gateway.node for gateway in await store.ranked()]
+        nodes = [each.node for each in await self._store.gateways.ranked()]
+        online = set(self._platform.sockets.gateways())
         nodes.sort(key=lambda node: node not in online)
         if wanted:
             nodes = [node for node in nodes if node == wanted]
@@ -169,11 +145,16 @@ class Sessions:
             )
         return nodes
 
-    def _renewable(self, session: str, node: str) -> Row:
-        rows = self._platform.local.rows("SELECT * FROM sessions WHERE session = ? AND node = ?", session, node)
-        if not rows or rows[0]["expires_at"] <= self._platform.clock():
+    def _of(self, session: str, node: str) -> StoredSession:
+        """Raises session-ended."""
+        found = self._store.sessions.one(session, node, int(self._platform.clock()))
+        if found is None:
             raise problem("session-ended", "open a new session")
-        return rows[0]
+        return found
+
+
+def _notice(session: StoredSession, posture: StoredPosture) -> SessionNotice:
+    return SessionNotice(session.session, session.node, session.vnis, session.expires_at, posture.facts, posture.at)
 
 
 def _hash(token: str) -> str:

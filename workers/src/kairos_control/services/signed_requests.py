@@ -14,8 +14,6 @@ from ..ports import TenantPlatform
 from ..problems import problem
 from ..store import Stores
 
-NONCE_LIFE_S = 2 * CLOCK_SKEW_S  # as long as a time stamp is taken, before and after
-
 
 @dataclass(frozen=True, slots=True)
 class SignedRequest:
@@ -46,8 +44,8 @@ class SignedRequests:
         signed = transcript.signed_request(request.method, request.target, proof.timestamp, proof.nonce, request.body)
         if not await self._platform.signatures.verify(public_key, signed, proof.signature, labels.REQUEST):
             raise problem("bad-signature", "the request was altered on its way, or signed by another key")
-        nonce = f"{transcript.fingerprint(public_key).hex()}:{proof.nonce.hex()}"
-        if not self._store.nonces.take(nonce, int(now), int(now + NONCE_LIFE_S)):
+        signer = transcript.fingerprint(public_key).hex()
+        if not self._store.nonces.take(signer, proof.nonce.hex(), proof.timestamp, int(now)):
             raise problem("replayed", "sign every request anew")
         return proof.timestamp - int(now)
 

@@ -10,20 +10,34 @@ from collections.abc import Sequence
 
 from ..ports import Database, LocalDatabase, Statement
 from .admins import AdminStore
+from .certificates import CertificateStore
 from .devices import DeviceStore
+from .enrollments import EnrollmentStore
 from .gateways import GatewayStore
+from .interconnects import InterconnectStore
 from .isolations import IsolationStore
+from .leases import LeaseStore
 from .nonces import NonceStore
 from .policies import PolicyStore
+from .postures import PostureStore
+from .sessions import SessionStore
+from .subnet_routes import SubnetRouteStore
 from .tenants import TenantStore
+from .tokens import TokenStore
+from .vnis import VniStore
 
 
 class FabricStores:
     """What is kept of the whole fabric."""
 
     def __init__(self, database: Database) -> None:
+        self._database = database
         self.tenants = TenantStore(database)
         self.admins = AdminStore(database)
+
+    async def write(self, statements: Sequence[Statement]) -> None:
+        """All of these statements or none. Raises ConstraintError."""
+        await self._database.write(statements)
 
 
 class Stores(FabricStores):
@@ -31,13 +45,17 @@ class Stores(FabricStores):
 
     def __init__(self, database: Database, local: LocalDatabase, tenant: str) -> None:
         super().__init__(database)
-        self._database = database
         self.devices = DeviceStore(database, tenant)
+        self.tokens = TokenStore(database, tenant)
+        self.certificates = CertificateStore(database, tenant)
         self.gateways = GatewayStore(database, tenant)
         self.policies = PolicyStore(database, tenant)
+        self.vnis = VniStore(database, tenant)
+        self.leases = LeaseStore(database, tenant)
+        self.interconnects = InterconnectStore(database, tenant)
+        self.subnet_routes = SubnetRouteStore(database, tenant)
+        self.enrollments = EnrollmentStore(local)
         self.nonces = NonceStore(local)
         self.isolations = IsolationStore(local)
-
-    async def write(self, statements: Sequence[Statement]) -> None:
-        """Writes all of them to D1 or none. Raises ConstraintError."""
-        await self._database.write(statements)
+        self.sessions = SessionStore(local)
+        self.postures = PostureStore(local)

@@ -2,14 +2,35 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from kairos.api.admin import Device
 from kairos.api.enrollment import Role
+from kairos.api.session import Member
+from kairos.identity import transcript
+from kairos.identity.spiffe import ROLES, node_id
 
-from ..ports import Database, Row
-from .columns import strings, unb64
+from ..ports import Database, Row, Statement
+from .columns import b64, strings, unb64
 
+_MEMBER = "node, role, name, serial, key_fingerprint, tags, groups, owner"
+_INSERT = (
+    "INSERT INTO devices (tenant, node, role, name, status, public_key, key_fingerprint, token_id, tags, groups, owner,"
+    " serial, not_after, enrolled_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+)
+_OF_KEY = (
+    "SELECT * FROM devices WHERE tenant = ?1 AND (key_fingerprint = ?2 OR node IN (?3, ?4))"
+    " ORDER BY key_fingerprint <> ?2 LIMIT 1"
+)
+_SHOWN = (
+    "SELECT d.node, d.tenant, d.role, d.name, d.status, d.key_fingerprint, d.enrolled_at, d.serial, d.not_after, d.tags,"
+    " d.groups, d.owner, d.reason, (SELECT json_group_array(json_array(vni, address)) FROM (SELECT l.vni, l.address"
+    " FROM leases l WHERE l.tenant = d.tenant AND l.node = d.node ORDER BY l.vni, l.prefix)) AS leases FROM devices d"
+    " WHERE d.tenant = ?"
+)
 _ACTIVE_GATEWAYS = "SELECT * FROM devices WHERE tenant = ? AND role = 'gateway' AND status = 'active'"
 
 
@@ -65,10 +86,145 @@ class DeviceStore:
         row = await self._database.first("SELECT * FROM devices WHERE tenant = ? AND node = ?", self._tenant, node)
         return None if row is None else _device(row)
 
+    async def of_key(self, public_key: bytes) -> StoredDevice | None:
+        """The device that has this key or, if none has it now, the one that enrolled with it and took another since."""
+        row = await self._database.first(
+            _OF_KEY,
+            self._tenant,
+            transcript.fingerprint(public_key).hex(),
+            *(node_id(role, public_key) for role in ROLES),
+        )
+        return None if row is None else _device(row)
+
+    async def known(self, nodes: Iterable[str]) -> set[str]:
+        """Those of `nodes` that are devices, revoked ones among them."""
+        rows = await self._database.rows(
+            "SELECT node FROM devices WHERE tenant = ? AND node IN (SELECT value FROM json_each(?))",
+            self._tenant,
+            json.dumps(list(nodes)),
+        )
+        return {row["node"] for row in rows}
+
+    async def record(self, node: str) -> Device | None:
+        """As the API shows it, but for what the tenant's object knows: whether it is online or isolated."""
+        row = await self._database.first(f"{_SHOWN} AND d.node = ?", self._tenant, node)
+        return None if row is None else _record(row)
+
+    async def page(self, after: str, count: int) -> list[Device]:
+        """Such records by node."""
+        rows = await self._database.rows(f"{_SHOWN} AND d.node > ? ORDER BY d.node LIMIT ?", self._tenant, after, count)
+        return [_record(row) for row in rows]
+
     async def gateways(self) -> list[StoredDevice]:
         """Active ones, oldest first."""
         rows = await self._database.rows(f"{_ACTIVE_GATEWAYS} ORDER BY enrolled_at, node", self._tenant)
         return [_device(row) for row in rows]
+
+    async def members(self) -> list[Member]:
+        """Active devices as nodes see them, by node."""
+        rows = await self._database.rows(
+            f"SELECT {_MEMBER} FROM devices WHERE tenant = ? AND status = 'active' ORDER BY node", self._tenant
+        )
+        return [_member(row) for row in rows]
+
+    async def revoked(self) -> list[str]:
+        """Revoked devices, by node."""
+        rows = await self._database.rows(
+            "SELECT node FROM devices WHERE tenant = ? AND status = 'revoked' ORDER BY node", self._tenant
+        )
+        return [row["node"] for row in rows]
+
+    # -- writes ------------------------------------------------------------------------------------------------------
+
+    def add(self, device: StoredDevice) -> Statement:
+        """Breaks a constraint where the node or its key is there."""
+        values = (
+            self._tenant,
+            device.node,
+            device.role,
+            device.name,
+            device.status,
+            b64(device.public_key),
+            device.key_fingerprint.hex(),
+            device.token_id,
+            json.dumps(device.tags),
+            json.dumps(device.groups),
+            device.owner,
+            device.serial,
+            device.not_after,
+            device.enrolled_at,
+        )
+        return _INSERT, values
+
+    def certify(self, device: StoredDevice) -> Statement:
+        """Its name, its token and its present certificate anew."""
+        return (
+            "UPDATE devices SET name = ?, token_id = ?, serial = ?, not_after = ? WHERE tenant = ? AND node = ?",
+            (device.name, device.token_id, device.serial, device.not_after, self._tenant, device.node),
+        )
+
+    def rotate(self, device: StoredDevice) -> Statement:
+        """Its key and its present certificate anew. Breaks a constraint where another device has the key."""
+        return (
+            "UPDATE devices SET public_key = ?, key_fingerprint = ?, serial = ?, not_after = ? WHERE tenant = ? AND node = ?",
+            (
+                b64(device.public_key),
+                device.key_fingerprint.hex(),
+                device.serial,
+                device.not_after,
+                self._tenant,
+                device.node,
+            ),
+        )
+
+    def revoke(self, node: str, reason: str) -> list[Statement]:
+        """It stays on record, without addresses and routes."""
+        return [
+            (
+                "UPDATE devices SET status = 'revoked', reason = ? WHERE tenant = ? AND node = ?",
+                (reason, self._tenant, node),
+            ),
+            ("DELETE FROM leases WHERE tenant = ? AND node = ?", (self._tenant, node)),
+            ("DELETE FROM routes WHERE tenant = ? AND node = ?", (self._tenant, node)),
+        ]
+
+    def remove_all(self) -> list[Statement]:
+        """Of the tenant."""
+        return [("DELETE FROM devices WHERE tenant = ?", (self._tenant,))]
+
+
+def _record(row: Row) -> Device:
+    leases = json.loads(row["leases"])
+    return Device(
+        node=row["node"],
+        tenant=row["tenant"],
+        role=row["role"],
+        name=row["name"],
+        status=row["status"],
+        key_fingerprint=bytes.fromhex(row["key_fingerprint"]),
+        enrolled_at=row["enrolled_at"],
+        serial=row["serial"],
+        certificate_not_after=row["not_after"],
+        addresses=[address for _, address in leases],
+        vnis=sorted({vni for vni, _ in leases}),
+        tags=strings(row["tags"]),
+        groups=strings(row["groups"]),
+        owner=row["owner"],
+        reason=row["reason"],
+    )
+
+
+def _member(row: Row) -> Member:
+    return Member(
+        row["node"],
+        row["role"],
+        row["name"],
+        row["serial"],
+        bytes.fromhex(row["key_fingerprint"]),
+        strings(row["tags"]),
+        strings(row["groups"]),
+        row["owner"],
+    )
 
 
 def _device(row: Row) -> StoredDevice:

@@ -45,14 +45,16 @@ class GatewayStore:
         return None if row is None else _gateway(row)
 
     async def page(self, after: str, count: int) -> list[RankedGateway]:
-        rows = await self._database.rows(f"{_RANKED} AND d.node > ? ORDER BY d.node LIMIT ?", self._tenant, after, count)
+        rows = await self._database.rows(
+            f"{_RANKED} AND d.node > ? ORDER BY d.node LIMIT ?", self._tenant, after, count
+        )
         return [_gateway(row) for row in rows]
 
     async def rank(self, node: str, priority: int, weight: int) -> None:
         await self._database.write([(_RANK, (self._tenant, node, priority, weight))])
 
-    def deletion(self) -> list[Statement]:
-        """The statements that delete the ranks of the tenant."""
+    def remove_all(self) -> list[Statement]:
+        """The ranks of the tenant."""
         return [("DELETE FROM gateway_ranks WHERE tenant = ?", (self._tenant,))]
 
 

@@ -1,6 +1,8 @@
-"""Nonces of signed requests, for as long as a request with the same time stamp would be taken."""
+"""Signed requests that were taken, each for as long as its time stamp would be taken again."""
 
 from __future__ import annotations
+
+from kairos.constants import CLOCK_SKEW_S
 
 from ..ports import LocalDatabase
 
@@ -9,14 +11,28 @@ class NonceStore:
     def __init__(self, local: LocalDatabase) -> None:
         self._local = local
 
-    def take(self, nonce: str, now: int, expires_at: int) -> bool:
-        """Records a nonce; False: it was recorded before. Nonces that ended before `now` are deleted."""
-        self.delete_ended(now)
+    def take(self, signer: str, nonce: str, signed_at: int, now: int) -> bool:
+        """Records a request by its signer, nonce and time stamp (Unix seconds); False: it was recorded before.
+
+        The end is a function of the time stamp, which the signature covers, so the same request has the same key. Requests that were
+        taken before schema 2 are in `nonces`.
+        """
+        key = f"{signer}:{nonce}"
+        self._local.write("DELETE FROM requests_seen WHERE ends_at < ?", now)
+        if self._local.rows("SELECT 1 FROM nonces WHERE nonce = ? AND expires_at >= ?", key, now):
+            return False
         return bool(
             self._local.write(
-                "INSERT INTO nonces (nonce, expires_at) VALUES (?, ?) ON CONFLICT DO NOTHING", nonce, expires_at
+                "INSERT INTO requests_seen (ends_at, nonce) VALUES (?, ?) ON CONFLICT DO NOTHING",
+                signed_at + CLOCK_SKEW_S + 1,
+                key,
             )
         )
 
     def delete_ended(self, now: int) -> None:
+        self._local.write("DELETE FROM requests_seen WHERE ends_at < ?", now)
         self._local.write("DELETE FROM nonces WHERE expires_at < ?", now)
+
+    def delete_all(self) -> None:
+        self._local.write("DELETE FROM requests_seen")
+        self._local.write("DELETE FROM nonces")

@@ -56,6 +56,35 @@ MIGRATIONS = (
             "CREATE TABLE IF NOT EXISTS outbox (id TEXT PRIMARY KEY, event TEXT NOT NULL, sent_at REAL NOT NULL)",
         ),
     ),
+    # Every question of a call in the steady state has its index, and a request is recorded by one row instead of three: rows written
+    # are what an object costs most. `nonces` stays until what it holds has ended.
+    Migration(
+        2,
+        "indexes",
+        (
+            "CREATE TABLE requests_seen (ends_at INTEGER NOT NULL, nonce TEXT NOT NULL, PRIMARY KEY (ends_at, nonce)) WITHOUT ROWID",
+            "CREATE INDEX sessions_by_node ON sessions (node)",
+            "CREATE INDEX sessions_by_end ON sessions (expires_at)",
+            "CREATE INDEX isolations_by_id ON isolations (id)",
+        ),
+    ),
+    # A challenge that is not answered when this is applied has to be asked for again.
+    Migration(
+        3,
+        "verdicts",
+        (
+            "ALTER TABLE enrollments DROP COLUMN posture",
+            "ALTER TABLE enrollments DROP COLUMN request",
+            "ALTER TABLE enrollments DROP COLUMN challenge",
+            "ALTER TABLE enrollments ADD COLUMN to_be_signed TEXT NOT NULL DEFAULT ''",
+            "ALTER TABLE enrollments ADD COLUMN verdict_for TEXT NOT NULL DEFAULT ''",
+            "ALTER TABLE enrollments ADD COLUMN policy_version INTEGER NOT NULL DEFAULT 0",
+            "ALTER TABLE enrollments ADD COLUMN judged_at INTEGER NOT NULL DEFAULT 0",
+            "UPDATE enrollments SET challenge_expires = 0",
+            "CREATE INDEX enrollments_by_end ON enrollments (status, challenge_expires)",
+            "CREATE INDEX enrollments_by_token ON enrollments (token_id)",
+        ),
+    ),
 )
 
 # A table: a Durable Object's SQLite refuses PRAGMA user_version.

@@ -2,24 +2,38 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
+from msgspec import Meta
+
 from kairos.api.admin import CertificateRecord, Page, Reason
 from kairos.api.enrollment import Certificate, RenewRequest
 
 from ...tenant import TenantServices
-from ..call import Call, Reply
+from ..call import Call, Reply, reply
+from ..paging import Window
 from ..routing import AT, Caller, Route
 
 
+class CertificateWindow(Window):
+    """The part of the listing that is asked for."""
+
+    node: Annotated[str, Meta(max_length=80)] = ""
+    """Only certificates of this node; empty: of all."""
+
+
 async def renew(tenant: TenantServices, call: Call) -> Reply:
-    return await tenant.enrollments.renew(call)
+    return reply(await tenant.certificates.renew(call.node, call.decode(RenewRequest)))
 
 
 async def listing(tenant: TenantServices, call: Call) -> Reply:
-    return await tenant.certificates.listing(call)
+    view = call.decode_query(CertificateWindow)
+    return view.page(await tenant.certificates.page(view.node, view.after, view.fetch), lambda each: each.serial)
 
 
 async def revoke(tenant: TenantServices, call: Call) -> Reply:
-    return await tenant.certificates.revoke(call)
+    reason = call.decode(Reason).reason
+    return reply(await tenant.certificates.revoke(call.parameters["serial"], reason, call.actor))
 
 
 ROUTES: tuple[Route[TenantServices], ...] = (
@@ -33,7 +47,15 @@ ROUTES: tuple[Route[TenantServices], ...] = (
         answer=Certificate,
         serialized=True,
     ),
-    Route("GET", AT + "/certificates", Caller.VIEWER, listing, "List certificates that have not ended", answer=Page),
+    Route(
+        "GET",
+        AT + "/certificates",
+        Caller.VIEWER,
+        listing,
+        "List certificates that have not ended",
+        query=CertificateWindow,
+        answer=Page[CertificateRecord],
+    ),
     Route(
         "POST",
         AT + "/certificates/{serial}/revoke",

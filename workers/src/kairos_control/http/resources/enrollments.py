@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 from kairos.api.enrollment import Challenge, ChallengeResponse, Enrollment, EnrollRequest
+from kairos.constants import ENROLLMENT_MAX
 
 from ...tenant import TenantServices
 from ..authentication import signed_request_of
-from ..call import Call, Reply
+from ..call import Call, Reply, reply
 from ..routing import AT, Caller, Route
 
 
 async def request(tenant: TenantServices, call: Call) -> Reply:
-    return await tenant.enrollments.request(call, signed_request_of(call))
+    return reply(await tenant.enrollments.request(call.decode(EnrollRequest), signed_request_of(call)), 201)
 
 
 async def respond(tenant: TenantServices, call: Call) -> Reply:
-    return await tenant.enrollments.respond(call)
+    answer = call.decode(ChallengeResponse)
+    return reply(await tenant.enrollments.respond(call.parameters["enrollment"], answer.signature))
 
 
 async def show(tenant: TenantServices, call: Call) -> Reply:
-    return await tenant.enrollments.show(call)
+    return reply(tenant.enrollments.show(call.parameters["enrollment"]))
 
 
 ROUTES: tuple[Route[TenantServices], ...] = (
@@ -32,7 +34,9 @@ ROUTES: tuple[Route[TenantServices], ...] = (
         body=EnrollRequest,
         answer=Challenge,
         status=201,
+        body_max=ENROLLMENT_MAX,
     ),
+    # Not serialized: who calls is known only by the signature in the body, and the service waits its turn after verifying that.
     Route(
         "POST",
         AT + "/enrollments/{enrollment}/response",
@@ -41,7 +45,7 @@ ROUTES: tuple[Route[TenantServices], ...] = (
         "E4: answer the challenge",
         body=ChallengeResponse,
         answer=Enrollment,
-        serialized=True,
+        body_max=ENROLLMENT_MAX,
     ),
     Route("GET", AT + "/enrollments/{enrollment}", Caller.ANYONE, show, "E5, E6: what became of it", answer=Enrollment),
 )

@@ -21,7 +21,7 @@ async def info(fabric: FabricServices, call: Call) -> Reply:
             settings.trust_domain,
             settings.relay_url,
             settings.root.der,
-            settings.issuer.der,
+            settings.issuer.certificate.der,
             settings.policy_key,
         )
     )

@@ -5,25 +5,31 @@ from __future__ import annotations
 from kairos.api.admin import IsolationRecord, Reason
 from kairos.api.session import IsolationReport
 
+from ...problems import problem
 from ...tenant import TenantServices
-from ..call import Call, Reply
+from ..call import Call, Reply, reply
 from ..routing import AT, Caller, Route
 
 
 async def report(tenant: TenantServices, call: Call) -> Reply:
-    return await tenant.isolations.report(call)
+    if call.node.role != "gateway":
+        raise problem("wrong-role", "only a gateway reports for isolation")
+    await tenant.isolations.report(call.node.node, call.decode(IsolationReport))
+    return reply(None)
 
 
 async def isolate(tenant: TenantServices, call: Call) -> Reply:
-    return await tenant.isolations.isolate(call)
+    reason = call.decode(Reason).reason
+    return reply(await tenant.isolations.isolate(call.parameters["node"], reason, call.actor))
 
 
 async def release(tenant: TenantServices, call: Call) -> Reply:
-    return await tenant.isolations.release(call)
+    reason = call.decode(Reason).reason
+    return reply(await tenant.isolations.release(call.parameters["node"], reason, call.actor))
 
 
 async def show(tenant: TenantServices, call: Call) -> Reply:
-    return await tenant.isolations.show(call)
+    return reply(await tenant.isolations.show(call.parameters["node"]))
 
 
 ROUTES: tuple[Route[TenantServices], ...] = (
@@ -32,7 +38,7 @@ ROUTES: tuple[Route[TenantServices], ...] = (
         AT + "/isolations",
         Caller.NODE,
         report,
-        "A gateway's word that policy isolates an endpoint",
+        "A gateway reports that policy isolates an endpoint",
         body=IsolationReport,
         status=204,
     ),

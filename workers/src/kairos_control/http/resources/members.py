@@ -5,29 +5,42 @@ from __future__ import annotations
 from kairos.api.admin import MemberRecord, MemberWanted, Page
 
 from ...tenant import TenantServices
-from ..call import Call, Reply
+from ..call import Call, Reply, reply
+from ..paging import Window, window
 from ..routing import AT, Caller, Route
 
 
-async def list_members(tenant: TenantServices, call: Call) -> Reply:
-    return await tenant.vnis.list_members(call)
+async def listing(tenant: TenantServices, call: Call) -> Reply:
+    view = window(call)
+    records = await tenant.members.page(call.parameters["name"], view.after, view.fetch)
+    return view.page(records, lambda each: each.node)
 
 
-async def put_member(tenant: TenantServices, call: Call) -> Reply:
-    return await tenant.vnis.put_member(call)
+async def put(tenant: TenantServices, call: Call) -> Reply:
+    at = call.parameters
+    return reply(await tenant.members.put(at["name"], at["node"], call.decode(MemberWanted), call.actor))
 
 
-async def remove_member(tenant: TenantServices, call: Call) -> Reply:
-    return await tenant.vnis.remove_member(call)
+async def remove(tenant: TenantServices, call: Call) -> Reply:
+    await tenant.members.remove(call.parameters["name"], call.parameters["node"], call.actor)
+    return reply(None)
 
 
 ROUTES: tuple[Route[TenantServices], ...] = (
-    Route("GET", AT + "/vnis/{name}/members", Caller.VIEWER, list_members, "List a VNI's members", answer=Page),
+    Route(
+        "GET",
+        AT + "/vnis/{name}/members",
+        Caller.VIEWER,
+        listing,
+        "List a VNI's members",
+        query=Window,
+        answer=Page[MemberRecord],
+    ),
     Route(
         "PUT",
         AT + "/vnis/{name}/members/{node}",
         Caller.OPERATOR,
-        put_member,
+        put,
         "Make a node a member, with these addresses",
         body=MemberWanted,
         answer=MemberRecord,
@@ -37,7 +50,7 @@ ROUTES: tuple[Route[TenantServices], ...] = (
         "DELETE",
         AT + "/vnis/{name}/members/{node}",
         Caller.OPERATOR,
-        remove_member,
+        remove,
         "Take a node out of a VNI",
         status=204,
         serialized=True,

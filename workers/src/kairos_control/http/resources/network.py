@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from kairos.api.session import Network
 
-from ...services import network as view
 from ...tenant import TenantServices
-from ..call import Call, Reply
+from ..call import Call, Reply, reply
 from ..routing import AT, Caller, Route
 
 
-async def network(tenant: TenantServices, call: Call) -> Reply:
-    return await view.show(tenant.platform, call)
+async def show(tenant: TenantServices, call: Call) -> Reply:
+    return reply(await tenant.networks.seen_by(call.node))
 
 
 ROUTES: tuple[Route[TenantServices], ...] = (
-    Route("GET", AT + "/network", Caller.NODE, network, "The network as this node may see it", answer=Network),
+    Route("GET", AT + "/network", Caller.NODE, show, "The network as this node may see it", answer=Network),
 )

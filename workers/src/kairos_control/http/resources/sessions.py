@@ -5,16 +5,17 @@ from __future__ import annotations
 from kairos.api.session import SessionGrant, SessionRequest
 
 from ...tenant import TenantServices
-from ..call import Call, Reply
+from ..call import Call, Reply, reply
 from ..routing import AT, Caller, Route
 
 
 async def open(tenant: TenantServices, call: Call) -> Reply:
-    return await tenant.sessions.open(call)
+    return reply(await tenant.sessions.open(call.node, call.decode(SessionRequest)), 201)
 
 
 async def end(tenant: TenantServices, call: Call) -> Reply:
-    return await tenant.sessions.end(call)
+    tenant.sessions.end(call.parameters["session"], call.node.node)
+    return reply(None)
 
 
 ROUTES: tuple[Route[TenantServices], ...] = (

@@ -1,25 +1,30 @@
-"""Networks behind endpoints: offered by a subnet router, approved by the operator."""
+"""Networks behind endpoints: advertised by a subnet router, approved by the operator."""
 
 from __future__ import annotations
 
 from kairos.api.admin import Page, RouteApproval, RouteRecord
 from kairos.api.session import Advertisement
 
+from ...store.subnet_routes import key
 from ...tenant import TenantServices
-from ..call import Call, Reply
+from ..call import Call, Reply, reply
+from ..paging import Window, window
 from ..routing import AT, Caller, Route
 
 
 async def advertise(tenant: TenantServices, call: Call) -> Reply:
-    return await tenant.routes.advertise(call)
+    await tenant.subnet_routes.advertise(call.decode(Advertisement), call.node)
+    return reply(None)
 
 
 async def listing(tenant: TenantServices, call: Call) -> Reply:
-    return await tenant.routes.listing(call)
+    view = window(call)
+    return view.page(await tenant.subnet_routes.page(view.after, view.fetch), key)
 
 
 async def decide(tenant: TenantServices, call: Call) -> Reply:
-    return await tenant.routes.decide(call)
+    wanted = call.decode(RouteApproval)
+    return reply(await tenant.subnet_routes.decide(call.parameters["name"], wanted, call.actor))
 
 
 ROUTES: tuple[Route[TenantServices], ...] = (
@@ -33,7 +38,15 @@ ROUTES: tuple[Route[TenantServices], ...] = (
         status=204,
         serialized=True,
     ),
-    Route("GET", AT + "/routes", Caller.VIEWER, listing, "List routes through endpoints", answer=Page),
+    Route(
+        "GET",
+        AT + "/routes",
+        Caller.VIEWER,
+        listing,
+        "List routes through endpoints",
+        query=Window,
+        answer=Page[RouteRecord],
+    ),
     Route(
         "PUT",
         AT + "/vnis/{name}/routes",

@@ -5,24 +5,27 @@ from __future__ import annotations
 from kairos.api.admin import Page, TokenCreate, TokenRecord
 
 from ...tenant import TenantServices
-from ..call import Call, Reply
+from ..call import Call, Reply, reply
+from ..paging import Window, window
 from ..routing import AT, Caller, Route
 
 
-async def create_token(tenant: TenantServices, call: Call) -> Reply:
-    return await tenant.registry.create_token(call)
+async def create(tenant: TenantServices, call: Call) -> Reply:
+    return reply(await tenant.tokens.create(call.decode(TokenCreate), call.actor), 201)
 
 
-async def list_tokens(tenant: TenantServices, call: Call) -> Reply:
-    return await tenant.registry.list_tokens(call)
+async def listing(tenant: TenantServices, call: Call) -> Reply:
+    view = window(call)
+    return view.page(await tenant.tokens.page(view.after, view.fetch), lambda each: each.token_id)
 
 
-async def show_token(tenant: TenantServices, call: Call) -> Reply:
-    return await tenant.registry.show_token(call)
+async def show(tenant: TenantServices, call: Call) -> Reply:
+    return reply(await tenant.tokens.one(call.parameters["token"]))
 
 
-async def delete_token(tenant: TenantServices, call: Call) -> Reply:
-    return await tenant.registry.delete_token(call)
+async def delete(tenant: TenantServices, call: Call) -> Reply:
+    await tenant.tokens.delete(call.parameters["token"], call.actor)
+    return reply(None)
 
 
 ROUTES: tuple[Route[TenantServices], ...] = (
@@ -30,22 +33,24 @@ ROUTES: tuple[Route[TenantServices], ...] = (
         "POST",
         AT + "/tokens",
         Caller.OPERATOR,
-        create_token,
+        create,
         "Create a join token",
         body=TokenCreate,
         answer=TokenRecord,
         status=201,
         serialized=True,
     ),
-    Route("GET", AT + "/tokens", Caller.VIEWER, list_tokens, "List join tokens", answer=Page),
-    Route("GET", AT + "/tokens/{token}", Caller.VIEWER, show_token, "One join token", answer=TokenRecord),
     Route(
-        "DELETE",
-        AT + "/tokens/{token}",
-        Caller.OPERATOR,
-        delete_token,
-        "Delete a join token",
-        status=204,
-        serialized=True,
+        "GET",
+        AT + "/tokens",
+        Caller.VIEWER,
+        listing,
+        "List join tokens",
+        query=Window,
+        answer=Page[TokenRecord],
+    ),
+    Route("GET", AT + "/tokens/{token}", Caller.VIEWER, show, "One join token", answer=TokenRecord),
+    Route(
+        "DELETE", AT + "/tokens/{token}", Caller.OPERATOR, delete, "Delete a join token", status=204, serialized=True
     ),
 )

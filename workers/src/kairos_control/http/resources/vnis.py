@@ -5,28 +5,31 @@ from __future__ import annotations
 from kairos.api.admin import Page, VniCreate, VniRecord
 
 from ...tenant import TenantServices
-from ..call import Call, Reply
+from ..call import Call, Reply, reply
+from ..paging import Window, window
 from ..routing import AT, Caller, Route
 
 
 async def create(tenant: TenantServices, call: Call) -> Reply:
-    return await tenant.vnis.create(call)
+    return reply(await tenant.vnis.create(call.decode(VniCreate), call.actor), 201)
 
 
 async def listing(tenant: TenantServices, call: Call) -> Reply:
-    return await tenant.vnis.listing(call)
+    view = window(call)
+    return view.page(await tenant.vnis.page(view.after, view.fetch), lambda each: each.name)
 
 
 async def show(tenant: TenantServices, call: Call) -> Reply:
-    return await tenant.vnis.show(call)
+    return reply(await tenant.vnis.show(call.parameters["name"]))
 
 
 async def change(tenant: TenantServices, call: Call) -> Reply:
-    return await tenant.vnis.change(call)
+    return reply(await tenant.vnis.change(call.parameters["name"], call.decode(VniCreate), call.actor))
 
 
 async def delete(tenant: TenantServices, call: Call) -> Reply:
-    return await tenant.vnis.delete(call)
+    await tenant.vnis.delete(call.parameters["name"], call.actor)
+    return reply(None)
 
 
 ROUTES: tuple[Route[TenantServices], ...] = (
@@ -41,7 +44,7 @@ ROUTES: tuple[Route[TenantServices], ...] = (
         status=201,
         serialized=True,
     ),
-    Route("GET", AT + "/vnis", Caller.VIEWER, listing, "List VNIs", answer=Page),
+    Route("GET", AT + "/vnis", Caller.VIEWER, listing, "List VNIs", query=Window, answer=Page[VniRecord]),
     Route("GET", AT + "/vnis/{name}", Caller.VIEWER, show, "One VNI", answer=VniRecord),
     Route(
         "PUT",

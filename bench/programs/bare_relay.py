@@ -1,0 +1,49 @@
+"""The least that a relay in a Python Worker can do, as the floor for the product's: it reads the header, checks the owner and
+hands the buffer on. No tokens, no windows, no second endpoint.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import js
+from pyodide.ffi import to_js
+
+from kairos.api.relay import Open, Opened, encode
+from kairos.wire.frame import HEADER, FrameType
+from kairos.wire.frame import encode as frame
+from workers import DurableObject, Response, WorkerEntrypoint
+
+_CHANNEL = 7
+
+
+class Default(WorkerEntrypoint):  # type: ignore[misc]
+    async def fetch(self, request: Any) -> Any:
+        return await self.env.RELAY.getByName("bare").fetch(request)
+
+
+class Relay(DurableObject):  # type: ignore[misc]
+    def __init__(self, ctx: Any, env: Any) -> None:
+        super().__init__(ctx, env)
+        self._other: dict[str, Any] = {}  # what sends to the other side, by side
+
+    async def fetch(self, request: Any) -> Any:
+        """The gateway comes first."""
+        client, server = js.WebSocketPair.new().object_values()
+        self.ctx.acceptWebSocket(server)
+        server.side, server.channel = "gateway" if request.url.endswith("/gateway") else "endpoint", _CHANNEL
+        if server.side == "gateway":
+            self._other["endpoint"] = server.send
+        else:
+            self._other["gateway"] = server.send
+            server.send(to_js(frame(FrameType.OPENED, _CHANNEL, encode(Opened(_CHANNEL, "bare")))))
+            self._other["endpoint"](to_js(frame(FrameType.OPEN, _CHANNEL, encode(Open("bare", "bare", "bare", 0)))))
+        return Response(None, status=101, web_socket=client)
+
+    def webSocketMessage(self, socket: Any, message: Any) -> None:
+        _, _, _, channel = HEADER.unpack_from(message.to_bytes())
+        if channel == socket.channel:
+            self._other[socket.side](message)
+
+    def webSocketClose(self, socket: Any, code: int, reason: str, was_clean: bool) -> None:
+        socket.close(1000, reason)

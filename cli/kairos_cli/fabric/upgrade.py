@@ -1,0 +1,85 @@
+"""`kairos fabric upgrade`: a deployed fabric to this version, while its nodes stay connected.
+
+Migrations of the database only add, so the version that runs goes on with the new schema until the new code is there. Every step may be made
+again: an upgrade that was cut short anywhere is finished by the next.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+from kairos import __version__
+from kairos.api.enrollment import FabricInfo
+from kairos.errors import KairosError
+from kairos_cli.admin import AdminClient
+from kairos_cli.fabric import deploy, resources, workspace
+from kairos_cli.fabric.operator import Operator, directory
+from kairos_cli.fabric.steps import Steps
+from kairos_cli.fabric.wrangler import Wrangler, configured
+
+_HEALTH_S = 60.0
+_HEALTH_PAUSE_S = 1.0
+
+
+class UpgradeError(KairosError):
+    """The upgrade was not begun, or the fabric is not well after it; the text says which."""
+
+
+def run(options: argparse.Namespace) -> None:
+    operator, steps = Operator.load(directory(options.dir)), Steps()
+    record = resources.known(operator)
+    if not record.keys() >= {each.name for each in resources.RESOURCES if each.placeholder}:
+        raise UpgradeError("this fabric was never deployed from here; the first time: kairos fabric deploy")
+    root = workspace.prepare(steps)
+    with steps.step("ask the fabric for its version"):
+        running = AdminClient(operator).get("/v1/fabric", FabricInfo).version
+    require_no_downgrade(running, __version__)
+    with steps.step("compare the database's migrations"), configured(root, resources.placeholders(record)) as names:
+        require_known_migrations(Wrangler(root, names).migrated(), root)
+    print(f"{operator.url}: {running} -> {__version__}")
+    deploy.deploy(root, operator, steps)
+    with steps.step(f"wait until both Workers answer with {__version__}"):
+        await_health(operator)
+
+
+def require_no_downgrade(running: str, ours: str) -> None:
+    """Raises UpgradeError."""
+    if _numbers(running) > _numbers(ours):
+        raise UpgradeError(f"the fabric runs {running}, newer than this command ({ours}): upgrade the command first")
+
+
+def require_known_migrations(applied: list[str], root: Path) -> None:
+    """A database that a newer version has migrated is not for this one. Raises UpgradeError."""
+    shipped = {path.name for path in (root / "workers/migrations").glob("*.sql")}
+    if unknown := [name for name in applied if name not in shipped]:
+        raise UpgradeError(f"the database has migrations that this version does not know: {', '.join(unknown)}")
+
+
+def await_health(operator: Operator) -> None:
+    """Raises UpgradeError when the new version does not answer."""
+    deadline, reason = time.monotonic() + _HEALTH_S, ""
+    while time.monotonic() < deadline:
+        try:
+            for url in (operator.url, operator.relay_url):
+                with urllib.request.urlopen(f"{url}/v1/health", timeout=_HEALTH_PAUSE_S * 10) as answer:
+                    json.load(answer)
+            version = AdminClient(operator).get("/v1/fabric", FabricInfo).version
+            if version == __version__:
+                return
+            reason = f"it still answers as {version}"
+        except (OSError, ValueError, KairosError) as error:
+            reason = str(error)
+        time.sleep(_HEALTH_PAUSE_S)
+    raise UpgradeError(f"the fabric is not well after the upgrade: {reason}; `wrangler rollback` goes back")
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(part) for part in version.split("+")[0].split("."))
+    except ValueError:
+        raise UpgradeError(f"{version} is no version") from None
