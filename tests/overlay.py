@@ -228,7 +228,7 @@ def running_overlay(
     """providers: of gateway, alice and bob; others: names of more endpoints, and of more gateways where they begin so; bare: of
     places on the network with nothing in them."""
     with (
-        _wired((*others, *bare)) as (names, address, bridge),
+        wired((*others, *bare)) as (names, address, bridge),
         running_fabric(folder / "fabric", suite, address, session_life_s) as fabric,
     ):
         hosts = [
@@ -268,7 +268,7 @@ def running_overlay(
 
 
 @contextmanager
-def _wired(others: tuple[str, ...]) -> Iterator[tuple[dict[str, str], str, str]]:
+def wired(others: tuple[str, ...]) -> Iterator[tuple[dict[str, str], str, str]]:
     """Namespaces by host, and the address and the name of the bridge."""
     number = os.getpid() * 10 + next(_overlays)
     prefix = f"10.{100 + number % 100}.{number // 100 % 250}"

@@ -55,6 +55,56 @@ class Tree:
         return done.stdout
 
 
+class EarlierFabric:
+    """A local fabric that runs the code of another tree: its two processes, and one that starts and kills them."""
+
+    def __init__(self, tree: Tree, folder: Path, host: str, port: int) -> None:
+        """folder: the operator directory, with the state in `state/`."""
+        self._process = subprocess.Popen(
+            (sys.executable, "-c", _FABRIC, str(folder), host, str(port)),
+            cwd=tree.root,
+            env=os.environ | tree.environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        self._await_answer()
+
+    def kill(self, worker: str) -> None:
+        """Returns when its port is free."""
+        assert self._process.stdin is not None
+        self._process.stdin.write(f"{worker}\n")
+        self._process.stdin.flush()
+        self._await_answer()
+
+    def stop(self) -> None:
+        self._process.communicate(timeout=60)
+
+    def _await_answer(self) -> None:
+        assert self._process.stdout is not None
+        if self._process.stdout.readline() != "done\n":
+            raise RuntimeError("the earlier fabric did not start, or died; its error is above")
+
+
+_FABRIC = """
+import sys
+from pathlib import Path
+from kairos_cli.fabric.local import LocalFabric
+from kairos_cli.fabric.operator import Operator
+
+folder = Path(sys.argv[1])
+fabric = LocalFabric(Operator.load(folder), folder / "state", sys.argv[2], int(sys.argv[3]))
+fabric.start()
+try:
+    print("done", flush=True)
+    for line in sys.stdin:
+        fabric.kill(line.strip())
+        print("done", flush=True)
+finally:
+    fabric.stop()
+"""
+
+
 def checkout(revision: str, folder: Path) -> Tree:
     """The files of `revision` in `folder`, with its Workers' packages and its data plane. Raises NotInHistory."""
     archive = folder.with_suffix(".tar")

@@ -43,17 +43,13 @@ class EventFeed:
 
     async def run(self) -> None:
         """Raises Refused when the fabric will not have this node any more."""
-        loop = asyncio.get_running_loop()
         while True:
-            began = loop.time()
             try:
                 await self._follow()
             except (ConnectionError, ProblemError) as error:
                 self.refusal = error.code if isinstance(error, ProblemError) else ""
                 if isinstance(error, ProblemError) and error.code in _FINAL:
                     raise Refused(error.code, str(error)) from None
-                if loop.time() - began > _STEADY_S:
-                    self._backoff.reset()
                 wait = self._backoff.next()
                 _log.warning("%s; again in %.1f s", error, wait)
                 await asyncio.sleep(wait)
@@ -61,6 +57,7 @@ class EventFeed:
     async def _follow(self) -> None:
         async with self._client.events() as events:
             self._open, self.refusal = events, ""
+            began = asyncio.get_running_loop().time()
             try:
                 while True:
                     push = await self._next(events)
@@ -68,6 +65,8 @@ class EventFeed:
                         await self._handle(push)
             finally:
                 self._open = None
+                if asyncio.get_running_loop().time() - began > _STEADY_S:
+                    self._backoff.reset()
 
     async def _next(self, events: Events) -> ToNode | None:
         """A push we do not understand is dropped: a newer fabric may send kinds that we do not know."""

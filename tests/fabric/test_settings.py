@@ -58,6 +58,15 @@ def test_the_relay_holds_two_keys_and_nothing_else(operator: Operator) -> None:
     assert not set(seeds) & {value.encode() for value in control.values()}
 
 
+def test_a_relay_from_before_0_2_is_known_until_it_is_deployed_anew(operator: Operator) -> None:
+    """It shows the internal key itself. Only a fabric that was made then has one."""
+    assert "INTROSPECTION_KEY_PREVIOUS" not in settings.secrets(operator, "control")
+    seed = f"issuer-{issuer_id(operator.issuer_certificate)}.seed"
+    (operator.folder / seed).rename(operator.folder / "issuer.seed")
+    assert settings.secrets(operator, "control")["INTROSPECTION_KEY_PREVIOUS"] == operator.internal_key
+    assert operator.internal_key not in settings.secrets(operator, "relay").values()
+
+
 def test_a_renewal_changes_seed_and_certificate_together(operator: Operator) -> None:
     before = settings.secrets(operator, "control")
     assert main(["fabric", "renew", "--dir", str(operator.folder)]) == 0

@@ -78,10 +78,15 @@ class Operator:
             raise OperatorError(f"the operator directory {folder} is damaged: {error}") from None
 
     @property
+    def is_from_before_0_2(self) -> bool:
+        """The fabric was made by a release in which both Workers held the internal key itself."""
+        return (self.folder / "issuer.seed").exists()
+
+    @property
     def issuer_seed(self) -> bytes:
         """The seed of the key in issuer.der. Before 0.2 its file was issuer.seed."""
         name = f"issuer-{issuer_id(self.issuer_certificate)}"
-        if not (self.folder / f"{name}.seed").exists() and (self.folder / "issuer.seed").exists():
+        if not (self.folder / f"{name}.seed").exists() and self.is_from_before_0_2:
             name = "issuer"
         return self._secret(f"{name}.seed", lambda: seed(self.folder, name))
 
