@@ -24,7 +24,7 @@ from kairos_cli.fabric.plan import write_plan
 from kairos_cli.fabric.settings import WORKERS, Worker
 from kairos_cli.fabric.steps import QUIET, Steps
 
-START_S = 60.0
+START_S = 300.0  # a machine may be slow; one that waits longer hangs
 _STOP_S = 10.0
 _PORTS_S = 3.0
 _FAULTS_S = 0.5  # how soon a fault is told
