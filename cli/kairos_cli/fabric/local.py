@@ -200,17 +200,20 @@ def _ensure_snapshot(plan: Path, steps: Steps) -> None:
         snapshot.touch()
         return
     with steps.step("make a snapshot of the Python interpreter (once)"):
-        done = subprocess.run(
-            (*_node(), "serve.mjs", str(plan), "snapshot"),
-            cwd=workspace.folder() / "workers/local",
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=START_S,
-            check=False,
-        )
-    if done.returncode or not snapshot.exists():
-        raise FabricError(f"the snapshot of the Workers' interpreter could not be made: {_cause(done.stderr)}")
+        try:
+            done = subprocess.run(
+                (*_node(), "serve.mjs", str(plan), "snapshot"),
+                cwd=workspace.folder() / "workers/local",
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
+                timeout=START_S,
+                check=False,
+            )
+        except subprocess.TimeoutExpired:
+            raise FabricError(f"the snapshot of the Workers' interpreter was not made within {START_S:.0f} s") from None
+        if done.returncode or not snapshot.exists():
+            raise FabricError(f"the snapshot of the Workers' interpreter could not be made: {_cause(done.stderr)}")
 
 
 def _node() -> tuple[str, ...]:
