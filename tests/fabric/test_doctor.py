@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
+from email.utils import formatdate
 
 import pytest
 
 from fabric_host import FabricHost, running_fabric
 from kairos_cli.admin import AdminClient
-from kairos_cli.fabric.doctor import Finding, examine, of_metrics
+from kairos_cli.fabric.doctor import Finding, clock, examine, of_metrics
 
 NOW = 1_800_000_000
 DAY_S = 86_400
@@ -26,7 +27,7 @@ def test_a_fabric_that_is_well_and_one_that_is_not(tmp_path_factory: pytest.Temp
         late = {each.what: each for each in examine(admin, now + 80 * DAY_S)}
         assert late["issuing CA"].state == "look"
         assert "kairos fabric renew" in late["issuing CA"].detail
-        assert late["clock, control plane"].state == "wrong"
+        assert late["clock, control plane"].state == "unknown"
         assert states(list(examine(admin, now + 91 * DAY_S)))["issuing CA"] == "wrong"
         silent(host)
         assert states(list(examine(admin, now)))["relay"] == "wrong"
@@ -34,6 +35,11 @@ def test_a_fabric_that_is_well_and_one_that_is_not(tmp_path_factory: pytest.Temp
 
 def silent(host: FabricHost) -> None:
     host.fabric.kill("relay")
+
+
+@pytest.mark.parametrize(("off_s", "state"), [(0, "ok"), (-100, "ok"), (200, "wrong"), (-86_400, "wrong")])
+def test_this_machines_clock_is_compared(off_s: int, state: str) -> None:
+    assert clock("relay", formatdate(NOW, usegmt=True), NOW + off_s).state == state
 
 
 def test_the_gauges_are_judged() -> None:

@@ -222,7 +222,7 @@ def test_a_meter_refuses_what_production_refuses() -> None:
     meter.query("SELECT ?", ("x" * 2_000_000,))
     meter.messages([b"x" * 127_900] * 2)
     meter.cache_write("key", b"value")
-    for wrong in (
+    wrong_ones: tuple[Callable[[], None], ...] = (
         lambda: meter.query("SELECT ?", tuple(range(101))),
         lambda: meter.statement("x" * 100_001, ()),
         lambda: meter.statement("SELECT ?", ("é" * 1_000_001,)),
@@ -230,7 +230,8 @@ def test_a_meter_refuses_what_production_refuses() -> None:
         lambda: meter.messages([b"x" * 90_000] * 3),
         lambda: meter.cache_write("key", b"value"),
         lambda: queries(meter, 999),
-    ):
+    )
+    for wrong in wrong_ones:
         with pytest.raises(LimitError, match="GET /v1/tenants"):
             wrong()
     assert [each.name for each in meter.breaches] == [
