@@ -20,7 +20,7 @@ from kairos_cli.fabric.wrangler import Wrangler, configured
 from kairos_cli.main import main
 
 NAMES: dict[Worker, str] = {"control": "kairos-fabric", "relay": "kairos-relay"}
-pytestmark = pytest.mark.timeout(600)  # wrangler starts a Node for each word
+pytestmark = pytest.mark.timeout(1200)  # wrangler starts a Node for each word
 
 
 @pytest.fixture

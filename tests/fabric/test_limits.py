@@ -159,11 +159,11 @@ def fault_after(worker: tuple[str, FaultLog], what: str, wanted: Callable[[Fault
     asked(url, what)
     found: list[Fault] = []
 
-    def look() -> list[Fault]:
+    def has_come() -> bool:
         found.extend(filter(wanted, log.new()))
-        return found
+        return bool(found)
 
-    wait_for(f"a fault of {what}", look)
+    wait_for(f"a fault of {what}", has_come)
     return found[0]
 
 
@@ -211,27 +211,27 @@ def test_what_is_within_the_limits_is_no_fault(worker: tuple[str, FaultLog]) -> 
     assert not [fault for fault in log.new() if "/well" in fault.place]
 
 
+def queries(meter: Meter, count: int) -> None:
+    for _ in range(count):
+        meter.query("SELECT 1", ())
+
+
 def test_a_meter_refuses_what_production_refuses() -> None:
     meter = Meter(clock=lambda: 5.0)
     meter.begin("GET /v1/tenants")
     meter.query("SELECT ?", ("x" * 2_000_000,))
     meter.messages([b"x" * 127_900] * 2)
     meter.cache_write("key", b"value")
-
-    def ask_too_often() -> None:
-        for _ in range(999):
-            meter.query("SELECT 1", ())
-
-    attempts: tuple[Callable[[], object], ...] = (
+    wrong_ones: tuple[Callable[[], None], ...] = (
         lambda: meter.query("SELECT ?", tuple(range(101))),
         lambda: meter.statement("x" * 100_001, ()),
         lambda: meter.statement("SELECT ?", ("é" * 1_000_001,)),
         lambda: meter.messages([b"x" * 127_901]),
         lambda: meter.messages([b"x" * 90_000] * 3),
         lambda: meter.cache_write("key", b"value"),
-        ask_too_often,
+        lambda: queries(meter, 999),
     )
-    for wrong in attempts:
+    for wrong in wrong_ones:
         with pytest.raises(LimitError, match="GET /v1/tenants"):
             wrong()
     assert [each.name for each in meter.breaches] == [

@@ -106,4 +106,7 @@ def test_a_cache_that_answers_with_another_bundle_is_not_believed(host: FabricHo
     for path in held:
         path.chmod(0o600)
         path.write_bytes(old)
+    host.expect_fault(
+        "KV_WRITE_INTERVAL_MS.*CACHE.put"
+    )  # the right one is put in its place, within the second of the first
     assert asyncio.run(policy_of(endpoint))[1] == new

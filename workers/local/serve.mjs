@@ -1,7 +1,7 @@
 // One Worker in one workerd process: `node serve.mjs PLAN`. PLAN is JSON made by kairos_cli/fabric/local.py. Says {"ready": URL} on
 // standard output when it answers, and stops cleanly on SIGTERM or when standard input closes. SIGUSR2 runs its crons at once.
 // `node serve.mjs PLAN snapshot` makes the memory snapshot instead.
-import { appendFileSync, writeFileSync } from "node:fs";
+import { appendFileSync, existsSync, readFileSync, writeFileSync } from "node:fs";
 import { mkdir, readFile, readdir, rename, writeFile } from "node:fs/promises";
 import { createRequire } from "node:module";
 import path from "node:path";
@@ -57,7 +57,7 @@ async function modules() {
 
 // Standard error is the log. What limits.mjs reports goes to a file as well: PLAN.faults has a line of JSON for each limit that was exceeded and
 // each exception that nobody caught, PLAN.most the most that any one invocation asked of its bindings.
-const most = {};
+const most = existsSync(plan.most) ? JSON.parse(readFileSync(plan.most, "utf8")) : {};
 function logged({ level, message }) {
   const [, kind, json] = /^kairos-(fault|most) (.*)$/s.exec(message) ?? [];
   if (kind === "fault") {
@@ -66,6 +66,7 @@ function logged({ level, message }) {
     console.error(fault.kind === "limit" ? `limit: ${fault.name}: ${fault.place}: ${fault.value} > ${fault.limit}` : `uncaught in ${fault.place}: ${fault.text}`);
   } else if (kind === "most") {
     const { name, ...what } = JSON.parse(json);
+    if (what.value <= (most[name]?.value ?? 0)) return; // a Worker that was started again begins to count anew
     most[name] = what;
     writeFileSync(plan.most, JSON.stringify(most));
   } else console.error(`${level}: ${message}`);

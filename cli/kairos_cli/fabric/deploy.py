@@ -50,15 +50,18 @@ def deploy(root: Path, operator: Operator, steps: Steps) -> None:
 
 
 def put_secrets(wrangler: Wrangler, operator: Operator, steps: Steps) -> None:
-    """The secrets of both Workers, in an order in which none shows a key that the other does not accept yet: first each learns what it accepts,
-    then each gets all."""
+    """The secrets of both Workers. While the internal key is rotated, in an order in which none shows a key that the other does not accept yet:
+    first each learns what it accepts, then what it shows."""
+    held = {worker: settings.secrets(operator, worker) for worker in WORKERS}
+    if operator.previous("internal.key"):
+        for worker in WORKERS:
+            with steps.step(f"secrets of the {worker} Worker: what it accepts"):
+                wrangler.put_secrets(
+                    worker, {name: text for name, text in held[worker].items() if name != _SHOWN[worker]}
+                )
     for worker in WORKERS:
-        with steps.step(f"secrets of the {worker} Worker: what it accepts"):
-            held = settings.secrets(operator, worker)
-            wrangler.put_secrets(worker, {name: value for name, value in held.items() if name != _SHOWN[worker]})
-    for worker in WORKERS:
-        with steps.step(f"secrets of the {worker} Worker: what it shows"):
-            wrangler.put_secrets(worker, {_SHOWN[worker]: settings.secrets(operator, worker)[_SHOWN[worker]]})
+        with steps.step(f"secrets of the {worker} Worker"):
+            wrangler.put_secrets(worker, dict(held[worker]))
 
 
 def remove_unused(wrangler: Wrangler, operator: Operator, steps: Steps) -> None:

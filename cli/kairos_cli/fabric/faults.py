@@ -47,6 +47,7 @@ class FaultLog:
     def clear(self) -> None:
         for worker in WORKERS:
             self.path(worker).write_bytes(b"")
+            self.path(worker).with_suffix(".most.json").unlink(missing_ok=True)
         self._shown.clear()
 
     def all(self) -> list[Fault]:

@@ -21,7 +21,7 @@ from kairos_cli.fabric.plan import code_plan
 from kairos_cli.fabric.settings import WORKERS, Worker
 from kairos_cli.fabric.wrangler import DeployError
 
-_START_S = 60.0
+_START_S = 300.0
 
 
 def import_cpu_ms(root: Path) -> dict[Worker, float]:

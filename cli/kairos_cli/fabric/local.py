@@ -24,7 +24,7 @@ from kairos_cli.fabric.plan import write_plan
 from kairos_cli.fabric.settings import WORKERS, Worker
 from kairos_cli.fabric.steps import QUIET, Steps
 
-START_S = 60.0
+START_S = 300.0  # a machine may be slow; one that waits longer hangs
 _STOP_S = 10.0
 _PORTS_S = 3.0
 _FAULTS_S = 0.5  # how soon a fault is told
@@ -200,17 +200,20 @@ def _ensure_snapshot(plan: Path, steps: Steps) -> None:
         snapshot.touch()
         return
     with steps.step("make a snapshot of the Python interpreter (once)"):
-        done = subprocess.run(
-            (*_node(), "serve.mjs", str(plan), "snapshot"),
-            cwd=workspace.folder() / "workers/local",
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=START_S,
-            check=False,
-        )
-    if done.returncode or not snapshot.exists():
-        raise FabricError(f"the snapshot of the Workers' interpreter could not be made: {_cause(done.stderr)}")
+        try:
+            done = subprocess.run(
+                (*_node(), "serve.mjs", str(plan), "snapshot"),
+                cwd=workspace.folder() / "workers/local",
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
+                timeout=START_S,
+                check=False,
+            )
+        except subprocess.TimeoutExpired:
+            raise FabricError(f"the snapshot of the Workers' interpreter was not made within {START_S:.0f} s") from None
+        if done.returncode or not snapshot.exists():
+            raise FabricError(f"the snapshot of the Workers' interpreter could not be made: {_cause(done.stderr)}")
 
 
 def _node() -> tuple[str, ...]:

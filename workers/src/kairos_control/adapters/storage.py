@@ -77,7 +77,11 @@ class KvCache:
         return None if value is None else octets(value)
 
     async def put(self, key: str, value: bytes, life_s: int) -> None:
-        await self._namespace.put(key, value, expirationTtl=max(life_s, _TTL_MIN_S))
+        """As well as it can: KV refuses the second write of a key within a second, and what it does not hold is fetched again."""
+        try:
+            await self._namespace.put(key, value, expirationTtl=max(life_s, _TTL_MIN_S))
+        except Exception as error:  # whatever the bridge makes of a refusal
+            print(f"cache put {key}: {error}")
 
 
 class R2Blobs:
