@@ -177,8 +177,9 @@ function bridged(Base, name, keeps) {
           if (keeps && RAW.has(property)) {
             if (!handlers.has(property)) handlers.set(property, instance[property]);
             const handler = handlers.get(property);
-            // workerd asks for every handler when it makes the object: absent is undefined, not an error
-            return typeof handler === "function" ? (...args) => handler.callRelaxed(...args) : undefined;
+            // workerd asks for every handler when it makes the object: absent is undefined, not an error. It passes all arguments,
+            // and a handler takes them all: to bind them by its signature, as the native runtime does, costs more than a frame.
+            return typeof handler === "function" ? (...args) => handler(...args) : undefined;
           }
           return async (...args) => {
             instance ??= application[name](ctx, env);
