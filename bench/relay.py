@@ -12,6 +12,8 @@ import asyncio
 import sys
 import tempfile
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 from bench.link import Absent
@@ -25,9 +27,10 @@ from kairos_node.state import Identity
 SIZES = {"1k4": 1_400, "16k": 16_384, "64k": 65_536, "256k": 262_144}
 _ENDLESS = 1 << 40
 _PACKET = SIZES["1k4"]
-_COMPILED_S = 5.0  # of traffic, until the runtime has compiled what a frame runs through
+_COMPILED_FRAMES = 30_000  # by then the runtime has compiled what a frame runs through
+_WARM_UP_BYTES = 7_000_000  # before each figure: the runtime forgets what it compiled for code that rests
 _WARM_UP_S = 0.3
-_SECONDS, _QUICK_SECONDS = 1.5, 0.5
+_SECONDS, _QUICK_SECONDS = 2.5, 0.5
 _PACE_S, _PACED_FRAME = 0.002, 1_400
 _IDLE_S = 1.0
 _BUSY_CPU_S, _BUSY_WAIT_S = 0.3, 10.0
@@ -49,7 +52,7 @@ async def _measure(rounds: Rounds, host: FabricHost, folder: Path) -> None:
         product, bare = Tested(host.fabric.group("relay"), identities), Tested(bare_group, bare_url)
         if not rounds.quick:
             for tested in (product, bare):
-                await tested.carry(_PACKET, _COMPILED_S)
+                await tested.warm_up()
         for _ in rounds:
             for name, size in SIZES.items():
                 frames, octets, cpu = await product.carry(size, seconds)
@@ -71,17 +74,19 @@ class Tested:
     def __init__(self, group: int, at: tuple[Identity, Identity] | str) -> None:
         self._group, self._at = group, at
 
+    async def warm_up(self) -> None:
+        async with self._joined() as (endpoint, gateway):
+            await endpoint.send(_PACKET, _COMPILED_FRAMES)
+            await settled(gateway.queue)
+
     async def carry(self, size: int, seconds: float) -> tuple[float, float, float]:
         """Frames of one size from endpoint to gateway: (frames a second, payload bytes a second, CPU seconds of the relay a
         frame)."""
-        if isinstance(self._at, str):
-            ends = (f"{self._at}/gateway", ""), (f"{self._at}/endpoint", "")
-        else:
-            ends = await granted(self._at[0]), await granted(self._at[1])
-        async with joined(*ends) as (endpoint, gateway):
-            await endpoint.send(size, _ENDLESS)
-            await asyncio.sleep(_WARM_UP_S)
+        async with self._joined() as (endpoint, gateway):
             queue = gateway.queue
+            await endpoint.send(size, _WARM_UP_BYTES // size)
+            await settled(queue)
+            await endpoint.send(size, _ENDLESS)
             began, frames, octets, cpu = time.monotonic(), queue.frames, queue.bytes, cpu_seconds(self._group)
             await asyncio.sleep(seconds)
             took, spent = time.monotonic() - began, cpu_seconds(self._group) - cpu
@@ -89,6 +94,15 @@ class Tested:
             endpoint.queue.left = 0
             await settled(queue)
         return frames / took, octets / took, spent / frames
+
+    @asynccontextmanager
+    async def _joined(self) -> AsyncIterator[tuple[End, End]]:
+        if isinstance(self._at, str):
+            ends = (f"{self._at}/gateway", ""), (f"{self._at}/endpoint", "")
+        else:
+            ends = await granted(self._at[0]), await granted(self._at[1])
+        async with joined(*ends) as pair:
+            yield pair
 
 
 def _derp(rounds: Rounds, seconds: float) -> None:

@@ -25,25 +25,23 @@ class Default(WorkerEntrypoint):  # type: ignore[misc]
 class Relay(DurableObject):  # type: ignore[misc]
     def __init__(self, ctx: Any, env: Any) -> None:
         super().__init__(ctx, env)
-        self._other: dict[str, Any] = {}  # what sends to the other side, by side
+        self._sends: list[Any] = [None, None]  # to the endpoint, to the gateway
 
     async def fetch(self, request: Any) -> Any:
         """The gateway comes first."""
         client, server = js.WebSocketPair.new().object_values()
         self.ctx.acceptWebSocket(server)
-        server.side, server.channel = "gateway" if request.url.endswith("/gateway") else "endpoint", _CHANNEL
-        if server.side == "gateway":
-            self._other["endpoint"] = server.send
-        else:
-            self._other["gateway"] = server.send
+        server.side = int(request.url.endswith("/gateway"))
+        self._sends[server.side] = server.send
+        if not server.side:
             server.send(to_js(frame(FrameType.OPENED, _CHANNEL, encode(Opened(_CHANNEL, "bare")))))
-            self._other["endpoint"](to_js(frame(FrameType.OPEN, _CHANNEL, encode(Open("bare", "bare", "bare", 0)))))
+            self._sends[1](to_js(frame(FrameType.OPEN, _CHANNEL, encode(Open("bare", "bare", "bare", 0)))))
         return Response(None, status=101, web_socket=client)
 
     def webSocketMessage(self, socket: Any, message: Any) -> None:
         _, _, _, channel = HEADER.unpack_from(message.to_bytes())
-        if channel == socket.channel:
-            self._other[socket.side](message)
+        if channel == _CHANNEL:
+            self._sends[1 - socket.side](message)
 
     def webSocketClose(self, socket: Any, code: int, reason: str, was_clean: bool) -> None:
         socket.close(1000, reason)

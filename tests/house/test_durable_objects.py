@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import inspect
 from pathlib import Path
 
 import pytest
@@ -40,6 +41,18 @@ def test_every_event_has_a_handler_that_takes_all_its_arguments(event: str) -> N
         ]
         assert handlers, f"{each.name} has no {event}"
         assert [arg.arg for arg in handlers[0].args.args] == EVENTS[event], f"{each.name}.{event}"
+
+
+def test_the_handler_of_a_relayed_frame_has_no_signature_to_bind() -> None:
+    """The runtime asks `inspect.signature` for it at each call, and passes the arguments as they come if there is none."""
+
+    def handler(self: object, socket: object, message: object) -> None: ...
+
+    handler.__signature__ = NotImplemented  # type: ignore[attr-defined]
+    with pytest.raises(TypeError):
+        inspect.signature(handler)
+    relay = next(each for each in durable_objects() if each.name == "Relay")
+    assert "webSocketMessage.__signature__ = NotImplemented" in map(ast.unparse, relay.body)
 
 
 def test_no_task_of_python_is_given_to_the_runtime() -> None:

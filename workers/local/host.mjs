@@ -190,14 +190,15 @@ function openEntropy() {
 const RAW = new Set(["webSocketMessage", "webSocketClose", "webSocketError"]); // given JavaScript objects as they are
 const HANDLERS = new Set(["alarm", ...RAW]); // workerd asks for each when it makes the object: absent is undefined, not an error
 
-// A sync or async handler of a socket, with as little as can be around it: the relay's frames come this way.
+// A sync or async handler of a socket, with as little as can be around it: the relay's frames come this way. It takes all arguments: to
+// bind them by its signature, as the native runtime does, costs more than a frame.
 function socketHandler(place, handler) {
   return (...args) => {
     const message = args[1];
     const size = message?.byteLength ?? message?.length;
     if (size > limits.limits.SOCKET_MESSAGE_BYTES) limits.refuse("SOCKET_MESSAGE_BYTES", place, size, limits.limits.SOCKET_MESSAGE_BYTES);
     try {
-      const result = handler.callRelaxed(...args);
+      const result = handler(...args);
       return typeof result?.then === "function" ? watched(place, () => result) : result;
     } catch (error) {
       reportException(place, error);
