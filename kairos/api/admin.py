@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, Generic, Literal, TypeVar, get_args
+from typing import Annotated, Any, Generic, Literal, TypeVar, get_args
 
 import msgspec
+from msgspec import Meta
 
+from kairos.api.bounds import Domain, Few, Hash, Key, Many, Name, Prefix, Some, Text, Uses, Whole
 from kairos.api.enrollment import Role
 from kairos.api.session import PolicyRecord, Route
 
@@ -17,10 +19,10 @@ ROLES: tuple[str, ...] = get_args(AdminRole)  # each may do what the ones before
 class AdminCreate(msgspec.Struct, omit_defaults=True):
     """secret_hash: SHA-256 of the credential's 32 bytes; the fabric never sees those before they are used."""
 
-    name: str
+    name: Name
     role: AdminRole
-    secret_hash: bytes
-    life_s: int = 30 * 86_400
+    secret_hash: Hash
+    life_s: Whole = 30 * 86_400
 
 
 class AdminRecord(msgspec.Struct):
@@ -41,20 +43,20 @@ class Tenant(msgspec.Struct, omit_defaults=True):
 
 
 class TenantCreate(msgspec.Struct):
-    tenant: str
+    tenant: Name
 
 
 class VniCreate(msgspec.Struct, omit_defaults=True):
     """`vni` 0 asks for the next free id. Prefixes: at least one, IPv4 or IPv6 networks. A device that one of `selectors`
     names (`tag:<tag>`, `group:<group>`) is a member by itself."""
 
-    name: str
-    prefixes: list[str]
-    vni: int = 0
-    mtu: int = 1380
-    dns_suffix: str = ""
-    routes: list[Route] = []
-    selectors: list[str] = []
+    name: Name
+    prefixes: Annotated[list[Prefix], Few]
+    vni: Whole = 0
+    mtu: Whole = 1380
+    dns_suffix: Domain = ""
+    routes: Annotated[list[Route], Many] = []
+    selectors: Annotated[list[Key], Some] = []
 
 
 class VniRecord(msgspec.Struct, omit_defaults=True):
@@ -73,17 +75,17 @@ class VniRecord(msgspec.Struct, omit_defaults=True):
 class PrefixName(msgspec.Struct):
     """`prefix` of VNI `vni` has the name `seen`, of the same length, in the VNI it is joined to."""
 
-    vni: str
-    prefix: str
-    seen: str
+    vni: Name
+    prefix: Prefix
+    seen: Prefix
 
 
 class InterconnectCreate(msgspec.Struct, omit_defaults=True):
     """Joins VNIs `a` and `b`. A prefix that no map names keeps its own name on the other side."""
 
-    a: str
-    b: str
-    maps: list[PrefixName] = []
+    a: Name
+    b: Name
+    maps: Annotated[list[PrefixName], Some] = []
 
 
 class InterconnectRecord(msgspec.Struct, omit_defaults=True):
@@ -96,7 +98,7 @@ class InterconnectRecord(msgspec.Struct, omit_defaults=True):
 class MemberWanted(msgspec.Struct, omit_defaults=True):
     """Addresses without a prefix length, at most one in each prefix of the VNI; where none is named the fabric picks one."""
 
-    addresses: list[str] = []
+    addresses: Annotated[list[Prefix], Few] = []
 
 
 class MemberRecord(msgspec.Struct):
@@ -122,8 +124,8 @@ class CertificateRecord(msgspec.Struct):
 class RouteApproval(msgspec.Struct):
     """The operator's word on a prefix behind an endpoint; approved false withdraws it."""
 
-    prefix: str
-    node: str
+    prefix: Prefix
+    node: Key
     approved: bool
 
 
@@ -143,14 +145,14 @@ class TokenCreate(msgspec.Struct, omit_defaults=True):
     `secret_hash` (SHA-256): the secret is made and kept by the operator's command."""
 
     role: Role
-    secret_hash: bytes
-    uses: int = 1
-    life_s: int = 3600
-    vnis: list[str] = []
-    tags: list[str] = []
-    groups: list[str] = []
-    owner: str = ""
-    label: str = ""
+    secret_hash: Hash
+    uses: Uses = 1
+    life_s: Whole = 3600
+    vnis: Annotated[list[Name], Some] = []
+    tags: Annotated[list[Name], Few] = []
+    groups: Annotated[list[Name], Few] = []
+    owner: Text = ""
+    label: Text = ""
 
 
 class TokenRecord(msgspec.Struct, omit_defaults=True):
@@ -192,8 +194,8 @@ class Device(msgspec.Struct, omit_defaults=True):
 class GatewayRank(msgspec.Struct):
     """priority: lower is preferred, the others stand by; weight: the share of VNIs among gateways of one priority."""
 
-    priority: int
-    weight: int
+    priority: Annotated[int, Meta(ge=0, le=65535)]
+    weight: Annotated[int, Meta(ge=1, le=65535)]
 
 
 class GatewayRecord(msgspec.Struct):
@@ -245,9 +247,9 @@ class AuditRetention(msgspec.Struct, omit_defaults=True):
     """days: so long events keep their text; 0: for ever. retired: how many events, from the first on, are left as their leaf
     hashes; before: all of them were sealed before this Unix time. Only days can be set."""
 
-    days: int = 0
-    retired: int = 0
-    before: int = 0
+    days: Whole = 0
+    retired: Whole = 0
+    before: Whole = 0
 
 
 class Page(msgspec.Struct, Generic[Item]):
@@ -261,4 +263,4 @@ class Page(msgspec.Struct, Generic[Item]):
 class Reason(msgspec.Struct, omit_defaults=True):
     """Why a device was denied: it is told."""
 
-    reason: str = "denied by the operator"
+    reason: Text = "denied by the operator"

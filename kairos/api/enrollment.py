@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 import msgspec
+
+from kairos.api.bounds import Facts, Hash, Key, Name, PublicKey, Signature
 
 Role = Literal["endpoint", "gateway"]
 EnrollmentStatus = Literal["challenged", "held", "issued", "denied"]
@@ -25,13 +27,13 @@ class FabricInfo(msgspec.Struct):
 class EnrollRequest(msgspec.Struct):
     """E1. The HTTP request carries a Kairos-Signature made by the key in `public_key`."""
 
-    suite: str
+    suite: Name
     role: Role
-    token_id: str
-    token_secret: bytes
-    public_key: bytes
-    hostname: str
-    posture: dict[str, Any] = {}
+    token_id: Key
+    token_secret: Hash
+    public_key: PublicKey
+    hostname: Name
+    posture: Facts = {}
 
 
 class Challenge(msgspec.Struct):
@@ -45,7 +47,7 @@ class Challenge(msgspec.Struct):
 class ChallengeResponse(msgspec.Struct):
     """E4. signature: ML-DSA, context ENROLL_RESPONSE, over transcript.enrollment(E1 body, E3 body)."""
 
-    signature: bytes
+    signature: Signature
 
 
 class Enrollment(msgspec.Struct, omit_defaults=True):
@@ -63,8 +65,8 @@ class RenewRequest(msgspec.Struct, omit_defaults=True):
     """Renewal under a request signed by the current key. With `new_public_key` the key rotates: `new_key_signature`
     is made by the new key, context ROTATE_KEY, over transcript.rotation(...)."""
 
-    new_public_key: bytes = b""
-    new_key_signature: bytes = b""
+    new_public_key: PublicKey = b""
+    new_key_signature: Signature = b""
 
 
 class Certificate(msgspec.Struct):

@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from kairos.api.bounds import Key, Rule, Signature, Text, Whole
 from kairos.api.session import PolicyRecord
 from kairos.audit.head import SignedHead
 from kairos.errors import UNREADABLE, BadMessage
@@ -21,11 +22,11 @@ class AdmissionRequest(msgspec.Struct, tag="admission-request", tag_field="kind"
 class AdmissionVerdict(msgspec.Struct, tag="admission-verdict", tag_field="kind"):
     """E2, gateway -> fabric. signature: context ADMISSION_VERDICT, over transcript.admission_verdict(...)."""
 
-    id: str
+    id: Key
     outcome: Literal["allow", "hold", "deny"]
-    rule: str
-    reason: str
-    signature: bytes
+    rule: Rule
+    reason: Text
+    signature: Signature
 
 
 class CertificateNotice(msgspec.Struct, tag="certificate-notice", tag_field="kind"):
@@ -88,10 +89,10 @@ class Isolation(msgspec.Struct, tag="isolation", tag_field="kind"):
 class Receipt(msgspec.Struct, tag="receipt", tag_field="kind"):
     """Node -> fabric. signature: context ISOLATION_RECEIPT, over transcript.isolation_receipt(...)."""
 
-    isolation: str
+    isolation: Key
     state: IsolationState
-    at_ms: int
-    signature: bytes
+    at_ms: Whole
+    signature: Signature
 
 
 class NetworkChanged(msgspec.Struct, tag="network-changed", tag_field="kind"):

@@ -2,43 +2,60 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated
 
 import msgspec
+from msgspec import Meta
 
-from kairos.constants import SESSION_LIFE_S, SESSION_RENEW_AT_S
+from kairos.api.bounds import (
+    Count,
+    Facts,
+    Few,
+    Hash,
+    Key,
+    Name,
+    Prefix,
+    Rule,
+    Signature,
+    Some,
+    Text,
+    Whole,
+)
+from kairos.constants import BUNDLE_MAX, REPORTS_MAX, SESSION_LIFE_S, SESSION_RENEW_AT_S
+
+_GATEWAYS_MAX = 10_000  # of one tenant
 
 
 class SessionRequest(msgspec.Struct, omit_defaults=True):
     """T1, signed. `renews`: id of the session whose life this extends; empty for a new one."""
 
-    posture: dict[str, Any] = {}
-    renews: str = ""
-    gateway: str = ""
+    posture: Facts = {}
+    renews: Key = ""
+    gateway: Key = ""
 
 
 class PostureReport(msgspec.Struct):
     """What a device says of itself, each 30 s and when it changed. The request's signature is the report's."""
 
-    facts: dict[str, Any]
+    facts: Facts
 
 
 class Advertisement(msgspec.Struct):
     """What an endpoint offers to lead to, all of it: prefixes by name of the VNI, `{"office": ["192.168.70.0/24"]}`."""
 
-    routes: dict[str, list[str]]
+    routes: Annotated[dict[Name, Annotated[list[Prefix], Some]], Some]
 
 
 class IsolationReport(msgspec.Struct):
     """A gateway's word that the policy in force isolates an endpoint, by `rule`. counts, posture: what the rule was asked
     about, the newest report alone. The request's signature is the report's."""
 
-    node: str
-    rule: str
-    reason: str
-    policy_version: int
-    counts: dict[str, int] = {}
-    posture: list[dict[str, Any]] = []
+    node: Key
+    rule: Rule
+    reason: Text
+    policy_version: Whole
+    counts: Annotated[dict[Name, Count], Few] = {}
+    posture: Annotated[list[Facts], Meta(max_length=REPORTS_MAX)] = []
 
 
 class GatewayAddress(msgspec.Struct):
@@ -96,8 +113,8 @@ class Vni(msgspec.Struct, omit_defaults=True):
 class Route(msgspec.Struct):
     """A prefix outside the VNI that the node `via` leads to."""
 
-    prefix: str
-    via: str
+    prefix: Prefix
+    via: Key
 
 
 class Crossing(msgspec.Struct):
@@ -146,27 +163,27 @@ class PolicyRecord(msgspec.Struct):
     """A signed bundle's envelope. `signature`: by the policy key, context POLICY_BUNDLE, over
     transcript.policy_bundle(tenant, version, bundle)."""
 
-    tenant: str
-    version: int
-    sha384: bytes
-    signature: bytes
+    tenant: Name
+    version: Whole
+    sha384: Hash
+    signature: Signature
 
 
 class PolicyUpload(msgspec.Struct):
     """Operator -> fabric: the envelope and the bundle itself."""
 
     record: PolicyRecord
-    bundle: bytes
+    bundle: Annotated[bytes, Meta(max_length=BUNDLE_MAX)]
 
 
 class Introspection(msgspec.Struct, omit_defaults=True):
     """Relay -> control, internal: who holds this token?"""
 
-    token: str
+    token: Text
     """The session token that the relay was shown."""
-    gateway: str
+    gateway: Key
     """The gateway at whose relay it was shown."""
-    source: str = ""
+    source: Text = ""
     """Address of the caller, for limits by source. Empty for a renewal on a socket that was let in before."""
 
 
@@ -184,7 +201,7 @@ class Cut(msgspec.Struct, omit_defaults=True):
     """Control -> relay, internal: at these gateways' relay objects close the sockets of a node or session now and
     refuse them until `until` (Unix seconds)."""
 
-    until: int
-    gateways: list[str]
-    node: str = ""
-    session: str = ""
+    until: Whole
+    gateways: Annotated[list[Key], Meta(max_length=_GATEWAYS_MAX)]
+    node: Key = ""
+    session: Key = ""

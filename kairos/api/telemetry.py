@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import msgspec
+from msgspec import Meta
+
+from kairos.api.bounds import Count, Measure, Name, Some, Text, Whole
 
 UPLINKS_MAX = 32  # that one sample tells
 
@@ -11,10 +16,10 @@ class UplinkReport(msgspec.Struct):
     """A VNI's way out, as gateway.toml has it. mode: nat, routed or none; interface: of the gateway's host, `eth1` or `eth1.30` for a
     VLAN on it; state: `up`, or why not."""
 
-    vni: str
-    mode: str
-    interface: str
-    state: str
+    vni: Name
+    mode: Name
+    interface: Name
+    state: Text
 
 
 class Sample(msgspec.Struct):
@@ -22,20 +27,20 @@ class Sample(msgspec.Struct):
     names, without `drop_`, those above 0; decision_ms, handshake_ms: the mean; cpu: cores that the daemon kept busy; memory_bytes:
     what it holds; uplinks: a gateway's, as they are now."""
 
-    relay: int
-    direct: int
-    tx_bytes_per_s: float
-    rx_bytes_per_s: float
-    drops: dict[str, int]
-    decisions: int
-    decision_ms: float
-    handshakes: int
-    handshake_ms: float
-    policy_version: int
-    version: str
-    cpu: float = 0.0
-    memory_bytes: int = 0
-    uplinks: list[UplinkReport] = []
+    relay: Count
+    direct: Count
+    tx_bytes_per_s: Measure
+    rx_bytes_per_s: Measure
+    drops: Annotated[dict[Name, Count], Some]
+    decisions: Count
+    decision_ms: Measure
+    handshakes: Count
+    handshake_ms: Measure
+    policy_version: Whole
+    version: Name
+    cpu: Measure = 0.0
+    memory_bytes: Count = 0
+    uplinks: Annotated[list[UplinkReport], Meta(max_length=UPLINKS_MAX)] = []
 
 
 class SampleRecord(msgspec.Struct):

@@ -123,12 +123,15 @@ Event = Pinned | Challenged | Answered | Stale | Kept
 
 
 class Enrollee:
-    """One device that joins with `token`. posture: what the admission policy sees of it."""
+    """One device that joins with `token`. posture: what the admission policy sees of it; node: the id that it has if it enrolled
+    before, for the id stays when the key rotates."""
 
-    def __init__(self, token: JoinToken, key: SigningKey, hostname: str, posture: dict[str, Any]) -> None:
+    def __init__(
+        self, token: JoinToken, key: SigningKey, hostname: str, posture: dict[str, Any], node: str = ""
+    ) -> None:
         self.state = State.NEW
         self.held_for = ""
-        self.node = node_id(token.role, key.public_key)
+        self.node = node or node_id(token.role, key.public_key)
         self._key = key
         self._request = msgspec.json.encode(
             EnrollRequest(
@@ -196,7 +199,7 @@ class Enrollee:
         match enrollment.status:
             case "issued":
                 if enrollment.node != self.node:
-                    raise Refused("wrong-peer", f"the fabric calls us {enrollment.node}, our key makes us {self.node}")
+                    raise Refused("wrong-peer", f"the fabric calls us {enrollment.node}, we are {self.node}")
                 self.state = State.CHECKING
                 return [CheckCertificate(enrollment.certificate, enrollment.node)]
             case "held":

@@ -115,7 +115,7 @@ class _Enrolling:
         self._state, self._provider, self._keys = state, provider, keys
         self._join = _join(token, hostname)
         self._key = provider.signing_key(suite_named(token.suite), keys.seed)
-        self._machine = Enrollee(token, self._key, hostname, posture)
+        self._machine = Enrollee(token, self._key, hostname, posture, _enrolled_as(keys))
         self._progress = progress
         self._patience_s = patience_s
         self._client = FabricClient(token.fabric_url, token.tenant, Signer("", self._key))
@@ -231,6 +231,12 @@ def _keys(token: JoinToken, state: NodeState, hostname: str) -> Keys:
     keys = Keys(new_seed())
     state.begin(_join(token, hostname), keys.seed)
     return keys
+
+
+def _enrolled_as(keys: Keys) -> str:
+    """The id in the certificate that has ended; empty: there is none."""
+    spiffe = parse_certificate_untrusted(keys.certificate).spiffe if keys.certificate else None
+    return spiffe.node if spiffe is not None else ""
 
 
 def _lives(keys: Keys) -> bool:

@@ -149,3 +149,18 @@ def test_a_challenge_damaged_anywhere_is_refused_or_signs_something_else() -> No
         except BadMessage:
             continue
         assert KEY.sign(transcript.enrollment(b"request", bytes(damaged)), labels.ENROLL_RESPONSE) != honest
+
+
+def test_a_node_that_rotated_its_key_stays_the_node_that_it_was() -> None:
+    before = node_id("endpoint", b"an earlier key")
+    for node, called in ((before, before), (before, NODE), ("", before)):
+        machine = Enrollee(TOKEN, KEY, "laptop", {}, node)
+        machine.begin()
+        for event in PATHS[State.ANSWERING]:
+            machine.receive(event, 0.0)
+        answered = Answered(msgspec.structs.replace(ISSUED, node=called))
+        if node == called:
+            assert machine.receive(answered, 0.0) == [CheckCertificate(b"der", before)]
+        else:
+            with pytest.raises(Refused, match=f"calls us {called}"):
+                machine.receive(answered, 0.0)

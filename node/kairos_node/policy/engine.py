@@ -8,6 +8,7 @@ from abc import ABC, abstractmethod
 from datetime import datetime, timedelta
 from typing import Any
 
+from kairos.api.bounds import RULE_MAX, TEXT_MAX
 from kairos.policy.decision import Decision, deny
 from kairos_node.policy.bundle import Bundle
 from kairos_node.policy.wasm import EXPLAIN_FUEL, FUEL_PER_MS, Instance, PolicyError, compiled
@@ -103,8 +104,8 @@ def decision_of(answer: object, document: dict[str, Any]) -> Decision:
         return deny(f"the policy's answer ends in {left!r} minutes", "deny:malformed")
     return Decision(
         allow=answer["allow"],
-        rule=str(answer.get("rule", "")) or "unnamed",
-        reason=str(answer.get("reason", "")),
+        rule=str(answer.get("rule", ""))[:RULE_MAX] or "unnamed",
+        reason=str(answer.get("reason", ""))[:TEXT_MAX],
         log=answer.get("log") is not False,
         hold=answer["allow"] and answer.get("hold") is True,
         expires_at=_earlier(ends, _after(document["now"], left)) if left else ends,

@@ -15,6 +15,7 @@ from typing import Any
 import msgspec
 
 from kairos.api.admin import TokenRecord
+from kairos.api.bounds import NAME_MAX
 from kairos.api.enrollment import Challenge, Enrollment, EnrollRequest
 from kairos.api.problem import ProblemError
 from kairos.api.push import CertificateNotice
@@ -39,7 +40,6 @@ from .rate_limits import TOKEN, Limits
 from .signed_requests import SignedRequest, SignedRequests
 from .turn import Turn
 
-NAME_MAX = 64
 VERDICT_LIFE_S = 300
 """For so long the same request is not judged again."""
 _ID_BYTES = 16
