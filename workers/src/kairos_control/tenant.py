@@ -20,6 +20,7 @@ from .services.leases import Leases
 from .services.lifecycle import Lifecycle
 from .services.members import Members
 from .services.network import Networks
+from .services.network_changes import NetworkChanges
 from .services.node_events import NodeEvents
 from .services.outbox import Outbox
 from .services.policies import Policies
@@ -51,7 +52,8 @@ class TenantServices:
         self.refusals = Refusals(self.journal, platform.clock)
         self.clocks = Clocks(self.journal, platform.clock)
         self.limits = Limits(platform.clock)
-        self.pushes = Pushes(platform, self.store.tenants)
+        self.pushes = Pushes(platform)
+        self.network_changes = NetworkChanges(platform, self.store, self.pushes)
         self.signed_requests = SignedRequests(platform, self.store)
         self.administrators = Administrators(platform, self.store.admins, self.journal, platform.tenant)
         self.audit_log = AuditLog(platform, self.pushes, self.outbox)
@@ -72,17 +74,20 @@ class TenantServices:
             self.limits,
             self.certificates,
             self.signed_requests,
+            self.network_changes,
         )
         self.policies = Policies(platform, self.store, self.journal, self.pushes)
-        self.interconnects = Interconnects(platform, self.store, self.journal, self.pushes)
+        self.interconnects = Interconnects(platform, self.store, self.journal, self.network_changes)
         self.vnis = Vnis(
-            platform, self.store, self.journal, self.pushes, self.sessions, self.leases, self.interconnects
+            platform, self.store, self.journal, self.network_changes, self.sessions, self.leases, self.interconnects
         )
-        self.members = Members(self.store, self.journal, self.pushes, self.sessions, self.leases)
-        self.subnet_routes = SubnetRoutes(self.store, self.journal, self.pushes, self.interconnects)
+        self.members = Members(self.store, self.journal, self.network_changes, self.sessions, self.leases)
+        self.subnet_routes = SubnetRoutes(self.store, self.journal, self.network_changes, self.interconnects)
         self.networks = Networks(platform, self.store)
-        self.registry = Registry(platform, self.journal, self.pushes, self.enrollments, self.sessions)
-        self.gateways = Gateways(platform, self.journal, self.pushes)
+        self.registry = Registry(
+            platform, self.store, self.journal, self.network_changes, self.enrollments, self.sessions
+        )
+        self.gateways = Gateways(platform, self.journal, self.network_changes)
         self.isolations = Isolations(platform, self.journal, self.pushes, self.sessions)
         self.node_events = NodeEvents(
             platform,

@@ -18,18 +18,21 @@ from kairos.api.problem import ProblemError
 from kairos.api.push import CertificateNotice
 from kairos.constants import CHALLENGE_BYTES, CHALLENGE_LIFE_S
 from kairos.crypto import labels
-from kairos.identity import transcript
+from kairos.identity import certificate, transcript
 from kairos.identity.spiffe import node_id
 
 from ..http.call import Call, Reply, reply
 from ..ports import ConstraintError, Row, Statement, TenantPlatform
 from ..problems import problem
 from ..store import Stores
+from ..store.network_changes import change_of
 from ..store.records import b64, device_of, refuse_isolated, strings, unb64
+from ..store.vnis import StoredVni
 from .admission import Admission
 from .certificates import Certificates, issue, record_of
 from .journal import Journal
 from .leases import Leases
+from .network_changes import NetworkChanges
 from .postures import check_posture
 from .pushes import Pushes
 from .rate_limits import CERTIFICATE, TOKEN, Limits
@@ -50,7 +53,9 @@ class Enrollments:
         limits: Limits,
         certificates: Certificates,
         signed_requests: SignedRequests,
+        network: NetworkChanges,
     ) -> None:
+        self._network = network
         self._signed_requests = signed_requests
         self._platform = platform
         self._store = store
@@ -164,8 +169,9 @@ class Enrollments:
         values = (b64(key), transcript.fingerprint(key).hex(), issued.serial, issued.not_after)
         update = "UPDATE devices SET public_key = ?, key_fingerprint = ?, serial = ?, not_after = ? WHERE tenant = ? AND node = ?"
         statements = [record_of(self._platform.tenant, node, issued), (update, (*values, self._platform.tenant, node))]
+        change = change_of(members=[node])
         if wanted.new_public_key:
-            statements.append(self._certificates.replacement(node, issued))
+            statements += [self._certificates.replacement(node, issued), *self._network.revision(change)]
         try:
             await self._platform.database.write(statements)
         except ConstraintError:
@@ -175,7 +181,7 @@ class Enrollments:
         self._pushes.to_gateways(CertificateNotice(node, issued.serial, issued.der))
         if wanted.new_public_key:  # members are known by their key: a mere renewal is no news to all the others
             await self._certificates.tell_of(node)
-            await self._pushes.network_changed()
+            await self._network.announce(change)
         return reply(Certificate(node, issued.serial, issued.der, issued.not_after))
 
     def _check_form(self, wanted: EnrollRequest) -> None:
@@ -253,8 +259,11 @@ class Enrollments:
         device = await self._device_of_key(node, transcript.fingerprint(key))
         issued = await issue(platform, platform.tenant, flight["role"], node, key)
         statements = [record_of(platform.tenant, node, issued)]
+        vnis: list[StoredVni] = []
         if device is None:
-            statements = await self._creation(flight, issued.serial, issued.not_after) + statements
+            token = await self._token_of(flight)
+            vnis = await self._first_vnis(flight, token)
+            statements = await self._creation(flight, token, vnis, issued) + statements
         else:
             statements.append(
                 (
@@ -262,8 +271,11 @@ class Enrollments:
                     (issued.serial, issued.not_after, flight["name"], platform.tenant, node),
                 )
             )
+        change = change_of(
+            leases=[(vni.vni, node) for vni in vnis], members=[node], gateways=flight["role"] == "gateway"
+        )
         try:
-            await platform.database.write(statements)
+            await platform.database.write([*statements, *self._network.revision(change)])
         except ConstraintError:
             raise problem("token-used", "another device was faster; ask your operator for a new join token") from None
         platform.local.write(
@@ -275,13 +287,18 @@ class Enrollments:
             "certificate.issued", actor=actor, subject=node, outcome="allow", rule=flight["rule"], serial=issued.serial
         )
         self._pushes.to_gateways(CertificateNotice(node, issued.serial, issued.der))
-        await self._pushes.network_changed()
+        await self._network.announce(change)
 
-    async def _creation(self, flight: Row, serial: str, not_after: int) -> list[tuple[str, tuple[Any, ...]]]:
-        platform, node = self._platform, flight["node"]
-        token = await platform.database.first("SELECT * FROM tokens WHERE token_id = ?", flight["token_id"])
+    async def _token_of(self, flight: Row) -> Row:
+        token = await self._platform.database.first("SELECT * FROM tokens WHERE token_id = ?", flight["token_id"])
         if token is None:
             raise problem("token-unknown", "the join token was deleted meanwhile; ask your operator for a new one")
+        return token
+
+    async def _creation(
+        self, flight: Row, token: Row, vnis: list[StoredVni], issued: certificate.Certificate
+    ) -> list[Statement]:
+        platform, node = self._platform, flight["node"]
         key = unb64(flight["public_key"])
         return [
             ("UPDATE tokens SET used = used + 1 WHERE token_id = ?", (token["token_id"],)),
@@ -290,21 +307,20 @@ class Enrollments:
                 " owner, serial, not_after, enrolled_at) VALUES (?, ?, ?, ?, 'active', ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 (
                     platform.tenant, node, flight["role"], flight["name"], b64(key), transcript.fingerprint(key).hex(),
-                    token["token_id"], token["tags"], token["groups"], token["owner"], serial, not_after, int(platform.clock()),
+                    token["token_id"], token["tags"], token["groups"], token["owner"], issued.serial, issued.not_after,
+                    int(platform.clock()),
                 ),
             ),
-            *await self._first_leases(flight, token),
+            *await self._leases.give(vnis, [node]),
         ]  # fmt: skip
 
-    async def _first_leases(self, flight: Row, token: Row) -> list[Statement]:
-        """In the VNIs that the token names or that a selector puts the device in; a gateway is in all."""
+    async def _first_vnis(self, flight: Row, token: Row) -> list[StoredVni]:
+        """Those that the token names and those whose selectors name the device; a gateway is in all."""
         if flight["role"] == "gateway":
-            vnis = await self._store.vnis.all()
-        else:
-            tags = [f"tag:{tag}" for tag in strings(token["tags"])]
-            groups = [f"group:{group}" for group in strings(token["groups"])]
-            vnis = await self._store.vnis.joined_by(strings(token["vnis"]), [*tags, *groups])
-        return await self._leases.give(vnis, [flight["node"]])
+            return await self._store.vnis.all()
+        tags = [f"tag:{tag}" for tag in strings(token["tags"])]
+        groups = [f"group:{group}" for group in strings(token["groups"])]
+        return await self._store.vnis.joined_by(strings(token["vnis"]), [*tags, *groups])
 
     def _in_flight(self, node: str, token_id: str) -> Row | None:
         rows = self._platform.local.rows(

@@ -10,8 +10,9 @@ from ..http.call import Call, Reply, reply
 from ..http.paging import window
 from ..ports import Row, TenantPlatform
 from ..problems import problem
+from ..store.network_changes import change_of
 from .journal import Journal
-from .pushes import Pushes
+from .network_changes import NetworkChanges
 
 _PRIORITIES, _WEIGHTS = range(65536), range(1, 65536)
 _RANKED = (
@@ -27,10 +28,10 @@ async def ranked(platform: TenantPlatform) -> list[Row]:
 
 
 class Gateways:
-    def __init__(self, platform: TenantPlatform, journal: Journal, pushes: Pushes) -> None:
+    def __init__(self, platform: TenantPlatform, journal: Journal, network: NetworkChanges) -> None:
         self._platform = platform
         self._journal = journal
-        self._pushes = pushes
+        self._network = network
 
     async def listing(self, call: Call) -> Reply:
         view = window(call)
@@ -46,14 +47,15 @@ class Gateways:
         if wanted.priority not in _PRIORITIES or wanted.weight not in _WEIGHTS:
             raise problem("invalid", "priority: 0 to 65535, lower is preferred; weight: 1 to 65535")
         before = await self._record(node)
-        tenant = self._platform.tenant
+        tenant, change = self._platform.tenant, change_of(gateways=True)
         await self._platform.database.write(
             [
                 (
                     "INSERT INTO gateway_ranks (tenant, node, priority, weight) VALUES (?, ?, ?, ?)"
                     " ON CONFLICT (tenant, node) DO UPDATE SET priority = excluded.priority, weight = excluded.weight",
                     (tenant, node, wanted.priority, wanted.weight),
-                )
+                ),
+                *self._network.revision(change),
             ]
         )
         after = await self._record(node)
@@ -62,7 +64,7 @@ class Gateways:
                 "gateway.ranked", actor=call.actor, subject=node,
                 before=msgspec.to_builtins(before), after=msgspec.to_builtins(after),
             )  # fmt: skip
-            await self._pushes.network_changed()
+            await self._network.announce(change)
         return reply(after)
 
     async def _record(self, node: str) -> GatewayRecord:

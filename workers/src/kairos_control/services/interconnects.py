@@ -13,10 +13,11 @@ from ..ports import TenantPlatform
 from ..problems import problem
 from ..store import Stores
 from ..store.interconnects import StoredName, key
+from ..store.network_changes import change_of
 from ..store.vnis import StoredVni
 from .journal import Journal
+from .network_changes import NetworkChanges
 from .prefixes import Network, NetworkSet, refuse_overlaps, segment_prefix
-from .pushes import Pushes
 
 MAPS_MAX = 256
 """Maps of one interconnect: both VNIs with all their prefixes, each in two parts."""
@@ -25,11 +26,11 @@ MAPS_MAX = 256
 class Interconnects:
     """The interconnects of one tenant."""
 
-    def __init__(self, platform: TenantPlatform, store: Stores, journal: Journal, pushes: Pushes) -> None:
+    def __init__(self, platform: TenantPlatform, store: Stores, journal: Journal, network: NetworkChanges) -> None:
         self._platform = platform
         self._store = store
         self._journal = journal
-        self._pushes = pushes
+        self._network = network
 
     async def create(self, wanted: InterconnectCreate, actor: str) -> InterconnectRecord:
         """Raises not-found, invalid, and exists where the two are joined already."""
@@ -44,12 +45,18 @@ class Interconnects:
             if each.vni not in (a.name, b.name):
                 raise problem("invalid", f"map {each.prefix}: {each.vni} is neither {a.name} nor {b.name}")
         names = [*await self._names(wanted.maps, of=a, at=b), *await self._names(wanted.maps, of=b, at=a)]
-        await self._store.write(self._store.interconnects.add(names, int(self._platform.clock())))
+        change = change_of(vnis=[a.vni, b.vni])
+        await self._store.write(
+            [
+                *self._store.interconnects.add(names, int(self._platform.clock())),
+                *self._network.revision(change),
+            ]
+        )
         record = await self._between(a, b)
         self._journal.record(
             "interconnect.created", actor=actor, subject=_subject(record), after=msgspec.to_builtins(record)
         )
-        await self._pushes.network_changed()
+        await self._network.announce(change)
         return record
 
     async def page(self, after: str, count: int) -> list[InterconnectRecord]:
@@ -65,11 +72,14 @@ class Interconnects:
         """Raises not-found."""
         one, other = await self._store.vnis.require(a), await self._store.vnis.require(b)
         record = await self._between(one, other)
-        await self._store.write(self._store.interconnects.remove(one.vni, other.vni))
+        change = change_of(vnis=[one.vni, other.vni])
+        await self._store.write(
+            [*self._store.interconnects.remove(one.vni, other.vni), *self._network.revision(change)]
+        )
         self._journal.record(
             "interconnect.deleted", actor=actor, subject=_subject(record), before=msgspec.to_builtins(record)
         )
-        await self._pushes.network_changed()
+        await self._network.announce(change)
 
     # -- what other changes of a VNI have to heed ---------------------------------------------------------------------
 

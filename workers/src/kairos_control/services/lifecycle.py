@@ -22,6 +22,7 @@ _TABLES = (
     "admins",
     "certificates",
     "gateway_ranks",
+    "network_changes",
     "devices",
     "tokens",
     "policies",

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from kairos.api.push import NetworkChanged, ToNode, encode
+from collections.abc import Iterable
+
+from kairos.api.push import ToNode, encode
 from kairos.identity.spiffe import is_gateway
 
 from ..ports import TenantPlatform
-from ..store.tenants import TenantStore
 
 
 class Pushes:
-    def __init__(self, platform: TenantPlatform, tenants: TenantStore) -> None:
+    def __init__(self, platform: TenantPlatform) -> None:
         self._platform = platform
-        self._tenants = tenants
 
     def to_all(self, message: ToNode) -> None:
         self._send(self._platform.sockets.online(), message)
@@ -28,13 +28,11 @@ class Pushes:
             self.to_gateways(message)
             self._send({node}, message)
 
-    async def network_changed(self) -> None:
-        """The tenant's revision grows, and everyone is told."""
-        tenant = self._platform.tenant
-        await self._platform.database.write([self._tenants.next_revision(tenant)])
-        self.to_all(NetworkChanged(await self._tenants.revision(tenant)))
+    def to(self, nodes: Iterable[str], message: ToNode) -> None:
+        """To those of these nodes that are connected."""
+        self._send(nodes, message)
 
-    def _send(self, nodes: set[str], message: ToNode) -> None:
+    def _send(self, nodes: Iterable[str], message: ToNode) -> None:
         text = encode(message)
         for node in nodes:
             self._platform.sockets.send(node, text)

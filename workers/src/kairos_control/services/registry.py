@@ -10,10 +10,12 @@ from ..http.call import Call, Reply, reply
 from ..http.paging import window
 from ..ports import Row, TenantPlatform
 from ..problems import problem
+from ..store import Stores
+from ..store.network_changes import change_of
 from ..store.records import b64, device_of, device_record, isolation_reason, token_record
 from .enrollments import Enrollments
 from .journal import Journal
-from .pushes import Pushes
+from .network_changes import NetworkChanges
 from .sessions import Sessions
 
 _HASH_BYTES = 32
@@ -22,11 +24,18 @@ _LIFE_MAX_S = 366 * 86_400
 
 class Registry:
     def __init__(
-        self, platform: TenantPlatform, journal: Journal, pushes: Pushes, enrollments: Enrollments, sessions: Sessions
+        self,
+        platform: TenantPlatform,
+        store: Stores,
+        journal: Journal,
+        network: NetworkChanges,
+        enrollments: Enrollments,
+        sessions: Sessions,
     ) -> None:
         self._platform = platform
+        self._store = store
         self._journal = journal
-        self._pushes = pushes
+        self._network = network
         self._enrollments = enrollments
         self._sessions = sessions
 
@@ -107,20 +116,28 @@ class Registry:
         if row is None:
             raise problem("not-found", f"there is no device {node}")
         reason = "deleted by the operator"
+        vnis = (await self._store.leases.vnis_of([node])).get(node, [])
+        change = change_of(
+            vnis={vni for vni, _ in await self._store.subnet_routes.of_node(node)},
+            leases=[(vni, node) for vni in vnis],
+            revoked=[node],
+            gateways=row["role"] == "gateway",
+        )
         await self._platform.database.write(
             [
                 (
                     "UPDATE devices SET status = 'revoked', reason = ? WHERE tenant = ? AND node = ?",
                     (reason, self._platform.tenant, node),
                 ),
-                ("DELETE FROM leases WHERE tenant = ? AND node = ?", (self._platform.tenant, node)),
-                ("DELETE FROM routes WHERE tenant = ? AND node = ?", (self._platform.tenant, node)),
+                self._store.leases.remove_node(node),
+                self._store.subnet_routes.remove_node(node),
+                *self._network.revision(change),
             ]
         )
         self._platform.local.write("DELETE FROM enrollments WHERE node = ?", node)
         await self._sessions.revoke(node, reason)
         self._journal.record("device.revoked", actor=call.actor, subject=node, reason=reason)
-        await self._pushes.network_changed()
+        await self._network.announce(change)
         return reply(None)
 
     # -- looking up --------------------------------------------------------------------------------------------------

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import msgspec
@@ -14,12 +14,13 @@ from kairos.identity.spiffe import is_name
 from ..ports import ConstraintError, TenantPlatform
 from ..problems import problem
 from ..store import Stores
+from ..store.network_changes import NetworkChange, change_of
 from ..store.vnis import StoredVni
 from .interconnects import Interconnects
 from .journal import Journal
 from .leases import Leases
+from .network_changes import NetworkChanges
 from .prefixes import PREFIXES_MAX, Network, refuse_overlaps, route_prefix, segment_prefix
-from .pushes import Pushes
 from .sessions import Sessions
 
 ROUTES_MAX = 1024
@@ -48,7 +49,7 @@ class Vnis:
         platform: TenantPlatform,
         store: Stores,
         journal: Journal,
-        pushes: Pushes,
+        network: NetworkChanges,
         sessions: Sessions,
         leases: Leases,
         interconnects: Interconnects,
@@ -56,7 +57,7 @@ class Vnis:
         self._platform = platform
         self._store = store
         self._journal = journal
-        self._pushes = pushes
+        self._network = network
         self._sessions = sessions
         self._leases = leases
         self._interconnects = interconnects
@@ -68,9 +69,14 @@ class Vnis:
         nodes = list(dict.fromkeys([*gateways, *await self._store.vnis.selected(wanted.selectors)]))
         for _ in range(_TRIES):
             vni = _vni(wanted, wanted.vni or await self._next_number(), int(self._platform.clock()))
+            change = change_of(vnis=[vni.vni], leases=[(vni.vni, node) for node in nodes])
             try:
                 await self._store.write(
-                    [*self._store.vnis.add(vni, wanted.selectors), *await self._leases.give([vni], nodes)]
+                    [
+                        *self._store.vnis.add(vni, wanted.selectors),
+                        *await self._leases.give([vni], nodes),
+                        *self._network.revision(change),
+                    ]
                 )
             except ConstraintError:
                 if wanted.vni or await self._store.vnis.find(wanted.name) is not None:
@@ -78,7 +84,7 @@ class Vnis:
             else:
                 record = await self._store.vnis.record(vni)
                 self._journal.record("vni.created", actor=actor, subject=vni.name, after=msgspec.to_builtins(record))
-                await self._announce(nodes)
+                await self._announce(change, nodes)
                 return record
         raise problem("exists", f"a VNI named {wanted.name} or numbered {vni.vni} exists")
 
@@ -98,11 +104,14 @@ class Vnis:
         await self._interconnects.refuse_overlap(held, checked.prefixes, checked.routes)
         members = await self._store.leases.members([vni.vni])
         nodes = list(dict.fromkeys([*members, *await self._store.vnis.selected(wanted.selectors)]))
+        changed = nodes if set(vni.prefixes) != set(held.prefixes) else set(nodes) - set(members)
+        change = change_of(vnis=[vni.vni], leases=[(vni.vni, node) for node in changed])
         await self._store.write(
             [
                 *self._store.vnis.put(vni, wanted.selectors),
                 self._store.leases.remove_prefixes(vni.vni, lost),
                 *await self._leases.give([vni], nodes),
+                *self._network.revision(change),
             ]
         )
         after = await self._store.vnis.record(vni)
@@ -114,7 +123,7 @@ class Vnis:
                 before=msgspec.to_builtins(before),
                 after=msgspec.to_builtins(after),
             )
-            await self._announce(nodes)
+            await self._announce(change, changed)
         return after
 
     async def page(self, after: str, count: int) -> list[VniRecord]:
@@ -131,20 +140,22 @@ class Vnis:
         await self._interconnects.refuse_where_joined(vni)
         before = await self._store.vnis.record(vni)
         members = await self._store.leases.members([vni.vni])
+        change = change_of(vnis=[vni.vni], leases=[(vni.vni, node) for node in members])
         await self._store.write(
             [
                 *self._store.leases.remove_vni(vni.vni),
                 self._store.subnet_routes.remove_vni(vni.vni),
                 *self._store.vnis.remove(vni.vni),
+                *self._network.revision(change),
             ]
         )
         self._journal.record("vni.deleted", actor=actor, subject=vni.name, before=msgspec.to_builtins(before))
-        await self._announce(members)
+        await self._announce(change, members)
 
-    async def _announce(self, nodes: Sequence[str]) -> None:
-        """The sessions of these nodes are for other VNIs now, and every node fetches the network."""
+    async def _announce(self, change: NetworkChange, nodes: Collection[str]) -> None:
+        """A change that was written, to all that it concerns; the sessions of these nodes are for other VNIs now."""
         await self._sessions.refresh(nodes)
-        await self._pushes.network_changed()
+        await self._network.announce(change, nodes)
 
     async def _refuse_where_used(self, vni: int, prefixes: Collection[str]) -> None:
         """Raises in-use while an endpoint has an address in one of these prefixes."""

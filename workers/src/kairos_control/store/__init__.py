@@ -14,6 +14,7 @@ from .devices import DeviceStore
 from .interconnects import InterconnectStore
 from .isolations import IsolationStore
 from .leases import LeaseStore
+from .network_changes import NetworkChangeStore
 from .nonces import NonceStore
 from .policies import PolicyStore
 from .subnet_routes import SubnetRouteStore
@@ -45,5 +46,6 @@ class Stores(FabricStores):
         self.leases = LeaseStore(database, tenant)
         self.interconnects = InterconnectStore(database, tenant)
         self.subnet_routes = SubnetRouteStore(database, tenant)
+        self.network_changes = NetworkChangeStore(database, tenant)
         self.nonces = NonceStore(local)
         self.isolations = IsolationStore(local)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -9,9 +10,10 @@ from kairos.api.enrollment import Role
 from kairos.api.session import Member
 
 from ..ports import Database, Row
+from .bulk import bulks
 from .columns import strings, unb64
 
-_MEMBER = "node, role, name, serial, key_fingerprint, tags, groups, owner"
+_MEMBER = "d.node, d.role, d.name, d.serial, d.key_fingerprint, d.tags, d.groups, d.owner"
 _ACTIVE_GATEWAYS = "SELECT * FROM devices WHERE tenant = ? AND role = 'gateway' AND status = 'active'"
 
 
@@ -72,17 +74,35 @@ class DeviceStore:
         rows = await self._database.rows(f"{_ACTIVE_GATEWAYS} ORDER BY enrolled_at, node", self._tenant)
         return [_device(row) for row in rows]
 
-    async def members(self) -> list[Member]:
-        """Active devices as nodes see them, by node."""
-        rows = await self._database.rows(
-            f"SELECT {_MEMBER} FROM devices WHERE tenant = ? AND status = 'active' ORDER BY node", self._tenant
-        )
-        return [_member(row) for row in rows]
+    async def members(self, nodes: Iterable[str]) -> list[Member]:
+        """Those of these devices that are active, as nodes see them."""
+        found: list[Member] = []
+        for bulk in bulks(nodes):
+            rows = await self._database.rows(
+                f"SELECT {_MEMBER} FROM json_each(?) n CROSS JOIN devices d ON d.tenant = ? AND d.node = n.value"
+                " WHERE d.status = 'active' ORDER BY d.node",
+                bulk,
+                self._tenant,
+            )
+            found += [_member(row) for row in rows]
+        return found
 
-    async def revoked(self) -> list[str]:
-        """Revoked devices, by node."""
+    async def nodes_after(self, node: str, count: int) -> list[str]:
+        """Active devices above `node`, by node."""
         rows = await self._database.rows(
-            "SELECT node FROM devices WHERE tenant = ? AND status = 'revoked' ORDER BY node", self._tenant
+            "SELECT node FROM devices WHERE tenant = ? AND status = 'active' AND node > ? ORDER BY node LIMIT ?",
+            self._tenant,
+            node,
+            count,
+        )
+        return [row["node"] for row in rows]
+
+    async def revoked(self, role: Role | None = None) -> list[str]:
+        """Revoked devices, by node. role: of these alone."""
+        rows = await self._database.rows(
+            "SELECT node FROM devices WHERE tenant = ? AND status = 'revoked' AND role = coalesce(?, role) ORDER BY node",
+            self._tenant,
+            role,
         )
         return [row["node"] for row in rows]
 

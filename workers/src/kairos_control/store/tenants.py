@@ -1,10 +1,10 @@
-"""The list of tenants, and the revision of each one's network."""
+"""The list of tenants."""
 
 from __future__ import annotations
 
 from kairos.api.admin import Tenant
 
-from ..ports import Database, Row, Statement
+from ..ports import Database, Row
 
 
 class TenantStore:
@@ -36,17 +36,6 @@ class TenantStore:
         await self._database.write(
             [("INSERT INTO tenants (tenant, created_at) VALUES (?, ?)", (record.tenant, record.created_at))]
         )
-
-    async def revision(self, tenant: str) -> int:
-        """How often the tenant's network has changed; 0 for a tenant that does not exist."""
-        row = await self._database.first("SELECT revision FROM tenants WHERE tenant = ?", tenant)
-        revision: int = row["revision"] if row else 0
-        return revision
-
-    @staticmethod
-    def next_revision(tenant: str) -> Statement:
-        """The statement that counts one change of the network."""
-        return "UPDATE tenants SET revision = revision + 1 WHERE tenant = ?", (tenant,)
 
 
 def _record(row: Row) -> Tenant:

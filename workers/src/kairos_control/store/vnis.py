@@ -105,6 +105,22 @@ class VniStore:
                 nodes += [row["node"] for row in rows]
         return list(dict.fromkeys(nodes))
 
+    async def after(self, number: int, count: int) -> list[StoredVni]:
+        """Those above `number`, by number."""
+        rows = await self._database.rows(
+            "SELECT * FROM vnis WHERE tenant = ? AND vni > ? ORDER BY vni LIMIT ?", self._tenant, number, count
+        )
+        return [_vni(row) for row in rows]
+
+    async def numbered(self, numbers: Iterable[int]) -> list[StoredVni]:
+        """Those of these that there are, by number."""
+        rows = await self._database.rows(
+            "SELECT v.* FROM json_each(?) n CROSS JOIN vnis v ON v.vni = n.value WHERE v.tenant = ? ORDER BY v.vni",
+            json.dumps(sorted(set(numbers))),
+            self._tenant,
+        )
+        return [_vni(row) for row in rows]
+
     async def joined_by(self, names: Collection[str], selectors: Collection[str]) -> list[StoredVni]:
         """Those with one of these names, and those that name one of these selectors; by number."""
         rows = await self._database.rows(
