@@ -250,3 +250,5 @@ CREATE TABLE network_changes (
   changed  TEXT NOT NULL,                        -- JSON: vnis, leases, members, revoked, gateways
   PRIMARY KEY (tenant, revision)
 ) WITHOUT ROWID;
+-- Gateways, and revoked devices, are few among all devices.
+CREATE INDEX devices_by_role ON devices (tenant, role, status);

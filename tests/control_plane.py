@@ -57,7 +57,7 @@ class SqliteDatabase:
     queries: int
     """Statements since `ControlPlane.send` began its last call."""
     steps: int
-    """Instructions of SQLite's machine since then, in hundreds: the same each time, and in proportion to the rows that are read."""
+    """Instructions of SQLite's machine since then, in tens: in proportion to the rows that are read, and the same each time."""
     dies_in: int
     """The batch, counted from 1, at which the process dies."""
 
@@ -68,7 +68,7 @@ class SqliteDatabase:
         with self.database:
             self.database.executemany("INSERT INTO d1_migrations (name) VALUES (?)", names)
         self.dies_in = self.queries = self.steps = 0
-        self.database.set_progress_handler(self._step, 100)
+        self.database.set_progress_handler(self._step, 10)
 
     def _step(self) -> int:
         self.steps += 1

@@ -21,7 +21,7 @@ DATABASE = {
     "0009_audit_search.sql": "9d0f46a1291a689b13e0d23e72d490c0398547be7d894812603792e852d6189a",
     "0010_audit_retention.sql": "13a26beb46a590980a6fc22a755c889ed6f4cacca09af203e5c713c639c17e56",
     "0011_telemetry.sql": "6315906551d2e419d9346873e65635c6f5a376945e96e076960ad6d9b8dc8686",
-    "0012_network_changes.sql": "deba2944ec45861a0573f79e5ad3450994e5b209215f80cd08318f95dc3529f0",
+    "0012_network_changes.sql": "d3c10d27e7f4d32f1dfa17ebd32de16bfcb7a7a6bdeb9752f86a64167aad59f7",
 }
 OBJECT = {
     1: "e7fbe2a192839d37c535e5f1c87c76e9ffa09def4b87d9faf3090b5c8de621d1",

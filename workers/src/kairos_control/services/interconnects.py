@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from ipaddress import ip_network
 
-import msgspec
-
 from kairos.api.admin import InterconnectCreate, InterconnectRecord, PrefixName
 
 from ..ports import TenantPlatform
@@ -15,6 +13,7 @@ from ..store import Stores
 from ..store.interconnects import StoredName, key
 from ..store.network_changes import change_of
 from ..store.vnis import StoredVni
+from .event_details import change as described
 from .journal import Journal
 from .network_changes import NetworkChanges
 from .prefixes import Network, NetworkSet, refuse_overlaps, segment_prefix
@@ -53,9 +52,7 @@ class Interconnects:
             ]
         )
         record = await self._between(a, b)
-        self._journal.record(
-            "interconnect.created", actor=actor, subject=_subject(record), after=msgspec.to_builtins(record)
-        )
+        self._journal.record("interconnect.created", actor=actor, subject=_subject(record), **described(None, record))
         await self._network.announce(change)
         return record
 
@@ -76,9 +73,7 @@ class Interconnects:
         await self._store.write(
             [*self._store.interconnects.remove(one.vni, other.vni), *self._network.revision(change)]
         )
-        self._journal.record(
-            "interconnect.deleted", actor=actor, subject=_subject(record), before=msgspec.to_builtins(record)
-        )
+        self._journal.record("interconnect.deleted", actor=actor, subject=_subject(record), **described(record, None))
         await self._network.announce(change)
 
     # -- what other changes of a VNI have to heed ---------------------------------------------------------------------

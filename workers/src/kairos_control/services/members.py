@@ -7,6 +7,7 @@ from kairos.api.admin import MemberRecord, MemberWanted
 from ..problems import problem
 from ..store import Stores
 from ..store.network_changes import change_of
+from .event_details import change as described
 from .journal import Journal
 from .leases import Leases
 from .network_changes import NetworkChanges
@@ -50,8 +51,7 @@ class Members:
                 actor=actor,
                 subject=node,
                 vni=vni.vni,
-                before=before,
-                after=after,
+                **described(before, after),
             )
             await self._sessions.refresh([node])
             await self._network.announce(change)
@@ -75,6 +75,6 @@ class Members:
                 *self._network.revision(change),
             ]
         )
-        self._journal.record("member.removed", actor=actor, subject=node, vni=vni.vni, before=before)
+        self._journal.record("member.removed", actor=actor, subject=node, vni=vni.vni, **described(before, None))
         await self._sessions.refresh([node])
         await self._network.announce(change)

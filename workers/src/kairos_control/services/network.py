@@ -7,6 +7,7 @@ from typing import TypeVar
 
 import msgspec
 
+from kairos.api.enrollment import Role
 from kairos.api.session import Lease, Network, NetworkUpdate, RankedGateway, Vni
 from kairos.identity.spiffe import is_gateway
 from kairos.protocol.network_update import assembled
@@ -59,7 +60,8 @@ class Networks:
         for the first. Raises invalid."""
         page = NetworkUpdate(*await self._store.network_changes.newest())
         if not after:
-            page.revoked = await self._store.devices.revoked(None if device.role == "gateway" else "gateway")
+            roles: tuple[Role, ...] = ("gateway", "endpoint") if device.role == "gateway" else ("gateway",)
+            page.revoked = await self._store.devices.revoked(*roles)
             page.gateways = await self._gateways()
         kind, last = after[:1], after[1:]
         if kind == "n":

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from ipaddress import ip_network
 
-import msgspec
-
 from kairos.api.admin import RouteApproval, RouteRecord
 from kairos.api.session import Advertisement
 
@@ -16,6 +14,7 @@ from ..store.devices import StoredDevice
 from ..store.network_changes import change_of
 from ..store.subnet_routes import Offer
 from ..store.vnis import StoredVni
+from .event_details import change as described
 from .interconnects import Interconnects
 from .journal import Journal
 from .network_changes import NetworkChanges
@@ -54,7 +53,7 @@ class SubnetRoutes:
             ]
         )
         self._journal.record(
-            "route.advertised", actor=node, subject=node, before=_listed(offered), after=_listed(offers)
+            "route.advertised", actor=node, subject=node, **described(_listed(offered), _listed(offers))
         )
         if in_force:
             await self._network.announce(change)
@@ -86,8 +85,7 @@ class SubnetRoutes:
                 actor=actor,
                 subject=prefix,
                 vni=vni.vni,
-                before=msgspec.to_builtins(before),
-                after=msgspec.to_builtins(after),
+                **described(before, after),
             )
             await self._network.announce(change)
         return after or RouteRecord(vni.name, prefix, wanted.node, "", False, False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -97,12 +98,13 @@ class DeviceStore:
         )
         return [row["node"] for row in rows]
 
-    async def revoked(self, role: Role | None = None) -> list[str]:
-        """Revoked devices, by node. role: of these alone."""
+    async def revoked(self, *roles: Role) -> list[str]:
+        """Revoked devices of these roles, by node."""
         rows = await self._database.rows(
-            "SELECT node FROM devices WHERE tenant = ? AND status = 'revoked' AND role = coalesce(?, role) ORDER BY node",
+            "SELECT d.node FROM json_each(?) r CROSS JOIN devices d ON d.tenant = ? AND d.role = r.value AND d.status = 'revoked'"
+            " ORDER BY d.node",
+            json.dumps(roles),
             self._tenant,
-            role,
         )
         return [row["node"] for row in rows]
 

@@ -133,12 +133,6 @@ class VniStore:
         )
         return [_vni(row) for row in rows]
 
-    async def highest_number(self) -> int:
-        """Of all tenants; 0: there is no VNI."""
-        row = await self._database.first("SELECT coalesce(max(vni), 0) AS last FROM vnis")
-        number: int = row["last"] if row else 0
-        return number
-
     # -- writes ------------------------------------------------------------------------------------------------------
 
     def add(self, vni: StoredVni, selectors: Collection[str]) -> list[Statement]:
