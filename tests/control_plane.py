@@ -275,9 +275,10 @@ class ControlPlane:
     def send(self, call: Call) -> Reply:
         """By the way that the Worker's entrypoint takes."""
         self.store.queries = self.store.steps = 0
-        return asyncio.run(self._answer(call))
+        return asyncio.run(self.answer(call))
 
-    async def _answer(self, call: Call) -> Reply:
+    async def answer(self, call: Call) -> Reply:
+        """As `send`, in a loop of the caller's."""
         name = app.tenant_of(call.path)
         fabric = FabricServices(self.platform)
         try:
