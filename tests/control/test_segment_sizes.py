@@ -290,6 +290,22 @@ def test_a_change_that_was_written_is_told_to_nodes_and_to_the_audit(plane: Cont
     assert plane.audited("vni.deleted")[-1]["detail"]["before"]["members"] == 1501
 
 
+def test_a_tenant_of_two_thousand_devices_is_deleted(plane: ControlPlane, gateway: Device) -> None:
+    populate(plane, 2000)
+    plane.admin("POST", f"{AT}/vnis", crowded())
+    endpoint = plane.joined()
+    plane.connect(endpoint)
+    plane.node(endpoint, "POST", "/sessions", {})
+    plane.admin("DELETE", AT)
+    assert plane.store.queries <= QUERIES_MAX
+    assert [(cut.gateways, cut.node) for cut in plane.relay.cuts] == [([gateway.node], gateway.node)]
+    assert {(node, code) for node, code, _ in plane.sockets["acme"].closed} == {
+        (gateway.node, 4003),
+        (endpoint.node, 4003),
+    }
+    assert plane.service("acme").sessions.current() == []
+
+
 def test_numbers_are_drawn(plane: ControlPlane) -> None:
     numbers = [
         plane.admin("POST", f"{AT}/vnis", {"name": f"v{n}", "prefixes": ["10.8.0.0/24"]})["vni"] for n in range(8)

@@ -62,9 +62,11 @@ class Lifecycle:
     async def delete(self, actor: str) -> None:
         """Deletes the tenant's records, children first, and ends the sessions of its nodes. The audit stays."""
         tenant = self._platform.tenant
-        nodes = await self._platform.database.rows("SELECT node FROM devices WHERE tenant = ?", tenant)
-        for row in nodes:
-            await self._sessions.revoke(row["node"], "the tenant was deleted")
+        nodes = [
+            row["node"]
+            for row in await self._platform.database.rows("SELECT node FROM devices WHERE tenant = ?", tenant)
+        ]
+        await self._sessions.revoke_all(nodes)
         of_vnis = "WHERE vni IN (SELECT vni FROM vnis WHERE tenant = ?)"
         await self._platform.database.write(
             [(f"DELETE FROM {table} {of_vnis}", (tenant,)) for table in _VNI_TABLES]

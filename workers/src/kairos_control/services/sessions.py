@@ -117,6 +117,20 @@ class Sessions:
         self._platform.sockets.close(node, 4003, "revoked")
         await self.cut_at_relay(node, int(self._platform.clock()) + SESSION_LIFE_S)
 
+    async def revoke_all(self, nodes: Collection[str]) -> None:
+        """Every session of these nodes, which are all of a tenant that is deleted. The relay is called once a gateway and not once a
+        node: the end of a gateway's socket there is the end of all its channels. Each node is told by the close of its events."""
+        self._revoked.update(nodes)
+        self._platform.local.write("DELETE FROM sessions")
+        for node in self._platform.sockets.online():
+            self._platform.sockets.close(node, 4003, "revoked")
+        until = int(self._platform.clock()) + SESSION_LIFE_S
+        for gateway in filter(is_gateway, nodes):
+            if not await self._platform.relay.cut(Cut(until, [gateway], gateway)):
+                self._journal.record(
+                    "relay.unreachable", actor="fabric", subject=gateway, reason="the relay was not told to cut"
+                )
+
     def forget(self, node: str) -> None:
         """Its tokens open nothing any more."""
         self._platform.local.write("DELETE FROM sessions WHERE node = ?", node)
