@@ -25,6 +25,7 @@ VNI_MAX = (1 << 24) - 1
 # -- implementation limits -------------------------------------------------------------------------------------------
 BODY_MAX = 256 * 1024  # any JSON body; a request with an ML-DSA-87 key, certificate and posture is under 32 KiB
 ENROLLMENT_MAX = 24 * 1024  # E1 and E4: a key or signature of ML-DSA-87 in base64, and a posture
+NETWORK_MAX = 4 * 1024 * 1024  # one answer to GET /network; the fabric makes pages of about a quarter of it
 REPORTS_MAX = 10  # posture reports of a device that an isolation rule may ask for in a row
 POSTURE_MAX = 8 * 1024  # JSON text; it travels with every session to every gateway
 PUSH_MAX = (

@@ -65,7 +65,14 @@ class Binding:
 
 
 class SqliteDatabase(Binding):
-    """D1's behaviour: batches are transactions. `dies_in`: the batch, counted from 1, at which the process dies."""
+    """D1's behaviour: batches are transactions."""
+
+    queries: int
+    """Statements since `ControlPlane.send` began its last call."""
+    steps: int
+    """Instructions of SQLite's machine since then, in tens: in proportion to the rows that are read, and the same each time."""
+    dies_in: int
+    """The batch, counted from 1, at which the process dies."""
 
     def __init__(self) -> None:
         self.database = _database((ROOT / "schema.sql").read_text())
@@ -73,10 +80,16 @@ class SqliteDatabase(Binding):
         names = [(path.name,) for path in (ROOT / "workers/migrations").glob("*.sql")]
         with self.database:
             self.database.executemany("INSERT INTO d1_migrations (name) VALUES (?)", names)
-        self.dies_in = 0
+        self.dies_in = self.queries = self.steps = 0
+        self.database.set_progress_handler(self._step, 10)
+
+    def _step(self) -> int:
+        self.steps += 1
+        return 0
 
     async def rows(self, sql: str, *values: Any) -> list[Row]:
         self.require()
+        self.queries += 1
         return [dict(row) for row in self.database.execute(sql, values)]
 
     async def first(self, sql: str, *values: Any) -> Row | None:
@@ -85,6 +98,7 @@ class SqliteDatabase(Binding):
 
     async def write(self, statements: Sequence[Statement]) -> None:
         self.require()
+        self.queries += len(statements)
         self.dies_in -= 1
         if self.dies_in == 0:
             raise Crash
@@ -307,9 +321,11 @@ class ControlPlane:
 
     def send(self, call: Call) -> Reply:
         """By the way that the Worker's entrypoint takes."""
-        return asyncio.run(self._answer(call))
+        self.store.queries = self.store.steps = 0
+        return asyncio.run(self.answer(call))
 
-    async def _answer(self, call: Call) -> Reply:
+    async def answer(self, call: Call) -> Reply:
+        """As `send`, in a loop of the caller's."""
         name = app.tenant_of(call.path)
         fabric = FabricServices(self.platform, self.limits)
         try:

@@ -96,7 +96,7 @@ class Receipt(msgspec.Struct, tag="receipt", tag_field="kind"):
 
 
 class NetworkChanged(msgspec.Struct, tag="network-changed", tag_field="kind"):
-    """Fabric -> nodes: fetch /network again."""
+    """Fabric -> the nodes that see a change of the network: fetch what changed. revision: the newest one."""
 
     revision: int
 

@@ -146,17 +146,51 @@ class RankedGateway(msgspec.Struct):
     weight: int
 
 
-class Network(msgspec.Struct):
-    """The network as the asking node may see it: an endpoint its own VNIs, a gateway all of its tenant. `members` and
-    `leases` are of every node in those VNIs (policy names peers by them): tell one's own apart by `node`. `gateways`: all
-    active ones."""
+class Network(msgspec.Struct, omit_defaults=True):
+    """The network as the asking node may see it: an endpoint its own VNIs, a gateway all of its tenant."""
 
     revision: int
+    """It grows with every change of the tenant's network, seen by this node or not."""
     vnis: list[Vni]
     leases: list[Lease]
+    """Of every node in those VNIs."""
     members: list[Member]
+    """Every node in those VNIs, and the asking node itself: policy names peers by them."""
     revoked: list[str]
+    """Nodes whose certificates are dead. A gateway learns of all; an endpoint of gateways, which are its only peers."""
     gateways: list[RankedGateway] = []
+    """All active ones, preferred ones first."""
+    mark: str = ""
+    """Tells this revision from one of the same number in another history, as after a restored backup. Empty: unknown."""
+
+
+class NetworkUpdate(msgspec.Struct, omit_defaults=True):
+    """Answer to `GET /network?since=REVISION&mark=MARK`: what changed since then, or a page of the whole network.
+
+    Both name things by key, so what a node has already it may get again. A fabric that knows no updates answers with a Network,
+    which reads as a whole of one page.
+    """
+
+    revision: int
+    """The network's, before anything else of this answer was read."""
+    mark: str = ""
+    """Of that revision."""
+    base: int | None = None
+    """The revision that this changes; None: it is a page of the whole network, and what it does not name is not there."""
+    next: str = ""
+    """`after` of the page that follows, with since=0; empty: this is the last page."""
+    vnis: list[Vni] = []
+    leases: list[Lease] = []
+    """Instead of what the node had in that VNI. No addresses: it is no member any more."""
+    members: list[Member] = []
+    removed_vnis: list[int] = []
+    """VNIs that are gone, with all leases in them."""
+    removed_members: list[str] = []
+    """Nodes that are no member of any VNI that the asking node sees, or not active any more."""
+    revoked: list[str] = []
+    """Beyond those that were revoked before."""
+    gateways: list[RankedGateway] | None = None
+    """All of them; None: as before."""
 
 
 class PolicyRecord(msgspec.Struct):

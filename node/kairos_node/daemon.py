@@ -42,6 +42,7 @@ from kairos_node.isolation import Isolations, receipt
 from kairos_node.local_api import Handler
 from kairos_node.metrics import Timings, exposition
 from kairos_node.netlink import VniPlan
+from kairos_node.network_fetch import up_to_date
 from kairos_node.network_view import EMPTY, NetworkView
 from kairos_node.policy import Choice
 from kairos_node.policy_keeper import PolicyKeeper
@@ -343,7 +344,7 @@ class Daemon(ABC):
         """The network as it is now. Raises ConnectionError: the feed connects again, and hears of it in the Welcome."""
         async with self._network_turn:
             try:
-                record = await self.client.network()
+                record = await up_to_date(self.client, self.view.record, self.identity.node)
             except (ProblemError, BadMessage) as error:
                 _log.warning("the network was not fetched: %s", error)
                 return

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Self, TypeVar
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 import aiohttp
 import msgspec
@@ -20,7 +20,7 @@ from kairos.api.push import ToFabric, ToNode, encode, parse_to_node_untrusted
 from kairos.api.session import (
     Advertisement,
     IsolationReport,
-    Network,
+    NetworkUpdate,
     PolicyRecord,
     PostureReport,
     SessionGrant,
@@ -29,7 +29,7 @@ from kairos.api.session import (
 from kairos.api.telemetry import Sample
 from kairos.audit.event import Accepted, Event, EventBatch
 from kairos.audit.head import Consistency
-from kairos.constants import BODY_MAX, BUNDLE_MAX, PUSH_MAX
+from kairos.constants import BODY_MAX, BUNDLE_MAX, NETWORK_MAX, PUSH_MAX
 from kairos.crypto import labels
 from kairos.crypto.provider import SigningKey
 from kairos.errors import UNREADABLE, BadMessage
@@ -39,6 +39,7 @@ from kairos.identity.signed_request import DEVICE_HEADER, NONCE_BYTES, SIGNATURE
 _T = TypeVar("_T")
 _TIMEOUT = aiohttp.ClientTimeout(total=10, connect=5)  # the fabric waits up to 5 s for a gateway's verdict
 _HEARTBEAT_S = 20.0
+_LAST_PAGE = "n~"  # of the network: behind every node, so that it is empty
 
 
 class SenselessAnswer(BadMessage, ConnectionError):
@@ -152,8 +153,16 @@ class FabricClient:
         """A gateway's word that policy isolates an endpoint."""
         await self._call("POST", self._path("isolations"), msgspec.json.encode(report))
 
-    async def network(self) -> Network:
-        return _parse(await self._call("GET", self._path("network")), Network)
+    async def network(self, since: int = 0, mark: str = "") -> NetworkUpdate:
+        """What changed since a revision with this mark, or the first page of the whole network. since: 0 asks for the whole."""
+        return await self._network(f"network?since={since}&mark={quote(mark)}")
+
+    async def network_page(self, after: str) -> NetworkUpdate:
+        """A further page of the whole network. after: `next` of the page before."""
+        return await self._network(f"network?since=0&after={quote(after)}")
+
+    async def _network(self, resource: str) -> NetworkUpdate:
+        return _parse(await self._call("GET", self._path(resource), answer_max=NETWORK_MAX), NetworkUpdate)
 
     async def policy(self) -> PolicyRecord:
         return _parse(await self._call("GET", self._path("policy")), PolicyRecord)
@@ -192,7 +201,7 @@ class FabricClient:
     async def _why_refused(self, status: int) -> Exception:
         """A refused upgrade carries no body: an ordinary request is refused for the same reason, with words."""
         try:
-            await self.network()
+            await self.network_page(_LAST_PAGE)
         except (ProblemError, ConnectionError) as error:
             return error
         return ConnectionError(f"events: the fabric answered {status}")

@@ -22,6 +22,7 @@ from .services.leases import Leases
 from .services.lifecycle import Lifecycle
 from .services.members import Members
 from .services.network import Networks
+from .services.network_changes import NetworkChanges
 from .services.node_events import NodeEvents
 from .services.policies import Policies
 from .services.postures import Postures
@@ -47,13 +48,14 @@ class TenantServices:
         self.turn = Turn()
         self.store = Stores(platform.database, platform.local, platform.tenant)
         self.platform = platform
-        self.pushes = Pushes(platform, self.store)
+        self.pushes = Pushes(platform)
         self.segment_files = SegmentFiles(platform.blobs, platform.tenant)
         self.audit_log = AuditLog(platform, self.store, self.segment_files, self.pushes)
         self.journal = Journal(platform, platform.tenant, self.audit_log)
         self.refusals = Refusals(self.journal, platform.clock)
         self.clocks = Clocks(self.journal, platform.clock)
         self.limits = Limits(platform.clock)
+        self.network_changes = NetworkChanges(platform, self.store, self.pushes)
         self.signed_requests = SignedRequests(platform, self.store)
         self.administrators = Administrators(platform, self.store, self.journal, platform.tenant)
         self.audit_intake = AuditIntake(platform.tenant, self.audit_log, self.limits)
@@ -65,7 +67,9 @@ class TenantServices:
         self.postures = Postures(platform, self.store, self.pushes)
         self.telemetry = Telemetry(platform, self.store, self.limits)
         self.sessions = Sessions(platform, self.store, self.journal, self.pushes, self.postures, self.limits)
-        self.certificates = Certificates(platform, self.store, self.journal, self.pushes, self.limits)
+        self.certificates = Certificates(
+            platform, self.store, self.journal, self.pushes, self.network_changes, self.limits
+        )
         self.leases = Leases(self.store.leases)
         self.enrollments = Enrollments(
             platform,
@@ -78,18 +82,21 @@ class TenantServices:
             self.certificates,
             self.signed_requests,
             self.turn,
+            self.network_changes,
         )
         self.tokens = Tokens(platform, self.store, self.journal)
         self.policies = Policies(platform, self.store, self.journal, self.pushes)
-        self.interconnects = Interconnects(platform, self.store, self.journal, self.pushes)
+        self.interconnects = Interconnects(platform, self.store, self.journal, self.network_changes)
         self.vnis = Vnis(
-            platform, self.store, self.journal, self.pushes, self.sessions, self.leases, self.interconnects
+            platform, self.store, self.journal, self.network_changes, self.sessions, self.leases, self.interconnects
         )
-        self.members = Members(self.store, self.journal, self.pushes, self.sessions, self.leases)
-        self.subnet_routes = SubnetRoutes(self.store, self.journal, self.pushes, self.interconnects)
+        self.members = Members(self.store, self.journal, self.network_changes, self.sessions, self.leases)
+        self.subnet_routes = SubnetRoutes(self.store, self.journal, self.network_changes, self.interconnects)
         self.networks = Networks(platform, self.store)
-        self.devices = Devices(platform, self.store, self.journal, self.pushes, self.enrollments, self.sessions)
-        self.gateways = Gateways(platform, self.store, self.journal, self.pushes)
+        self.devices = Devices(
+            platform, self.store, self.journal, self.network_changes, self.enrollments, self.sessions
+        )
+        self.gateways = Gateways(platform, self.store, self.journal, self.network_changes)
         self.isolations = Isolations(platform, self.store, self.journal, self.pushes, self.sessions)
         self.node_events = NodeEvents(
             platform,

@@ -28,8 +28,10 @@ from ..ports import ConstraintError, TenantPlatform
 from ..problems import problem
 from ..store import Stores
 from ..store.devices import StoredDevice
+from ..store.network_changes import change_of
 from . import issuer
 from .journal import Journal
+from .network_changes import NetworkChanges
 from .pushes import Pushes
 from .rate_limits import CERTIFICATE, Limits
 
@@ -40,8 +42,15 @@ class Certificates:
     """The certificates of one tenant's nodes."""
 
     def __init__(
-        self, platform: TenantPlatform, store: Stores, journal: Journal, pushes: Pushes, limits: Limits
+        self,
+        platform: TenantPlatform,
+        store: Stores,
+        journal: Journal,
+        pushes: Pushes,
+        network: NetworkChanges,
+        limits: Limits,
     ) -> None:
+        self._network = network
         self._platform = platform
         self._store = store
         self._journal = journal
@@ -122,13 +131,14 @@ class Certificates:
             serial=issued.serial,
             not_after=issued.not_after,
         )
-        store = self._store.certificates
+        store, change = self._store.certificates, change_of(members=[device.node])
         try:
             await self._store.write(
                 [
                     self._store.devices.rotate(rotated),
                     *store.add(issued),
                     store.refuse_others(issued, now + CERTIFICATE_REPLACED_GRACE_S, "the key was rotated", now),
+                    *self._network.revision(change),
                 ]
             )
         except ConstraintError:
@@ -137,7 +147,7 @@ class Certificates:
         renewed = self._announce(issued)
         for refused in await store.refused(now, device.node):
             self._pushes.about(device.node, _refusal(refused, now))
-        await self._pushes.network_changed()  # members are known by their keys; a mere renewal is no news to them
+        await self._network.announce(change)  # members are known by their keys; a mere renewal is no news to them
         return renewed
 
     def _announce(self, issued: Certificate) -> Renewed:

@@ -8,9 +8,10 @@ from ..ports import TenantPlatform
 from ..problems import problem
 from ..store import Stores
 from ..store.enrollments import StoredEnrollment
+from ..store.network_changes import change_of
 from .enrollments import Enrollments
 from .journal import Journal
-from .pushes import Pushes
+from .network_changes import NetworkChanges
 from .sessions import Sessions
 
 WAITING_MAX = 1000
@@ -25,14 +26,14 @@ class Devices:
         platform: TenantPlatform,
         store: Stores,
         journal: Journal,
-        pushes: Pushes,
+        network: NetworkChanges,
         enrollments: Enrollments,
         sessions: Sessions,
     ) -> None:
         self._platform = platform
         self._store = store
         self._journal = journal
-        self._pushes = pushes
+        self._network = network
         self._enrollments = enrollments
         self._sessions = sessions
 
@@ -69,14 +70,29 @@ class Devices:
 
     async def revoke(self, node: str, actor: str) -> None:
         """Ends the device's certificates and sessions now; its key never enrolls again. Raises not-found."""
-        if await self._store.devices.one(node) is None:
+        device = await self._store.devices.one(node)
+        if device is None:
             raise problem("not-found", f"there is no device {node}")
         reason = "deleted by the operator"
-        await self._store.write(self._store.devices.revoke(node, reason))
+        vnis = (await self._store.leases.vnis_of([node])).get(node, [])
+        change = change_of(
+            vnis={vni for vni, _ in await self._store.subnet_routes.of_node(node)},
+            leases=[(vni, node) for vni in vnis],
+            revoked=[node],
+            gateways=device.role == "gateway",
+        )
+        await self._store.write(
+            [
+                self._store.devices.revoke(node, reason),
+                self._store.leases.remove_node(node),
+                self._store.subnet_routes.remove_node(node),
+                *self._network.revision(change),
+            ]
+        )
         self._store.enrollments.remove(node)
         await self._sessions.revoke(node, reason)
         self._journal.record("device.revoked", actor=actor, subject=node, reason=reason)
-        await self._pushes.network_changed()
+        await self._network.announce(change)
 
     def _seen(self, device: Device, online: set[str]) -> Device:
         """With what only the tenant's object knows of it."""

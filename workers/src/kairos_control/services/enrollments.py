@@ -22,6 +22,7 @@ from kairos.api.push import CertificateNotice
 from kairos.constants import CHALLENGE_BYTES, CHALLENGE_LIFE_S
 from kairos.crypto import labels
 from kairos.identity import transcript
+from kairos.identity.certificate import Certificate as IssuedCertificate
 from kairos.identity.spiffe import node_id
 
 from ..ports import ConstraintError, Statement, TenantPlatform
@@ -29,11 +30,13 @@ from ..problems import problem
 from ..store import Stores
 from ..store.devices import StoredDevice
 from ..store.enrollments import StoredEnrollment
+from ..store.network_changes import change_of
 from ..store.vnis import StoredVni
 from .admission import Admission, Verdict
 from .certificates import Certificates
 from .journal import Journal
 from .leases import Leases
+from .network_changes import NetworkChanges
 from .postures import check_posture
 from .pushes import Pushes
 from .rate_limits import TOKEN, Limits
@@ -88,7 +91,9 @@ class Enrollments:
         certificates: Certificates,
         signed_requests: SignedRequests,
         turn: Turn,
+        network: NetworkChanges,
     ) -> None:
+        self._network = network
         self._platform = platform
         self._store = store
         self._leases = leases
@@ -299,12 +304,19 @@ class Enrollments:
         if device is not None and device.node != asked.node:
             raise problem("exists", f"{device.node} has this key since; enroll again")
         issued = await self._certificates.issue(asked.role, asked.node, asked.public_key)
+        vnis: list[StoredVni] = []
         if device is None:
-            statements = await self._creation(asked, issued.serial, issued.not_after)
+            token = await self._unspent(asked.token_id)
+            vnis = await self._vnis_of(token)
+            statements = await self._creation(asked, token, vnis, issued)
         else:
             statements = await self._return(asked, device, issued.serial, issued.not_after)
+        change = change_of(
+            leases=[(vni.vni, asked.node) for vni in vnis], members=[asked.node], gateways=asked.role == "gateway"
+        )
+        added = self._store.certificates.add(issued)
         try:
-            await self._store.write([*statements, *self._store.certificates.add(issued)])
+            await self._store.write([*statements, *added, *self._network.revision(change)])
         except ConstraintError:
             raise _used_up() from None
         self._journal.record(
@@ -317,12 +329,14 @@ class Enrollments:
         )
         asked = self._keep(replace(asked, status="issued", certificate=issued.der, reason=""))
         self._pushes.to_gateways(CertificateNotice(asked.node, issued.serial, issued.der))
-        await self._pushes.network_changed()
+        await self._network.announce(change)
         return asked
 
-    async def _creation(self, asked: StoredEnrollment, serial: str, not_after: int) -> list[Statement]:
+    async def _creation(
+        self, asked: StoredEnrollment, token: TokenRecord, vnis: list[StoredVni], issued: IssuedCertificate
+    ) -> list[Statement]:
         """A new device, with one address of each prefix of its VNIs."""
-        token, platform = await self._unspent(asked.token_id), self._platform
+        platform = self._platform
         device = StoredDevice(
             platform.tenant,
             asked.node,
@@ -335,13 +349,13 @@ class Enrollments:
             token.tags,
             token.groups,
             token.owner,
-            serial,
-            not_after,
+            issued.serial,
+            issued.not_after,
             int(platform.clock()),
             "",
         )
         statements = [self._store.tokens.use(token.token_id), self._store.devices.add(device)]
-        return [*statements, *await self._leases.give(await self._vnis_of(token), [asked.node])]
+        return [*statements, *await self._leases.give(vnis, [asked.node])]
 
     async def _vnis_of(self, token: TokenRecord) -> list[StoredVni]:
         """The VNIs that the token names or that a selector puts its devices in; a gateway is in all."""

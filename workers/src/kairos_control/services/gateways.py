@@ -10,18 +10,19 @@ from ..ports import TenantPlatform
 from ..problems import problem
 from ..store import Stores
 from ..store.gateways import RankedGateway
+from ..store.network_changes import change_of
 from .journal import Journal
-from .pushes import Pushes
+from .network_changes import NetworkChanges
 
 
 class Gateways:
     """The gateways of one tenant."""
 
-    def __init__(self, platform: TenantPlatform, store: Stores, journal: Journal, pushes: Pushes) -> None:
+    def __init__(self, platform: TenantPlatform, store: Stores, journal: Journal, network: NetworkChanges) -> None:
         self._platform = platform
         self._store = store
         self._journal = journal
-        self._pushes = pushes
+        self._network = network
 
     async def page(self, after: str, count: int) -> list[GatewayRecord]:
         """By node id."""
@@ -30,7 +31,9 @@ class Gateways:
     async def rank(self, node: str, rank: GatewayRank, actor: str) -> GatewayRecord:
         """Every endpoint is told and moves its VNIs at its own pace. Raises not-found."""
         before = await self._one(node)
-        await self._store.gateways.rank(node, rank.priority, rank.weight)
+        change = change_of(gateways=True)
+        ranked = self._store.gateways.rank(node, rank.priority, rank.weight)
+        await self._store.write([ranked, *self._network.revision(change)])
         after = await self._one(node)
         if after != before:
             self._journal.record(
@@ -40,7 +43,7 @@ class Gateways:
                 before=msgspec.to_builtins(before),
                 after=msgspec.to_builtins(after),
             )
-            await self._pushes.network_changed()
+            await self._network.announce(change)
         return after
 
     async def _one(self, node: str) -> GatewayRecord:

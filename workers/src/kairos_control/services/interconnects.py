@@ -5,18 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from ipaddress import ip_network
 
-import msgspec
-
 from kairos.api.admin import InterconnectCreate, InterconnectRecord, PrefixName
 
 from ..ports import TenantPlatform
 from ..problems import problem
 from ..store import Stores
 from ..store.interconnects import StoredName, key
+from ..store.network_changes import change_of
 from ..store.vnis import StoredVni
+from .event_details import change as described
 from .journal import Journal
+from .network_changes import NetworkChanges
 from .prefixes import Network, NetworkSet, refuse_overlaps, segment_prefix
-from .pushes import Pushes
 
 MAPS_MAX = 256
 """Maps of one interconnect: both VNIs with all their prefixes, each in two parts."""
@@ -25,11 +25,11 @@ MAPS_MAX = 256
 class Interconnects:
     """The interconnects of one tenant."""
 
-    def __init__(self, platform: TenantPlatform, store: Stores, journal: Journal, pushes: Pushes) -> None:
+    def __init__(self, platform: TenantPlatform, store: Stores, journal: Journal, network: NetworkChanges) -> None:
         self._platform = platform
         self._store = store
         self._journal = journal
-        self._pushes = pushes
+        self._network = network
 
     async def create(self, wanted: InterconnectCreate, actor: str) -> InterconnectRecord:
         """Raises not-found, invalid, and exists where the two are joined already."""
@@ -44,12 +44,16 @@ class Interconnects:
             if each.vni not in (a.name, b.name):
                 raise problem("invalid", f"map {each.prefix}: {each.vni} is neither {a.name} nor {b.name}")
         names = [*await self._names(wanted.maps, of=a, at=b), *await self._names(wanted.maps, of=b, at=a)]
-        await self._store.write(self._store.interconnects.add(names, int(self._platform.clock())))
-        record = await self._between(a, b)
-        self._journal.record(
-            "interconnect.created", actor=actor, subject=_subject(record), after=msgspec.to_builtins(record)
+        change = change_of(vnis=[a.vni, b.vni])
+        await self._store.write(
+            [
+                *self._store.interconnects.add(names, int(self._platform.clock())),
+                *self._network.revision(change),
+            ]
         )
-        await self._pushes.network_changed()
+        record = await self._between(a, b)
+        self._journal.record("interconnect.created", actor=actor, subject=_subject(record), **described(None, record))
+        await self._network.announce(change)
         return record
 
     async def page(self, after: str, count: int) -> list[InterconnectRecord]:
@@ -65,11 +69,12 @@ class Interconnects:
         """Raises not-found."""
         one, other = await self._store.vnis.require(a), await self._store.vnis.require(b)
         record = await self._between(one, other)
-        await self._store.write(self._store.interconnects.remove(one.vni, other.vni))
-        self._journal.record(
-            "interconnect.deleted", actor=actor, subject=_subject(record), before=msgspec.to_builtins(record)
+        change = change_of(vnis=[one.vni, other.vni])
+        await self._store.write(
+            [*self._store.interconnects.remove(one.vni, other.vni), *self._network.revision(change)]
         )
-        await self._pushes.network_changed()
+        self._journal.record("interconnect.deleted", actor=actor, subject=_subject(record), **described(record, None))
+        await self._network.announce(change)
 
     # -- what other changes of a VNI have to heed ---------------------------------------------------------------------
 

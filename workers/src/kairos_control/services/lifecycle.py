@@ -52,8 +52,7 @@ class Lifecycle:
         again under this name goes on in the same log."""
         await self._inbox.copy()
         nodes = await self._store.devices.nodes()
-        for node in nodes:
-            await self._sessions.revoke(node, "the tenant was deleted")
+        await self._sessions.revoke_all(nodes)
         self._journal.record("tenant.deleted", actor=actor, subject=self._platform.tenant, devices=len(nodes))
         await (
             self._journal.flush()

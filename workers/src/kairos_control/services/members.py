@@ -6,19 +6,23 @@ from kairos.api.admin import MemberRecord, MemberWanted
 
 from ..problems import problem
 from ..store import Stores
+from ..store.network_changes import change_of
+from .event_details import change as described
 from .journal import Journal
 from .leases import Leases
-from .pushes import Pushes
+from .network_changes import NetworkChanges
 from .sessions import Sessions
 
 
 class Members:
     """The members of the VNIs of one tenant."""
 
-    def __init__(self, store: Stores, journal: Journal, pushes: Pushes, sessions: Sessions, leases: Leases) -> None:
+    def __init__(
+        self, store: Stores, journal: Journal, network: NetworkChanges, sessions: Sessions, leases: Leases
+    ) -> None:
         self._store = store
         self._journal = journal
-        self._pushes = pushes
+        self._network = network
         self._sessions = sessions
         self._leases = leases
 
@@ -36,7 +40,10 @@ class Members:
         if device is None or not device.active:
             raise problem("not-found", f"there is no device {node}")
         before = await self._store.leases.addresses(vni.vni, node)
-        await self._store.write(await self._leases.give_chosen(vni, node, wanted.addresses))
+        change = change_of(leases=[(vni.vni, node)])
+        await self._store.write(
+            [*await self._leases.give_chosen(vni, node, wanted.addresses), *self._network.revision(change)]
+        )
         after = await self._store.leases.addresses(vni.vni, node)
         if after != before:
             self._journal.record(
@@ -44,11 +51,10 @@ class Members:
                 actor=actor,
                 subject=node,
                 vni=vni.vni,
-                before=before,
-                after=after,
+                **described(before, after),
             )
             await self._sessions.refresh([node])
-            await self._pushes.network_changed()
+            await self._network.announce(change)
         return MemberRecord(node, device.role, device.name, after)
 
     async def remove(self, name: str, node: str, actor: str) -> None:
@@ -60,9 +66,15 @@ class Members:
         device = await self._store.devices.one(node)
         if device is not None and device.role == "gateway":
             raise problem("in-use", "a gateway is in every VNI of its tenant; revoke it, or delete the VNI")
+        routes = {at for at, _ in await self._store.subnet_routes.of_node(node)}
+        change = change_of(leases=[(vni.vni, node)], vnis={vni.vni} & routes)
         await self._store.write(
-            [self._store.leases.remove(vni.vni, node), self._store.subnet_routes.remove(vni.vni, node)]
+            [
+                self._store.leases.remove(vni.vni, node),
+                self._store.subnet_routes.remove(vni.vni, node),
+                *self._network.revision(change),
+            ]
         )
-        self._journal.record("member.removed", actor=actor, subject=node, vni=vni.vni, before=before)
+        self._journal.record("member.removed", actor=actor, subject=node, vni=vni.vni, **described(before, None))
         await self._sessions.refresh([node])
-        await self._pushes.network_changed()
+        await self._network.announce(change)

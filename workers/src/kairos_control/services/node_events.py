@@ -37,9 +37,10 @@ class NodeEvents:
 
     async def welcome(self, node: str) -> str:
         """The first message on a node's socket: the state that pushes change from then on."""
+        revision, _ = await self._store.network_changes.newest()
         return encode(
             Welcome(
-                await self._store.tenants.revision(self._platform.tenant),
+                revision,
                 await self._store.policies.newest_version(),
                 int(self._platform.clock()),
                 self._sessions.current() if is_gateway(node) else [],

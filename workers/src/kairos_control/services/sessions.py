@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 from kairos.api.push import Revocation, SessionNotice
 from kairos.api.session import Cut, GatewayAddress, Introspected, Introspection, SessionGrant, SessionRequest
@@ -103,6 +103,20 @@ class Sessions:
     def is_revoked(self, node: str) -> bool:
         """Whether the node was revoked since this object woke: a caller that was authenticated before may have been overtaken."""
         return node in self._revoked
+
+    async def revoke_all(self, nodes: Collection[str]) -> None:
+        """Ends every session of these nodes, which are all of a tenant that is deleted. The relay is called once a gateway and not
+        once a node: the end of a gateway's socket there is the end of all its channels. Each node is told by the close of its events."""
+        self._revoked.update(nodes)
+        self._store.sessions.clear()
+        for node in self._platform.sockets.online():
+            self._platform.sockets.close(node, 4003, "revoked")
+        until = int(self._platform.clock()) + SESSION_LIFE_S
+        for gateway in filter(is_gateway, nodes):
+            if not await self._platform.relay.cut(Cut(until, [gateway], gateway)):
+                self._journal.record(
+                    "relay.unreachable", actor="fabric", subject=gateway, reason="the relay was not told to cut"
+                )
 
     async def cut_at_relay(self, node: str, until: int) -> bool:
         """Closes its sockets at the relay, which lets none in before `until` (Unix seconds). False: the relay could not be told."""

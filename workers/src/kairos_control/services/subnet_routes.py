@@ -5,20 +5,20 @@ from __future__ import annotations
 from collections.abc import Iterable
 from ipaddress import ip_network
 
-import msgspec
-
 from kairos.api.admin import RouteApproval, RouteRecord
 from kairos.api.session import Advertisement
 
 from ..problems import problem
 from ..store import Stores
 from ..store.devices import StoredDevice
+from ..store.network_changes import change_of
 from ..store.subnet_routes import Offer
 from ..store.vnis import StoredVni
+from .event_details import change as described
 from .interconnects import Interconnects
 from .journal import Journal
+from .network_changes import NetworkChanges
 from .prefixes import NetworkSet, route_prefix
-from .pushes import Pushes
 
 OFFERS_MAX = 256
 """Prefixes that one node advertises, over all its VNIs."""
@@ -27,10 +27,10 @@ OFFERS_MAX = 256
 class SubnetRoutes:
     """The routes through endpoints of one tenant."""
 
-    def __init__(self, store: Stores, journal: Journal, pushes: Pushes, interconnects: Interconnects) -> None:
+    def __init__(self, store: Stores, journal: Journal, network: NetworkChanges, interconnects: Interconnects) -> None:
         self._store = store
         self._journal = journal
-        self._pushes = pushes
+        self._network = network
         self._interconnects = interconnects
 
     async def advertise(self, wanted: Advertisement, device: StoredDevice) -> None:
@@ -44,12 +44,19 @@ class SubnetRoutes:
         offered = {offer for offer, record in before.items() if record.advertised}
         if offers == offered:
             return
-        await self._store.write(self._store.subnet_routes.offer(node, offers - offered, offered - offers))
-        self._journal.record(
-            "route.advertised", actor=node, subject=node, before=_listed(offered), after=_listed(offers)
+        in_force = {offer[0] for offer in offered ^ offers if offer in before and before[offer].approved}
+        change = change_of(vnis=in_force)
+        await self._store.write(
+            [
+                *self._store.subnet_routes.offer(node, offers - offered, offered - offers),
+                *(self._network.revision(change) if in_force else ()),
+            ]
         )
-        if any(before[offer].approved for offer in offered ^ offers if offer in before):
-            await self._pushes.network_changed()
+        self._journal.record(
+            "route.advertised", actor=node, subject=node, **described(_listed(offered), _listed(offers))
+        )
+        if in_force:
+            await self._network.announce(change)
 
     async def page(self, after: str, count: int) -> list[RouteRecord]:
         """By VNI, prefix and node."""
@@ -61,13 +68,16 @@ class SubnetRoutes:
         vni, routes = await self._store.vnis.require(name), self._store.subnet_routes
         prefix = str(route_prefix(wanted.prefix))
         before = await routes.one(vni.vni, prefix, wanted.node)
+        change = change_of(vnis=[vni.vni])
         if wanted.approved:
             await self._check(vni, prefix, wanted.node)
-            await self._store.write([routes.approve(vni.vni, prefix, wanted.node)])
+            statements = [routes.approve(vni.vni, prefix, wanted.node)]
         elif before is None:
             raise problem("not-found", f"{wanted.node} has no route to {prefix} in {vni.name}")
         else:
-            await self._store.write(routes.disapprove(vni.vni, prefix, wanted.node))
+            statements = routes.disapprove(vni.vni, prefix, wanted.node)
+        if before is None or before.approved != wanted.approved:
+            await self._store.write([*statements, *self._network.revision(change)])
         after = await routes.one(vni.vni, prefix, wanted.node)
         if after != before:
             self._journal.record(
@@ -75,10 +85,9 @@ class SubnetRoutes:
                 actor=actor,
                 subject=prefix,
                 vni=vni.vni,
-                before=msgspec.to_builtins(before),
-                after=msgspec.to_builtins(after),
+                **described(before, after),
             )
-            await self._pushes.network_changed()
+            await self._network.announce(change)
         return after or RouteRecord(vni.name, prefix, wanted.node, "", False, False)
 
     async def _offers(self, wanted: Advertisement, node: str) -> set[Offer]:

@@ -24,6 +24,7 @@ from .interconnects import InterconnectStore
 from .isolations import IsolationStore
 from .leases import LeaseStore
 from .metrics import MetricsStore
+from .network_changes import NetworkChangeStore
 from .nonces import NonceStore
 from .policies import PolicyStore
 from .postures import PostureStore
@@ -84,6 +85,7 @@ class Stores(FabricStores):
         self.interconnects = InterconnectStore(database, tenant)
         self.subnet_routes = SubnetRouteStore(database, tenant)
         self.enrollments = EnrollmentStore(local)
+        self.network_changes = NetworkChangeStore(database, tenant)
         self.nonces = NonceStore(local)
         self.isolations = IsolationStore(local)
         self.sessions = SessionStore(local)

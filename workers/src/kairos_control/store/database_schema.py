@@ -6,7 +6,7 @@ from __future__ import annotations
 from ..ports import Database
 from ..problems import problem
 
-NEWEST = "0014_audit_evidence.sql"
+NEWEST = "0014_network_changes.sql"
 """The last file of `workers/migrations`. Names begin with a number of four digits, so they sort as text."""
 
 _RETRY_S = 60

@@ -14,9 +14,10 @@ from kairos.identity import transcript
 from kairos.identity.spiffe import ROLES, node_id
 
 from ..ports import Database, Row, Statement
+from .bulk import bulks
 from .columns import b64, strings, unb64
 
-_MEMBER = "node, role, name, serial, key_fingerprint, tags, groups, owner"
+_MEMBER = "d.node, d.role, d.name, d.serial, d.key_fingerprint, d.tags, d.groups, d.owner"
 _INSERT = (
     "INSERT INTO devices (tenant, node, role, name, status, public_key, key_fingerprint, token_id, tags, groups, owner,"
     " serial, not_after, enrolled_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
@@ -120,22 +121,41 @@ class DeviceStore:
         rows = await self._database.rows(f"{_ACTIVE_GATEWAYS} ORDER BY enrolled_at, node", self._tenant)
         return [_device(row) for row in rows]
 
-    async def members(self) -> list[Member]:
-        """Active devices as nodes see them, by node."""
-        rows = await self._database.rows(
-            f"SELECT {_MEMBER} FROM devices WHERE tenant = ? AND status = 'active' ORDER BY node", self._tenant
-        )
-        return [_member(row) for row in rows]
+    async def members(self, nodes: Iterable[str]) -> list[Member]:
+        """Those of these devices that are active, as nodes see them."""
+        found: list[Member] = []
+        for bulk in bulks(nodes):
+            rows = await self._database.rows(
+                f"SELECT {_MEMBER} FROM json_each(?) n CROSS JOIN devices d ON d.tenant = ? AND d.node = n.value"
+                " WHERE d.status = 'active' ORDER BY d.node",
+                bulk,
+                self._tenant,
+            )
+            found += [_member(row) for row in rows]
+        return found
 
     async def nodes(self) -> list[str]:
         """All devices, active and revoked, by node."""
         rows = await self._database.rows("SELECT node FROM devices WHERE tenant = ? ORDER BY node", self._tenant)
         return [row["node"] for row in rows]
 
-    async def revoked(self) -> list[str]:
-        """Revoked devices, by node."""
+    async def nodes_after(self, node: str, count: int) -> list[str]:
+        """Active devices above `node`, by node."""
         rows = await self._database.rows(
-            "SELECT node FROM devices WHERE tenant = ? AND status = 'revoked' ORDER BY node", self._tenant
+            "SELECT node FROM devices WHERE tenant = ? AND status = 'active' AND node > ? ORDER BY node LIMIT ?",
+            self._tenant,
+            node,
+            count,
+        )
+        return [row["node"] for row in rows]
+
+    async def revoked(self, *roles: Role) -> list[str]:
+        """Revoked devices of these roles, by node."""
+        rows = await self._database.rows(
+            "SELECT d.node FROM json_each(?) r CROSS JOIN devices d ON d.tenant = ? AND d.role = r.value AND d.status = 'revoked'"
+            " ORDER BY d.node",
+            json.dumps(roles),
+            self._tenant,
         )
         return [row["node"] for row in rows]
 
@@ -182,16 +202,10 @@ class DeviceStore:
             ),
         )
 
-    def revoke(self, node: str, reason: str) -> list[Statement]:
-        """It stays on record, without addresses and routes."""
-        return [
-            (
-                "UPDATE devices SET status = 'revoked', reason = ? WHERE tenant = ? AND node = ?",
-                (reason, self._tenant, node),
-            ),
-            ("DELETE FROM leases WHERE tenant = ? AND node = ?", (self._tenant, node)),
-            ("DELETE FROM routes WHERE tenant = ? AND node = ?", (self._tenant, node)),
-        ]
+    def revoke(self, node: str, reason: str) -> Statement:
+        """It stays on record."""
+        sql = "UPDATE devices SET status = 'revoked', reason = ? WHERE tenant = ? AND node = ?"
+        return sql, (reason, self._tenant, node)
 
     def remove_all(self) -> list[Statement]:
         """Of the tenant."""

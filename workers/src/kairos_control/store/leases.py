@@ -90,15 +90,30 @@ class LeaseStore:
         )
         return None if row is None else (row["node"], row["prefix"])
 
-    async def in_vnis(self, vnis: Iterable[int]) -> list[Lease]:
-        """All leases in these VNIs, by VNI and node."""
+    async def nodes_after(self, vnis: Iterable[int], node: str, count: int) -> list[str]:
+        """The nodes above `node` that are in one of these VNIs, by node."""
         rows = await self._database.rows(
-            "SELECT vni, node, json_group_array(address) AS addresses FROM"
-            " (SELECT * FROM leases WHERE vni IN (SELECT value FROM json_each(?)) ORDER BY vni, node, prefix)"
-            " GROUP BY vni, node ORDER BY vni, node",
+            "SELECT DISTINCT l.node FROM json_each(?) v CROSS JOIN leases l ON l.vni = v.value AND l.node > ?"
+            " ORDER BY l.node LIMIT ?",
             json.dumps(sorted(set(vnis))),
+            node,
+            count,
         )
-        return [Lease(row["vni"], row["node"], strings(row["addresses"])) for row in rows]
+        return [row["node"] for row in rows]
+
+    async def of_nodes(self, nodes: Iterable[str]) -> list[Lease]:
+        """All that these nodes have, by node and VNI."""
+        found: list[Lease] = []
+        for bulk in bulks(nodes):
+            rows = await self._database.rows(
+                "SELECT vni, node, json_group_array(address) AS addresses FROM"
+                " (SELECT l.* FROM json_each(?) n CROSS JOIN leases l ON l.tenant = ? AND l.node = n.value"
+                " ORDER BY l.node, l.vni, l.prefix) GROUP BY node, vni ORDER BY node, vni",
+                bulk,
+                self._tenant,
+            )
+            found += [Lease(row["vni"], row["node"], strings(row["addresses"])) for row in rows]
+        return found
 
     # -- what has been given -----------------------------------------------------------------------------------------
 

@@ -1,4 +1,4 @@
-"""The list of tenants, and the revision of each one's network."""
+"""The list of tenants."""
 
 from __future__ import annotations
 
@@ -40,17 +40,6 @@ class TenantStore:
     def remove(tenant: str) -> Statement:
         """The statement that deletes a tenant's row."""
         return "DELETE FROM tenants WHERE tenant = ?", (tenant,)
-
-    async def revision(self, tenant: str) -> int:
-        """How often the tenant's network has changed; 0 for a tenant that does not exist."""
-        row = await self._database.first("SELECT revision FROM tenants WHERE tenant = ?", tenant)
-        revision: int = row["revision"] if row else 0
-        return revision
-
-    @staticmethod
-    def next_revision(tenant: str) -> Statement:
-        """The statement that counts one change of the network."""
-        return "UPDATE tenants SET revision = revision + 1 WHERE tenant = ?", (tenant,)
 
 
 def _record(row: Row) -> Tenant:

@@ -105,6 +105,22 @@ class VniStore:
                 nodes += [row["node"] for row in rows]
         return list(dict.fromkeys(nodes))
 
+    async def after(self, number: int, count: int) -> list[StoredVni]:
+        """Those above `number`, by number."""
+        rows = await self._database.rows(
+            "SELECT * FROM vnis WHERE tenant = ? AND vni > ? ORDER BY vni LIMIT ?", self._tenant, number, count
+        )
+        return [_vni(row) for row in rows]
+
+    async def numbered(self, numbers: Iterable[int]) -> list[StoredVni]:
+        """Those of these that there are, by number."""
+        rows = await self._database.rows(
+            "SELECT v.* FROM json_each(?) n CROSS JOIN vnis v ON v.vni = n.value WHERE v.tenant = ? ORDER BY v.vni",
+            json.dumps(sorted(set(numbers))),
+            self._tenant,
+        )
+        return [_vni(row) for row in rows]
+
     async def joined_by(self, names: Collection[str], selectors: Collection[str]) -> list[StoredVni]:
         """Those with one of these names, and those that name one of these selectors; by number."""
         rows = await self._database.rows(
@@ -116,12 +132,6 @@ class VniStore:
             json.dumps(sorted(selectors)),
         )
         return [_vni(row) for row in rows]
-
-    async def highest_number(self) -> int:
-        """Of all tenants; 0: there is no VNI."""
-        row = await self._database.first("SELECT coalesce(max(vni), 0) AS last FROM vnis")
-        number: int = row["last"] if row else 0
-        return number
 
     # -- writes ------------------------------------------------------------------------------------------------------
 
