@@ -75,7 +75,9 @@ class Queues:
         else:
             bodies = [message.body for message in messages]
             letters = self._fabric.dead_letters
-            await self._handle(queue, messages, partial(letters.keep, queue.removesuffix(DEAD), "delivered too often", bodies))
+            await self._handle(
+                queue, messages, partial(letters.keep, queue.removesuffix(DEAD), "delivered too often", bodies)
+            )
 
     async def _understood(
         self, queue: str, messages: Sequence[Message], parse: Callable[[object], T]

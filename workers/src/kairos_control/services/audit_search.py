@@ -16,7 +16,7 @@ from ..store.audit_index import AuditQuery, Segment
 from .audit_log import AuditLog
 from .segment_files import SegmentFiles
 
-_SCANNED_MAX = 4  # segments of at most 4 MiB each that are read for one page
+_SCANNED_MAX, _SCANNED_BYTES = 40, 16 << 20  # segments that are read for one page, and bytes after which no more are
 _LOOKED_UP_MAX = 40  # segments that events are looked up in for one page: one or more calls of R2 each
 _WAITING_MAX = 1000  # events that are read in the object for one page
 
@@ -80,9 +80,13 @@ class AuditSearch:
         retired = (await self._store.audit_retention.get()).retired
         segments = await self._store.audit_index.newest(retired, before, _SCANNED_MAX)
         events: list[tuple[int, Event]] = []
+        read = 0
         for segment in segments:
+            if read > _SCANNED_BYTES:
+                return Found(events, segment.size)
             if _may_have(segment, query):
-                lines = (await self._files.lines(segment.first) or b"").split(b"\n")
+                data = await self._files.lines(segment.first) or b""
+                lines, read = data.split(b"\n"), read + len(data)
                 below = lines[: max(0, before - segment.first)]
                 places = range(segment.first + len(below) - 1, segment.first - 1, -1)
                 events += _wanted(query, zip(places, reversed(below), strict=True), count - len(events))
