@@ -63,13 +63,22 @@ class Journal:
         self._events.append(self._event(kind, actor, subject, outcome, rule, reason, detail))
 
     async def write(
-        self, change: Sequence[Statement], kind: str, *, actor: str, subject: str = "", reason: str = "", **detail: Any
+        self,
+        change: Sequence[Statement],
+        kind: str,
+        *,
+        actor: str,
+        subject: str = "",
+        outcome: str = "",
+        rule: str = "",
+        reason: str = "",
+        **detail: Any,
     ) -> None:
         """Makes a change in D1 and records the event that tells of it, in one batch: there is none without the other, whatever dies.
 
         Raises ConstraintError: nothing was changed, and nothing is recorded.
         """
-        await self._sink.write(change, [self._event(kind, actor, subject, "", "", reason, detail)])
+        await self._sink.write(change, [self._event(kind, actor, subject, outcome, rule, reason, detail)])
 
     def _event(
         self, kind: str, actor: str, subject: str, outcome: str, rule: str, reason: str, detail: dict[str, Any]
