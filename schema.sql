@@ -171,6 +171,7 @@ CREATE TABLE audit_segments (
   PRIMARY KEY (tenant, first)
 );
 CREATE INDEX audit_segments_by_time ON audit_segments (tenant, at);
+CREATE INDEX audit_segments_in_index ON audit_segments (tenant, first) WHERE in_index = 1;
 
 -- Networks behind endpoints. A route is in force while its endpoint advertises it and the operator has approved it.
 CREATE TABLE routes (
@@ -257,6 +258,7 @@ CREATE TABLE fabric_events (
   count  INTEGER NOT NULL DEFAULT 1,
   UNIQUE (scope, source, id)
 );
+CREATE INDEX fabric_events_by_scope ON fabric_events (scope, seq);
 CREATE INDEX fabric_events_by_time ON fabric_events (at);
 
 -- Up to which time the two ends of a tenant's flows were compared.

@@ -23,6 +23,7 @@ from kairos_control.services.audit_intake import ENDPOINT, EVENT_MAX
 from kairos_control.services.journal import EVENT_MAX as JOURNAL_MAX
 from kairos_control.store.audit_index import AuditQuery
 from kairos_control.store.bulk import VALUE_MAX, bulks
+from kairos_control.store.fabric_events import FabricEventStore
 
 AUDIT = "/v1/tenants/acme/audit"
 
@@ -338,7 +339,7 @@ def test_the_index_is_kept_for_ninety_days(many: ControlPlane) -> None:
     assert len(listed(many)) == 161
 
 
-def test_a_page_reads_a_bounded_number_of_segments(many: ControlPlane) -> None:
+def test_a_page_reads_a_bounded_number_of_bytes(many: ControlPlane, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[str] = []
     get = many.blobs.get
 
@@ -347,8 +348,42 @@ def test_a_page_reads_a_bounded_number_of_segments(many: ControlPlane) -> None:
         return await get(key)
 
     many.blobs.get = counting  # type: ignore[method-assign]
+    monkeypatch.setattr(audit_search, "_SCANNED_BYTES", 1000)
     page = many.admin("GET", f"{AUDIT}?text=nothing-has-this")
-    assert (page["items"], bool(page["next"]), len(asked)) == ([], True, audit_search._SCANNED_MAX)
+    assert (page["items"], bool(page["next"]), len(asked)) == ([], True, 3)
+
+
+def test_a_sweep_and_a_search_read_no_more_of_a_longer_log(
+    plane: ControlPlane, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In steps of SQLite's machine: old segments, and what other tenants did, cost nothing."""
+    monkeypatch.setattr(audit_log, "SEGMENT_EVENTS", 5)
+    steps: list[int] = []
+
+    def costs() -> tuple[int, int]:
+        found = []
+        for work in (plane.sweep, lambda: plane.admin("GET", f"{AUDIT}?kind=test.event&limit=20")):
+            steps.clear()
+            plane.store.database.set_progress_handler(lambda: steps.append(1), 10)
+            work()
+            plane.store.database.set_progress_handler(None, 0)
+            found.append(len(steps))
+        return found[0], found[1]
+
+    def grow(count: int) -> None:
+        append(plane, *(event(kind="test.event" if number % 2 else LEDGER_WINDOW) for number in range(count)))
+        rows = [FabricEventStore.adding("rival", event()) for _ in range(count)]
+        asyncio.run(plane.store.write(rows))
+        plane.seal()
+
+    plane.admin("PUT", f"{AUDIT}/retention", {"days": 7})
+    grow(200)
+    plane.sweep()
+    before = costs()
+    grow(1800)
+    plane.sweep()
+    after = costs()
+    assert all(now <= 1.25 * then + 5 for then, now in zip(before, after, strict=True)), (before, after)
 
 
 def test_only_what_was_sealed_long_ago_is_retired(plane: ControlPlane) -> None:

@@ -9,10 +9,12 @@ import msgspec
 import pytest
 
 from control_plane import ADMIN_TOKEN, ControlPlane, Crash
-from kairos.api.admin import Page
+from kairos.api.admin import Page, Tenant
 from kairos.api.operations import FabricEventRecord
 from kairos_control.http.call import Call
+from kairos_control.ports import ConstraintError
 from kairos_control.services.refusals import BURST, SOURCE_BURST, TOGETHER, WINDOW_S, prefix_of
+from kairos_control.store.tenants import TenantStore
 
 RESPONSE = "/v1/tenants/acme/enrollments/x/response"
 
@@ -171,3 +173,15 @@ def test_an_object_that_dies_after_a_change_still_records_it(plane: ControlPlane
     for _ in range(2):
         plane.sweep()
     assert len(plane.audited("admin.created")) == 1
+
+
+def test_a_change_that_is_refused_leaves_no_event_and_takes_none_along(plane: ControlPlane) -> None:
+    """Other calls of the tenant, or of the fabric, may have recorded something that is not flushed yet."""
+    service = plane.service("acme")
+    service.journal.record("test.event", actor="another call")
+    twice = [TenantStore.adding(Tenant("acme", 1))]
+    with pytest.raises(ConstraintError):
+        asyncio.run(service.journal.write(twice, "tenant.created", actor="root"))
+    asyncio.run(service.journal.flush())
+    assert [event.actor for event in plane.events() if event.kind == "test.event"] == ["another call"]
+    assert len(plane.audited("tenant.created")) == 1

@@ -22,7 +22,7 @@ DATABASE = {
     "0010_audit_retention.sql": "13a26beb46a590980a6fc22a755c889ed6f4cacca09af203e5c713c639c17e56",
     "0011_telemetry.sql": "6315906551d2e419d9346873e65635c6f5a376945e96e076960ad6d9b8dc8686",
     "0012_certificates.sql": "606a6d05a1fe32a58db50ee95a8f6c15134137a51cfba587174855d58171ab1a",
-    "0013_audit_evidence.sql": "808e79e6923d64002b7d82561ce3d014fe82d60a60d8af37216fefa055817a58",
+    "0013_audit_evidence.sql": "8c9947b56b74a9f66fe2f3fa4b5a8344cf397b74e5b96d677203c487219cf4b2",
     "0014_network_changes.sql": "d3c10d27e7f4d32f1dfa17ebd32de16bfcb7a7a6bdeb9752f86a64167aad59f7",
 }
 OBJECT = {

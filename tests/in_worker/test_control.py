@@ -196,14 +196,7 @@ def test_only_the_control_plane_itself_may_sweep(host: FabricHost) -> None:
     path = f"/internal/sweep/{TENANT}"
     for bearer in (f"Bearer {host.operator.admin_token}", host.bearer("introspection"), host.bearer("cut")):
         assert problem_code(asked(host, "POST", path, headers={"Authorization": bearer}), path) == "unauthorized"
-    assert asked(host, "POST", path, headers={"Authorization": host.bearer("object")})[0] == 204
-
-
-def test_the_relay_can_add_nothing_to_a_log(host: FabricHost) -> None:
-    path = f"/internal/audit/{TENANT}"
-    for purpose in ("introspection", "cut"):
-        headers = {"Authorization": host.bearer(purpose), "Content-Type": "application/json"}
-        assert problem_code(asked(host, "POST", path, data=b'{"events":[]}', headers=headers), path) == "unauthorized"
+    assert asked(host, "POST", path, headers={"Authorization": host.bearer("object")})[0] == 200
 
 
 def test_bundles_live_in_r2_and_kv_and_outlive_the_worker(host: FabricHost, endpoint: Identity) -> None:
@@ -236,7 +229,7 @@ def test_a_bundle_that_the_operator_did_not_sign_is_refused(host: FabricHost) ->
     assert refusal.value.code == "policy-unsigned"
 
 
-def test_audit_events_pass_the_queue_once(host: FabricHost, endpoint: Identity) -> None:
+def test_an_audit_event_is_recorded_once(host: FabricHost, endpoint: Identity) -> None:
     """Sent three times, listed once; and a node speaks for itself only, whatever it claims."""
     event = Event("f" * 32, 1_800_000_000.5, "rival", "gw-else", "flow.denied", subject="10.7.0.9", rule="grants:none")
 
@@ -252,7 +245,7 @@ def test_audit_events_pass_the_queue_once(host: FabricHost, endpoint: Identity) 
 
     [listed] = asyncio.run(send_until_listed())
     assert (listed["id"], listed["tenant"], listed["source"]) == (event.id, TENANT, endpoint.node)
-    kinds = {each["kind"] for each in host.admin("GET", f"/{TENANT}/audit?limit=1000")["items"]}
+    kinds = {each["kind"] for each in recorded(host, 1000)}
     assert {"tenant.created", "certificate.issued", "enrollment.challenged"} <= kinds
     assert any((host.fabric.state / "control/r2").rglob("*"))
 
@@ -279,15 +272,21 @@ def test_a_sample_passes_its_queue_into_minutes_and_hours(host: FabricHost, endp
 
 
 def test_pages_of_the_audit_follow_each_other(host: FabricHost) -> None:
-    whole = host.admin("GET", f"/{TENANT}/audit?limit=1000")["items"]
-    seen, after = [], ""
+    whole = recorded(host, 1000)
+    seen = recorded(host, 3)
+    assert [event["id"] for event in seen[-len(whole) :]] == [event["id"] for event in whole]
+
+
+def recorded(host: FabricHost, limit: int) -> list[dict[str, Any]]:
+    """The whole log, newest first, in pages of at most so many."""
+    seen: list[dict[str, Any]] = []
+    after = ""
     while True:
-        page = host.admin("GET", f"/{TENANT}/audit?limit=3{after}")
+        page = host.admin("GET", f"/{TENANT}/audit?limit={limit}{after}")
         seen += page["items"]
         if not page["next"]:
-            break
+            return seen
         after = f"&after={page['next']}"
-    assert [event["id"] for event in seen[-len(whole) :]] == [event["id"] for event in whole]
 
 
 def test_a_request_is_taken_once(host: FabricHost, endpoint: Identity) -> None:

@@ -27,6 +27,7 @@ ALTER TABLE audit_segments ADD COLUMN oldest REAL;                         -- of
 ALTER TABLE audit_segments ADD COLUMN newest REAL;
 ALTER TABLE audit_segments ADD COLUMN windows INTEGER;                     -- how many of its events are windows of flows
 CREATE INDEX audit_segments_by_time ON audit_segments (tenant, at);
+CREATE INDEX audit_segments_in_index ON audit_segments (tenant, first) WHERE in_index = 1;
 
 -- What the fabric itself did, until each tenant's object has copied what concerns it.
 CREATE TABLE fabric_events (
@@ -39,6 +40,7 @@ CREATE TABLE fabric_events (
   count  INTEGER NOT NULL DEFAULT 1,
   UNIQUE (scope, source, id)
 );
+CREATE INDEX fabric_events_by_scope ON fabric_events (scope, seq);
 CREATE INDEX fabric_events_by_time ON fabric_events (at);
 
 -- Up to which time the two ends of a tenant's flows were compared.

@@ -79,7 +79,8 @@ class Administrators:
             maker.actor,
             now + wanted.life_s,
         )
-        self._journal.record(
+        await self._journal.write(
+            [self._store.admins.adding(record, wanted.secret_hash)],
             "admin.created",
             actor=maker.actor,
             subject=record.admin,
@@ -88,7 +89,6 @@ class Administrators:
             expires_at=record.expires_at,
             all_tenants=not self._tenant,
         )
-        await self._journal.write([self._store.admins.adding(record, wanted.secret_hash)])
         return record
 
     async def page(self, after: str, count: int) -> list[AdminRecord]:
@@ -99,7 +99,8 @@ class Administrators:
         held = await self._store.admins.one(admin)
         if held is None or held.record.tenant != self._tenant:
             raise problem("not-found", f"there is no admin credential {admin}")
-        self._journal.record(
+        await self._journal.write(
+            [self._store.admins.removing(admin)],
             "admin.revoked",
             actor=actor,
             subject=admin,
@@ -107,7 +108,6 @@ class Administrators:
             role=held.record.role,
             all_tenants=not self._tenant,
         )
-        await self._journal.write([self._store.admins.removing(admin)])
 
     async def _administrator(self, token: str) -> Administrator | None:
         shown, settings = hashlib.sha256(token.encode()).hexdigest(), self._platform.settings

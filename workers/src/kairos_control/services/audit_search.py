@@ -16,8 +16,9 @@ from ..store.audit_index import AuditQuery, Segment
 from .audit_log import AuditLog
 from .segment_files import SegmentFiles
 
-_SCANNED_MAX = 4  # segments of at most 4 MiB each that are read for one page
+_SCANNED_MAX, _SCANNED_BYTES = 40, 16 << 20  # segments that are read for one page, and bytes after which no more are
 _LOOKED_UP_MAX = 40  # segments that events are looked up in for one page: one or more calls of R2 each
+_CANDIDATES = 1000  # events whose text is looked at for one page
 _WAITING_MAX = 1000  # events that are read in the object for one page
 
 
@@ -65,24 +66,33 @@ class AuditSearch:
         return await self._by_segment(query, before, count)
 
     async def _by_index(self, query: AuditQuery, floor: int, before: int, count: int) -> Found:
-        rows = await self._store.audit_index.find(query, floor, before, count)
+        fetch = (
+            max(count, _CANDIDATES) if query.text else count
+        )  # the index knows no text, so most of them may not be wanted
+        rows = await self._store.audit_index.find(query, floor, before, fetch)
         groups = [list(group) for _, group in groupby(rows, key=lambda each: each.segment)]
         events: list[tuple[int, Event]] = []
         for group in groups[:_LOOKED_UP_MAX]:
             texts = await self._files.texts(group[0].segment, group)
             places = (each.position for each in group)
-            events += _wanted(query, zip(places, texts, strict=True), count)
+            events += _wanted(query, zip(places, texts, strict=True), count - len(events))
+            if len(events) == count:
+                return Found(events, events[-1][0])
         if len(groups) > _LOOKED_UP_MAX:
             return Found(events, groups[_LOOKED_UP_MAX - 1][-1].position)
-        return Found(events, rows[-1].position if len(rows) == count else floor)
+        return Found(events, rows[-1].position if len(rows) == fetch else floor)
 
     async def _by_segment(self, query: AuditQuery, before: int, count: int) -> Found:
         retired = (await self._store.audit_retention.get()).retired
         segments = await self._store.audit_index.newest(retired, before, _SCANNED_MAX)
         events: list[tuple[int, Event]] = []
+        read = 0
         for segment in segments:
+            if read > _SCANNED_BYTES:
+                return Found(events, segment.size)
             if _may_have(segment, query):
-                lines = (await self._files.lines(segment.first) or b"").split(b"\n")
+                data = await self._files.lines(segment.first) or b""
+                lines, read = data.split(b"\n"), read + len(data)
                 below = lines[: max(0, before - segment.first)]
                 places = range(segment.first + len(below) - 1, segment.first - 1, -1)
                 events += _wanted(query, zip(places, reversed(below), strict=True), count - len(events))

@@ -59,27 +59,46 @@ class Journal:
         reason: str = "",
         **detail: Any,
     ) -> None:
-        event = Event(
-            id=self._platform.entropy(16).hex(),
-            at=self._platform.clock(),
-            tenant=self._tenant,
-            source="fabric",
-            kind=kind,
-            actor=actor,
-            subject=subject,
-            outcome=outcome,
-            rule=rule,
-            reason=reason,
-            suite=self._platform.settings.suite.name,
-            detail=detail,
-        )
-        self._events.append(_fitting(event))
+        """An event that is durable when the call is answered."""
+        self._events.append(self._event(kind, actor, subject, outcome, rule, reason, detail))
 
-    async def write(self, change: Sequence[Statement]) -> None:
-        """Makes a change in D1 together with what was recorded since the last flush. Raises ConstraintError: nothing was changed, and
-        nothing is recorded."""
-        events, self._events = self._events, []
-        await self._sink.write(change, events)
+    async def write(
+        self,
+        change: Sequence[Statement],
+        kind: str,
+        *,
+        actor: str,
+        subject: str = "",
+        outcome: str = "",
+        rule: str = "",
+        reason: str = "",
+        **detail: Any,
+    ) -> None:
+        """Makes a change in D1 and records the event that tells of it, in one batch: there is none without the other, whatever dies.
+
+        Raises ConstraintError: nothing was changed, and nothing is recorded.
+        """
+        await self._sink.write(change, [self._event(kind, actor, subject, outcome, rule, reason, detail)])
+
+    def _event(
+        self, kind: str, actor: str, subject: str, outcome: str, rule: str, reason: str, detail: dict[str, Any]
+    ) -> Event:
+        return _fitting(
+            Event(
+                id=self._platform.entropy(16).hex(),
+                at=self._platform.clock(),
+                tenant=self._tenant,
+                source="fabric",
+                kind=kind,
+                actor=actor,
+                subject=subject,
+                outcome=outcome,
+                rule=rule,
+                reason=reason,
+                suite=self._platform.settings.suite.name,
+                detail=detail,
+            )
+        )
 
     async def flush(self) -> None:
         """Makes durable what was recorded. If that fails, the events stay for the next call and the exception goes on."""

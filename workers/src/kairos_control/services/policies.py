@@ -68,9 +68,14 @@ class Policies:
         if record.version <= held:
             raise problem("policy-stale", f"version {held} is in force; the next must be greater")
         await self._platform.blobs.put(_key(record), upload.bundle)
-        self._journal.record("policy.pushed", actor=actor, subject=str(record.version), sha384=digest.hex())
         try:
-            await self._journal.write([self._store.policies.adding(record, int(self._platform.clock()))])
+            await self._journal.write(
+                [self._store.policies.adding(record, int(self._platform.clock()))],
+                "policy.pushed",
+                actor=actor,
+                subject=str(record.version),
+                sha384=digest.hex(),
+            )
         except ConstraintError:
             raise problem("policy-stale", f"version {record.version} was pushed meanwhile") from None
         self._pushes.to_all(PolicyAnnouncement(record))

@@ -11,7 +11,7 @@ from kairos.audit.head import SignedHead
 from ..ports import Blobs
 from ..store.audit_index import IndexedEvent
 
-_GAP_MAX = 65_536  # bytes that are read and not used rather than asked for in a call of their own
+_GAP_MAX = 524_288  # bytes that are read and not used rather than asked for in a call of their own
 
 
 class SegmentFiles:

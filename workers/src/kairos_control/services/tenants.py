@@ -23,9 +23,10 @@ class Tenants:
             raise problem("invalid", "a tenant is a DNS label: lower case letters, digits, inner hyphens, at most 63")
         tenant = Tenant(wanted.tenant, int(self._platform.clock()))
         journal = Journal(self._platform, wanted.tenant, FabricEvents(self._store, wanted.tenant))
-        journal.record("tenant.created", actor=actor, subject=wanted.tenant)
         try:
-            await journal.write([self._store.tenants.adding(tenant)])
+            await journal.write(
+                [self._store.tenants.adding(tenant)], "tenant.created", actor=actor, subject=wanted.tenant
+            )
         except ConstraintError:
             raise problem("exists", f"there is a tenant {wanted.tenant}") from None
         return tenant

@@ -21,6 +21,7 @@ KEY_MAX = 128
 
 _LAST = "\U0010ffff"  # after every text that begins with a prefix
 _VNI_MAX = (1 << 24) - 1
+_NO_FLOOR = 1 << 50  # above every position
 _INSERT = (
     "INSERT OR REPLACE INTO audit_index (tenant, position, at, source, kind, actor, subject, vni, segment, start, length)"
     f" SELECT {columns(11)} FROM json_each(?)"
@@ -160,24 +161,28 @@ class AuditIndexStore:
         return await self._segments("size > ? AND first < ? ORDER BY first DESC LIMIT ?", low, before, count)
 
     async def unindexed(self, low: int, since: int, count: int) -> list[Segment]:
-        """Segments from `low` on, sealed from `since` on, whose events the index lacks, the newest first."""
-        return await self._segments(
-            "in_index = 0 AND first >= ? AND at >= ? ORDER BY first DESC LIMIT ?", low, since, count
+        """The newest segments from `low` on, sealed from `since` on, whose events the index lacks: they are just below its floor."""
+        floor = await self.floor()
+        found = await self._segments(
+            "first >= ? AND first < ? ORDER BY first DESC LIMIT ?", low, _NO_FLOOR if floor is None else floor, count
         )
+        return [each for each in found if each.at >= since]
 
     async def with_windows(self, since: int, after: int, count: int) -> list[Segment]:
         """Segments above `after`, sealed from `since` on, that may have windows of flows, oldest first."""
         return await self._segments(
-            "at >= ? AND first > ? AND coalesce(windows, 1) > 0 ORDER BY first LIMIT ?", since, after, count
+            "at >= ? AND +first > ? AND coalesce(windows, 1) > 0 ORDER BY at, first LIMIT ?", since, after, count
         )
 
     async def retirable(self, retired: int, before: int, count: int) -> list[Segment]:
-        """Segments behind position `retired` that were sealed before this Unix time, oldest first."""
-        return await self._segments("size > ? AND at < ? ORDER BY first LIMIT ?", retired, before, count)
+        """The oldest segments from position `retired` on that were sealed before this Unix time."""
+        found = await self._segments("first >= ? ORDER BY first LIMIT ?", retired, count)
+        return [each for each in found if each.at < before]
 
     async def indexed_before(self, before: int, count: int) -> list[Segment]:
-        """Segments that were sealed before this Unix time and are in the index, oldest first."""
-        return await self._segments("in_index = 1 AND at < ? ORDER BY first LIMIT ?", before, count)
+        """The oldest segments that are in the index and were sealed before this Unix time."""
+        found = await self._segments("in_index = 1 ORDER BY first LIMIT ?", count)
+        return [each for each in found if each.at < before]
 
     async def _segments(self, condition: str, *values: int) -> list[Segment]:
         rows = await self._database.rows(

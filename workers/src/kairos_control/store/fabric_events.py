@@ -47,8 +47,9 @@ class FabricEventStore:
     async def for_tenant(self, tenant: str, since: float, after: int, count: int) -> list[FabricEvent]:
         """Events for this tenant or for every tenant from `since` on, with a number above `after`, oldest first."""
         rows = await self._database.rows(
-            "SELECT seq, event, count FROM fabric_events WHERE seq > ? AND (scope = ? OR (scope = ? AND at >= ?)) ORDER BY seq LIMIT ?",
-            after, tenant, EVERY_TENANT, since, count,
+            "SELECT seq, event, count FROM fabric_events WHERE scope = ?1 AND seq > ?3 UNION ALL"
+            " SELECT seq, event, count FROM fabric_events WHERE scope = ?2 AND seq > ?3 AND at >= ?4 ORDER BY seq LIMIT ?5",
+            tenant, EVERY_TENANT, after, since, count,
         )  # fmt: skip
         return [_event(row) for row in rows]
 

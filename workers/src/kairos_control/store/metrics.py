@@ -35,7 +35,8 @@ GAUGES = (
     ),
     Gauge(
         "kairos_fabric_audit_sealed_events", "Events of the log that are sealed in R2 and indexed.", ("tenant",),
-        "SELECT tenant, max(size) AS value FROM audit_segments WHERE ?1 IN ('', tenant) GROUP BY tenant",
+        "SELECT tenant, value FROM (SELECT tenant, (SELECT size FROM audit_segments s WHERE s.tenant = t.tenant"
+        " ORDER BY first DESC LIMIT 1) AS value FROM tenants t WHERE ?1 IN ('', tenant)) WHERE value IS NOT NULL",
     ),
     Gauge(
         "kairos_fabric_audit_waiting_events", "Events that the last sweep could not bring to R2 and the index.", ("tenant",),
