@@ -127,6 +127,8 @@ class Welcome(msgspec.Struct, tag="welcome", tag_field="kind"):
     isolations: list[Isolation] = []
     audit_head: SignedHead | None = None
     refused: list[CertificateRefusal] = []
+    mark: str = ""
+    """Of the revision; empty: unknown."""
 
 
 ToNode = (

@@ -290,7 +290,7 @@ class Daemon(ABC):
                 await self._isolations_changed(push.isolations, complete=True)
                 self._certificates_refused(push.refused)
                 await self._pushed_own(push)
-                if push.revision != self.view.record.revision:
+                if (push.revision, push.mark) != (self.view.record.revision, self.view.record.mark):
                     await self.fetch_network()
                 if push.policy_version > self.policy.version:
                     await self.policy.refresh()

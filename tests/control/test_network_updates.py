@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import sqlite3
 from collections.abc import Callable
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 from control_plane import ANSWER_S, ControlPlane, Device
 from kairos.api.enrollment import RenewRequest
 from kairos.api.problem import ProblemError
-from kairos.api.push import NetworkChanged
+from kairos.api.push import NetworkChanged, Welcome, parse_to_node_untrusted
 from kairos.api.session import Lease, Network, NetworkUpdate
 from kairos.crypto import labels
 from kairos.errors import BadMessage
@@ -245,6 +246,14 @@ def test_a_history_that_was_restored_from_a_backup_is_another(plane: ControlPlan
     follower.follow()
     assert follower.held == follower.whole
     assert lost.node not in {member.node for member in follower.held.members}
+
+
+def test_the_welcome_names_revision_and_mark(plane: ControlPlane, gateway: Device) -> None:
+    follower = Follower(plane, gateway)
+    follower.follow()
+    welcome = parse_to_node_untrusted(asyncio.run(plane.service("acme").node_events.welcome(gateway.node)))
+    assert isinstance(welcome, Welcome)
+    assert (welcome.revision, welcome.mark) == (follower.held.revision, follower.held.mark)
 
 
 def test_the_history_is_bounded(plane: ControlPlane, gateway: Device, monkeypatch: pytest.MonkeyPatch) -> None:

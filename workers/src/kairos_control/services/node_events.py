@@ -37,7 +37,7 @@ class NodeEvents:
 
     async def welcome(self, node: str) -> str:
         """The first message on a node's socket: the state that pushes change from then on."""
-        revision, _ = await self._store.network_changes.newest()
+        revision, mark = await self._store.network_changes.newest()
         return encode(
             Welcome(
                 revision,
@@ -47,6 +47,7 @@ class NodeEvents:
                 self._isolations.current(),
                 self._audit_log.head,
                 await self._certificates.seen_by(node),
+                mark,
             )
         )
 
