@@ -86,6 +86,18 @@ async function start() {
   return new Miniflare(convertV4MiniflareOptions({ ...common, ...bound }));
 }
 
+// Before the Worker runs: it refuses each call until the database has its schema, and nodes call at once.
+async function migrateFirst() {
+  const script = 'export default { fetch: () => new Response() };';
+  const { d1Databases } = plan.bindings;
+  const own = { name: `${plan.name}-migrations`, compatibilityDate: plan.compatibilityDate, modulesRoot: here, cf: false };
+  const modules = [text("ESModule", "migrations.mjs", script)];
+  const bound = { d1Databases, resourcePersistencePath: plan.state };
+  const miniflare = new Miniflare(convertV4MiniflareOptions({ ...own, modules, ...bound }));
+  await migrate(miniflare);
+  await miniflare.dispose();
+}
+
 async function migrate(miniflare) {
   const database = await miniflare.getD1Database(plan.migrations.binding);
   await database.prepare("CREATE TABLE IF NOT EXISTS d1_migrations (name TEXT PRIMARY KEY)").run();
@@ -122,6 +134,7 @@ async function writeSnapshot(miniflare) {
   await rename(partial, plan.snapshot);
 }
 
+if (plan.migrations && !makeSnapshot) await migrateFirst();
 const miniflare = await start();
 if (makeSnapshot) {
   await writeSnapshot(miniflare);
@@ -135,7 +148,6 @@ if (makeSnapshot) {
   process.on("SIGINT", stop);
   process.stdin.on("end", stop).resume(); // whoever started us is gone
   await miniflare.ready;
-  if (plan.migrations) await migrate(miniflare);
   if (plan.crons.length) await runCrons(miniflare);
   process.stdout.write(`${JSON.stringify({ ready: String(await miniflare.ready) })}\n`);
 }
