@@ -82,6 +82,8 @@ class CloudflareAccount:
     def _answer(self, method: str, path: str, kind: str, body: bytes) -> Any:
         query = parse_qs(urlsplit(path).query)
         path = path.split("?")[0].removeprefix(f"/client/v4/accounts/{ACCOUNT}")
+        if method == "GET" and int(query.get("page", ["1"])[0]) > 1:
+            return []  # wrangler asks on until a page is empty
         name = path.removeprefix("/workers/").split("/")[1] if path.startswith("/workers/s") and "/" in path[9:] else ""
         match method, re.sub(r"/(kairos-[\w-]+|q-[\w-]+|[0-9a-f-]{36})(?=/|$)", "/*", path):
             case "GET", "/d1/database":
@@ -113,6 +115,9 @@ class CloudflareAccount:
                 self._require(name)
                 script = {"last_deployed_from": "wrangler", "tag": "t", "tags": None} | self._migrated(name)
                 return {"id": name, "default_environment": {"environment": "production", "script": script}}
+            case ("POST", "/workers/scripts/*/deployments") | ("PATCH", "/workers/scripts/*/script-settings"):
+                self._require(name)  # of a script that is there, a version is put into force by a call of its own
+                return {"id": "d"}
             case "GET", "/workers/scripts/*/deployments":
                 return {"deployments": [{"id": "d", "source": "wrangler", "versions": [_VERSION]}]}
             case "GET", "/workers/scripts":
