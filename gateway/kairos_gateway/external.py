@@ -16,6 +16,7 @@ from pathlib import Path
 from pyroute2 import AsyncIPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 
+from kairos.api.bounds import TEXT_MAX
 from kairos.api.telemetry import UplinkReport
 from kairos.errors import Refused
 from kairos_dataplane.engine import Network
@@ -73,7 +74,7 @@ class Externals:
                 way.sources = wanted
             self._states[name] = "up"
         except (NetlinkError, OSError) as error:
-            self._states[name] = str(error.args[-1] if error.args else error)
+            self._states[name] = str(error.args[-1] if error.args else error)[:TEXT_MAX]
             raise Refused("uplink-failed", f"uplink of {name}: {self._states[name]}") from None
 
     def report(self) -> list[UplinkReport]:

@@ -7,9 +7,10 @@ from collections.abc import Callable
 
 import pytest
 
-from control_plane import ControlPlane, SqliteLocal
+from control_plane import ROOT, ControlPlane, SqliteLocal
 from kairos.api.problem import ProblemError
 from kairos_control.store import database_schema
+from kairos_control.store.enrollments import EnrollmentStore
 from kairos_control.store.object_schema import MIGRATIONS, Migration, migrate, version_of
 
 NEWEST = MIGRATIONS[-1].number
@@ -122,3 +123,54 @@ def test_the_fabric_serves_as_soon_as_the_migrations_are_applied(plane: ControlP
     with plane.store.database as database:
         database.execute("INSERT INTO d1_migrations (name) VALUES (?)", (database_schema.NEWEST,))
     assert plane.admin("GET", "/v1/health") == {"status": "ok"}
+
+
+def test_what_devices_hold_outlives_the_migration_of_certificates() -> None:
+    """Their present certificates, and which of those that have not ended are refused."""
+    scripts = sorted((ROOT / "workers/migrations").glob("*.sql"))
+    [migration] = [
+        path for path in scripts if path.name.endswith("_certificates.sql") and "present_" in path.read_text()
+    ]
+    before = scripts[: scripts.index(migration)]
+    database = sqlite3.connect(":memory:")
+    for path in before:
+        database.executescript(path.read_text())
+    database.execute("INSERT INTO tenants (tenant, created_at) VALUES ('acme', 1)")
+    database.execute(
+        "INSERT INTO devices (tenant, node, role, name, status, public_key, key_fingerprint, token_id, tags, groups, owner,"
+        " serial, not_after, enrolled_at) VALUES ('acme', 'ep-a', 'endpoint', 'n', 'active', 'k', 'f', 't', '[]', '[]', '', 's2',"
+        " 9999999999, 1)"
+    )
+    for serial, der, end in (("s0", "ended", 5), ("s1", "older", 9999999998), ("s2", "present", 9999999999)):
+        database.execute("INSERT INTO certificates VALUES (?, 'acme', 'ep-a', ?, 1, ?)", (serial, der, end))
+    database.execute("INSERT INTO refused_certificates VALUES ('s1', 77, 'stolen')")
+    database.executescript(migration.read_text())
+    assert database.execute("SELECT * FROM present_certificates").fetchall() == [("acme", "ep-a", "present")]
+    assert database.execute(
+        "SELECT serial, node, refused_from, reason FROM certificates ORDER BY serial"
+    ).fetchall() == [
+        ("s1", "ep-a", 77, "stolen"),
+        ("s2", "ep-a", None, ""),
+    ]
+    database.close()
+
+
+def test_an_enrollment_that_is_held_outlives_the_migration_of_verdicts() -> None:
+    """And one whose challenge is not answered has to ask again."""
+    local = SqliteLocal()
+    migrate(local, MIGRATIONS[:1])
+    for status in ("held", "challenged"):
+        local.write(
+            "INSERT INTO enrollments VALUES (?1, 'ep-' || ?1, 'endpoint', 't', 'a2V5', 'laptop', '{}', 'cmVxdWVzdA==',"
+            " 'Y2hhbGxlbmdl', 9999999999, 0, ?1, 'hold', 'r', 'why', '', 5)",
+            status,
+        )
+    migrate(local)
+    store = EnrollmentStore(local)
+    held, challenged = store.of_node("ep-held"), store.of_node("ep-challenged")
+    assert held is not None
+    assert challenged is not None
+    assert (held.status, held.public_key, held.name, held.reason) == ("held", b"key", "laptop", "why")
+    assert challenged.challenge_expires == 0
+    assert store.waiting(9) == [held]
+    local.database.close()
