@@ -82,8 +82,12 @@ class Certificates:
             return await self._rotate(device, request)
         issued = await self.issue(device.role, device.node, device.public_key)
         renewed = replace(device, serial=issued.serial, not_after=issued.not_after)
-        await self._store.write([self._store.devices.certify(renewed), *self._store.certificates.add(issued)])
-        self._journal.record("certificate.renewed", actor=device.node, subject=issued.serial)
+        await self._journal.write(
+            [self._store.devices.certify(renewed), *self._store.certificates.add(issued)],
+            "certificate.renewed",
+            actor=device.node,
+            subject=issued.serial,
+        )
         return self._announce(issued)
 
     async def page(self, node: str, after: str, count: int) -> list[CertificateRecord]:
@@ -101,8 +105,14 @@ class Certificates:
             raise problem("not-found", f"there is no certificate {serial} that still holds")
         if not 0 < record.refused_from <= now:
             record.refused_from, record.reason = now, reason
-            await self._store.write([self._store.certificates.refuse(serial, now, reason)])
-            self._journal.record("certificate.revoked", actor=actor, subject=record.node, reason=reason, serial=serial)
+            await self._journal.write(
+                [self._store.certificates.refuse(serial, now, reason)],
+                "certificate.revoked",
+                actor=actor,
+                subject=record.node,
+                reason=reason,
+                serial=serial,
+            )
         self._pushes.about(record.node, _refusal(record, now))
         return record
 
@@ -133,17 +143,19 @@ class Certificates:
         )
         store, change = self._store.certificates, change_of(members=[device.node])
         try:
-            await self._store.write(
+            await self._journal.write(
                 [
                     self._store.devices.rotate(rotated),
                     *store.add(issued),
                     store.refuse_others(issued, now + CERTIFICATE_REPLACED_GRACE_S, "the key was rotated", now),
                     *self._network.revision(change),
-                ]
+                ],
+                "certificate.rotated",
+                actor=device.node,
+                subject=issued.serial,
             )
         except ConstraintError:
             raise _taken() from None
-        self._journal.record("certificate.rotated", actor=device.node, subject=issued.serial)
         renewed = self._announce(issued)
         for refused in await store.refused(now, device.node):
             self._pushes.about(device.node, _refusal(refused, now))

@@ -81,17 +81,20 @@ class Devices:
             revoked=[node],
             gateways=device.role == "gateway",
         )
-        await self._store.write(
+        await self._journal.write(
             [
                 self._store.devices.revoke(node, reason),
                 self._store.leases.remove_node(node),
                 self._store.subnet_routes.remove_node(node),
                 *self._network.revision(change),
-            ]
+            ],
+            "device.revoked",
+            actor=actor,
+            subject=node,
+            reason=reason,
         )
         self._store.enrollments.remove(node)
         await self._sessions.revoke(node, reason)
-        self._journal.record("device.revoked", actor=actor, subject=node, reason=reason)
         await self._network.announce(change)
 
     def _seen(self, device: Device, online: set[str]) -> Device:

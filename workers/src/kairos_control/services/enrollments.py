@@ -316,17 +316,17 @@ class Enrollments:
         )
         added = self._store.certificates.add(issued)
         try:
-            await self._store.write([*statements, *added, *self._network.revision(change)])
+            await self._journal.write(
+                [*statements, *added, *self._network.revision(change)],
+                "certificate.issued",
+                actor=actor,
+                subject=asked.node,
+                outcome="allow",
+                rule=asked.rule,
+                serial=issued.serial,
+            )
         except ConstraintError:
             raise _used_up() from None
-        self._journal.record(
-            "certificate.issued",
-            actor=actor,
-            subject=asked.node,
-            outcome="allow",
-            rule=asked.rule,
-            serial=issued.serial,
-        )
         asked = self._keep(replace(asked, status="issued", certificate=issued.der, reason=""))
         self._pushes.to_gateways(CertificateNotice(asked.node, issued.serial, issued.der))
         await self._network.announce(change)

@@ -70,10 +70,13 @@ class Interconnects:
         one, other = await self._store.vnis.require(a), await self._store.vnis.require(b)
         record = await self._between(one, other)
         change = change_of(vnis=[one.vni, other.vni])
-        await self._store.write(
-            [*self._store.interconnects.remove(one.vni, other.vni), *self._network.revision(change)]
+        await self._journal.write(
+            [*self._store.interconnects.remove(one.vni, other.vni), *self._network.revision(change)],
+            "interconnect.deleted",
+            actor=actor,
+            subject=_subject(record),
+            **described(record, None),
         )
-        self._journal.record("interconnect.deleted", actor=actor, subject=_subject(record), **described(record, None))
         await self._network.announce(change)
 
     # -- what other changes of a VNI have to heed ---------------------------------------------------------------------

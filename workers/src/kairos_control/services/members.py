@@ -68,13 +68,17 @@ class Members:
             raise problem("in-use", "a gateway is in every VNI of its tenant; revoke it, or delete the VNI")
         routes = {at for at, _ in await self._store.subnet_routes.of_node(node)}
         change = change_of(leases=[(vni.vni, node)], vnis={vni.vni} & routes)
-        await self._store.write(
+        await self._journal.write(
             [
                 self._store.leases.remove(vni.vni, node),
                 self._store.subnet_routes.remove(vni.vni, node),
                 *self._network.revision(change),
-            ]
+            ],
+            "member.removed",
+            actor=actor,
+            subject=node,
+            vni=vni.vni,
+            **described(before, None),
         )
-        self._journal.record("member.removed", actor=actor, subject=node, vni=vni.vni, **described(before, None))
         await self._sessions.refresh([node])
         await self._network.announce(change)

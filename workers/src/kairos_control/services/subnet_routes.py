@@ -46,14 +46,15 @@ class SubnetRoutes:
             return
         in_force = {offer[0] for offer in offered ^ offers if offer in before and before[offer].approved}
         change = change_of(vnis=in_force)
-        await self._store.write(
+        await self._journal.write(
             [
                 *self._store.subnet_routes.offer(node, offers - offered, offered - offers),
                 *(self._network.revision(change) if in_force else ()),
-            ]
-        )
-        self._journal.record(
-            "route.advertised", actor=node, subject=node, **described(_listed(offered), _listed(offers))
+            ],
+            "route.advertised",
+            actor=node,
+            subject=node,
+            **described(_listed(offered), _listed(offers)),
         )
         if in_force:
             await self._network.announce(change)

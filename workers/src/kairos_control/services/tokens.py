@@ -42,8 +42,14 @@ class Tokens:
             wanted.owner,
             wanted.label,
         )
-        await self._store.tokens.add(record, wanted.secret_hash, now)
-        self._journal.record("token.created", actor=actor, subject=record.token_id, role=wanted.role, uses=wanted.uses)
+        await self._journal.write(
+            [self._store.tokens.add(record, wanted.secret_hash, now)],
+            "token.created",
+            actor=actor,
+            subject=record.token_id,
+            role=wanted.role,
+            uses=wanted.uses,
+        )
         return record
 
     async def page(self, after: str, count: int) -> list[TokenRecord]:
@@ -60,5 +66,6 @@ class Tokens:
     async def delete(self, token_id: str, actor: str) -> None:
         """Nodes that joined with it stay. Raises not-found."""
         record = await self.one(token_id)
-        await self._store.tokens.remove(record.token_id)
-        self._journal.record("token.deleted", actor=actor, subject=record.token_id)
+        await self._journal.write(
+            [self._store.tokens.remove(record.token_id)], "token.deleted", actor=actor, subject=record.token_id
+        )

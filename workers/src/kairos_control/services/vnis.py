@@ -143,15 +143,18 @@ class Vnis:
         before = await self._store.vnis.record(vni)
         members = await self._store.leases.members([vni.vni])
         change = change_of(vnis=[vni.vni], leases=[(vni.vni, node) for node in members])
-        await self._store.write(
+        await self._journal.write(
             [
                 *self._store.leases.remove_vni(vni.vni),
                 self._store.subnet_routes.remove_vni(vni.vni),
                 *self._store.vnis.remove(vni.vni),
                 *self._network.revision(change),
-            ]
+            ],
+            "vni.deleted",
+            actor=actor,
+            subject=vni.name,
+            **described(before, None),
         )
-        self._journal.record("vni.deleted", actor=actor, subject=vni.name, **described(before, None))
         await self._announce(change, members)
 
     async def _announce(self, change: NetworkChange, nodes: Collection[str]) -> None:

@@ -64,7 +64,8 @@ class TokenStore:
 
     # -- writes ------------------------------------------------------------------------------------------------------
 
-    async def add(self, record: TokenRecord, secret_hash: bytes, created_at: int) -> None:
+    def add(self, record: TokenRecord, secret_hash: bytes, created_at: int) -> Statement:
+        """The statement that adds a token."""
         values = (
             record.token_id,
             self._tenant,
@@ -80,10 +81,11 @@ class TokenStore:
             record.label,
             created_at,
         )
-        await self._database.write([(_INSERT, values)])
+        return _INSERT, values
 
-    async def remove(self, token_id: str) -> None:
-        await self._database.write([("DELETE FROM tokens WHERE tenant = ? AND token_id = ?", (self._tenant, token_id))])
+    def remove(self, token_id: str) -> Statement:
+        """The statement that deletes a token; nodes that joined with it stay."""
+        return "DELETE FROM tokens WHERE tenant = ? AND token_id = ?", (self._tenant, token_id)
 
     def use(self, token_id: str) -> Statement:
         """Counts one use. Breaks a constraint where the token has none left."""
