@@ -127,6 +127,8 @@ def _options(variables: dict[str, str]) -> list[str]:
 
 
 def _error_line(output: str) -> str:
+    """The line with the error and the one after it, where wrangler gives the reason."""
     lines = [re.sub(r"\x1b\[[0-9;]*m", "", line).strip() for line in output.splitlines()]
-    telling = [line for line in lines if "ERROR" in line or "rror:" in line]
-    return (telling or [line for line in lines if line] or ["no reason was given"])[0][:300]
+    lines = [line for line in lines if line] or ["no reason was given"]
+    first = next((at for at, line in enumerate(lines) if "ERROR" in line or "rror:" in line), 0)
+    return " ".join(lines[first : first + 2])[:400]
