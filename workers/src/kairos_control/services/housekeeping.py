@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from ..ports import Platform
-from ..store import certificates
+from ..store.certificates import CertificateStore
+from ..store.tokens import TokenStore
 
 _ENDED_KEPT_S = 30 * 86_400
 
@@ -14,11 +15,11 @@ class Housekeeping:
 
     async def delete_ended(self) -> None:
         """Certificates that have ended; credentials and join tokens that ended more than 30 days ago."""
-        long_ago = (int(self._platform.clock()) - _ENDED_KEPT_S,)
+        long_ago = int(self._platform.clock()) - _ENDED_KEPT_S
         await self._platform.database.write(
             [
-                certificates.remove_ended(int(self._platform.clock())),
-                ("DELETE FROM admins WHERE expires_at < ?", long_ago),
-                ("DELETE FROM tokens WHERE expires_at < ?", long_ago),
+                CertificateStore.remove_ended(int(self._platform.clock())),
+                ("DELETE FROM admins WHERE expires_at < ?", (long_ago,)),
+                TokenStore.remove_ended(long_ago),
             ]
         )

@@ -132,8 +132,8 @@ class EnrollmentStore:
         """All that nobody waits for any more."""
         self._local.write("DELETE FROM enrollments WHERE status <> 'held' AND created_at < ?", now - _KEPT_S)
 
-    def remove_all(self) -> None:
-        """Of the tenant."""
+    def clear(self) -> None:
+        """When the tenant is deleted."""
         self._local.write("DELETE FROM enrollments")
 
 
