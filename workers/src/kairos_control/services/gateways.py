@@ -30,7 +30,7 @@ class Gateways:
     async def rank(self, node: str, rank: GatewayRank, actor: str) -> GatewayRecord:
         """Every endpoint is told and moves its VNIs at its own pace. Raises not-found."""
         before = await self._one(node)
-        await self._store.gateways.rank(node, rank.priority, rank.weight)
+        await self._store.write([self._store.gateways.rank(node, rank.priority, rank.weight)])
         after = await self._one(node)
         if after != before:
             self._journal.record(

@@ -25,8 +25,13 @@ class FabricStores:
     """What is kept of the whole fabric."""
 
     def __init__(self, database: Database) -> None:
+        self._database = database
         self.tenants = TenantStore(database)
         self.admins = AdminStore(database)
+
+    async def write(self, statements: Sequence[Statement]) -> None:
+        """All of them or none. Raises ConstraintError."""
+        await self._database.write(statements)
 
 
 class Stores(FabricStores):
@@ -34,7 +39,6 @@ class Stores(FabricStores):
 
     def __init__(self, database: Database, local: LocalDatabase, tenant: str) -> None:
         super().__init__(database)
-        self._database = database
         self.devices = DeviceStore(database, tenant)
         self.tokens = TokenStore(database, tenant)
         self.certificates = CertificateStore(database, tenant)
@@ -43,7 +47,3 @@ class Stores(FabricStores):
         self.enrollments = EnrollmentStore(local)
         self.nonces = NonceStore(local)
         self.isolations = IsolationStore(local)
-
-    async def write(self, statements: Sequence[Statement]) -> None:
-        """Writes all of them to D1 or none. Raises ConstraintError."""
-        await self._database.write(statements)

@@ -50,8 +50,8 @@ class GatewayStore:
         )
         return [_gateway(row) for row in rows]
 
-    async def rank(self, node: str, priority: int, weight: int) -> None:
-        await self._database.write([(_RANK, (self._tenant, node, priority, weight))])
+    def rank(self, node: str, priority: int, weight: int) -> Statement:
+        return _RANK, (self._tenant, node, priority, weight)
 
     def remove_all(self) -> list[Statement]:
         """The ranks of the tenant."""
