@@ -259,9 +259,9 @@ class ControlPlane:
 
     def send(self, call: Call) -> Reply:
         """By the way that the Worker's entrypoint takes."""
-        return asyncio.run(self._answer(call))
+        return asyncio.run(self.answer(call))
 
-    async def _answer(self, call: Call) -> Reply:
+    async def answer(self, call: Call) -> Reply:
         name = app.tenant_of(call.path)
         fabric = FabricServices(self.platform)
         try:

@@ -65,7 +65,7 @@ def test_a_request_that_gateways_still_judge_leaves_nothing_in_the_next_tenant(
     ask = plane.signed(device, "POST", f"{ACME}/enrollments", plane.request(device, token))
 
     async def run() -> Reply:
-        task, tenant = asyncio.create_task(plane._answer(ask)), plane.service("acme")
+        task, tenant = asyncio.create_task(plane.answer(ask)), plane.service("acme")
         for _ in range(100):  # no call on CPython awaits anything else than the gateway
             await asyncio.sleep(0)
         await tenant.lifecycle.delete("root")

@@ -43,7 +43,7 @@ def while_waiting(plane: ControlPlane, call: Call, change: Change) -> Reply:
     async def run() -> Reply:
         tenant = plane.service("acme")
         async with tenant.turn:
-            task = asyncio.create_task(plane._answer(call))
+            task = asyncio.create_task(plane.answer(call))
             await settle(task)
             assert not task.done()
             await change(tenant)
@@ -80,7 +80,7 @@ def test_nobody_waits_for_the_turn_without_a_proof(plane: ControlPlane, gateway:
     async def run() -> None:
         async with plane.service("acme").turn:
             for each in forged * 20:
-                task = asyncio.create_task(plane._answer(each))
+                task = asyncio.create_task(plane.answer(each))
                 await settle(task)
                 assert code_of(task.result()) in ("not-found", "bad-signature", "unauthorized", "unknown-device")
 
@@ -150,7 +150,7 @@ def test_a_newer_challenge_takes_the_place_of_one_whose_answer_waits(plane: Cont
     device, token = Device(), plane.token()
 
     async def ask_again(tenant: TenantServices) -> None:
-        await plane._answer(plane.signed(device, "POST", f"{ACME}/enrollments", plane.request(device, token)))
+        await plane.answer(plane.signed(device, "POST", f"{ACME}/enrollments", plane.request(device, token)))
 
     call, asked = plane.ask(device, token)
     assert code_of(while_waiting(plane, response(device, call, asked), ask_again)) == "challenge-used"
@@ -172,7 +172,7 @@ def test_of_two_responses_to_one_challenge_one_is_taken(plane: ControlPlane, gat
 
     async def run() -> list[Reply]:
         async with plane.service("acme").turn:
-            tasks = [asyncio.create_task(plane._answer(response(device, call, asked))) for _ in range(2)]
+            tasks = [asyncio.create_task(plane.answer(response(device, call, asked))) for _ in range(2)]
             for task in tasks:
                 await settle(task)
         return await asyncio.gather(*tasks)
