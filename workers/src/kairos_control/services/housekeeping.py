@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping
 
 from ..ports import Platform
-from ..store import FabricStores, certificates, tokens
+from ..store import FabricStores
+from ..store.certificates import CertificateStore
+from ..store.tokens import TokenStore
 
 _ENDED_KEPT_S = 30 * 86_400
 _AT_ONCE = 5000  # events; the next sweep goes on
@@ -21,7 +23,11 @@ class Housekeeping:
         before = now - _ENDED_KEPT_S
         steps: dict[str, Callable[[], Awaitable[None]]] = {
             "records": lambda: self._store.write(
-                [self._store.admins.remove_ended(before), tokens.remove_ended(before), certificates.remove_ended(now)]
+                [
+                    self._store.admins.remove_ended(before),
+                    TokenStore.remove_ended(before),
+                    CertificateStore.remove_ended(now),
+                ]
             ),
             "fabric events": lambda: self._store.fabric_events.delete_ended(before, _AT_ONCE),
         }

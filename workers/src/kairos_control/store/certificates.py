@@ -101,17 +101,17 @@ class CertificateStore:
         sql = f"{_REFUSE} AND node = ? AND serial <> ? AND not_after > ?"
         return sql, (from_, reason, self._tenant, from_, present.spiffe.node, present.serial, now)
 
+    @staticmethod
+    def remove_ended(before: int) -> Statement:
+        """Of all tenants, those that ended before this Unix time."""
+        return "DELETE FROM certificates WHERE not_after < ?", (before,)
+
     def remove_all(self) -> list[Statement]:
         """Of the tenant."""
         return [
             (f"DELETE FROM {table} WHERE tenant = ?", (self._tenant,))
             for table in ("certificates", "present_certificates")
         ]
-
-
-def remove_ended(before: int) -> Statement:
-    """Of all tenants, what ended before this Unix time."""
-    return "DELETE FROM certificates WHERE not_after < ?", (before,)
 
 
 def _record(row: Row) -> CertificateRecord:

@@ -91,14 +91,14 @@ class TokenStore:
         """Counts one use. Breaks a constraint where the token has none left."""
         return "UPDATE tokens SET used = used + 1 WHERE tenant = ? AND token_id = ?", (self._tenant, token_id)
 
+    @staticmethod
+    def remove_ended(before: int) -> Statement:
+        """Of all tenants, those that ended before this Unix time."""
+        return "DELETE FROM tokens WHERE expires_at < ?", (before,)
+
     def remove_all(self) -> list[Statement]:
         """Of the tenant."""
         return [("DELETE FROM tokens WHERE tenant = ?", (self._tenant,))]
-
-
-def remove_ended(before: int) -> Statement:
-    """Of all tenants, what ended before this Unix time."""
-    return "DELETE FROM tokens WHERE expires_at < ?", (before,)
 
 
 def _record(row: Row) -> TokenRecord:
