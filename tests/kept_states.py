@@ -110,7 +110,7 @@ def revived(kept: KeptState) -> Iterator[ControlPlane]:
     _load(database_of(kept.state), plane.store.database)
     _migrate(plane.store.database)
     for tenant, path in tenant_objects(kept.state).items():
-        plane.objects[tenant] = SqliteLocal()
+        plane.objects[tenant] = SqliteLocal(plane.meter)
         _load(path, plane.objects[tenant].database)
     plane.blobs.update(_blobs(kept.state / "control/r2"))
     try:
