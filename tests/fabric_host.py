@@ -64,9 +64,13 @@ class FabricHost:
             code = problem["type"].removeprefix("urn:kairos:problem:")
             raise ProblemError(code, error.code, problem["title"], problem.get("detail", "")) from None
 
+    def bearer(self, purpose: str) -> str:
+        """What one Worker shows another."""
+        return f"Bearer {self.operator.internal_key}"
+
     def sweep(self, tenant: str) -> None:
         """What the cron does every few minutes, now: forget what has ended, seal the audit."""
-        headers = {"Authorization": f"Bearer {self.operator.internal_key}", "Content-Length": "0"}
+        headers = {"Authorization": self.bearer("object"), "Content-Length": "0"}
         url = f"{self.operator.url}/internal/sweep/{tenant}"
         with urllib.request.urlopen(urllib.request.Request(url, method="POST", headers=headers), timeout=20) as answer:
             assert answer.status == 204
@@ -116,20 +120,25 @@ def push_policy(host: FabricHost, version: int, bundle: bytes, tenant_name: str 
     key = default_provider().signing_key(operator.suite, operator.policy_seed)
     signature = key.sign(transcript.policy_bundle(tenant_name, version, bundle), labels.POLICY_BUNDLE)
     record = PolicyRecord(tenant_name, version, hashlib.sha384(bundle).digest(), signature)
-    host.admin("PUT", f"/{TENANT}/policy", PolicyUpload(record, bundle))
+    host.admin("PUT", f"/{tenant_name}/policy", PolicyUpload(record, bundle))
     return record
 
 
 @contextmanager
 def running_fabric(
-    folder: Path, suite: str = "KR1", host: str = "127.0.0.1", session_life_s: int = SESSION_LIFE_S
+    folder: Path,
+    suite: str = "KR1",
+    host: str = "127.0.0.1",
+    session_life_s: int = SESSION_LIFE_S,
+    meter: bool = False,
 ) -> Iterator[FabricHost]:
-    """Starts both Workers with new keys in `folder`, stops them at the end. host: the address they listen on."""
+    """Starts both Workers with new keys in `folder`, stops them at the end. host: the address they listen on; meter: they count what
+    they ask of the platform."""
     subprocess.run((sys.executable, str(source_tree() / "workers/vendor.py")), check=True)
     port = free_ports(host)
     url, relay_url = f"http://{host}:{port}", f"http://{host}:{port + 1}"
     operator = create(folder, suite, "kairos.test", url, relay_url, session_life_s)
-    fabric = LocalFabric(operator, folder / "state", host, port)
+    fabric = LocalFabric(operator, folder / "state", host, port, meter)
     fabric.start()
     try:
         yield FabricHost(operator, fabric)

@@ -1,6 +1,7 @@
 // Runs a Python Worker written for Cloudflare's native Python Workers on the npm package `pyodide`, as plain modules in workerd
 // (docs/design/0006-local-fabric.md). Python finds what the native runtime gives it: the modules `_pyodide_entrypoint_helper` and
 // `_cloudflare_compat_flags`, its sources in /session/metadata, packages in /session/metadata/python_modules.
+import { countCall, meterEnvironment, meterObject, report, USAGE_PATH } from "./meter.mjs";
 import { realFetch, realSetTimeout, replace, reveal } from "./prelude.mjs";
 import { loadPyodide } from "./pyodide.mjs";
 import createPyodideModule from "./pyodide.asm.mjs";
@@ -14,7 +15,7 @@ import * as cloudflareSockets from "cloudflare:sockets";
 import settingsText from "./settings.json";
 import extensions from "./extensions.mjs"; // [[path in Python's file system, WebAssembly.Module]]
 
-const { main, makeSnapshot, warm } = JSON.parse(settingsText);
+const { main, makeSnapshot, meter, warm } = JSON.parse(settingsText);
 const INDEX = "http://pyodide.invalid/";
 const SOURCES = "/session/metadata";
 
@@ -166,6 +167,8 @@ function bridged(Base, name, keeps) {
     constructor(ctx, env) {
       super(ctx, env);
       openEntropy();
+      if (meter) meterEnvironment(env);
+      if (meter && keeps) meterObject(ctx);
       // A Durable Object keeps its Python object; an entrypoint's is released after its last call, for the collector does not
       // keep up with one proxy a request.
       let instance = keeps ? application[name](ctx, env) : undefined;
@@ -181,6 +184,8 @@ function bridged(Base, name, keeps) {
             return typeof handler === "function" ? (...args) => handler.callRelaxed(...args) : undefined;
           }
           return async (...args) => {
+            if (meter && property === "fetch" && new URL(args[0].url).pathname === USAGE_PATH)
+              return report(python._module.HEAPU8.byteLength);
             instance ??= application[name](ctx, env);
             running += 1;
             const task = call(property === "fetch", instance, property, ...args);
@@ -188,6 +193,7 @@ function bridged(Base, name, keeps) {
               return await task;
             } finally {
               task.destroy();
+              if (meter) countCall(keeps ? ctx : null, property, args);
               running -= 1;
               if (!running && !keeps) {
                 instance.destroy();

@@ -54,8 +54,10 @@ def source_tree() -> Path:
 class LocalFabric:
     """Both processes. `state` outlives them: a second start goes on where the first ended."""
 
-    def __init__(self, operator: Operator, state: Path, host: str, port: int) -> None:
+    def __init__(self, operator: Operator, state: Path, host: str, port: int, meter: bool = False) -> None:
+        """meter: the Workers' calls of the platform are counted (workers/local/meter.mjs)."""
         self.operator = operator
+        self._meter = meter
         self.state = state
         self.host, self.port = host, port
         self._processes: dict[Worker, subprocess.Popen[bytes]] = {}
@@ -180,6 +182,7 @@ class LocalFabric:
             "host": self.host,
             "port": self._port(worker),
             "state": str(self.state / worker),
+            "meter": self._meter,
             "warm": _WARM,
             "bundle": str(bundle),
             "extensions": extensions,
