@@ -95,12 +95,16 @@ class Rounds:
     def finish(self, pictures: Mapping[str, Mapping[str, str]] | None = None) -> None:
         """pictures: title of a panel -> label of a bar -> figure; beside a saved result as SVG. Ours are named `kairos...`."""
         print(self.table())
+        self.save()
+        for file in self._files if pictures else ():
+            file.with_suffix(".svg").write_text(self._picture(pictures or {}))
+
+    def save(self) -> None:
+        """Writes what is measured so far: a long measurement that is stopped leaves that."""
         text = json.dumps(self.document(), indent=2) + "\n"
         for file in self._files:
             file.parent.mkdir(exist_ok=True)
             file.write_text(text)
-            if pictures:
-                file.with_suffix(".svg").write_text(self._picture(pictures))
 
     def _picture(self, pictures: Mapping[str, Mapping[str, str]]) -> str:
         panels = []

@@ -134,21 +134,25 @@ def push_policy(host: FabricHost, version: int, bundle: bytes, tenant_name: str 
     key = default_provider().signing_key(operator.suite, operator.policy_seed)
     signature = key.sign(transcript.policy_bundle(tenant_name, version, bundle), labels.POLICY_BUNDLE)
     record = PolicyRecord(tenant_name, version, hashlib.sha384(bundle).digest(), signature)
-    host.admin("PUT", f"/{TENANT}/policy", PolicyUpload(record, bundle))
+    host.admin("PUT", f"/{tenant_name}/policy", PolicyUpload(record, bundle))
     return record
 
 
 @contextmanager
 def running_fabric(
-    folder: Path, suite: str = "KR1", host: str = "127.0.0.1", session_life_s: int = SESSION_LIFE_S
+    folder: Path,
+    suite: str = "KR1",
+    host: str = "127.0.0.1",
+    session_life_s: int = SESSION_LIFE_S,
+    meter: bool = False,
 ) -> Iterator[FabricHost]:
-    """Starts both Workers with new keys in `folder`, stops them at the end. host: the address they listen on. Fails on a fault of a Worker
-    that no test expected."""
+    """Starts both Workers with new keys in `folder`, stops them at the end. host: the address they listen on; meter: they count what
+    they ask of the platform. Fails on a fault of a Worker that no test expected."""
     workspace.prepare(QUIET)
     port = free_ports(host)
     url, relay_url = f"http://{host}:{port}", f"http://{host}:{port + 1}"
     operator = create(folder, suite, "kairos.test", url, relay_url, session_life_s)
-    fabric = LocalFabric(operator, folder / "state", host, port)
+    fabric = LocalFabric(operator, folder / "state", host, port, meter)
     fabric.start()
     running = FabricHost(operator, fabric)
     try:

@@ -1,6 +1,7 @@
 // Runs a Python Worker written for Cloudflare's native Python Workers on the npm package `pyodide`, as plain modules in workerd
 // (docs/design/0006-local-fabric.md). Python finds what the native runtime gives it: the modules `_pyodide_entrypoint_helper` and
 // `_cloudflare_compat_flags`, its sources in /session/metadata, packages in /session/metadata/python_modules.
+import { countCall, meterEnvironment, meterObject, report, USAGE_PATH } from "./meter.mjs";
 import { realFetch, realSetTimeout, replace, reveal } from "./prelude.mjs";
 import { loadPyodide } from "./pyodide.mjs";
 import createPyodideModule from "./pyodide.asm.mjs";
@@ -15,7 +16,7 @@ import settingsText from "./settings.json";
 import extensions from "./extensions.mjs"; // [[path in Python's file system, WebAssembly.Module]]
 import { Limits, reportException } from "./limits.mjs";
 
-const { main, makeSnapshot, warm, limits: numbers, importOnRequest } = JSON.parse(settingsText);
+const { main, makeSnapshot, meter, warm, limits: numbers, importOnRequest } = JSON.parse(settingsText);
 const INDEX = "http://pyodide.invalid/";
 const SOURCES = "/session/metadata";
 
@@ -225,6 +226,8 @@ function bridged(Base, name, keeps) {
     constructor(ctx, env) {
       super(ctx, env);
       openEntropy();
+      if (meter) meterEnvironment(env); // below the limits, whose wrappers call what they find
+      if (meter && keeps) meterObject(ctx);
       limits.env(env);
       if (keeps) {
         limits.storage(ctx, name);
@@ -236,6 +239,8 @@ function bridged(Base, name, keeps) {
       let running = 0;
       const handlers = new Map();
       const invoke = async (property, args) => {
+        if (meter && property === "fetch" && new URL(args[0].url).pathname === USAGE_PATH)
+          return report(python._module.HEAPU8.byteLength);
         const refusal = property === "fetch" && !keeps && refusedAtTheEdge(args[0]);
         if (refusal) return refusal;
         instance ??= application[name](ctx, env);
@@ -246,6 +251,7 @@ function bridged(Base, name, keeps) {
           return await watched(ledger.place, () => task);
         } finally {
           limits.settle(ledger, python._module.HEAPU8.byteLength);
+          if (meter) countCall(keeps ? ctx : null, property, args);
           task.destroy();
           running -= 1;
           if (!running && !keeps) {

@@ -36,12 +36,13 @@ function entry() {
 async function modules() {
   const imports = plan.extensions.map((_, i) => `import m${i} from "./extension${i}.wasm";\n`).join("");
   const table = plan.extensions.map(({ path: at }, i) => `[${JSON.stringify(at)}, m${i}]`);
-  const settings = { main: plan.main, makeSnapshot, warm: plan.warm, limits: plan.limits, importOnRequest: plan.importOnRequest };
+  const settings = { main: plan.main, makeSnapshot, warm: plan.warm, limits: plan.limits, meter: plan.meter, importOnRequest: plan.importOnRequest };
   return [
     text("ESModule", "worker.mjs", entry()),
     await file("ESModule", path.join(here, "prelude.mjs")),
     await file("ESModule", path.join(here, "host.mjs")),
     await file("ESModule", path.join(here, "limits.mjs")),
+    await file("ESModule", path.join(here, "meter.mjs")),
     text("Text", "settings.json", JSON.stringify(settings)),
     text("ESModule", "extensions.mjs", `${imports}export default [${table}];`),
     text("Data", "snapshot.bin", makeSnapshot || !plan.snapshot ? Buffer.alloc(0) : await readFile(plan.snapshot)),

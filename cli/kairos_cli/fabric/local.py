@@ -38,8 +38,10 @@ class FabricError(KairosError):
 class LocalFabric:
     """Both processes. `state` outlives them: a second start goes on where the first ended."""
 
-    def __init__(self, operator: Operator, state: Path, host: str, port: int) -> None:
+    def __init__(self, operator: Operator, state: Path, host: str, port: int, meter: bool = False) -> None:
+        """meter: the Workers' calls of the platform are counted (workers/local/meter.mjs)."""
         self.operator = operator
+        self._meter = meter
         self.state = state
         self.host, self.port = host, port
         self._processes: dict[Worker, subprocess.Popen[bytes]] = {}
@@ -163,7 +165,7 @@ class LocalFabric:
                 pipe.close()
 
     def _plan(self, worker: Worker) -> Path:
-        return write_plan(workspace.folder(), self.operator, worker, self.state, self.host, self.port)
+        return write_plan(workspace.folder(), self.operator, worker, self.state, self.host, self.port, self._meter)
 
 
 def address_of(url: str) -> tuple[str, int]:

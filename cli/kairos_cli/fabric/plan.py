@@ -28,7 +28,9 @@ _WARM = (
 )  # fmt: skip
 
 
-def write_plan(root: Path, operator: Operator, worker: Worker, state: Path, host: str, port: int) -> Path:
+def write_plan(
+    root: Path, operator: Operator, worker: Worker, state: Path, host: str, port: int, meter: bool = False
+) -> Path:
     """Writes the plan of one Worker; it holds secrets, so it is as private as the operator directory. port: the control plane's.
     Raises LimitError when Cloudflare would not take the variables."""
     given = settings.variables(operator, worker) | settings.secrets(operator, worker)
@@ -43,6 +45,7 @@ def write_plan(root: Path, operator: Operator, worker: Worker, state: Path, host
         "host": host,
         "port": port + (worker == "relay"),
         "state": str(state / worker),
+        "meter": meter,
         "faults": str(state / f"{worker}.faults"),
         "most": str(state / f"{worker}.most.json"),
     }
