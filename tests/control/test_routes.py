@@ -63,7 +63,8 @@ def test_every_word_is_on_record_with_before_and_after(plane: ControlPlane, gate
         decide(plane, device)
     decide(plane, device, approved=False)
     (offered,) = plane.audited("route.advertised")
-    assert (offered["actor"], offered["detail"]["after"]) == (device.node, [f"1:{LAN}"])
+    office = plane.admin("GET", "/v1/tenants/acme/vnis/office")["vni"]
+    assert (offered["actor"], offered["detail"]["after"]) == (device.node, [f"{office}:{LAN}"])
     (approved,), (withdrawn,) = plane.audited("route.approved"), plane.audited("route.withdrawn")
     assert (approved["detail"]["before"]["approved"], approved["detail"]["after"]["approved"]) == (False, True)
     assert (withdrawn["detail"]["before"]["approved"], withdrawn["detail"]["after"]["approved"]) == (True, False)
