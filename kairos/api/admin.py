@@ -47,7 +47,7 @@ class TenantCreate(msgspec.Struct):
 
 
 class VniCreate(msgspec.Struct, omit_defaults=True):
-    """`vni` 0 asks for a free number. Prefixes: at least one, IPv4 or IPv6 networks. A device that one of `selectors`
+    """`vni` 0 asks for the next free number. Prefixes: at least one, IPv4 or IPv6 networks. A device that one of `selectors`
     names (`tag:<tag>`, `group:<group>`) is a member by itself."""
 
     name: Name

@@ -23,7 +23,7 @@ DATABASE = {
     "0011_telemetry.sql": "6315906551d2e419d9346873e65635c6f5a376945e96e076960ad6d9b8dc8686",
     "0012_certificates.sql": "606a6d05a1fe32a58db50ee95a8f6c15134137a51cfba587174855d58171ab1a",
     "0013_audit_evidence.sql": "8c9947b56b74a9f66fe2f3fa4b5a8344cf397b74e5b96d677203c487219cf4b2",
-    "0014_network_changes.sql": "d3c10d27e7f4d32f1dfa17ebd32de16bfcb7a7a6bdeb9752f86a64167aad59f7",
+    "0014_network_changes.sql": "a4217928818f090076d5c22c7112861283f9016fd736c7d004306b709c0eed55",
 }
 OBJECT = {
     1: "e7fbe2a192839d37c535e5f1c87c76e9ffa09def4b87d9faf3090b5c8de621d1",

@@ -9,3 +9,10 @@ CREATE TABLE network_changes (
 ) WITHOUT ROWID;
 -- Gateways, and revoked devices, are few among all devices.
 CREATE INDEX devices_by_role ON devices (tenant, role, status);
+-- The number that the next VNI of this database gets. It only ever grows, so a number whose VNI went elsewhere is not given twice.
+-- Databases count from bases of their own: then a tenant that moves from one to another finds its numbers free.
+CREATE TABLE vni_numbers (
+  single INTEGER PRIMARY KEY CHECK (single = 1),
+  next   INTEGER NOT NULL
+);
+INSERT INTO vni_numbers (single, next) SELECT 1, coalesce(max(vni), 0) + 1 FROM vnis;

@@ -31,8 +31,7 @@ SELECTORS_MAX = 256
 _SELECTOR_MAX = 256  # characters
 _MTU = range(1280, 9001)
 _SUFFIX_MAX = 180  # room for a member's name before it
-_TRIES = 5  # for a number that is free; of 16 million, even 100,000 VNIs take less than one in a hundred
-_NUMBER_BYTES = 8
+_TRIES = 5  # for a number that another tenant may take at the same moment
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,12 +70,13 @@ class Vnis:
         gateways = [device.node for device in await self._store.devices.gateways()]
         nodes = list(dict.fromkeys([*gateways, *await self._store.vnis.selected(wanted.selectors)]))
         for _ in range(_TRIES):
-            vni = _vni(wanted, wanted.vni or self._random_number(), int(self._platform.clock()))
+            vni = _vni(wanted, wanted.vni or await self._next_number(), int(self._platform.clock()))
             change = change_of(vnis=[vni.vni], leases=[(vni.vni, node) for node in nodes])
             try:
                 await self._store.write(
                     [
                         *self._store.vnis.add(vni, wanted.selectors),
+                        *(() if wanted.vni else (self._store.vnis.count(vni.vni),)),
                         *await self._leases.give([vni], nodes),
                         *self._network.revision(change),
                     ]
@@ -178,10 +178,11 @@ class Vnis:
                     raise problem("invalid", f"route {route.prefix}: {route.via} is no gateway of this tenant")
         return checked
 
-    def _random_number(self) -> int:
-        """Numbers are drawn and not counted, so that tenants of different databases have different ones, and a tenant that is
-        moved to another database finds its own free there."""
-        return 1 + int.from_bytes(self._platform.entropy(_NUMBER_BYTES)) % VNI_MAX
+    async def _next_number(self) -> int:
+        number = await self._store.vnis.next_number()
+        if number > VNI_MAX:
+            raise problem("invalid", f"the number {VNI_MAX} is taken: choose one that is free, with `vni`")
+        return number
 
 
 def checked_vni(wanted: VniCreate) -> Checked:

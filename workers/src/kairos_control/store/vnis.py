@@ -133,6 +133,16 @@ class VniStore:
         )
         return [_vni(row) for row in rows]
 
+    async def next_number(self) -> int:
+        """The first that is free, of those that this database has not counted yet."""
+        row = await self._database.first(
+            "SELECT next AS number FROM vni_numbers WHERE NOT EXISTS (SELECT 1 FROM vnis WHERE vni = next)"
+            " UNION ALL SELECT min(v.vni) + 1 FROM vni_numbers, vnis v WHERE v.vni >= next"
+            " AND NOT EXISTS (SELECT 1 FROM vnis w WHERE w.vni = v.vni + 1) LIMIT 1"
+        )
+        number: int = row["number"] if row else 1
+        return number
+
     # -- writes ------------------------------------------------------------------------------------------------------
 
     def add(self, vni: StoredVni, selectors: Collection[str]) -> list[Statement]:
@@ -148,6 +158,11 @@ class VniStore:
             vni.created_at,
         )
         return [(_INSERT, values), *self._select(vni.vni, selectors)]
+
+    @staticmethod
+    def count(number: int) -> Statement:
+        """The number was the next one."""
+        return "UPDATE vni_numbers SET next = ? + 1 WHERE next <= ?", (number, number)
 
     def put(self, vni: StoredVni, selectors: Collection[str]) -> list[Statement]:
         """All of the VNI anew, but its name and number."""
