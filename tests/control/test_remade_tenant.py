@@ -35,7 +35,7 @@ def test_nothing_of_the_former_tenant_comes_back(plane: ControlPlane, gateway: D
     plane.admin("POST", f"{ACME}/devices/{device.node}/isolate", {})
     plane.admin("DELETE", ACME)
     left = {table for table, rows in plane.state().items() if rows and not any(each in table for each in STAYS)}
-    assert left == set()
+    assert left <= {"0.vni_numbers"}  # a number is given once
     plane.sockets["acme"].connected.clear()
     plane.admin("POST", "/v1/tenants", {"tenant": "acme"})
     for name in LISTS:
