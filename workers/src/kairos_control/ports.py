@@ -56,7 +56,9 @@ class Cache(Protocol):
 
     async def get(self, key: str) -> bytes | None: ...
 
-    async def put(self, key: str, value: bytes, life_s: int) -> None: ...
+    async def put(self, key: str, value: bytes, life_s: int) -> None:
+        """As well as it can: a refused write is logged and raises nothing."""
+        ...
 
 
 class Blobs(Protocol):

@@ -18,6 +18,7 @@ from .journal import Journal
 from .pushes import Pushes
 
 _CACHED_S = 3600
+_CACHE_AGAIN_S = 60.0
 
 
 class Policies:
@@ -28,6 +29,7 @@ class Policies:
         self._store = store
         self._journal = journal
         self._pushes = pushes
+        self._cached = "", 0.0  # the key that was put into the cache last, and when
 
     async def current(self) -> PolicyRecord:
         """The policy in force. Raises not-found."""
@@ -92,11 +94,13 @@ class Policies:
         return data
 
     async def _remember(self, key: str, data: bytes) -> None:
-        """KV takes one write a second for a key, so while a rollout fills the cache most of these fail; the bundle is in hand all the same."""
-        try:
+        """All bundles of a tenant go through its object, so this keeps to the one write a second that KV takes for a key. A key that was
+        just written may still be missed for a while, because KV is eventually consistent."""
+        now = self._platform.clock()
+        written, at = self._cached
+        if written != key or now - at >= _CACHE_AGAIN_S:
+            self._cached = key, now
             await self._platform.cache.put(key, data, _CACHED_S)
-        except Exception as error:  # any type: the bridge decides what a refused write becomes
-            print(f"policy: the cache did not take {key}: {error}")
 
 
 def _key(record: PolicyRecord) -> str:
