@@ -38,7 +38,7 @@ class Refusal(Exception):
 
 class CloudflareAccount:
     """created: kinds of resources in order; uploads: each Worker's metadata; deployments: of each
-    version that was put into force, its Worker and what was asked; steps: the changes of Workers and tables, in order; secrets: their names and values, by Worker; consumers: the settings
+    version that was put into force, its Worker and what was asked; steps: the changes of Workers, secrets and tables, in order; secrets: their names and values, by Worker; consumers: the settings
     of each queue's consumer; unknown: calls that this stand-in does not know; fails_after: how many more changes it takes before it answers
     none, as when the caller is killed."""
 
@@ -181,6 +181,7 @@ class CloudflareAccount:
         self._check_texts(name, kept)
         self.secrets[name] = kept
         self.secret_calls.append((name, texts))
+        self.steps.append("secrets")
         return {}
 
     def _check_texts(self, name: str, texts: dict[str, str]) -> None:

@@ -141,12 +141,21 @@ def assert_code_before_migrations(account: CloudflareAccount) -> None:
 def test_a_deployment_that_was_killed_anywhere_is_finished_by_the_next(
     operator: Operator, account: CloudflareAccount, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    # A directory of 0.1: the key that its relay shows is accepted until the new relay is there.
+    [seed] = operator.folder.glob("issuer-*.seed")
+    seed.rename(operator.folder / "issuer.seed")
     account.fails_after = 4
     assert verb(operator, "deploy") == 1
+    assert operator.is_from_before_0_2
     (operator.folder / resources.RECORD).unlink()  # made, and killed before it could be recorded
     account.fails_after = None
     assert verb(operator, "deploy") == 0, capsys.readouterr().err
     assert sorted(account.created) == sorted(each.name for each in resources.RESOURCES)
+    assert seed.exists()
+    given = [call.get("INTROSPECTION_KEY_PREVIOUS", "") for _, call in account.secret_calls]
+    assert operator.internal_key in given[:-1]
+    assert account.secret_calls[-1] == ("kairos-fabric", {"INTROSPECTION_KEY_PREVIOUS": None})
+    assert account.steps[-2:] == ["kairos-relay", "secrets"]
     assert account.secrets == {NAMES[worker]: settings.secrets(operator, worker) for worker in WORKERS}
 
 

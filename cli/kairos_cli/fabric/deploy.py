@@ -49,6 +49,7 @@ def deploy(root: Path, operator: Operator, steps: Steps) -> None:
             wrangler.migrate()
         with steps.step("the relay Worker"):
             wrangler.deploy("relay", operator)
+        operator.leave_0_1()
         remove_unused(wrangler, operator, steps)
 
 
