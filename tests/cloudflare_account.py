@@ -37,13 +37,16 @@ class Refusal(Exception):
 
 
 class CloudflareAccount:
-    """created: kinds of resources in order; uploads: each Worker's metadata; secrets: their names and values, by Worker; consumers: the settings
+    """created: kinds of resources in order; uploads: each Worker's metadata; deployments: of each
+    version that was put into force, its Worker and what was asked; steps: the changes of Workers, secrets and tables, in order; secrets: their names and values, by Worker; consumers: the settings
     of each queue's consumer; unknown: calls that this stand-in does not know; fails_after: how many more changes it takes before it answers
     none, as when the caller is killed."""
 
     def __init__(self) -> None:
         self.created: list[str] = []
         self.uploads: list[tuple[str, dict[str, Any]]] = []
+        self.deployments: list[tuple[str, dict[str, Any]]] = []
+        self.steps: list[str] = []
         self.statements: list[str] = []
         self.secrets: dict[str, dict[str, str]] = {}
         self.secret_calls: list[tuple[str, dict[str, str | None]]] = []
@@ -115,8 +118,12 @@ class CloudflareAccount:
                 self._require(name)
                 script = {"last_deployed_from": "wrangler", "tag": "t", "tags": None} | self._migrated(name)
                 return {"id": name, "default_environment": {"environment": "production", "script": script}}
-            case ("POST", "/workers/scripts/*/deployments") | ("PATCH", "/workers/scripts/*/script-settings"):
+            case "POST", "/workers/scripts/*/deployments":
                 self._require(name)  # of a script that is there, a version is put into force by a call of its own
+                self.deployments.append((name, json.loads(body)))
+                return {"id": "d"}
+            case "PATCH", "/workers/scripts/*/script-settings":
+                self._require(name)
                 return {"id": "d"}
             case "GET", "/workers/scripts/*/deployments":
                 return {"deployments": [{"id": "d", "source": "wrangler", "versions": [_VERSION]}]}
@@ -151,6 +158,8 @@ class CloudflareAccount:
 
     def _query(self, call: dict[str, Any]) -> list[dict[str, Any]]:
         self.statements.append(call["sql"])
+        if "CREATE TABLE" in call["sql"]:
+            self.steps.append("migration")
         if len(re.findall(r";\s*\S", call["sql"])) and not call.get("params"):
             self._database.executescript(call["sql"])
             return []
@@ -172,6 +181,7 @@ class CloudflareAccount:
         self._check_texts(name, kept)
         self.secrets[name] = kept
         self.secret_calls.append((name, texts))
+        self.steps.append("secrets")
         return {}
 
     def _check_texts(self, name: str, texts: dict[str, str]) -> None:
@@ -227,6 +237,7 @@ class CloudflareAccount:
                 412, _BAD_TAG, f"the migrations begin at {metadata['migrations'].get('old_tag')}, not at {before}"
             )
         self.uploads.append((name, metadata))
+        self.steps.append(name)
         resources = {"script": {"etag": "e"}}
         return {"id": name, "etag": "e", "deployment_id": "d", "startup_time_ms": 1, "resources": resources}
 

@@ -8,7 +8,7 @@ import json
 import os
 import sqlite3
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -24,7 +24,7 @@ from kairos.crypto import labels
 from kairos.crypto.provider import SigningKey
 from kairos.crypto.suites import KR1
 from kairos.identity import transcript
-from kairos.identity.certificate import parse_certificate_untrusted
+from kairos.identity.certificate import Certificate, parse_certificate_untrusted
 from kairos.identity.signed_request import DEVICE_HEADER, SIGNATURE_HEADER, Proof
 from kairos.identity.spiffe import is_gateway, node_id
 from kairos_cli.fabric.cloudflare_limits import Meter
@@ -262,15 +262,14 @@ class ControlPlane:
     def __init__(self) -> None:
         self.now = START
         self.admin_token = ADMIN_TOKEN
-        root_seed, issuer_seed, self.policy_seed = (os.urandom(32) for _ in range(3))
-        root = parse_certificate_untrusted(make_root(PROVIDER, KR1, DOMAIN, root_seed, int(START), os.urandom))
-        issuer = make_issuer(PROVIDER, root, root_seed, issuer_seed, DOMAIN, int(START), os.urandom)
+        self.root_seed, self.policy_seed = os.urandom(32), os.urandom(32)
+        root = parse_certificate_untrusted(make_root(PROVIDER, KR1, DOMAIN, self.root_seed, int(START), os.urandom))
         settings = Settings(
             suite=KR1,
             trust_domain=DOMAIN,
             relay_url="https://relay.test",
             root=root,
-            issuer=Issuer(parse_certificate_untrusted(issuer), issuer_seed),
+            issuer=self._issuer(root),
             policy_key=PROVIDER.signing_key(KR1, self.policy_seed).public_key,
             admin_token_hash=hashlib.sha256(ADMIN_TOKEN.encode()).hexdigest(),
             internal_key=INTERNAL_KEY,
@@ -334,6 +333,17 @@ class ControlPlane:
             self.alarms[name] = at
 
         return wake
+
+    def renew_issuer(self) -> None:
+        """What `kairos fabric renew` and a deployment do."""
+        settings = self.platform.settings
+        self.platform.settings = replace(settings, issuer=self._issuer(settings.root))
+        self._services.clear()
+
+    def _issuer(self, root: Certificate) -> Issuer:
+        seed = os.urandom(32)
+        issuer = make_issuer(PROVIDER, root, self.root_seed, seed, DOMAIN, int(self.now), os.urandom)
+        return Issuer(parse_certificate_untrusted(issuer), seed)
 
     def restart(self) -> None:
         """What was only in memory is gone."""

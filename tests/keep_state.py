@@ -2,8 +2,7 @@
 
     python tests/keep_state.py REVISION FILE.tar.xz
 
-It runs the code of REVISION, and so is run once for each revision whose schemas differ from those of the one before. What is in the
-file is told in tests/fabric/states/README.md.
+It runs the code of REVISION, and is run once for each release (CONTRIBUTING.md). What is in the file is told in tests/fabric/states/README.md.
 """
 
 from __future__ import annotations

@@ -55,7 +55,7 @@ class AdminClient:
                 data: bytes = answer.read()
                 return data
         except HTTPError as error:
-            raise _refusal(error) from None
+            raise refusal(error) from None
         except (URLError, HTTPException, OSError) as error:
             reason = error.reason if isinstance(error, URLError) else error
             raise ConnectionError(
@@ -90,7 +90,8 @@ def at(tenant: str, *parts: str) -> str:
     return "/".join(("/v1/tenants", *(quote(part, safe="") for part in (tenant, *parts))))
 
 
-def _refusal(error: HTTPError) -> Exception:
+def refusal(error: HTTPError) -> Exception:
+    """The problem that the fabric answered with, or that it was not the fabric."""
     body = error.read()
     try:
         problem = msgspec.json.decode(body, type=Problem)

@@ -11,7 +11,6 @@ from kairos.api.admin import IsolationReceipt, IsolationRecord, Reason
 from kairos.crypto import labels
 from kairos.errors import KairosError
 from kairos.identity import transcript
-from kairos.identity.certificate import parse_certificate_untrusted
 from kairos.identity.spiffe import is_gateway
 from kairos_cli.admin import AdminClient, at
 from kairos_cli.device import named
@@ -78,19 +77,23 @@ def _verdict(operator: Operator, tenant: str, record: IsolationRecord, receipt: 
     provider = provider_named("cryptography")
     signed = transcript.isolation_receipt(record.id, record.node, receipt.point, record.state, receipt.at_ms)
     try:
-        key = _key(provider, operator, tenant, receipt)
+        key = _key(provider, operator, tenant, record, receipt)
         good = provider.verify(operator.suite, key, signed, receipt.signature, labels.ISOLATION_RECEIPT)
     except KairosError as error:
         return str(error)
     return "valid" if good else "the signature is wrong"
 
 
-def _key(provider: Any, operator: Operator, tenant: str, receipt: IsolationReceipt) -> bytes:
-    """The public key of the point, proven by the root that this operator holds. Raises Refused or BadMessage."""
+def _key(provider: Any, operator: Operator, tenant: str, record: IsolationRecord, receipt: IsolationReceipt) -> bytes:
+    """The public key of the point, proven by the root that this operator holds. Raises Refused or BadMessage.
+
+    The relay's is that of an issuer which was valid at the time of the receipt. A node's present certificate may be of the issuer
+    that the operator has, or of an earlier one.
+    """
     from kairos_node.certificates import trust_untrusted, verify_peer_untrusted
 
+    now, root = time.time(), operator.root_certificate
     relay = receipt.point == _RELAY
-    root = operator.root_certificate
     trust = trust_untrusted(
         provider,
         operator.suite,
@@ -98,15 +101,24 @@ def _key(provider: Any, operator: Operator, tenant: str, receipt: IsolationRecei
         root,
         receipt.certificate if relay else operator.issuer_certificate,
         transcript.fingerprint(root),
-        time.time(),
+        receipt.at_ms / 1000 if relay else now,
     )
     if relay:
-        return parse_certificate_untrusted(receipt.certificate).public_key
+        return trust.issuer.public_key
     role = "gateway" if is_gateway(receipt.point) else "endpoint"
-    peer = verify_peer_untrusted(
-        provider, trust, [receipt.certificate], tenant=tenant, role=role, now=time.time(), node=receipt.point
-    )
-    return peer.public_key
+
+    def proven(*issuer: bytes) -> bytes:
+        chain = [receipt.certificate, *issuer]
+        return verify_peer_untrusted(
+            provider, trust, chain, tenant=tenant, role=role, now=now, node=receipt.point
+        ).public_key
+
+    for issuer in record.issuers:
+        try:
+            return proven(issuer)
+        except KairosError:
+            continue
+    return proven()
 
 
 def _await_receipts(admin: AdminClient, tenant: str, record: IsolationRecord, until: float) -> IsolationRecord:

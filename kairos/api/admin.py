@@ -223,7 +223,8 @@ class PostureRecord(msgspec.Struct):
 
 
 class IsolationReceipt(msgspec.Struct, omit_defaults=True):
-    """point: a node, or `relay`; certificate: DER, of whoever signed (the fabric's issuer for the relay)."""
+    """point: a node, or `relay`; certificate: DER, of the key that signed: a node's present one, or for the relay that of the issuer
+    at the time of the receipt."""
 
     point: str
     at_ms: int
@@ -232,7 +233,8 @@ class IsolationReceipt(msgspec.Struct, omit_defaults=True):
 
 
 class IsolationRecord(msgspec.Struct, omit_defaults=True):
-    """state: isolated or released; expected: the points of which a receipt is due; receipts: of this state."""
+    """state: isolated or released; expected: the points of which a receipt is due; receipts: of this state; issuers: earlier issuing
+    certificates (DER) that have not ended, since a node shows one of theirs until its next renewal."""
 
     id: str
     node: str
@@ -241,6 +243,7 @@ class IsolationRecord(msgspec.Struct, omit_defaults=True):
     at: int
     expected: list[str]
     receipts: list[IsolationReceipt] = []
+    issuers: list[bytes] = []
 
 
 class AuditRetention(msgspec.Struct, omit_defaults=True):

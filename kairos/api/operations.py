@@ -7,6 +7,17 @@ import msgspec
 from kairos.audit.event import Event
 
 
+class Health(msgspec.Struct, omit_defaults=True):
+    """That the fabric answers, and its database does."""
+
+    status: str
+    """`ok`: a fabric that is not answers with a problem."""
+    database: str = ""
+    """The newest migration of the database, a file's name; empty from a fabric before 0.2."""
+    object: int = 0
+    """The schema to which this code brings each tenant's object; 0 from a fabric before 0.2."""
+
+
 class DeadLetter(msgspec.Struct):
     """A queue message that could not be handled."""
 

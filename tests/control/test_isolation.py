@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -137,6 +138,46 @@ def test_the_command_believes_the_root_only(plane: ControlPlane, gateway: Device
     for receipt in record.receipts:
         receipt.certificate = b""
     assert not any(point.good for point in check(operator, "acme", record, plane.now))
+
+
+def test_receipts_outlive_the_issuer_that_was_in_force(
+    plane: ControlPlane, gateway: Device, operator: Operator
+) -> None:
+    """A node shows a certificate of the earlier issuer until its next renewal, and the relay's receipt is signed by that for good."""
+    device = plane.joined()
+    record = isolate(plane, device)
+    answers(plane, record, gateway)
+    plane.renew_issuer()
+    operator = replace(operator, issuer_certificate=plane.platform.settings.issuer.certificate.der)
+    assert verdicts(plane, device, operator) == {"relay": "valid", gateway.node: "valid"}
+    isolate(plane, device)  # told again by the new issuer: the first receipt stays
+    assert verdicts(plane, device, operator) == {"relay": "valid", gateway.node: "valid"}
+    other = plane.joined()
+    answers(plane, isolate(plane, other), gateway)
+    assert verdicts(plane, other, operator) == {"relay": "valid", gateway.node: "valid"}
+    plane.now += 20 * 3600
+    plane.node(gateway, "POST", "/certificates", RenewRequest())
+    assert verdicts(plane, other, operator) == {"relay": "valid", gateway.node: "valid"}
+    plane.now += 91 * 86_400  # both issuers have ended, and the operator has a third one
+    plane.renew_issuer()
+    operator = replace(operator, issuer_certificate=plane.platform.settings.issuer.certificate.der)
+    assert verdicts(plane, device, operator)["relay"] == verdicts(plane, other, operator)["relay"] == "valid"
+
+
+def test_a_receipt_from_after_the_end_of_its_issuer_is_worth_nothing(
+    plane: ControlPlane, gateway: Device, operator: Operator
+) -> None:
+    device = plane.joined()
+    isolate(plane, device)
+    record = shown(plane, device)
+    [receipt] = record.receipts
+    receipt.at_ms += 91 * 86_400 * 1000
+    relay, _ = check(operator, "acme", record, plane.now)
+    assert "is not valid now" in relay.verdict
+
+
+def verdicts(plane: ControlPlane, device: Device, operator: Operator) -> dict[str, str]:
+    return {point.point: point.verdict for point in check(operator, "acme", shown(plane, device), plane.now)}
 
 
 REPORT = {"rule": "isolation:spoofing", "reason": "not its own", "policy_version": 3, "counts": {"spoofed": 601}}

@@ -122,7 +122,7 @@ def test_the_fabric_serves_as_soon_as_the_migrations_are_applied(plane: ControlP
         plane.admin("GET", "/v1/health")
     with plane.store.database as database:
         database.execute("INSERT INTO d1_migrations (name) VALUES (?)", (database_schema.NEWEST,))
-    assert plane.admin("GET", "/v1/health") == {"status": "ok"}
+    assert plane.admin("GET", "/v1/health") == {"status": "ok", "database": database_schema.NEWEST, "object": NEWEST}
 
 
 def test_what_devices_hold_outlives_the_migration_of_certificates() -> None:

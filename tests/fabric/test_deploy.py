@@ -71,6 +71,7 @@ def test_a_new_account_a_renewal_and_a_rotation(
     assert account.unknown == []
     assert account.secrets == {NAMES[worker]: settings.secrets(operator, worker) for worker in WORKERS}
     assert "CREATE TABLE tenants" in "".join(account.statements)
+    assert_code_before_migrations(account)
     bound = {name: {each["name"]: each for each in script["bindings"]} for name, script in account.scripts.items()}
     assert bound["kairos-fabric"]["DB"]["id"] == DATABASE
     assert bound["kairos-fabric"]["CACHE"]["namespace_id"] == NAMESPACE
@@ -80,8 +81,10 @@ def test_a_new_account_a_renewal_and_a_rotation(
         texts = {each: binding["text"] for each, binding in bound[name].items() if binding["type"] == "plain_text"}
         assert texts == settings.variables(operator, worker)
     assert [each["migrations"]["new_tag"] for each in account.scripts.values()] == ["v1", "v1"]
-    assert {each["dead_letter_queue"] for each in account.consumers.values()} == {
-        f"kairos-{name}-dead" for name in ("events", "telemetry", "sweeps")
+    assert {queue: each["dead_letter_queue"] for queue, each in account.consumers.items()} == {
+        f"kairos-{name}{end}": None if end else f"kairos-{name}-dead"
+        for name in ("events", "telemetry", "sweeps")
+        for end in ("", "-dead")
     }
     assert all(script["observability"]["enabled"] for script in account.scripts.values())
 
@@ -89,6 +92,8 @@ def test_a_new_account_a_renewal_and_a_rotation(
     for worker, name in NAMES.items():
         Wrangler(workspace.folder()).run("deploy", "--keep-vars", "--config", settings.CONFIGURATION[worker])
         assert "plain_text" in account.scripts[name]["keep_bindings"]
+        assert account.deployments[-1][0] == name
+        assert account.deployments[-1][1]["code_update_strategy"] == {"mode": "immediate"}
     assert account.unknown == []
 
     # A new issuer: the seed is there before the certificate is served, and the old one goes after.
@@ -122,15 +127,35 @@ def test_a_new_account_a_renewal_and_a_rotation(
     assert not list(workspace.folder().glob(".deploy.*"))
 
 
+def assert_code_before_migrations(account: CloudflareAccount) -> None:
+    """Objects end at once with the code of before, and only then are tables changed that it uses."""
+    last = {name: at for at, name in enumerate(account.steps)}
+    first_migration = account.steps.index("migration")
+    assert account.steps.index("kairos-fabric") < first_migration
+    assert [each for each in account.steps[first_migration:] if each == "kairos-fabric"] == []
+    assert last["migration"] < last["kairos-relay"]
+    for script in account.scripts.values():
+        assert script["code_update_strategy"] == {"mode": "immediate"}
+
+
 def test_a_deployment_that_was_killed_anywhere_is_finished_by_the_next(
     operator: Operator, account: CloudflareAccount, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    # A directory of 0.1: the key that its relay shows is accepted until the new relay is there.
+    [seed] = operator.folder.glob("issuer-*.seed")
+    seed.rename(operator.folder / "issuer.seed")
     account.fails_after = 4
     assert verb(operator, "deploy") == 1
+    assert operator.is_from_before_0_2
     (operator.folder / resources.RECORD).unlink()  # made, and killed before it could be recorded
     account.fails_after = None
     assert verb(operator, "deploy") == 0, capsys.readouterr().err
     assert sorted(account.created) == sorted(each.name for each in resources.RESOURCES)
+    assert seed.exists()
+    given = [call.get("INTROSPECTION_KEY_PREVIOUS", "") for _, call in account.secret_calls]
+    assert operator.internal_key in given[:-1]
+    assert account.secret_calls[-1] == ("kairos-fabric", {"INTROSPECTION_KEY_PREVIOUS": None})
+    assert account.steps[-2:] == ["kairos-relay", "secrets"]
     assert account.secrets == {NAMES[worker]: settings.secrets(operator, worker) for worker in WORKERS}
 
 

@@ -6,10 +6,13 @@ import time
 from email.utils import formatdate
 
 import pytest
+from fabric_files import change, database_of
 
 from fabric_host import FabricHost, running_fabric
 from kairos_cli.admin import AdminClient
+from kairos_cli.fabric import upgrade
 from kairos_cli.fabric.doctor import Finding, clock, examine, of_metrics
+from kairos_control.store import database_schema, object_schema
 
 NOW = 1_800_000_000
 DAY_S = 86_400
@@ -19,18 +22,38 @@ def states(findings: list[Finding]) -> dict[str, str]:
     return {each.what: each.state for each in findings}
 
 
-def test_a_fabric_that_is_well_and_one_that_is_not(tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_a_fabric_that_is_well_and_one_that_is_not(
+    tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with running_fabric(tmp_path_factory.mktemp("doctor") / "fabric") as host:
         admin, now = AdminClient(host.operator), time.time()
         well = states(list(examine(admin, now)))
-        assert {well[each] for each in ("control plane", "relay", "version", "issuing CA", "root CA")} == {"ok"}
+        assert {well[each] for each in ("control plane", "relay", "version", "schemas", "issuing CA", "root CA")} == {
+            "ok"
+        }
+        [schemas] = [each for each in examine(admin, now) if each.what == "schemas"]
+        assert schemas.detail == f"database {database_schema.NEWEST}, objects {object_schema.MIGRATIONS[-1].number}"
+        upgrade.await_health(host.operator, database_schema.NEWEST)
+        monkeypatch.setattr(upgrade, "_HEALTH_S", 0.1)  # one look
+        with pytest.raises(upgrade.UpgradeError, match=f"with database {database_schema.NEWEST}"):
+            upgrade.await_health(host.operator, "9999_tomorrow.sql")
         late = {each.what: each for each in examine(admin, now + 80 * DAY_S)}
         assert late["issuing CA"].state == "look"
         assert "kairos fabric renew" in late["issuing CA"].detail
         assert late["clock, control plane"].state == "unknown"
         assert states(list(examine(admin, now + 91 * DAY_S)))["issuing CA"] == "wrong"
+        newer(host)
+        refusing = {each.what: each for each in examine(admin, now)}["control plane"]
+        assert (refusing.state, "deploy the newer release" in refusing.detail) == ("wrong", True)
         silent(host)
         assert states(list(examine(admin, now)))["relay"] == "wrong"
+
+
+def newer(host: FabricHost) -> None:
+    """Its database becomes that of a later release."""
+    host.fabric.kill("control")
+    change(database_of(host.fabric.state), "INSERT INTO d1_migrations (name) VALUES ('9999_tomorrow.sql')")
+    host.fabric.restart("control")
 
 
 def silent(host: FabricHost) -> None:

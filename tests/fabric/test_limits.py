@@ -14,7 +14,13 @@ from pathlib import Path
 import pytest
 
 from kairos_cli.fabric import workspace
-from kairos_cli.fabric.cloudflare_limits import LimitError, Meter
+from kairos_cli.fabric.cloudflare_limits import (
+    SOCKET_ATTACHMENT_BYTES,
+    SOCKET_TAG_CHARACTERS,
+    SOCKET_TAGS,
+    LimitError,
+    Meter,
+)
 from kairos_cli.fabric.faults import Fault, FaultLog
 from kairos_cli.fabric.init import create
 from kairos_cli.fabric.local import _node
@@ -24,7 +30,8 @@ from overlay import wait_for
 
 # A Worker that does to its bindings what its path says.
 BREACHES = """
-import asyncio, json
+import asyncio, js, json
+from pyodide.ffi import to_js
 from urllib.parse import urlsplit
 from workers import DurableObject, Response, WorkerEntrypoint
 
@@ -61,18 +68,18 @@ class Default(WorkerEntrypoint):
             await self.env.CACHE.put("key", b"value", expirationTtl=60)
 
     async def message(self):
-        await self.env.EVENTS.sendBatch([{"body": '"' * 64_000}])
+        await self.env.TELEMETRY.sendBatch([{"body": '"' * 64_000}])
 
     async def batch(self):
-        await self.env.EVENTS.sendBatch([{"body": "x" * 90_000} for _ in range(3)])
+        await self.env.TELEMETRY.sendBatch([{"body": "x" * 90_000} for _ in range(3)])
 
     async def messages(self):
-        await self.env.EVENTS.sendBatch([{"body": "x"} for _ in range(101)])
+        await self.env.TELEMETRY.sendBatch([{"body": "x"} for _ in range(101)])
 
     async def well(self):
         for number in range(50):
             await self.env.DB.prepare("SELECT ?").bind(number).all()
-        await self.env.EVENTS.sendBatch([{"body": "x"} for _ in range(100)])
+        await self.env.TELEMETRY.sendBatch([{"body": "x"} for _ in range(100)])
         await self.env.CACHE.put("other", b"value", expirationTtl=60)
         return Response("well")
 
@@ -90,7 +97,7 @@ class Default(WorkerEntrypoint):
                 raise ValueError("in the consumer")
 
     async def poison(self):
-        await self.env.EVENTS.sendBatch([{"body": "poison"}])
+        await self.env.TELEMETRY.sendBatch([{"body": "poison"}])
         return Response("sent")
 
 
@@ -104,7 +111,14 @@ class Tenant(DurableObject):
             sql.exec("SELECT ?", "x" * 3_000_000).toArray()
         if what == "object-alarm":
             self.ctx.storage.setAlarm(1)
+        if what.startswith("object-socket-"):
+            self.socket(*map(int, what.split("-")[2:]))
         return Response("done")
+
+    def socket(self, attachment, tags, characters):
+        _, server = js.WebSocketPair.new().object_values()
+        self.ctx.acceptWebSocket(server, to_js([f"{number:0{characters}}" for number in range(tags)]))
+        server.serializeAttachment("x" * attachment)
 
     async def alarm(self, info=None):
         await self.ctx.storage.deleteAlarm()
@@ -209,6 +223,24 @@ def test_what_is_within_the_limits_is_no_fault(worker: tuple[str, FaultLog]) -> 
     assert asked(url, "well") == 200
     assert asked(url, "ready") == 200
     assert not [fault for fault in log.new() if "/well" in fault.place]
+
+
+_SERIALIZED = 5  # what V8 writes before a string of that length: version (2), tag (1), length (2)
+
+
+@pytest.mark.parametrize(
+    ("attachment", "tags", "characters", "status"),
+    [
+        (SOCKET_ATTACHMENT_BYTES - _SERIALIZED, SOCKET_TAGS, SOCKET_TAG_CHARACTERS, 200),
+        (SOCKET_ATTACHMENT_BYTES - _SERIALIZED + 1, 1, 1, 500),
+        (1, SOCKET_TAGS + 1, 2, 500),
+        (1, 1, SOCKET_TAG_CHARACTERS + 1, 500),
+    ],
+)
+def test_a_socket_holds_what_the_runtime_gives_it(
+    worker: tuple[str, FaultLog], attachment: int, tags: int, characters: int, status: int
+) -> None:
+    assert asked(worker[0], f"object-socket-{attachment}-{tags}-{characters}") == status
 
 
 def queries(meter: Meter, count: int) -> None:

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kairos.deployment import PART_BYTES, SettingsError, internal_key, issuer_id, issuer_seed_name, joined, parts
-from kairos_cli.fabric import init, settings
+from kairos_cli.fabric import init, resources, settings
 from kairos_cli.fabric.operator import Operator, OperatorError, base64_line, write_files
 from kairos_cli.fabric.settings import WORKERS
 from kairos_cli.main import main
@@ -58,13 +58,39 @@ def test_the_relay_holds_two_keys_and_nothing_else(operator: Operator) -> None:
     assert not set(seeds) & {value.encode() for value in control.values()}
 
 
-def test_a_relay_from_before_0_2_is_known_until_it_is_deployed_anew(operator: Operator) -> None:
+@pytest.mark.parametrize("renewed", [False, True])
+def test_a_relay_from_before_0_2_is_known_until_it_is_deployed_anew(operator: Operator, renewed: bool) -> None:
     """It shows the internal key itself. Only a fabric that was made then has one."""
     assert "INTROSPECTION_KEY_PREVIOUS" not in settings.secrets(operator, "control")
+    as_of_0_1(operator)
+    if renewed:
+        assert main(["fabric", "renew", "--dir", str(operator.folder)]) == 0
+        operator = Operator.load(operator.folder)
+    before = settings.secrets(operator, "control")
+    assert before["INTROSPECTION_KEY_PREVIOUS"] == operator.internal_key
+    assert operator.internal_key not in settings.secrets(operator, "relay").values()
+    for _ in range(2):
+        operator.leave_0_1()
+        assert not operator.is_from_before_0_2
+        without = {name: text for name, text in before.items() if name != "INTROSPECTION_KEY_PREVIOUS"}
+        assert settings.secrets(operator, "control") == without
+
+
+def test_what_a_deployed_0_1_cannot_rotate_is_not_rotated(
+    operator: Operator, capsys: pytest.CaptureFixture[str]
+) -> None:
+    as_of_0_1(operator)
+    (operator.folder / resources.RECORD).write_text('{"database": "an-id"}')
+    before = (operator.folder / "internal.key").read_text()
+    assert main(["fabric", "rotate", "internal-key", "--dir", str(operator.folder)]) == 1
+    assert "kairos fabric upgrade" in capsys.readouterr().err
+    assert (operator.folder / "internal.key").read_text() == before
+
+
+def as_of_0_1(operator: Operator) -> None:
+    """The name that the seed had then."""
     seed = f"issuer-{issuer_id(operator.issuer_certificate)}.seed"
     (operator.folder / seed).rename(operator.folder / "issuer.seed")
-    assert settings.secrets(operator, "control")["INTROSPECTION_KEY_PREVIOUS"] == operator.internal_key
-    assert operator.internal_key not in settings.secrets(operator, "relay").values()
 
 
 def test_a_renewal_changes_seed_and_certificate_together(operator: Operator) -> None:

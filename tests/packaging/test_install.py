@@ -162,7 +162,7 @@ def test_an_operator_needs_no_source_tree(operator_only: Path, tmp_path: Path) -
         try:
             assert "ready in" in "".join(said), "".join(said)
             with urllib.request.urlopen(f"{url}/v1/health", timeout=20) as answer:
-                assert json.load(answer) == {"status": "ok"}
+                assert json.load(answer)["status"] == "ok"
             findings = json.loads(
                 run(kairos, "fabric", "doctor", "--json", "--dir", folder, environment=environment).stdout
             )

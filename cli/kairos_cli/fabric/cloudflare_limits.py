@@ -44,12 +44,17 @@ SQL_COLUMNS = 100  # "Maximum number of columns per table"
 SQL_LIKE_BYTES = 50  # "Maximum characters (bytes) in a LIKE or GLOB pattern"
 OBJECT_STORAGE_BYTES = 10_000_000_000  # "Storage per Durable Object: 10 GB"
 
-# https://developers.cloudflare.com/durable-objects/platform/limits/ and .../api/websockets/ , .../api/state/
+# https://developers.cloudflare.com/durable-objects/platform/limits/
 SOCKET_MESSAGE_BYTES = 33_554_432  # "WebSocket message size: 32 MiB (only for received messages)"
-SOCKET_ATTACHMENT_BYTES = 16_384  # serializeAttachment; workerd refuses more itself (2,048 in older pages)
-SOCKET_TAGS = 10  # acceptWebSocket: at most 10 tags
-SOCKET_TAG_CHARACTERS = 256  # of 256 characters each; workerd refuses more itself
-SOCKETS = 32_768  # acceptWebSocket: "up to 32,768 WebSocket connections per Durable Object instance"; CPU and memory end it before
+
+# https://developers.cloudflare.com/durable-objects/api/state/#acceptwebsocket , and the constants of workerd, which refuses more
+# (https://github.com/cloudflare/workerd, src/workerd)
+SOCKET_TAGS = 10  # "at most 10 tags associated with a WebSocket"; api/actor-state.h: MAX_TAGS_PER_CONNECTION
+SOCKET_TAG_CHARACTERS = 256  # "Each tag is a maximum of 256 characters"; api/actor-state.h: MAX_TAG_LENGTH
+SOCKETS = 32_768  # "a maximum of 32,768 WebSocket connections per Durable Object", less by CPU and memory; io/hibernation-manager.h
+SOCKET_ATTACHMENT_BYTES = (
+    16_384  # api/web-socket.h: MAX_ATTACHMENT_SIZE, serialized; pages from before it was raised say 2,048
+)
 
 # https://developers.cloudflare.com/kv/platform/limits/
 KV_KEY_BYTES = 512

@@ -38,14 +38,18 @@ def deploy(root: Path, operator: Operator, steps: Steps) -> None:
         identifiers = resources.ensure(operator, Wrangler(root))
     with configured(root, identifiers) as configurations:
         wrangler = Wrangler(root, configurations)
-        with steps.step("database migrations"):
-            wrangler.migrate()
         # Secrets first: wrangler then makes a Worker that is not there yet. Each of the two is bound to the other, and Cloudflare refuses a
         # binding to a Worker that is not there. A secret that the running version does not know changes nothing for it.
         put_secrets(wrangler, operator, steps)
-        for worker in WORKERS:
-            with steps.step(f"the {worker} Worker"):
-                wrangler.deploy(worker, operator)
+        # Then the code, then the migrations: new code refuses every call until they are applied, and old code never sees a table that they
+        # changed. The relay uses no database.
+        with steps.step("the control Worker"):
+            wrangler.deploy("control", operator)
+        with steps.step("database migrations"):
+            wrangler.migrate()
+        with steps.step("the relay Worker"):
+            wrangler.deploy("relay", operator)
+        operator.leave_0_1()
         remove_unused(wrangler, operator, steps)
 
 

@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 from types import FrameType
 
-from kairos_cli.fabric import workspace
+from kairos_cli.fabric import resources, workspace
 from kairos_cli.fabric.local import FabricError, LocalFabric, address_of
 from kairos_cli.fabric.operator import Operator, directory
 from kairos_cli.fabric.steps import Steps
@@ -18,6 +18,8 @@ from kairos_cli.fabric.steps import Steps
 
 def run(options: argparse.Namespace) -> None:
     operator = Operator.load(directory(options.dir))
+    if not resources.known(operator):
+        operator.leave_0_1()  # both Workers start from this release
     host, port = address_of(operator.url)
     state = Path(options.state) if options.state else operator.state
     steps = Steps(quiet=options.json)

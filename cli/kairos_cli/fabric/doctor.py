@@ -6,6 +6,7 @@ import argparse
 import json
 import re
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -14,10 +15,11 @@ from typing import Literal
 
 from kairos import __version__
 from kairos.api.enrollment import FabricInfo
+from kairos.api.operations import Health
 from kairos.constants import CLOCK_SKEW_S
 from kairos.errors import KairosError
 from kairos.identity.certificate import parse_certificate_untrusted
-from kairos_cli.admin import AdminClient, client
+from kairos_cli.admin import AdminClient, client, refusal
 from kairos_cli.fabric.cloudflare_limits import D1_DATABASE_BYTES
 from kairos_cli.output import as_json, as_table, moment
 
@@ -64,6 +66,7 @@ def examine(admin: AdminClient, now: float) -> Iterator[Finding]:
         return
     said = admin.get("/v1/fabric", FabricInfo)
     yield _version(said.version)
+    yield _schemas(admin.get("/v1/health", Health))
     for name, certificate, warn_s, remedy in (
         ("issuing CA", said.issuer_certificate, _ISSUER_WARN_S, "kairos fabric renew, then deploy"),
         ("root CA", said.root_certificate, _ROOT_WARN_S, "make a new fabric in time"),
@@ -106,6 +109,9 @@ def _reached(name: str, url: str, now: float) -> list[Finding]:
         with urllib.request.urlopen(f"{url}/v1/health", timeout=_TIMEOUT_S) as answer:
             json.load(answer)
             date = answer.headers.get("date")
+    except urllib.error.HTTPError as error:
+        with error:
+            return [Finding(name, "wrong", f"{url} refuses: {refusal(error)}")]
     except (OSError, ValueError) as error:
         return [Finding(name, "wrong", f"{url} does not answer: {getattr(error, 'reason', error)}")]
     return [Finding(name, "ok", url), clock(name, date, now)]
@@ -127,6 +133,13 @@ def _version(running: str) -> Finding:
     return Finding(
         "version", "look", f"the fabric runs {running}, this command is {__version__}; kairos fabric upgrade"
     )
+
+
+def _schemas(health: Health) -> Finding:
+    """The fabric itself refuses every call while its code and its database do not fit; this tells where they are."""
+    if not health.database:
+        return Finding("schemas", "unknown", "this fabric does not name them; kairos fabric upgrade")
+    return Finding("schemas", "ok", f"database {health.database}, objects {health.object}")
 
 
 def _end(name: str, end: int, now: float, warn_s: int, remedy: str) -> Finding:

@@ -58,7 +58,7 @@ def report(root: Path, operator: Operator, steps: Steps, as_figures: bool) -> in
         print(
             "Cloudflare would refuse this."
             if failed
-            else "Nothing was changed. Without --dry-run: resources, migrations, secrets, then both Workers."
+            else "Nothing was changed. Without --dry-run: resources, secrets, the control Worker, migrations, the relay Worker."
         )
     return int(failed)
 

@@ -79,8 +79,18 @@ class Operator:
 
     @property
     def is_from_before_0_2(self) -> bool:
-        """The fabric was made by a release in which both Workers held the internal key itself."""
+        """The fabric was made by a release in which both Workers held the internal key itself, and this one was not deployed yet."""
         return (self.folder / "issuer.seed").exists()
+
+    def leave_0_1(self) -> None:
+        """To be called when both Workers run this release: none shows the internal key itself any more, so none accepts it. The seed in
+        issuer.seed gets the name of its certificate; that of an issuer from before a renewal is deleted."""
+        if self.is_from_before_0_2:
+            old, named = self.folder / "issuer.seed", self.folder / f"issuer-{issuer_id(self.issuer_certificate)}.seed"
+            if named.exists():
+                old.unlink()
+            else:
+                old.rename(named)
 
     @property
     def issuer_seed(self) -> bytes:

@@ -19,7 +19,9 @@ _PREFIXES = {"internal-key": "", "root-credential": "kairos-admin-"}
 
 def run(options: argparse.Namespace) -> None:
     folder, name = directory(options.dir), _FILES[options.what]
-    Operator.load(folder)
+    operator = Operator.load(folder)
+    if operator.is_from_before_0_2 and resources.known(operator):
+        raise KairosError("the deployed fabric is of a release that cannot rotate this; first: kairos fabric upgrade")
     if options.finish:
         finish(folder, name)
     else:

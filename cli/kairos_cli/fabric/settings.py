@@ -47,7 +47,7 @@ def secrets(operator: Operator, worker: Worker) -> dict[str, str]:
     if previous:
         held["INTROSPECTION_KEY_PREVIOUS"] = internal_key(previous, "introspection")
     elif operator.is_from_before_0_2:
-        held["INTROSPECTION_KEY_PREVIOUS"] = key  # what the relay shows until it is deployed anew
+        held["INTROSPECTION_KEY_PREVIOUS"] = key  # what the relay shows until it is deployed anew: Operator.leave_0_1
     if former := operator.previous("admin.token"):
         held["ADMIN_TOKEN_SHA256_PREVIOUS"] = _sha256(former)
     return held

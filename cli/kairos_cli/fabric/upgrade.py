@@ -1,7 +1,7 @@
 """`kairos fabric upgrade`: a deployed fabric to this version, while its nodes stay connected.
 
-Migrations of the database only add, so the version that runs goes on with the new schema until the new code is there. Every step may be made
-again: an upgrade that was cut short anywhere is finished by the next.
+The new code is deployed before the database is migrated, and refuses every call with 503 in between; nodes keep their tunnels and try again.
+Every step may be made again: an upgrade that was cut short anywhere is finished by the next.
 """
 
 from __future__ import annotations
@@ -9,12 +9,12 @@ from __future__ import annotations
 import argparse
 import json
 import time
-import urllib.error
 import urllib.request
 from pathlib import Path
 
 from kairos import __version__
 from kairos.api.enrollment import FabricInfo
+from kairos.api.operations import Health
 from kairos.errors import KairosError
 from kairos_cli.admin import AdminClient
 from kairos_cli.fabric import deploy, resources, workspace
@@ -24,6 +24,7 @@ from kairos_cli.fabric.wrangler import Wrangler, configured
 
 _HEALTH_S = 60.0
 _HEALTH_PAUSE_S = 1.0
+_TIMEOUT_S = 10.0
 
 
 class UpgradeError(KairosError):
@@ -44,7 +45,7 @@ def run(options: argparse.Namespace) -> None:
     print(f"{operator.url}: {running} -> {__version__}")
     deploy.deploy(root, operator, steps)
     with steps.step(f"wait until both Workers answer with {__version__}"):
-        await_health(operator)
+        await_health(operator, max(shipped_migrations(root)))
 
 
 def require_no_downgrade(running: str, ours: str) -> None:
@@ -55,23 +56,29 @@ def require_no_downgrade(running: str, ours: str) -> None:
 
 def require_known_migrations(applied: list[str], root: Path) -> None:
     """A database that a newer version has migrated is not for this one. Raises UpgradeError."""
-    shipped = {path.name for path in (root / "workers/migrations").glob("*.sql")}
+    shipped = shipped_migrations(root)
     if unknown := [name for name in applied if name not in shipped]:
         raise UpgradeError(f"the database has migrations that this version does not know: {', '.join(unknown)}")
 
 
-def await_health(operator: Operator) -> None:
-    """Raises UpgradeError when the new version does not answer."""
+def shipped_migrations(root: Path) -> set[str]:
+    """The files of the migrations of this version."""
+    return {path.name for path in (root / "workers/migrations").glob("*.sql")}
+
+
+def await_health(operator: Operator, migration: str) -> None:
+    """Raises UpgradeError when the new version does not answer, or its database is not at that migration."""
     deadline, reason = time.monotonic() + _HEALTH_S, ""
     while time.monotonic() < deadline:
         try:
-            for url in (operator.url, operator.relay_url):
-                with urllib.request.urlopen(f"{url}/v1/health", timeout=_HEALTH_PAUSE_S * 10) as answer:
-                    json.load(answer)
-            version = AdminClient(operator).get("/v1/fabric", FabricInfo).version
-            if version == __version__:
+            with urllib.request.urlopen(f"{operator.relay_url}/v1/health", timeout=_TIMEOUT_S) as answer:
+                json.load(answer)
+            admin = AdminClient(operator)
+            database = admin.get("/v1/health", Health).database
+            version = admin.get("/v1/fabric", FabricInfo).version
+            if (version, database) == (__version__, migration):
                 return
-            reason = f"it still answers as {version}"
+            reason = f"it still answers as {version}, with database {database or 'of before 0.2'}"
         except (OSError, ValueError, KairosError) as error:
             reason = str(error)
         time.sleep(_HEALTH_PAUSE_S)

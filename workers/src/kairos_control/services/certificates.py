@@ -70,6 +70,7 @@ class Certificates:
             min(now + CERTIFICATE_LIFE_S, settings.issuer.certificate.not_after),
         )
         signature = await issuer.sign(self._platform, tbs, _NO_CONTEXT)
+        self._store.issuers.keep(settings.issuer.certificate)
         return parse_certificate_untrusted(certificate(settings.suite, tbs, signature))
 
     async def renew(self, device: StoredDevice, request: RenewRequest) -> Renewed:

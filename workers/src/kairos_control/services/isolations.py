@@ -84,7 +84,10 @@ class Isolations:
         isolation = self._of(node)
         receipts = self._store.isolations.receipts(isolation.id, isolation.state)
         certificates = await self._store.certificates.present([each.point for each in receipts])
-        certificates[RELAY] = self._platform.settings.issuer.certificate.der
+        current = self._platform.settings.issuer.certificate.der
+        for each in receipts:
+            if each.point == RELAY:
+                certificates[RELAY] = self._store.issuers.one(each.issuer) or current
         return IsolationRecord(
             isolation.id,
             node,
@@ -96,6 +99,7 @@ class Isolations:
                 IsolationReceipt(each.point, each.at_ms, each.signature, certificates.get(each.point, b""))
                 for each in receipts
             ],
+            [each for each in self._store.issuers.valid(self._platform.clock()) if each != current],
         )
 
     def current(self) -> list[Isolation]:
@@ -130,7 +134,8 @@ class Isolations:
         at_ms = int(self._platform.clock() * 1000)
         signed = transcript.isolation_receipt(isolation.id, isolation.node, RELAY, isolation.state, at_ms)
         signature = await issuer.sign(self._platform, signed, labels.ISOLATION_RECEIPT)
-        self._store.isolations.add_receipt(isolation.id, StoredReceipt(RELAY, isolation.state, at_ms, signature))
+        by = self._store.issuers.keep(self._platform.settings.issuer.certificate)
+        self._store.isolations.add_receipt(isolation.id, StoredReceipt(RELAY, isolation.state, at_ms, signature, by))
 
     async def _expect(self, node: str, more: list[str]) -> None:
         """Receipts are due from every gateway, and from the device and its peers as far as they are connected."""

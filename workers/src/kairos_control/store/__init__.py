@@ -22,6 +22,7 @@ from .fabric_events import FabricEventStore
 from .gateways import GatewayStore
 from .interconnects import InterconnectStore
 from .isolations import IsolationStore
+from .issuers import IssuerStore
 from .leases import LeaseStore
 from .metrics import MetricsStore
 from .network_changes import NetworkChangeStore
@@ -88,6 +89,7 @@ class Stores(FabricStores):
         self.network_changes = NetworkChangeStore(database, tenant)
         self.nonces = NonceStore(local)
         self.isolations = IsolationStore(local)
+        self.issuers = IssuerStore(local)
         self.sessions = SessionStore(local)
         self.postures = PostureStore(local)
         self.audit_log = AuditLogStore(local)

@@ -15,7 +15,8 @@ _APPLY = "wrangler d1 migrations apply kairos --remote"
 
 async def require(database: Database) -> None:
     """Raises a ProblemError, schema-newer or schema-older, unless NEWEST is the last migration that was applied."""
-    applied = await _last_applied(database)
+    recorded = await database.first("SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'd1_migrations'")
+    applied = await last_applied(database) if recorded else ""
     if applied > NEWEST:
         raise problem(
             "schema-newer",
@@ -31,9 +32,7 @@ async def require(database: Database) -> None:
         )
 
 
-async def _last_applied(database: Database) -> str:
-    """Empty: none."""
-    if await database.first("SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'd1_migrations'") is None:
-        return ""
+async def last_applied(database: Database) -> str:
+    """Of a database that has migrations: the newest one. One read."""
     row = await database.first("SELECT coalesce(max(name), '') AS name FROM d1_migrations")
     return str(row["name"]) if row else ""

@@ -38,6 +38,8 @@ class StoredReceipt:
     at_ms: int
     """When it was enforced, Unix milliseconds by the clock of the point."""
     signature: bytes
+    issuer: str = ""
+    """Of the relay's: the id of the issuing certificate whose key signed it."""
 
 
 class IsolationStore:
@@ -91,17 +93,21 @@ class IsolationStore:
     def add_receipt(self, isolation: str, receipt: StoredReceipt) -> None:
         """Keeps the first receipt of each enforcement point and state."""
         self._local.write(
-            "INSERT INTO receipts (id, point, state, at_ms, signature) VALUES (?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
+            "INSERT INTO receipts (id, point, state, at_ms, signature, issuer) VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
             isolation,
             receipt.point,
             receipt.state,
             receipt.at_ms,
             b64(receipt.signature),
+            receipt.issuer,
         )
 
     def receipts(self, isolation: str, state: IsolationState) -> list[StoredReceipt]:
         rows = self._local.rows("SELECT * FROM receipts WHERE id = ? AND state = ? ORDER BY at_ms", isolation, state)
-        return [StoredReceipt(row["point"], row["state"], row["at_ms"], unb64(row["signature"])) for row in rows]
+        return [
+            StoredReceipt(row["point"], row["state"], row["at_ms"], unb64(row["signature"]), row["issuer"])
+            for row in rows
+        ]
 
     def clear(self) -> None:
         for table in ("isolations", "receipts"):

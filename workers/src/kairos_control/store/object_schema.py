@@ -94,6 +94,15 @@ MIGRATIONS = (
             "CREATE TABLE fabric_mark (single INTEGER PRIMARY KEY CHECK (single = 1), seq INTEGER NOT NULL)",
         ),
     ),
+    # `receipts.issuer` names the certificate of the key that signed the relay's receipt. Those from before have none.
+    Migration(
+        5,
+        "issuers",
+        (
+            "CREATE TABLE issuers (id TEXT PRIMARY KEY, certificate TEXT NOT NULL, not_after INTEGER NOT NULL)",
+            "ALTER TABLE receipts ADD COLUMN issuer TEXT NOT NULL DEFAULT ''",
+        ),
+    ),
 )
 
 # A table: a Durable Object's SQLite refuses PRAGMA user_version.

@@ -5,9 +5,10 @@ from __future__ import annotations
 from kairos import __version__
 from kairos.api.admin import Page
 from kairos.api.enrollment import FabricInfo
-from kairos.api.operations import DeadLetter, FabricEventRecord
+from kairos.api.operations import DeadLetter, FabricEventRecord, Health
 
 from ...fabric import FabricServices
+from ...store import database_schema, object_schema
 from ..call import Call, Reply, reply
 from ..paging import Window, window
 from ..routing import Caller, Route
@@ -32,8 +33,8 @@ async def info(fabric: FabricServices, call: Call) -> Reply:
 
 async def health(fabric: FabricServices, call: Call) -> Reply:
     """Reads one row, so that a fabric without its database is not healthy."""
-    await fabric.store.tenants.exists("")
-    return reply({"status": "ok"})
+    database = await database_schema.last_applied(fabric.platform.database)
+    return reply(Health("ok", database, object_schema.MIGRATIONS[-1].number))
 
 
 async def metrics(fabric: FabricServices, call: Call) -> Reply:
@@ -56,7 +57,7 @@ async def events(fabric: FabricServices, call: Call) -> Reply:
 
 ROUTES: tuple[Route[FabricServices], ...] = (
     Route("GET", "/v1/fabric", Caller.ANYONE, info, "What anyone may know of this fabric", answer=FabricInfo),
-    Route("GET", "/v1/health", Caller.ANYONE, health, "It answers, and its database does", answer=dict),
+    Route("GET", "/v1/health", Caller.ANYONE, health, "It answers, and its database does", answer=Health),
     Route("GET", "/v1/metrics", Caller.VIEWER, metrics, "For Prometheus: records, counted", answer=str),
     Route(
         "GET",
