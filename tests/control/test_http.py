@@ -75,7 +75,9 @@ def test_any_mistake_of_an_administrator_is_named(plane: ControlPlane, call: Cal
     assert answer.status < 500, answer
 
 
-@pytest.mark.parametrize("target", ["//[abc", "//[abc/v1/health?limit=1", "//host/v1/health", "//host/v1/tenants/acme", "/v1//health"])
+@pytest.mark.parametrize(
+    "target", ["//[abc", "//[abc/v1/health?limit=1", "//host/v1/health", "//host/v1/tenants/acme", "/v1//health"]
+)
 def test_a_path_is_a_path_and_never_a_host(plane: ControlPlane, target: str) -> None:
     reply = plane.send(Call("GET", target, {}))
     assert (reply.status, reply.content_type) == (404, CONTENT_TYPE)

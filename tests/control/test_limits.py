@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from control_plane import ControlPlane, Device, answer
+from control_plane import INTERNAL_KEY, ControlPlane, Device, answer
 from kairos.api.enrollment import Challenge
 from kairos.api.problem import ProblemError
-from kairos.api.session import SessionGrant
+from kairos.api.session import SOURCE_HEADER, SessionGrant
 from kairos_control.http.call import Call
-from kairos_control.services.rate_limits import DEVICE, SESSION, SITE, SOURCE, TOKEN, Budget, Limits
+from kairos_control.services.rate_limits import DEVICE, RELAY_SOURCE, SESSION, SITE, SOURCE, TOKEN, Budget, Limits
 from kairos_control.services.sessions import LIVE_MAX
 
 SMALL = Budget("this test", 3, 0.5)
@@ -135,9 +135,36 @@ def test_a_flood_of_addresses_pushes_no_device_out_of_its_budget() -> None:
 
 
 def test_the_budget_of_a_source_does_not_tell_which_tenants_exist(plane: ControlPlane) -> None:
-    for tenant in ("acme", "none"):
-        source, codes = f"192.0.2.{len(tenant)}", []
+    for source, tenant in (("192.0.2.1", "acme"), ("192.0.2.2", "none")):
+        codes = []
         for _ in range(SOURCE.burst + 1):
             call = Call("GET", f"/v1/tenants/{tenant}/enrollments/0000", {"cf-connecting-ip": source})
             codes.append(plane.send(call).status)
         assert codes == [404] * SOURCE.burst + [429]
+
+
+def test_a_spent_budget_does_not_tell_which_tenants_exist(plane: ControlPlane) -> None:
+    """It is spent on a name that is none; then every name is refused alike, before the database is asked for it."""
+    source = {"cf-connecting-ip": "192.0.2.7"}
+    for _ in range(SOURCE.burst):
+        plane.send(Call("GET", "/v1/tenants/none/enrollments/0000", source))
+    answers = []
+    for tenant in ("acme", "none"):
+        reply = plane.send(Call("GET", f"/v1/tenants/{tenant}/enrollments/0000", source))
+        answers.append((reply.status, reply.body.replace(b"none", b"acme"), plane.store.queries))
+    assert answers[0] == answers[1]
+    assert (answers[0][0], answers[0][2]) == (429, 0)
+
+
+def test_who_knocks_at_the_relay_has_a_limit_by_address(plane: ControlPlane) -> None:
+    def knock(tenant: str, key: str = INTERNAL_KEY, source: str = "192.0.2.7") -> int:
+        headers = {"authorization": f"Bearer {key}", SOURCE_HEADER.lower(): source}
+        body = b'{"token": "acme.guess", "gateway": "gw-aaaaaaaaaaaaaaaa"}'
+        return plane.send(Call("POST", f"/internal/introspect/{tenant}", headers, body)).status
+
+    assert {knock("acme", key="guess") for _ in range(SOURCE.burst + 1)} == {
+        401
+    }  # who is not the relay spends nothing of it
+    assert {knock("acme") for _ in range(RELAY_SOURCE.burst)} == {401}
+    assert (knock("acme"), knock("none"), knock("acme", source="192.0.2.8")) == (429, 429, 401)
+    assert plane.send(Call("GET", "/v1/fabric", {"cf-connecting-ip": "192.0.2.7"})).status == 200

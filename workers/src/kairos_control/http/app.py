@@ -12,6 +12,7 @@ from kairos.api.problem import ProblemError
 from ..fabric import FabricServices
 from ..problems import problem
 from ..services.enrollments import unknown_enrollment, unknown_token
+from ..services.sessions import unknown_session
 from ..tenant import TenantServices
 from . import openapi, refusals
 from .authentication import (
@@ -19,10 +20,10 @@ from .authentication import (
     authenticate_again,
     authenticate_at_fabric,
     by_headers,
-    limit_source,
     unknown_device,
 )
 from .call import Call, Reply, problem_reply, reply
+from .resources.internal import introspect
 from .routing import Caller, Route, find
 from .table import FABRIC, TENANT
 
@@ -103,7 +104,6 @@ def declared_length(call: Call, route: Route[Any]) -> int:
 async def answer(fabric: FabricServices, call: Call, read: ReadBody) -> Reply:
     """A call that belongs to no tenant."""
     try:
-        limit_source(fabric, call)
         route = find(FABRIC_ROUTES, call)
         await authenticate_at_fabric(fabric, route.caller, call)
         async with _bodies.read(call, route, read):
@@ -117,7 +117,7 @@ async def answer_tenant(tenant: TenantServices, call: Call, read: ReadBody) -> R
     """A call of one tenant, inside its object. What it did is in the audit log before it is answered."""
     try:
         await tenant.fabric_inbox.begin()
-        limit_source(tenant, call)
+        tenant.limits.take_source(call.source)
         route = find(TENANT, call)
         return _without_body(call, await _answer(tenant, route, call, read))
     except ProblemError as error:
@@ -147,7 +147,6 @@ async def answer_stranger(fabric: FabricServices, call: Call, read: ReadBody) ->
     """A call for a tenant that does not exist. No object is made for it, and it hears what it would hear from a tenant that it
     has no part in: who may not know of a tenant cannot find out by its name."""
     try:
-        limit_source(fabric, call)
         route = find(TENANT, call)
         raise await _strange(fabric, route, call, read)
     except ProblemError as error:
@@ -159,12 +158,15 @@ async def _strange(fabric: FabricServices, route: Route[TenantServices], call: C
     is_node = route.caller is Caller.NODE or (route.caller is Caller.NODE_OR_ADMIN and not call.bearer)
     if not is_node and route.caller not in (Caller.ANYONE, Caller.JOINING):
         await authenticate_at_fabric(fabric, route.caller, call, name)
-        return problem("not-found", f"there is no tenant {name}")
+        if route.handler is not introspect:  # what the relay hears it passes on to a stranger
+            return problem("not-found", f"there is no tenant {name}")
     async with _unauthenticated_bodies.read(call, route, read):
         if not is_node and route.body is not None:
             call.decode(route.body)
         if route.caller is Caller.JOINING:
             return unknown_token()
+        if route.handler is introspect:
+            return unknown_session()
         return unknown_device(name, call) if is_node else unknown_enrollment()
 
 

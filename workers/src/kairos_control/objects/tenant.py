@@ -15,7 +15,7 @@ from ..adapters.messages import call_of, response_of
 from ..adapters.platform import BoundRelay, platform_of, require_database
 from ..adapters.storage import ObjectDatabase
 from ..http import app
-from ..http.authentication import authenticate, limit_source
+from ..http.authentication import authenticate
 from ..http.call import Call, problem_reply
 from ..http.resources.events import SOCKET
 from ..ports import TenantPlatform
@@ -81,7 +81,7 @@ class Tenant(DurableObject):  # type: ignore[misc]
 
     async def _open_events(self, service: TenantServices, call: Call) -> Any:
         try:
-            limit_source(service, call)
+            service.limits.take_source(call.source)
             await authenticate(service, SOCKET, call)
             node = call.node.node
             welcome = await service.node_events.welcome(node)

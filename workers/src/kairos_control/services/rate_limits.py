@@ -31,6 +31,7 @@ class Budget:
 
 SOURCE = Budget("this address", 600, 20)  # an office behind one address renews 4,000 sessions in 200 s
 SITE = Budget("this network", 6_000, 200)  # an IPv6 /48, which one subscriber may have whole
+RELAY_SOURCE = Budget("this address at the relay", 600, 20)
 DEVICE = Budget("this device", 600, 10)
 SESSION = Budget("this device's sessions", 300, 1)
 CERTIFICATE = Budget("this device's certificates", 30, 1 / 600)  # one each 16 h is what it needs
@@ -57,13 +58,13 @@ class Limits:
             wait = math.ceil(over / budget.per_second)
             raise problem("too-many-requests", f"{budget.name}: too many now; again in {wait} s", wait)
 
-    def take_source(self, address: str) -> None:
+    def take_source(self, address: str, budget: Budget = SOURCE) -> None:
         """Counts one call from an address: an IPv4 address, or the /64 of an IPv6 address and the /48 around it, for that is what one
         subscriber has. An empty address, as on the local fabric, is not counted. Raises too-many-requests."""
         if not address:
             return
         subnet, site = _prefixes(address)
-        self.take(SOURCE, subnet)
+        self.take(budget, subnet)
         if site:
             self.take(SITE, site)
 

@@ -6,6 +6,7 @@ import base64
 import hashlib
 from collections.abc import Collection, Iterable
 
+from kairos.api.problem import ProblemError
 from kairos.api.push import Revocation, SessionNotice
 from kairos.api.session import Cut, GatewayAddress, Introspected, Introspection, SessionGrant, SessionRequest
 from kairos.constants import POSTURE_LATE_S, SESSION_LIFE_S
@@ -87,7 +88,7 @@ class Sessions:
         """T2, asked by the relay. Raises unauthorized for a token that is unknown, over, or for another gateway."""
         session = self._store.sessions.by_token(_hash(request.token), int(self._platform.clock()))
         if session is None:
-            raise problem("unauthorized", "the session token is not valid; open a session again")
+            raise unknown_session()
         if request.gateway not in session.gateways:
             raise problem("unauthorized", f"the session is not for {request.gateway}")
         return Introspected(session.node, self._platform.tenant, session.role, session.session, session.expires_at)
@@ -165,6 +166,11 @@ class Sessions:
         if found is None:
             raise problem("session-ended", "open a new session")
         return found
+
+
+def unknown_session() -> ProblemError:
+    """What the relay is told of a token that opens nothing, whether the tenant that it names exists or not."""
+    return problem("unauthorized", "the session token is not valid; open a session again")
 
 
 def _notice(session: StoredSession, posture: StoredPosture) -> SessionNotice:
