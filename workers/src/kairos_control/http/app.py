@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -12,6 +13,7 @@ from kairos.api.problem import ProblemError
 from ..fabric import FabricServices
 from ..problems import problem
 from ..services.enrollments import unknown_enrollment, unknown_token
+from ..services.rate_limits import site_of
 from ..services.sessions import unknown_session
 from ..tenant import TenantServices
 from . import openapi, refusals
@@ -34,6 +36,9 @@ ReadBody = Callable[[int], Awaitable[bytes]]
 # of their own, so that uploads of strangers that never end hold up none of them.
 _BODIES_MAX = 40 * 1024 * 1024
 _UNAUTHENTICATED_BODIES_MAX = 16 * 1024 * 1024
+_SOURCE_BODIES_MAX = (
+    2 * 1024 * 1024
+)  # of these, of one source: nodes sign what they send, so their bodies are among them
 _BODY_WAIT_S = 30.0
 
 
@@ -49,10 +54,12 @@ ALL: tuple[Route[Any], ...] = (*FABRIC_ROUTES, *TENANT)
 
 
 class Bodies:
-    """The memory that request bodies take in this isolate, bounded over all calls."""
+    """The memory that request bodies take in this isolate, bounded over all calls and over those of one source."""
 
-    def __init__(self, limit: int) -> None:
-        self._left = limit
+    def __init__(self, limit: int, source_limit: int) -> None:
+        """source_limit: of calls from one address or, by IPv6, one site. Calls without an address have no such bound."""
+        self._left, self._source_limit = limit, source_limit
+        self._of_source = Counter[str]()
 
     @asynccontextmanager
     async def read(self, call: Call, route: Route[Any], read: ReadBody) -> AsyncIterator[None]:
@@ -60,16 +67,22 @@ class Bodies:
 
         Raises length-required, body-too-large, request-timeout, and too-many-requests while other bodies take all the memory.
         """
-        length = declared_length(call, route)
-        if length > self._left:
+        length, source = declared_length(call, route), site_of(call.source)
+        if length > self._left or (source and self._of_source[source] + length > self._source_limit):
             raise problem("too-many-requests", "too many large requests at once; try again", 1)
-        self._left -= length
+        self._take(source, length)
         try:
             if length:
                 call.body = await _in_time(read(length))
             yield
         finally:
-            self._left += length
+            self._take(source, -length)
+
+    def _take(self, source: str, length: int) -> None:
+        self._left -= length
+        self._of_source[source] += length
+        if not self._of_source[source]:
+            del self._of_source[source]
 
 
 async def _in_time(body: Awaitable[bytes]) -> bytes:
@@ -80,8 +93,8 @@ async def _in_time(body: Awaitable[bytes]) -> bytes:
         raise problem("request-timeout", f"the body did not arrive within {_BODY_WAIT_S:.0f} s") from None
 
 
-_bodies = Bodies(_BODIES_MAX)
-_unauthenticated_bodies = Bodies(_UNAUTHENTICATED_BODIES_MAX)
+_bodies = Bodies(_BODIES_MAX, _BODIES_MAX)
+_unauthenticated_bodies = Bodies(_UNAUTHENTICATED_BODIES_MAX, _SOURCE_BODIES_MAX)
 
 
 def declared_length(call: Call, route: Route[Any]) -> int:

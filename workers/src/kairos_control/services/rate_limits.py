@@ -69,6 +69,12 @@ class Limits:
             self.take(SITE, site)
 
 
+def site_of(address: str) -> str:
+    """The widest prefix that one subscriber may have around an address; empty for an empty address."""
+    subnet, site = _prefixes(address)
+    return site or subnet
+
+
 def _prefixes(address: str) -> tuple[str, str]:
     """(the prefix of one subscriber, the wider one that it may have; empty for IPv4)"""
     try:
