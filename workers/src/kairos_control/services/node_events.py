@@ -36,17 +36,23 @@ class NodeEvents:
         self._audit_log = audit_log
 
     async def welcome(self, node: str) -> str:
-        """The first message on a node's socket: the state that pushes change from then on."""
+        """The first message on a node's socket: the state that pushes change from then on.
+
+        What the object itself knows is read after the last await: an isolation, or the end of a session, that came between would
+        be neither in the message nor pushed.
+        """
         revision, mark = await self._store.network_changes.newest()
+        policy_version = await self._store.policies.newest_version()
+        refused = await self._certificates.seen_by(node)
         return encode(
             Welcome(
                 revision,
-                await self._store.policies.newest_version(),
+                policy_version,
                 int(self._platform.clock()),
                 self._sessions.current() if is_gateway(node) else [],
                 self._isolations.current(),
                 self._audit_log.head,
-                await self._certificates.seen_by(node),
+                refused,
                 mark,
             )
         )

@@ -47,6 +47,7 @@ class Sessions:
         self._revoked = set[
             str
         ]()  # since this object woke: opening a session awaits, and a revocation may come between
+        self._refreshed = 0  # how often sessions have followed a change of VNIs; it may come between as well
 
     async def open(self, device: StoredDevice, request: SessionRequest) -> SessionGrant:
         """T1: a new session, or a longer life for one (`renews`). A gateway's session opens its own relay socket only.
@@ -57,8 +58,8 @@ class Sessions:
         node = device.node
         self._limits.take(SESSION, node)
         gateways = [node] if device.role == "gateway" else await self._gateways(request.gateway)
-        vnis = (await self._store.leases.vnis_of([node])).get(node, [])
         policy_version = await self._store.policies.newest_version()
+        vnis = await self._vnis(node)
         now = int(self._platform.clock())
         session = self._of(request.renews, node).session if request.renews else self._platform.entropy(16).hex()
         if node in self._revoked:
@@ -140,12 +141,22 @@ class Sessions:
         now = int(self._platform.clock())
         nodes = list(nodes)
         found = await self._store.leases.vnis_of(nodes)
+        self._refreshed += 1
         for node in nodes:
             self._store.sessions.set_vnis(node, found.get(node, []))
             posture = self._store.postures.one(node) or _NO_POSTURE
             for session in self._store.sessions.of_node(node, now):
                 if session.role == "endpoint":
                     self._pushes.to_gateways(_notice(session, posture))
+
+    async def _vnis(self, node: str) -> list[int]:
+        """The VNIs that it is in now. What was read before other sessions followed a change is read again: a session that is kept
+        after that would be for a VNI that its node was put out of."""
+        while True:
+            refreshed = self._refreshed
+            vnis = (await self._store.leases.vnis_of([node])).get(node, [])
+            if refreshed == self._refreshed:
+                return vnis
 
     async def _gateways(self, wanted: str) -> list[str]:
         """The tenant's gateways, those that are connected first, then by priority; only `wanted` where one is asked for."""
