@@ -8,6 +8,7 @@ import sqlite3
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+import msgspec
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -254,6 +255,28 @@ def test_the_welcome_names_revision_and_mark(plane: ControlPlane, gateway: Devic
     welcome = parse_to_node_untrusted(asyncio.run(plane.service("acme").node_events.welcome(gateway.node)))
     assert isinstance(welcome, Welcome)
     assert (welcome.revision, welcome.mark) == (follower.held.revision, follower.held.mark)
+
+
+def test_an_endpoint_hears_nothing_of_a_vni_that_it_was_never_in(
+    plane: ControlPlane, gateway: Device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not even the number of one that is gone; and one that was in it loses it, however many were."""
+    for most in (1000, 1):
+        monkeypatch.setattr(network_changes, "KEYS_MAX", most)
+        plane.admin("POST", f"{AT}/vnis", {"name": "lab", "prefixes": ["10.9.0.0/24"]})
+        inside, outside = (Follower(plane, plane.joined(vnis=vnis)) for vnis in (["office", "lab"], ["office"]))
+        for follower in (inside, outside):
+            follower.follow()
+        (number,) = {vni.vni for vni in inside.held.vnis} - {vni.vni for vni in outside.held.vnis}
+        plane.admin("DELETE", f"{AT}/vnis/lab")
+        assert (
+            str(number)
+            not in msgspec.json.encode(outside.ask(f"since={outside.held.revision}&mark={outside.held.mark}")).decode()
+        )
+        for follower in (inside, outside):
+            follower.follow()
+            assert follower.held == follower.whole
+            assert number not in {vni.vni for vni in follower.held.vnis}
 
 
 def test_the_history_is_bounded(plane: ControlPlane, gateway: Device, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -115,10 +115,10 @@ class Networks:
         if not sees_all and named & own:
             return False  # it came into that VNI, and knows nothing of it
         vnis = {vni.vni: vni for vni in await self._store.vnis.numbered(change.touched)}
-        if any(vni in vnis and (sees_all or vni in own) for vni in change.remade):
-            return False
         gone = change.touched - set(vnis)
-        update.removed_vnis = sorted(gone if sees_all else gone | (named - own))
+        if any((sees_all or vni in own) if vni in vnis else not sees_all for vni in change.remade):
+            return False  # of one that is gone, nobody knows any more which endpoints were in it
+        update.removed_vnis = sorted(gone if sees_all else named - own)
         visible = set(vnis) if sees_all else set(vnis) & own
         update.vnis = await self._views([vnis[number] for number in change.vnis if number in visible], device)
         update.leases = [held.get(key, Lease(*key, [])) for key in change.leases if key[0] in visible]
