@@ -7,9 +7,20 @@ import pytest
 from control_plane import INTERNAL_KEY, ControlPlane, Device, answer
 from kairos.api.enrollment import Challenge
 from kairos.api.problem import ProblemError
+from kairos.api.push import Receipt, encode
 from kairos.api.session import SOURCE_HEADER, SessionGrant
 from kairos_control.http.call import Call
-from kairos_control.services.rate_limits import DEVICE, RELAY_SOURCE, SESSION, SITE, SOURCE, TOKEN, Budget, Limits
+from kairos_control.services.rate_limits import (
+    DEVICE,
+    MESSAGE,
+    RELAY_SOURCE,
+    SESSION,
+    SITE,
+    SOURCE,
+    TOKEN,
+    Budget,
+    Limits,
+)
 from kairos_control.services.sessions import LIVE_MAX
 
 SMALL = Budget("this test", 3, 0.5)
@@ -23,6 +34,17 @@ def spend(plane: ControlPlane, budget: Budget, who: str) -> None:
     with too_many():
         for _ in range(budget.burst + 1):
             plane.service("acme").limits.take(budget, who)
+
+
+def test_messages_on_an_events_socket_have_a_limit(plane: ControlPlane, gateway: Device) -> None:
+    """Each may be a write to the object's SQLite, and the socket was authenticated once."""
+    received, device = plane.service("acme").node_events.received, plane.joined()
+    receipt = encode(Receipt("0" * 32, "isolated", 1, b""))
+    assert all(received(device.node, receipt) for _ in range(MESSAGE.burst))
+    assert not received(device.node, receipt)
+    assert received(gateway.node, receipt)
+    plane.now += 1
+    assert received(device.node, receipt)
 
 
 def test_a_budget_refills_with_time() -> None:

@@ -106,6 +106,7 @@ class TenantServices:
             self.certificates,
             self.admission,
             self.audit_log,
+            self.limits,
         )
         self.lifecycle = Lifecycle(
             platform,

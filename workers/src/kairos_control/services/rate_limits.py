@@ -35,6 +35,8 @@ RELAY_SOURCE = Budget("this address at the relay", 600, 20)
 DEVICE = Budget("this device", 600, 10)
 SESSION = Budget("this device's sessions", 300, 1)
 CERTIFICATE = Budget("this device's certificates", 30, 1 / 600)  # one each 16 h is what it needs
+MESSAGE = Budget("this device's messages", 1000, 10)  # receipts of isolations
+GATEWAY_MESSAGE = Budget("this gateway's messages", 10_000, 200)  # and verdicts, of all that join
 TELEMETRY = Budget("this device's telemetry", 10, 1 / 30)  # one a minute is what it sends
 TOKEN = Budget("this join token", 300, 5)
 
