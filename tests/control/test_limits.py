@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 
 from control_plane import INTERNAL_KEY, ControlPlane, Device, answer
@@ -12,8 +14,12 @@ from kairos.api.session import SOURCE_HEADER, SessionGrant
 from kairos_control.http.call import Call
 from kairos_control.services.rate_limits import (
     DEVICE,
+    ENROLLMENT,
     MESSAGE,
+    NETWORK,
+    POSTURE,
     RELAY_SOURCE,
+    ROUTES,
     SESSION,
     SITE,
     SOURCE,
@@ -190,3 +196,47 @@ def test_who_knocks_at_the_relay_has_a_limit_by_address(plane: ControlPlane) -> 
     assert {knock("acme") for _ in range(RELAY_SOURCE.burst)} == {401}
     assert (knock("acme"), knock("none"), knock("acme", source="192.0.2.8")) == (429, 429, 401)
     assert plane.send(Call("GET", "/v1/fabric", {"cf-connecting-ip": "192.0.2.7"})).status == 200
+
+
+# -- what one device can make the fabric write, tell or read -------------------------------------------------------------------------
+
+
+def refused_after(plane: ControlPlane, calls: Callable[[int], object]) -> int:
+    """How many calls are taken at once before one is too many."""
+    taken = 0
+    with too_many():
+        for taken in range(2000):
+            calls(taken)
+    return taken
+
+
+def test_a_device_that_enrolls_again_and_again_gets_few_certificates(plane: ControlPlane, gateway: Device) -> None:
+    """Its own token, used up or ended, is enough for that; each certificate is a row for a day and news to a whole VNI."""
+    token, device = plane.token(), Device()
+    assert refused_after(plane, lambda _: plane.enroll(device, token)) == ENROLLMENT.burst
+    [[certificates]] = plane.store.database.execute("SELECT count(*) FROM certificates WHERE node = ?", [device.node])
+    assert certificates == ENROLLMENT.burst
+    assert plane.enroll(Device(), plane.token()).status == "issued"
+
+
+def test_a_subnet_router_that_flaps_is_stopped(plane: ControlPlane, gateway: Device) -> None:
+    device = plane.joined()
+
+    def flap(number: int) -> None:
+        routes = {"office": ["192.168.7.0/24"]} if number % 2 == 0 else {}
+        plane.node(device, "PUT", "/advertisement", {"routes": routes})
+        plane.node(device, "PUT", "/advertisement", {"routes": routes})  # what changes nothing costs nothing
+
+    assert refused_after(plane, flap) == ROUTES.burst
+    plane.now += 60
+    flap(ROUTES.burst)
+
+
+def test_reports_of_posture_and_pages_of_the_network_have_limits(plane: ControlPlane, gateway: Device) -> None:
+    device, pushes = plane.joined(), plane.connect(gateway)
+    assert refused_after(plane, lambda _: plane.node(device, "POST", "/posture", {"facts": {}})) == POSTURE.burst
+    assert len(pushes) == POSTURE.burst
+    plane.now += 60
+    for _ in range(NETWORK.burst - 1):
+        plane.service("acme").limits.take(NETWORK, device.node)
+    assert refused_after(plane, lambda _: plane.node(device, "GET", "/network?since=0")) == 1

@@ -18,6 +18,7 @@ from ..store import Stores
 from ..store.devices import StoredDevice
 from ..store.network_changes import NetworkChange
 from ..store.vnis import StoredVni
+from .rate_limits import NETWORK, Limits
 
 PAGE_BYTES = 1024 * 1024
 """Of JSON in one page, and in one update. A page ends with the item that reaches it."""
@@ -29,7 +30,8 @@ _T = TypeVar("_T")
 class Networks:
     """What the nodes of one tenant may know of its network."""
 
-    def __init__(self, platform: TenantPlatform, store: Stores) -> None:
+    def __init__(self, platform: TenantPlatform, store: Stores, limits: Limits) -> None:
+        self._limits = limits
         self._platform = platform
         self._store = store
 
@@ -56,7 +58,8 @@ class Networks:
 
     async def page(self, device: StoredDevice, after: str) -> NetworkUpdate:
         """A page of the whole network: first the VNIs, then the nodes with their leases. after: `next` of the page before; empty
-        for the first. Raises invalid."""
+        for the first. Raises invalid, too-many-requests."""
+        self._limits.take(NETWORK, device.node)
         page = NetworkUpdate(*await self._store.network_changes.newest())
         if not after:
             roles: tuple[Role, ...] = ("gateway", "endpoint") if device.role == "gateway" else ("gateway",)

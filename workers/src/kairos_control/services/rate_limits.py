@@ -35,6 +35,12 @@ RELAY_SOURCE = Budget("this address at the relay", 600, 20)
 DEVICE = Budget("this device", 600, 10)
 SESSION = Budget("this device's sessions", 300, 1)
 CERTIFICATE = Budget("this device's certificates", 30, 1 / 600)  # one each 16 h is what it needs
+ENROLLMENT = Budget("this key's challenges", 30, 1 / 600)  # each may end in a certificate and a revision of the network
+ROUTES = Budget("this device's changes of its routes", 30, 1 / 60)  # each may be told to a whole VNI
+POSTURE = Budget("this device's posture", 30, 0.2)  # each is passed on to all gateways
+NETWORK = Budget(
+    "this device's pages of the network", 600, 2
+)  # a page reads thousands of rows of a database of all tenants
 MESSAGE = Budget("this device's messages", 1000, 10)  # receipts of isolations
 GATEWAY_MESSAGE = Budget("this gateway's messages", 10_000, 200)  # and verdicts, of all that join
 TELEMETRY = Budget("this device's telemetry", 10, 1 / 30)  # one a minute is what it sends
