@@ -30,6 +30,7 @@ from kairos.identity.spiffe import is_gateway, node_id
 from kairos_cli.fabric.cloudflare_limits import Meter
 from kairos_control.fabric import FabricServices
 from kairos_control.http import app
+from kairos_control.http.authentication import limit_source
 from kairos_control.http.call import Call, Reply, problem_reply
 from kairos_control.ports import ConstraintError, Issuer, Platform, Row, Settings, Statement, TenantPlatform
 from kairos_control.problems import problem
@@ -367,6 +368,7 @@ class ControlPlane:
         name = app.tenant_of(call.path)
         fabric = FabricServices(self.platform, self.limits)
         try:
+            limit_source(fabric, call)
             if not self._checked:
                 await database_schema.require(self.store)
                 self._checked = True

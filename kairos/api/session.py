@@ -210,15 +210,17 @@ class PolicyUpload(msgspec.Struct):
     bundle: Annotated[bytes, Meta(max_length=BUNDLE_MAX)]
 
 
-class Introspection(msgspec.Struct, omit_defaults=True):
+SOURCE_HEADER = "Kairos-Source"
+"""Of an Introspection: the address of who showed the token, for limits by source. Not sent for a renewal on a socket that was let in before."""
+
+
+class Introspection(msgspec.Struct):
     """Relay -> control, internal: who holds this token?"""
 
     token: Text
     """The session token that the relay was shown."""
     gateway: Key
     """The gateway at whose relay it was shown."""
-    source: Text = ""
-    """Address of the caller, for limits by source. Empty for a renewal on a socket that was let in before."""
 
 
 class Introspected(msgspec.Struct):

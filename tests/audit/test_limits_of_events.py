@@ -19,7 +19,7 @@ from kairos.api.problem import ProblemError
 from kairos.audit.event import Event, EventBatch
 from kairos.audit.flow_record import LEDGER_WINDOW
 from kairos_control.services import audit_log, audit_search
-from kairos_control.services.audit_intake import ENDPOINT, EVENT_MAX
+from kairos_control.services.audit_intake import BATCH_MAX, ENDPOINT, EVENT_COST, EVENT_MAX
 from kairos_control.services.journal import EVENT_MAX as JOURNAL_MAX
 from kairos_control.store.audit_index import AuditQuery
 from kairos_control.store.bulk import VALUE_MAX, bulks
@@ -107,6 +107,17 @@ def test_an_endpoint_has_a_budget_of_bytes(plane: ControlPlane) -> None:
     assert ENDPOINT.burst - 400_000 < sent <= ENDPOINT.burst
     day = ENDPOINT.burst + ENDPOINT.per_second * 86_400
     assert day < 400 << 20
+
+
+def test_small_events_cost_what_their_rows_cost(plane: ControlPlane) -> None:
+    """An event of a hundred bytes has a row in the index, a key and a leaf in the object that are larger than it is."""
+    plane.joined("gateway")
+    device, taken = plane.joined(), 0
+    with pytest.RaisesExc(ProblemError, check=lambda error: error.code == "too-many-requests"):
+        for _ in range(100):
+            plane.node(device, "POST", "/audit", EventBatch([event() for _ in range(BATCH_MAX)]))
+            taken += BATCH_MAX
+    assert taken == ENDPOINT.burst // EVENT_COST // BATCH_MAX * BATCH_MAX
 
 
 # -- once each, in order, under its source's name --------------------------------------------------------------------------------------

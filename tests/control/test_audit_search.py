@@ -61,6 +61,30 @@ def test_a_search_is_paged(plane: ControlPlane, gateway: Device) -> None:
     assert second["next"] == ""
 
 
+def test_few_segments_are_in_memory_however_many_search(plane: ControlPlane) -> None:
+    """A viewer can search as often as calls are taken, and whoever runs into the memory of an isolate ends all objects in it."""
+    plane.joined("gateway")
+    plane.seal()
+    service, get, reading = plane.service("acme"), plane.blobs.get, [0, 0]
+
+    async def slow(key: str) -> bytes | None:
+        reading[0] += 1
+        reading[1] = max(reading)
+        for _ in range(10):
+            await asyncio.sleep(0)
+        reading[0] -= 1
+        return await get(key)
+
+    async def scenario() -> list[int]:
+        searches = [service.audit_search.find(AuditQuery(text="gw-"), 1 << 49, 10) for _ in range(20)]
+        rebuilds = [service.index_upkeep.rebuild(1 << 49, "root") for _ in range(20)]
+        return [len(found.events) for found in (await asyncio.gather(*searches, *rebuilds))[:20]]  # type: ignore[union-attr]
+
+    plane.blobs.get = slow  # type: ignore[method-assign]
+    assert all(asyncio.run(scenario()))
+    assert 0 < reading[1] <= 3
+
+
 def test_another_tenants_record_is_not_searched(plane: ControlPlane, gateway: Device) -> None:
     plane.admin("POST", "/v1/tenants", {"tenant": "rival"})
     assert plane.admin("GET", f"/v1/tenants/rival/audit?{urlencode({'device': gateway.node})}")["items"] == []

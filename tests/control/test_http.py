@@ -75,6 +75,14 @@ def test_any_mistake_of_an_administrator_is_named(plane: ControlPlane, call: Cal
     assert answer.status < 500, answer
 
 
+@pytest.mark.parametrize(
+    "target", ["//[abc", "//[abc/v1/health?limit=1", "//host/v1/health", "//host/v1/tenants/acme", "/v1//health"]
+)
+def test_a_path_is_a_path_and_never_a_host(plane: ControlPlane, target: str) -> None:
+    reply = plane.send(Call("GET", target, {}))
+    assert (reply.status, reply.content_type) == (404, CONTENT_TYPE)
+
+
 def test_a_405_names_the_methods_that_the_resource_takes(plane: ControlPlane) -> None:
     answer = plane.send(Call("PURGE", "/v1/tenants", {}))
     assert (answer.status, answer.headers["allow"]) == (405, "GET, HEAD, POST")
@@ -129,6 +137,33 @@ def test_bodies_of_strangers_take_a_bounded_part_of_memory(plane: ControlPlane, 
         return refused.status, served.status
 
     assert asyncio.run(scenario()) == (429, 201)
+
+
+def test_slow_uploads_of_one_source_hold_up_no_node(plane: ControlPlane, gateway: Device) -> None:
+    """What a node sends is authenticated by its signature, thus after its body was read; one site of IPv6 is one source."""
+    tenant, hung, device = plane.service("acme"), asyncio.Event(), plane.joined()
+
+    async def slow(limit: int) -> bytes:
+        await hung.wait()
+        return b""
+
+    def upload(number: int) -> Call:
+        headers = {"content-length": str(BODY_MAX), "cf-connecting-ip": f"2001:db8:1:{number:x}::1"}
+        return Call("POST", "/v1/tenants/acme/audit", headers)
+
+    async def scenario() -> tuple[int, int, int]:
+        waiting = [asyncio.ensure_future(app.answer_tenant(tenant, upload(number), slow)) for number in range(80)]
+        await asyncio.sleep(0)
+        refused = await app.answer_tenant(tenant, upload(80), slow)
+        session = plane.signed(device, "POST", "/v1/tenants/acme/sessions", {})
+        session.headers = {**session.headers, "cf-connecting-ip": "192.0.2.7"}
+        served = await plane.answer(session)
+        hung.set()
+        await asyncio.gather(*waiting)
+        again = await app.answer_tenant(tenant, upload(80), slow)
+        return refused.status, served.status, again.status
+
+    assert asyncio.run(scenario()) == (429, 201, 401)
 
 
 @pytest.mark.parametrize("length", ["", "-1", "1e3", "٣", "9" * 40])

@@ -6,6 +6,7 @@ import asyncio
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -233,3 +234,24 @@ def test_the_relays_receipt_is_the_fabrics(plane: ControlPlane, gateway: Device)
     key = parse_certificate_untrusted(receipt.certificate).public_key
     signed = transcript.isolation_receipt(record.id, device.node, "relay", "isolated", receipt.at_ms)
     assert PROVIDER.verify(plane.platform.settings.suite, key, signed, receipt.signature, labels.ISOLATION_RECEIPT)
+
+
+def test_an_isolation_while_a_node_connects_is_in_its_welcome(plane: ControlPlane, gateway: Device) -> None:
+    """A gateway whose socket is not open yet gets no push, so what comes between the reads of D1 has to be in its first message."""
+    device = plane.joined()
+    plane.node(device, "POST", "/sessions", {})
+    service, rows, changes = plane.service("acme"), plane.store.rows, [True]
+
+    async def isolated_between(sql: str, *values: Any) -> Any:
+        """What the welcome says of refused certificates, and right after it the operator isolates the device."""
+        found = await rows(sql, *values)
+        if "FROM certificates" in sql and "refused_from" in sql and changes and changes.pop():
+            await service.isolations.isolate(device.node, "stolen", "root")
+        return found
+
+    plane.store.rows = isolated_between  # type: ignore[method-assign]
+    welcome = parse_to_node_untrusted(asyncio.run(service.node_events.welcome(gateway.node)))
+    assert isinstance(welcome, Welcome)
+    assert changes == []
+    assert [each.node for each in welcome.isolations] == [device.node]
+    assert welcome.sessions == []

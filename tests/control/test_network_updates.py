@@ -7,7 +7,9 @@ import contextlib
 import sqlite3
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -254,6 +256,55 @@ def test_the_welcome_names_revision_and_mark(plane: ControlPlane, gateway: Devic
     welcome = parse_to_node_untrusted(asyncio.run(plane.service("acme").node_events.welcome(gateway.node)))
     assert isinstance(welcome, Welcome)
     assert (welcome.revision, welcome.mark) == (follower.held.revision, follower.held.mark)
+
+
+def test_an_endpoint_hears_nothing_of_a_vni_that_it_was_never_in(
+    plane: ControlPlane, gateway: Device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not even the number of one that is gone; and one that was in it loses it, however many were."""
+    for most in (1000, 1):
+        monkeypatch.setattr(network_changes, "KEYS_MAX", most)
+        plane.admin("POST", f"{AT}/vnis", {"name": "lab", "prefixes": ["10.9.0.0/24"]})
+        inside, outside = (Follower(plane, plane.joined(vnis=vnis)) for vnis in (["office", "lab"], ["office"]))
+        for follower in (inside, outside):
+            follower.follow()
+        (number,) = {vni.vni for vni in inside.held.vnis} - {vni.vni for vni in outside.held.vnis}
+        plane.admin("DELETE", f"{AT}/vnis/lab")
+        assert (
+            str(number)
+            not in msgspec.json.encode(outside.ask(f"since={outside.held.revision}&mark={outside.held.mark}")).decode()
+        )
+        for follower in (inside, outside):
+            follower.follow()
+            assert follower.held == follower.whole
+            assert number not in {vni.vni for vni in follower.held.vnis}
+
+
+def test_what_is_read_for_one_answer_is_bounded_in_bytes(
+    plane: ControlPlane, gateway: Device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A thousand changes of a thousand leases each were 60 MB in an isolate of 128, before they were found to be too much."""
+    follower, sizes = Follower(plane, gateway), list[int]()
+    follower.follow()
+    for _ in range(6):
+        plane.joined()
+    monkeypatch.setattr(network_changes, "BYTES_MAX", 300)
+    rows = plane.store.rows
+
+    async def measured(sql: str, *values: Any) -> Any:
+        found = await rows(sql, *values)
+        if "FROM network_changes" in sql:
+            sizes.append(sum(len(row["changed"] or "") for row in found))
+        return found
+
+    plane.store.rows = measured  # type: ignore[method-assign]
+    follower.follow()
+    assert (sizes, follower.wholes) == ([0], 2)
+    plane.joined()
+    follower.follow()
+    assert follower.wholes == 2
+    assert 0 < sizes[1] <= 300
+    assert follower.held == follower.whole
 
 
 def test_the_history_is_bounded(plane: ControlPlane, gateway: Device, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -95,7 +95,7 @@ def test_an_endpoint_sees_its_own_vnis_and_a_gateway_all(plane: ControlPlane, ga
     assert {member.node for member in seen.members} == {here.node, gateway.node}
     assert next(member.tags for member in seen.members if member.node == here.node) == ["web"]
     everything = plane.node(gateway, "GET", "/network", type_=Network)
-    assert [vni.name for vni in everything.vnis] == ["office", "lab"]
+    assert {vni.name for vni in everything.vnis} == {"office", "lab"}  # by their numbers, which are random
     assert {member.node for member in everything.members} == {here.node, there.node, gateway.node}
 
 

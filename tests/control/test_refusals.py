@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import itertools
 
 import msgspec
 import pytest
 
 from control_plane import ADMIN_TOKEN, ControlPlane, Crash
-from kairos.api.admin import Page, Tenant
+from kairos.api.admin import AdminCreate, AdminRecord, Page, Tenant
 from kairos.api.operations import FabricEventRecord
+from kairos.identity.admin_credential import AdminCredential
 from kairos_control.http.call import Call
 from kairos_control.ports import ConstraintError
-from kairos_control.services.refusals import BURST, SOURCE_BURST, TOGETHER, WINDOW_S, prefix_of
+from kairos_control.services.rate_limits import site_of
+from kairos_control.services.refusals import BURST, SOURCE_BURST, TOGETHER, WINDOW_S
 from kairos_control.store.tenants import TenantStore
 
 RESPONSE = "/v1/tenants/acme/enrollments/x/response"
@@ -33,22 +36,47 @@ def recorded(plane: ControlPlane, kind: str = "enrollment.refused") -> list[str]
     ("address", "prefix"),
     [
         ("192.0.2.7", "192.0.2.7"),
-        ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::/64"),
+        ("2001:db8:1:2:3:4:5:6", "2001:db8:1::/48"),
         ("::ffff:192.0.2.7", "192.0.2.7"),
         ("", ""),
         ("not an address", "not an address"),
     ],
 )
 def test_a_source_is_what_one_caller_can_have(address: str, prefix: str) -> None:
-    assert prefix_of(address) == prefix
+    assert site_of(address) == prefix
 
 
 def test_one_that_is_refused_all_the_time_hides_no_other(plane: ControlPlane) -> None:
     for number in range(300):
-        refuse(plane, f"2001:db8::{number:x}")  # one /64
+        refuse(plane, f"2001:db8:0:{number:x}::1")  # one /48
     assert len(recorded(plane)) == SOURCE_BURST
     refuse(plane, "192.0.2.1", device="ep-victim")
     assert recorded(plane)[-1] == "ep-victim"
+
+
+def test_no_number_of_strangers_hides_a_caller_who_is_known(plane: ControlPlane) -> None:
+    """A credential that is used beyond its scope is on record, at once, whatever comes from all over the Internet."""
+    wanted = AdminCreate("looker", "viewer", hashlib.sha256(bytes(32)).digest())
+    record = plane.admin("POST", "/v1/tenants/acme/admins", wanted, AdminRecord)
+    for number in range(4 * (BURST + TOGETHER)):
+        refuse(plane, f"198.51.100.{number}")
+    credential = AdminCredential(record.admin, bytes(32))
+    headers = {"authorization": f"Bearer {credential}", "cf-connecting-ip": "192.0.2.1"}
+    assert plane.send(Call("POST", "/v1/tenants/acme/tokens", headers, b"{}")).status == 403
+    assert recorded(plane, "request.refused") == ["admin:looker"]
+
+
+def test_an_administrator_of_another_tenant_is_named_as_that(plane: ControlPlane) -> None:
+    plane.admin("POST", "/v1/tenants", {"tenant": "other"})
+    headers = []
+    for tenant in ("other", "acme"):
+        wanted = AdminCreate("looker", "viewer", hashlib.sha256(bytes(32)).digest())
+        record = plane.admin("POST", f"/v1/tenants/{tenant}/admins", wanted, AdminRecord)
+        headers.append({"authorization": f"Bearer {AdminCredential(record.admin, bytes(32))}"})
+    for _ in range(50):
+        assert plane.send(Call("POST", "/v1/tenants/acme/tokens", headers[0], b"{}")).status == 403
+    assert plane.send(Call("POST", "/v1/tenants/acme/tokens", headers[1], b"{}")).status == 403
+    assert recorded(plane, "request.refused") == ["admin:looker of tenant other"] * SOURCE_BURST + ["admin:looker"]
 
 
 def test_kinds_have_shares_of_their_own(plane: ControlPlane) -> None:

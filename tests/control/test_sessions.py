@@ -155,6 +155,24 @@ def test_a_session_that_is_being_opened_is_revoked_too(plane: ControlPlane, gate
     assert plane.state()["1.sessions"] == []
 
 
+def test_a_session_that_is_being_opened_follows_a_change_of_vnis(plane: ControlPlane, gateway: Device) -> None:
+    device, pushes = plane.joined(), plane.connect(gateway)
+    service, rows, changes = plane.service("acme"), plane.store.rows, [True]
+
+    async def removed_between(sql: str, *values: Any) -> Any:
+        """What T1 reads of the device's VNIs, and right after it the device is put out of its VNI."""
+        found = await rows(sql, *values)
+        if "DISTINCT l.node, l.vni" in sql and changes and changes.pop():
+            await service.members.remove("office", device.node, "root")
+        return found
+
+    plane.store.rows = removed_between  # type: ignore[method-assign]
+    grant = opened(plane, device)
+    assert (changes, grant.vnis) == ([], [])
+    assert [session.vnis for session in service.sessions.current()] == [[]]
+    assert [push.vnis for push in pushes if isinstance(push, SessionNotice)] == [[]]
+
+
 def upload(plane: ControlPlane, bundle: bytes, version: int, tenant: str = "acme", seed: bytes = b"") -> PolicyUpload:
     key = PROVIDER.signing_key(KR1, seed or plane.policy_seed)
     signature = key.sign(transcript.policy_bundle(tenant, version, bundle), labels.POLICY_BUNDLE)

@@ -14,6 +14,7 @@ from kairos.api.problem import Problem
 from kairos_control.fabric import FabricServices
 from kairos_control.http import app, table
 from kairos_control.http.call import Call, Reply
+from kairos_control.http.resources.internal import introspect
 from kairos_control.http.routing import Caller, Route
 
 ADMINISTRATORS = (Caller.VIEWER, Caller.OPERATOR, Caller.ADMIN, Caller.ROOT, Caller.NODE_OR_ADMIN)
@@ -49,7 +50,19 @@ def test_an_outsider_cannot_tell(plane: ControlPlane, gateway: Device, route: Ro
 )
 def test_who_may_know_is_told(plane: ControlPlane, caller: Caller, key: str) -> None:
     for route in table.TENANT:
-        if route.caller is caller:
+        if route.caller is caller and route.handler is not introspect:
             call = Call(route.method, path_of(route, "none"), {"authorization": f"Bearer {key}"})
             said = msgspec.json.decode(stranger(plane, call).body, type=Problem)
             assert (said.code, said.detail) == ("not-found", "there is no tenant none")
+
+
+@pytest.mark.parametrize("token", ["{}.guess", "{}." + "x" * 2000])
+def test_who_knocks_at_the_relay_cannot_tell(plane: ControlPlane, token: str) -> None:
+    """The relay passes on what it hears of a token, and the token names its tenant."""
+    headers, answers = {"authorization": f"Bearer {INTERNAL_KEY}"}, []
+    for name in ("acme", "none"):
+        body = msgspec.json.encode({"token": token.format(name), "gateway": "gw-aaaaaaaaaaaaaaaa"})
+        reply = plane.send(Call("POST", f"/internal/introspect/{name}", headers, body))
+        answers.append((reply.status, reply.body.replace(b"none", b"acme")))
+    assert answers[0] == answers[1]
+    assert answers[0][0] in (401, 422)

@@ -18,6 +18,7 @@ from kairos.crypto.suites import KR1
 from kairos.identity import transcript
 from kairos_control.http.call import Call, Reply
 from kairos_control.services.enrollments import VERDICT_LIFE_S
+from kairos_control.store.isolations import StoredIsolation
 
 ACME = "/v1/tenants/acme"
 
@@ -112,3 +113,24 @@ def test_a_device_that_is_in_comes_back_unasked_but_not_under_another_name(
     with refused("admission-denied"):
         answer(ask(plane, device, token, hostname="server")[1], Challenge)
     assert plane.admin("GET", f"{ACME}/devices/{device.node}")["name"] == "laptop"
+
+
+def test_an_isolated_gateway_lets_nobody_in(plane: ControlPlane, gateway: Device) -> None:
+    """It keeps its socket; neither what it says from then on counts, nor what it was asked before."""
+    service, token = plane.service("acme"), plane.token(uses=9)
+    pushes = plane.connect(gateway)
+    judge = plane.sockets["acme"].connected[gateway.node]
+
+    def isolated_while_it_judges(push: ToNode) -> None:
+        judge(push)
+        if isinstance(push, AdmissionRequest):
+            service.store.isolations.begin(StoredIsolation("0" * 32, gateway.node, "isolated", "taken over", 0, []))
+
+    plane.sockets["acme"].connected[gateway.node] = isolated_while_it_judges
+    for asked in (1, 1):
+        with refused("gateway-unavailable"):
+            answer(ask(plane, Device(), token)[1], Challenge)
+        assert len(judged(pushes)) == asked
+    service.store.isolations.release(gateway.node)
+    plane.connect(gateway)
+    answer(ask(plane, Device(), token)[1], Challenge)

@@ -156,6 +156,27 @@ def test_a_method_that_no_route_has_is_a_405_that_names_those_it_has(host: Fabri
     assert b"\r\nallow: get, head\r\n" in answer.lower()
 
 
+def test_an_events_socket_that_is_refused_is_on_record(host: FabricHost) -> None:
+    host.tenant_without_vni("knocked")
+    url = f"{host.operator.url}/v1/tenants/knocked/events"
+
+    async def knock() -> int:
+        async with aiohttp.ClientSession() as http:
+            with pytest.raises(aiohttp.WSServerHandshakeError) as error:
+                await http.ws_connect(url, headers={"Kairos-Device": "ep-guess"})
+            return error.value.status
+
+    assert asyncio.run(knock()) == 401
+    [refused] = host.admin("GET", "/knocked/audit?kind=request.refused")["items"]
+    assert (refused["actor"], refused["subject"]) == ("ep-guess", "GET /v1/tenants/knocked/events")
+
+
+@pytest.mark.parametrize("target", ["//[abc", "//host/v1/health"])
+def test_a_path_that_could_be_a_host_is_none(host: FabricHost, target: str) -> None:
+    answer, _ = raw(host, f"GET {target} HTTP/1.1\r\nHost: {host.fabric.host}\r\n")
+    assert answer.startswith(b"HTTP/1.1 404 "), answer
+
+
 def test_head_is_answered_as_get_is_without_the_body(host: FabricHost) -> None:
     status, content_type, body = asked(host, "HEAD", "/v1/fabric")
     assert (status, content_type, body) == (200, "application/json", b"")

@@ -15,6 +15,7 @@ from kairos_control.adapters.messages import QueueMessage, call_of, response_of
 from kairos_control.adapters.platform import platform_of, require_database
 from kairos_control.fabric import FabricServices
 from kairos_control.http import app
+from kairos_control.http.authentication import limit_source
 from kairos_control.http.call import problem_reply
 from kairos_control.objects.tenant import Tenant
 from kairos_control.queues import Queues
@@ -41,6 +42,7 @@ class Default(WorkerEntrypoint):  # type: ignore[misc]
         tenant = app.tenant_of(urlsplit(request.url).path)
         call, read = call_of(request)
         try:
+            limit_source(fabric, call)
             await require_database(fabric.platform)
             if tenant and await _exists(fabric, tenant):
                 return await self.env.TENANT.getByName(tenant).fetch(request)

@@ -64,7 +64,7 @@ class TenantServices:
         self.retention = Retention(platform, self.store, self.journal, self.segment_files)
         self.fabric_inbox = FabricInbox(platform, self.store, self.audit_log)
         self.admission = Admission(platform, self.store)
-        self.postures = Postures(platform, self.store, self.pushes)
+        self.postures = Postures(platform, self.store, self.pushes, self.limits)
         self.telemetry = Telemetry(platform, self.store, self.limits)
         self.sessions = Sessions(platform, self.store, self.journal, self.pushes, self.postures, self.limits)
         self.certificates = Certificates(
@@ -91,8 +91,10 @@ class TenantServices:
             platform, self.store, self.journal, self.network_changes, self.sessions, self.leases, self.interconnects
         )
         self.members = Members(self.store, self.journal, self.network_changes, self.sessions, self.leases)
-        self.subnet_routes = SubnetRoutes(self.store, self.journal, self.network_changes, self.interconnects)
-        self.networks = Networks(platform, self.store)
+        self.subnet_routes = SubnetRoutes(
+            self.store, self.journal, self.network_changes, self.interconnects, self.limits
+        )
+        self.networks = Networks(platform, self.store, self.limits)
         self.devices = Devices(
             platform, self.store, self.journal, self.network_changes, self.enrollments, self.sessions
         )
@@ -106,6 +108,7 @@ class TenantServices:
             self.certificates,
             self.admission,
             self.audit_log,
+            self.limits,
         )
         self.lifecycle = Lifecycle(
             platform,

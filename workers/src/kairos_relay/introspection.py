@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from kairos.api.problem import Problem
-from kairos.api.session import Introspected, Introspection
+from kairos.api.session import SOURCE_HEADER, Introspected, Introspection
 from kairos.identity.spiffe import is_name
 
 _ANSWER_S = 4.0
@@ -40,8 +40,12 @@ async def introspect(control: Any, internal_key: str, token: str, gateway: str, 
             answer = await control.fetch(
                 f"http://fabric/internal/introspect/{tenant}",
                 method="POST",
-                body=msgspec.json.encode(Introspection(token, gateway, source)).decode(),
-                headers={"authorization": f"Bearer {internal_key}", "content-type": "application/json"},
+                body=msgspec.json.encode(Introspection(token, gateway)).decode(),
+                headers={
+                    "authorization": f"Bearer {internal_key}",
+                    "content-type": "application/json",
+                    **({SOURCE_HEADER: source} if source else {}),
+                },
             )
             body = (await answer.text()).encode()
         if answer.status == 200:

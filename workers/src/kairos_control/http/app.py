@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -12,6 +13,8 @@ from kairos.api.problem import ProblemError
 from ..fabric import FabricServices
 from ..problems import problem
 from ..services.enrollments import unknown_enrollment, unknown_token
+from ..services.rate_limits import site_of
+from ..services.sessions import unknown_session
 from ..tenant import TenantServices
 from . import openapi, refusals
 from .authentication import (
@@ -19,10 +22,10 @@ from .authentication import (
     authenticate_again,
     authenticate_at_fabric,
     by_headers,
-    limit_source,
     unknown_device,
 )
 from .call import Call, Reply, problem_reply, reply
+from .resources.internal import introspect
 from .routing import Caller, Route, find
 from .table import FABRIC, TENANT
 
@@ -33,6 +36,9 @@ ReadBody = Callable[[int], Awaitable[bytes]]
 # of their own, so that uploads of strangers that never end hold up none of them.
 _BODIES_MAX = 40 * 1024 * 1024
 _UNAUTHENTICATED_BODIES_MAX = 16 * 1024 * 1024
+_SOURCE_BODIES_MAX = (
+    2 * 1024 * 1024
+)  # of these, of one source: nodes sign what they send, so their bodies are among them
 _BODY_WAIT_S = 30.0
 
 
@@ -48,10 +54,12 @@ ALL: tuple[Route[Any], ...] = (*FABRIC_ROUTES, *TENANT)
 
 
 class Bodies:
-    """The memory that request bodies take in this isolate, bounded over all calls."""
+    """The memory that request bodies take in this isolate, bounded over all calls and over those of one source."""
 
-    def __init__(self, limit: int) -> None:
-        self._left = limit
+    def __init__(self, limit: int, source_limit: int) -> None:
+        """source_limit: of calls from one address or, by IPv6, one site. Calls without an address have no such bound."""
+        self._left, self._source_limit = limit, source_limit
+        self._of_source = Counter[str]()
 
     @asynccontextmanager
     async def read(self, call: Call, route: Route[Any], read: ReadBody) -> AsyncIterator[None]:
@@ -59,16 +67,22 @@ class Bodies:
 
         Raises length-required, body-too-large, request-timeout, and too-many-requests while other bodies take all the memory.
         """
-        length = declared_length(call, route)
-        if length > self._left:
+        length, source = declared_length(call, route), site_of(call.source)
+        if length > self._left or (source and self._of_source[source] + length > self._source_limit):
             raise problem("too-many-requests", "too many large requests at once; try again", 1)
-        self._left -= length
+        self._take(source, length)
         try:
             if length:
                 call.body = await _in_time(read(length))
             yield
         finally:
-            self._left += length
+            self._take(source, -length)
+
+    def _take(self, source: str, length: int) -> None:
+        self._left -= length
+        self._of_source[source] += length
+        if not self._of_source[source]:
+            del self._of_source[source]
 
 
 async def _in_time(body: Awaitable[bytes]) -> bytes:
@@ -79,8 +93,8 @@ async def _in_time(body: Awaitable[bytes]) -> bytes:
         raise problem("request-timeout", f"the body did not arrive within {_BODY_WAIT_S:.0f} s") from None
 
 
-_bodies = Bodies(_BODIES_MAX)
-_unauthenticated_bodies = Bodies(_UNAUTHENTICATED_BODIES_MAX)
+_bodies = Bodies(_BODIES_MAX, _BODIES_MAX)
+_unauthenticated_bodies = Bodies(_UNAUTHENTICATED_BODIES_MAX, _SOURCE_BODIES_MAX)
 
 
 def declared_length(call: Call, route: Route[Any]) -> int:
@@ -103,7 +117,6 @@ def declared_length(call: Call, route: Route[Any]) -> int:
 async def answer(fabric: FabricServices, call: Call, read: ReadBody) -> Reply:
     """A call that belongs to no tenant."""
     try:
-        limit_source(fabric, call)
         route = find(FABRIC_ROUTES, call)
         await authenticate_at_fabric(fabric, route.caller, call)
         async with _bodies.read(call, route, read):
@@ -117,7 +130,7 @@ async def answer_tenant(tenant: TenantServices, call: Call, read: ReadBody) -> R
     """A call of one tenant, inside its object. What it did is in the audit log before it is answered."""
     try:
         await tenant.fabric_inbox.begin()
-        limit_source(tenant, call)
+        tenant.limits.take_source(call.source)
         route = find(TENANT, call)
         return _without_body(call, await _answer(tenant, route, call, read))
     except ProblemError as error:
@@ -147,7 +160,6 @@ async def answer_stranger(fabric: FabricServices, call: Call, read: ReadBody) ->
     """A call for a tenant that does not exist. No object is made for it, and it hears what it would hear from a tenant that it
     has no part in: who may not know of a tenant cannot find out by its name."""
     try:
-        limit_source(fabric, call)
         route = find(TENANT, call)
         raise await _strange(fabric, route, call, read)
     except ProblemError as error:
@@ -159,12 +171,15 @@ async def _strange(fabric: FabricServices, route: Route[TenantServices], call: C
     is_node = route.caller is Caller.NODE or (route.caller is Caller.NODE_OR_ADMIN and not call.bearer)
     if not is_node and route.caller not in (Caller.ANYONE, Caller.JOINING):
         await authenticate_at_fabric(fabric, route.caller, call, name)
-        return problem("not-found", f"there is no tenant {name}")
+        if route.handler is not introspect:  # what the relay hears it passes on to a stranger
+            return problem("not-found", f"there is no tenant {name}")
     async with _unauthenticated_bodies.read(call, route, read):
         if not is_node and route.body is not None:
             call.decode(route.body)
         if route.caller is Caller.JOINING:
             return unknown_token()
+        if route.handler is introspect:
+            return unknown_session()
         return unknown_device(name, call) if is_node else unknown_enrollment()
 
 

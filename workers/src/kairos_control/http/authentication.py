@@ -5,6 +5,7 @@ from __future__ import annotations
 import hmac
 
 from kairos.api.problem import ProblemError
+from kairos.api.session import SOURCE_HEADER
 from kairos.constants import CLOCK_SKEW_S
 from kairos.identity.signed_request import DEVICE_HEADER, SIGNATURE_HEADER
 
@@ -12,7 +13,7 @@ from ..fabric import FabricServices
 from ..ports import Settings
 from ..problems import problem
 from ..services.administrators import ROOT, Administrators
-from ..services.rate_limits import DEVICE
+from ..services.rate_limits import DEVICE, RELAY_SOURCE
 from ..services.signed_requests import SignedRequest
 from ..store.devices import StoredDevice
 from ..tenant import TenantServices
@@ -70,17 +71,26 @@ async def authenticate_at_fabric(fabric: FabricServices, caller: Caller, call: C
         await _require_administrator(fabric.administrators, call, _ROLE[caller], tenant)
 
 
-def limit_source(services: TenantServices | FabricServices, call: Call) -> None:
-    """Counts a call against the address it comes from. Raises too-many-requests."""
-    services.limits.take_source(call.source)
+def limit_source(fabric: FabricServices, call: Call) -> None:
+    """Counts a call against the address it comes from, and a question of the relay against the address of who knocks there. Before
+    it is known whether the tenant exists, so that a spent budget does not tell that. Raises too-many-requests, unauthorized."""
+    fabric.limits.take_source(call.source)
+    behind = call.headers.get(SOURCE_HEADER.lower(), "")
+    if behind and _introspects(call):
+        require_internal(fabric.platform.settings, call)
+        fabric.limits.take_source(behind, RELAY_SOURCE)
 
 
 def require_internal(settings: Settings, call: Call) -> None:
     """The relay may ask whose a token is, and nothing else; the rest is for the control plane's own calls. Raises unauthorized."""
-    introspects = call.path.startswith("/internal/introspect/")
+    introspects = _introspects(call)
     accepted = settings.introspection_keys if introspects else (settings.internal_key,)
     if not any(hmac.compare_digest(call.bearer.encode(), key.encode()) for key in accepted):
         raise problem("unauthorized", "only the fabric's own Workers may call this")
+
+
+def _introspects(call: Call) -> bool:
+    return call.path.startswith("/internal/introspect/")
 
 
 def unknown_device(tenant: str, call: Call) -> ProblemError:

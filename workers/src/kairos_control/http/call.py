@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, TypeVar, get_args, get_origin
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import parse_qsl
 
 import msgspec
 
@@ -59,11 +59,12 @@ class Call:
 
     @property
     def path(self) -> str:
-        return urlsplit(self.target).path
+        """urllib.parse.urlsplit() is for whole URLs: it takes what follows `//` for a host, and raises where that can be none."""
+        return self.target.partition("?")[0]
 
     @property
     def query(self) -> dict[str, str]:
-        return dict(parse_qsl(urlsplit(self.target).query, keep_blank_values=True))
+        return dict(parse_qsl(self.target.partition("?")[2], keep_blank_values=True))
 
     @property
     def source(self) -> str:

@@ -6,7 +6,7 @@ from kairos.api.problem import ProblemError
 from kairos.identity.signed_request import DEVICE_HEADER
 
 from ..fabric import FabricServices
-from ..services.refusals import prefix_of
+from ..services.rate_limits import site_of
 from ..tenant import TenantServices
 from .call import Call
 
@@ -18,13 +18,28 @@ def record(tenant: TenantServices, call: Call, error: ProblemError) -> None:
     enrolling = "/enrollments" in call.path
     if not enrolling and error.problem.status not in _UNPROVEN:
         return
+    actor, source, known = _who(tenant, call)
     tenant.refusals.record(
         "enrollment.refused" if enrolling else "request.refused",
-        actor=call.actor or call.headers.get(DEVICE_HEADER.lower(), call.source),
+        actor=actor,
         subject=f"{call.method} {call.path}",
         reason=error.code,
-        source=call.actor or prefix_of(call.source),
+        source=source,
+        proven=known,
     )
+
+
+def _who(tenant: TenantServices, call: Call) -> tuple[str, str, bool]:
+    """(the caller as the audit names it, whose shares it takes, whether it is proven to be one of this tenant's)
+
+    An administrator of another tenant may have the name of one of this tenant's, and as many credentials as it likes.
+    """
+    administrator = call.administrator
+    if administrator is not None and administrator.tenant not in ("", tenant.platform.tenant):
+        return f"{administrator.actor} of tenant {administrator.tenant}", f"tenant {administrator.tenant}", False
+    if call.actor:
+        return call.actor, call.actor, True
+    return call.headers.get(DEVICE_HEADER.lower(), call.source), site_of(call.source), False
 
 
 async def record_at_fabric(fabric: FabricServices, call: Call, error: ProblemError) -> None:

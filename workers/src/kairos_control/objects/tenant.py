@@ -14,8 +14,8 @@ from workers import DurableObject, Response
 from ..adapters.messages import call_of, response_of
 from ..adapters.platform import BoundRelay, platform_of, require_database
 from ..adapters.storage import ObjectDatabase
-from ..http import app
-from ..http.authentication import authenticate, limit_source
+from ..http import app, refusals
+from ..http.authentication import authenticate
 from ..http.call import Call, problem_reply
 from ..http.resources.events import SOCKET
 from ..ports import TenantPlatform
@@ -81,12 +81,15 @@ class Tenant(DurableObject):  # type: ignore[misc]
 
     async def _open_events(self, service: TenantServices, call: Call) -> Any:
         try:
-            limit_source(service, call)
+            service.limits.take_source(call.source)
             await authenticate(service, SOCKET, call)
             node = call.node.node
+            await service.journal.flush()  # before the welcome: from there to the open socket nothing awaits
             welcome = await service.node_events.welcome(node)
             service.node_events.check_welcome(node)
         except ProblemError as error:
+            refusals.record(service, call, error)
+            await service.journal.flush()
             return response_of(problem_reply(error, call.path))
         self._sockets.close(node, _REPLACED, "replaced")  # one a node: the newest
         client, server = js.WebSocketPair.new().object_values()

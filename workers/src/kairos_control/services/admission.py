@@ -36,7 +36,7 @@ class Admission:
         self._waiting: dict[str, tuple[str, asyncio.Future[AdmissionVerdict]]] = {}
 
     async def judge(self, role: str, subject: dict[str, Any]) -> Verdict:
-        """Asks the connected gateways, oldest first, until one answers. A tenant's first gateway has none to ask and is held.
+        """Asks the connected gateways that are not isolated, oldest first, until one answers. A tenant's first gateway has none to ask and is held.
 
         Raises a ProblemError: no-gateway, gateway-unavailable, admission-denied.
         """
@@ -48,7 +48,7 @@ class Admission:
                 )
             raise problem("no-gateway", "enroll a gateway first: it decides who may join")
         online = set(self._platform.sockets.gateways())
-        reachable = [gateway for gateway in gateways if gateway.node in online]
+        reachable = [each for each in gateways if each.node in online and self._may_judge(each.node)]
         deadline = asyncio.get_running_loop().time() + ADMISSION_WAIT_S
         for left, gateway in zip(range(len(reachable), 0, -1), reachable, strict=True):
             wait = (deadline - asyncio.get_running_loop().time()) / left
@@ -64,7 +64,7 @@ class Admission:
             future.set_result(verdict)
 
     async def _ask(self, gateway: str, public_key: bytes, subject: dict[str, Any], wait: float) -> Verdict | None:
-        """None: it said nothing in `wait` seconds, or nothing that it signed."""
+        """None: it said nothing in `wait` seconds, nothing that it signed, or it was isolated meanwhile."""
         request = AdmissionRequest(self._platform.entropy(16).hex(), json.dumps(subject, separators=(",", ":")))
         future: asyncio.Future[AdmissionVerdict] = asyncio.get_running_loop().create_future()
         self._waiting[request.id] = (gateway, future)
@@ -81,6 +81,12 @@ class Admission:
         )
         if not await self._platform.signatures.verify(public_key, signed, verdict.signature, labels.ADMISSION_VERDICT):
             return None
+        if not self._may_judge(gateway):
+            return None
         if verdict.outcome == "deny":
             raise problem("admission-denied", f"{verdict.reason} ({verdict.rule})")
         return Verdict(verdict.outcome, verdict.rule, verdict.reason)
+
+    def _may_judge(self, gateway: str) -> bool:
+        """An isolated node keeps its events socket, to be told of its release, and decides nothing."""
+        return self._store.isolations.reason(gateway) is None

@@ -16,6 +16,7 @@ from .rate_limits import Budget, Limits
 
 BATCH_MAX = 500
 EVENT_MAX = 16 * 1024
+EVENT_COST = 512  # bytes that an event takes of a budget at least: its row in the index and its leaf cost so much, however small it is
 ENDPOINT = Budget("this device's audit events", 16 << 20, 4096)  # bytes: 16 MiB at once, 350 MB a day
 GATEWAY = Budget("this gateway's audit events", 64 << 20, 65_536)  # it tells of the flows of all its devices
 _ID = re.compile("[0-9a-f]{32}")
@@ -36,5 +37,5 @@ class AuditIntake:
         for event in own:
             if not _ID.fullmatch(event.id) or len(msgspec.json.encode(event)) > EVENT_MAX:
                 raise problem("invalid", f"an event has an id of 32 hex digits and at most {EVENT_MAX} bytes")
-        self._limits.take(GATEWAY if is_gateway(node) else ENDPOINT, node, size)
+        self._limits.take(GATEWAY if is_gateway(node) else ENDPOINT, node, max(size, EVENT_COST * len(own)))
         await self._log.append(own)

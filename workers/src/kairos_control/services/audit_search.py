@@ -3,6 +3,7 @@ the rest. A page is bounded in what is read for it, so it may have fewer events 
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import groupby
@@ -19,6 +20,9 @@ from .segment_files import SegmentFiles
 _SCANNED_MAX, _SCANNED_BYTES = 40, 16 << 20  # segments that are read for one page, and bytes after which no more are
 _LOOKED_UP_MAX = 40  # segments that events are looked up in for one page: one or more calls of R2 each
 _CANDIDATES = 1000  # events whose text is looked at for one page
+_AT_ONCE = (
+    2  # searches of a tenant; a segment of 4 MiB takes several times that while it is read, and an isolate has 128 MB
+)
 _WAITING_MAX = 1000  # events that are read in the object for one page
 
 
@@ -35,10 +39,12 @@ class Found:
 class AuditSearch:
     def __init__(self, store: Stores, files: SegmentFiles, log: AuditLog) -> None:
         self._store, self._files, self._log = store, files, log
+        self._places = asyncio.Semaphore(_AT_ONCE)
 
     async def find(self, query: AuditQuery, before: int, count: int) -> Found:
         """At most `count` events below position `before` that the query wants."""
-        found = await self._find(query, before, count + 1)  # one more tells whether there is a next page
+        async with self._places:
+            found = await self._find(query, before, count + 1)  # one more tells whether there is a next page
         if len(found.events) <= count:
             return found
         shown = found.events[:count]

@@ -39,7 +39,7 @@ from .leases import Leases
 from .network_changes import NetworkChanges
 from .postures import check_posture
 from .pushes import Pushes
-from .rate_limits import TOKEN, Limits
+from .rate_limits import ENROLLMENT, TOKEN, Limits
 from .signed_requests import SignedRequest, SignedRequests
 from .turn import Turn
 
@@ -126,6 +126,7 @@ class Enrollments:
         self, applicant: _Applicant, verdict: Verdict, former: StoredEnrollment | None, body: bytes
     ) -> Challenge:
         """Records the enrollment. former: the one that had the same verdict; None: it was judged just now."""
+        self._limits.take(ENROLLMENT, applicant.node)
         now, request = int(self._platform.clock()), applicant.request
         kept = self._store.enrollments.of_node(applicant.node)
         challenge = Challenge(

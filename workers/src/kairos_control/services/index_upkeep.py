@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 
 import msgspec
@@ -24,6 +25,7 @@ SEGMENTS_AT_ONCE = 4
 class IndexUpkeep:
     def __init__(self, platform: TenantPlatform, store: Stores, files: SegmentFiles, journal: Journal) -> None:
         self._platform, self._store, self._files, self._journal = platform, store, files, journal
+        self._indexing = asyncio.Lock()
 
     async def sweep(self) -> None:
         """Takes out of the index what is old, and puts into it what it lacks, some segments at a time."""
@@ -49,7 +51,13 @@ class IndexUpkeep:
 
     async def _index(self, segments: Sequence[Segment]) -> None:
         for each in segments:
-            lines = (await self._files.lines(each.first) or b"").splitlines()
-            if len(lines) == each.size - each.first:
-                events = [(msgspec.json.decode(line, type=Event), len(line)) for line in lines]
-                await self._store.audit_index.add(SealedFile(each.first, each.size, each.sha256, each.at), events)
+            async with self._indexing:  # one segment in memory, whoever asks
+                await self._index_one(each)
+
+    async def _index_one(self, segment: Segment) -> None:
+        lines = (await self._files.lines(segment.first) or b"").splitlines()
+        if len(lines) == segment.size - segment.first:
+            events = [(msgspec.json.decode(line, type=Event), len(line)) for line in lines]
+            await self._store.audit_index.add(
+                SealedFile(segment.first, segment.size, segment.sha256, segment.at), events
+            )

@@ -18,6 +18,7 @@ from ..store import Stores
 from ..store.devices import StoredDevice
 from ..store.network_changes import NetworkChange
 from ..store.vnis import StoredVni
+from .rate_limits import NETWORK, Limits
 
 PAGE_BYTES = 1024 * 1024
 """Of JSON in one page, and in one update. A page ends with the item that reaches it."""
@@ -29,7 +30,8 @@ _T = TypeVar("_T")
 class Networks:
     """What the nodes of one tenant may know of its network."""
 
-    def __init__(self, platform: TenantPlatform, store: Stores) -> None:
+    def __init__(self, platform: TenantPlatform, store: Stores, limits: Limits) -> None:
+        self._limits = limits
         self._platform = platform
         self._store = store
 
@@ -56,7 +58,8 @@ class Networks:
 
     async def page(self, device: StoredDevice, after: str) -> NetworkUpdate:
         """A page of the whole network: first the VNIs, then the nodes with their leases. after: `next` of the page before; empty
-        for the first. Raises invalid."""
+        for the first. Raises invalid, too-many-requests."""
+        self._limits.take(NETWORK, device.node)
         page = NetworkUpdate(*await self._store.network_changes.newest())
         if not after:
             roles: tuple[Role, ...] = ("gateway", "endpoint") if device.role == "gateway" else ("gateway",)
@@ -115,10 +118,10 @@ class Networks:
         if not sees_all and named & own:
             return False  # it came into that VNI, and knows nothing of it
         vnis = {vni.vni: vni for vni in await self._store.vnis.numbered(change.touched)}
-        if any(vni in vnis and (sees_all or vni in own) for vni in change.remade):
-            return False
         gone = change.touched - set(vnis)
-        update.removed_vnis = sorted(gone if sees_all else gone | (named - own))
+        if any((sees_all or vni in own) if vni in vnis else not sees_all for vni in change.remade):
+            return False  # of one that is gone, nobody knows any more which endpoints were in it
+        update.removed_vnis = sorted(gone if sees_all else named - own)
         visible = set(vnis) if sees_all else set(vnis) & own
         update.vnis = await self._views([vnis[number] for number in change.vnis if number in visible], device)
         update.leases = [held.get(key, Lease(*key, [])) for key in change.leases if key[0] in visible]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from kairos.api.problem import ProblemError
 from kairos.api.push import Receipt, Welcome, encode, parse_to_fabric_untrusted
 from kairos.errors import BadMessage
 from kairos.identity.spiffe import is_gateway
@@ -13,6 +14,7 @@ from .admission import Admission
 from .audit_log import AuditLog
 from .certificates import Certificates
 from .isolations import Isolations
+from .rate_limits import GATEWAY_MESSAGE, MESSAGE, Limits
 from .sessions import Sessions
 
 
@@ -26,6 +28,7 @@ class NodeEvents:
         certificates: Certificates,
         admission: Admission,
         audit_log: AuditLog,
+        limits: Limits,
     ) -> None:
         self._platform = platform
         self._store = store
@@ -34,19 +37,26 @@ class NodeEvents:
         self._certificates = certificates
         self._admission = admission
         self._audit_log = audit_log
+        self._limits = limits
 
     async def welcome(self, node: str) -> str:
-        """The first message on a node's socket: the state that pushes change from then on."""
+        """The first message on a node's socket: the state that pushes change from then on.
+
+        What the object itself knows is read after the last await: an isolation, or the end of a session, that came between would
+        be neither in the message nor pushed.
+        """
         revision, mark = await self._store.network_changes.newest()
+        policy_version = await self._store.policies.newest_version()
+        refused = await self._certificates.seen_by(node)
         return encode(
             Welcome(
                 revision,
-                await self._store.policies.newest_version(),
+                policy_version,
                 int(self._platform.clock()),
                 self._sessions.current() if is_gateway(node) else [],
                 self._isolations.current(),
                 self._audit_log.head,
-                await self._certificates.seen_by(node),
+                refused,
                 mark,
             )
         )
@@ -58,10 +68,11 @@ class NodeEvents:
             raise problem("revoked", "ask your operator")
 
     def received(self, node: str, text: str) -> bool:
-        """Handles a message of a node. False: it is not a message that nodes send."""
+        """Handles a message of a node. False: it is not a message that nodes send, or there are too many of them."""
         try:
+            self._limits.take(GATEWAY_MESSAGE if is_gateway(node) else MESSAGE, node)
             message = parse_to_fabric_untrusted(text)
-        except BadMessage:
+        except (BadMessage, ProblemError):
             return False
         if isinstance(message, Receipt):
             self._isolations.receipt(node, message)

@@ -15,6 +15,7 @@ from ..problems import problem
 from ..store import Stores
 from ..store.postures import StoredPosture
 from .pushes import Pushes
+from .rate_limits import POSTURE, Limits
 
 
 def check_posture(facts: dict[str, Any]) -> None:
@@ -24,13 +25,15 @@ def check_posture(facts: dict[str, Any]) -> None:
 
 
 class Postures:
-    def __init__(self, platform: TenantPlatform, store: Stores, pushes: Pushes) -> None:
+    def __init__(self, platform: TenantPlatform, store: Stores, pushes: Pushes, limits: Limits) -> None:
+        self._limits = limits
         self._platform = platform
         self._store = store
         self._pushes = pushes
 
     def report(self, node: str, facts: dict[str, Any]) -> None:
-        """Keeps a report and passes it on to the gateways. Raises invalid."""
+        """Keeps a report and passes it on to the gateways. Raises invalid, too-many-requests."""
+        self._limits.take(POSTURE, node)
         at = self.learn(node, facts)
         self._pushes.to_gateways(PostureNotice(node, at, facts))
 

@@ -31,9 +31,18 @@ class Budget:
 
 SOURCE = Budget("this address", 600, 20)  # an office behind one address renews 4,000 sessions in 200 s
 SITE = Budget("this network", 6_000, 200)  # an IPv6 /48, which one subscriber may have whole
+RELAY_SOURCE = Budget("this address at the relay", 600, 20)
 DEVICE = Budget("this device", 600, 10)
 SESSION = Budget("this device's sessions", 300, 1)
 CERTIFICATE = Budget("this device's certificates", 30, 1 / 600)  # one each 16 h is what it needs
+ENROLLMENT = Budget("this key's challenges", 30, 1 / 600)  # each may end in a certificate and a revision of the network
+ROUTES = Budget("this device's changes of its routes", 30, 1 / 60)  # each may be told to a whole VNI
+POSTURE = Budget("this device's posture", 30, 0.2)  # each is passed on to all gateways
+NETWORK = Budget(
+    "this device's pages of the network", 600, 2
+)  # a page reads thousands of rows of a database of all tenants
+MESSAGE = Budget("this device's messages", 1000, 10)  # receipts of isolations
+GATEWAY_MESSAGE = Budget("this gateway's messages", 10_000, 200)  # and verdicts, of all that join
 TELEMETRY = Budget("this device's telemetry", 10, 1 / 30)  # one a minute is what it sends
 TOKEN = Budget("this join token", 300, 5)
 
@@ -57,15 +66,21 @@ class Limits:
             wait = math.ceil(over / budget.per_second)
             raise problem("too-many-requests", f"{budget.name}: too many now; again in {wait} s", wait)
 
-    def take_source(self, address: str) -> None:
+    def take_source(self, address: str, budget: Budget = SOURCE) -> None:
         """Counts one call from an address: an IPv4 address, or the /64 of an IPv6 address and the /48 around it, for that is what one
         subscriber has. An empty address, as on the local fabric, is not counted. Raises too-many-requests."""
         if not address:
             return
         subnet, site = _prefixes(address)
-        self.take(SOURCE, subnet)
+        self.take(budget, subnet)
         if site:
             self.take(SITE, site)
+
+
+def site_of(address: str) -> str:
+    """The widest prefix that one subscriber may have around an address; empty for an empty address."""
+    subnet, site = _prefixes(address)
+    return site or subnet
 
 
 def _prefixes(address: str) -> tuple[str, str]:

@@ -3,13 +3,13 @@ and the rest is counted.
 
 A refusal is recorded at once while its source and the tenant have a budget for that; each of those may cost a signed head, and a head has
 12 kB. The next ones are recorded together after ten minutes, and of all others there is a number. Each source has shares of its own, so
-that one that is refused all the time hides no other. What waits is in the object's memory: an eviction costs ten minutes of it, and an
+that one that is refused all the time hides no other, and callers who proved who they are have shares apart from those of strangers, who
+may come from as many addresses as they like. What waits is in the object's memory: an eviction costs ten minutes of it, and an
 object that was evicted was not under load.
 """
 
 from __future__ import annotations
 
-import ipaddress
 from collections import Counter
 from dataclasses import dataclass
 
@@ -17,12 +17,12 @@ from ..ports import Clock
 from .journal import Journal
 
 BURST, PER_HOUR = 20, 6
-"""Refusals of all sources that are recorded at once."""
+"""Refusals of all sources that are recorded at once: of callers who proved who they are, and as many of others."""
 SOURCE_BURST, SOURCE_PER_HOUR = 5, 6
 """The same, of one source and kind."""
 WINDOW_S = 600
 TOGETHER = 15
-"""Refusals that are recorded together after a window."""
+"""Refusals that are recorded together after a window: of callers who proved who they are, and as many of others."""
 SOURCE_TOGETHER = 3
 """The same, of one source and kind."""
 _SOURCES_MAX = 10_000
@@ -41,30 +41,32 @@ class _Refusal:
 class Refusals:
     def __init__(self, journal: Journal, clock: Clock) -> None:
         self._journal, self._clock = journal, clock
-        self._all = _Share(BURST, PER_HOUR)
+        self._all = {proven: _Share(BURST, PER_HOUR) for proven in (False, True)}
         self._shares: dict[tuple[str, str], _Share] = {}  # the one that was used longest ago first
         self._window = 0.0  # when the first of these happened
         self._waiting: list[_Refusal] = []
         self._waiting_of: Counter[tuple[str, str]] = Counter()
+        self._waiting_proven: Counter[bool] = Counter()
         self._reasons: Counter[str] = Counter()
         self._sources: Counter[str] = Counter()
         self.total = 0
         """How many calls were refused since this object is in memory."""
 
-    def record(self, kind: str, *, actor: str, subject: str, reason: str, source: str) -> None:
-        """source: whose shares it takes: an authenticated caller by name, everyone else by prefix_of() its address."""
+    def record(self, kind: str, *, actor: str, subject: str, reason: str, source: str, proven: bool) -> None:
+        """source: whose shares it takes: an authenticated caller (`proven`) by name, everyone else by site_of() its address."""
         now = self._clock()
         self.total += 1
         self.record_waiting()
         refusal = _Refusal(kind, actor[:_TEXT_MAX], subject[:_TEXT_MAX], reason)
-        if self._share(source, kind).take(now) and self._all.take(now):
+        if self._share(source, kind).take(now) and self._all[proven].take(now):
             self._record(refusal)
             return
         if not self._reasons and not self._waiting:
             self._window = now
-        if len(self._waiting) < TOGETHER and self._waiting_of[source, kind] < SOURCE_TOGETHER:
+        if self._waiting_proven[proven] < TOGETHER and self._waiting_of[source, kind] < SOURCE_TOGETHER:
             self._waiting.append(refusal)
             self._waiting_of[source, kind] += 1
+            self._waiting_proven[proven] += 1
             return
         self._reasons[f"{kind} {reason}"] += 1
         if source in self._sources or len(self._sources) < _SOURCES_MAX:
@@ -85,7 +87,7 @@ class Refusals:
                 reasons=dict(self._reasons.most_common(_NAMED_MAX)),
                 sources={name[:_TEXT_MAX]: count for name, count in self._sources.most_common(_NAMED_MAX)},
             )
-        for each in (self._waiting, self._waiting_of, self._reasons, self._sources):
+        for each in (self._waiting, self._waiting_of, self._waiting_proven, self._reasons, self._sources):
             each.clear()
 
     def _record(self, refusal: _Refusal) -> None:
@@ -118,15 +120,3 @@ class _Share:
             return False
         self._left -= 1
         return True
-
-
-def prefix_of(address: str) -> str:
-    """What one caller can have of the Internet: a whole IPv4 address, the /64 of an IPv6 address. Other text as it is."""
-    try:
-        parsed = ipaddress.ip_address(address)
-    except ValueError:
-        return address
-    if isinstance(parsed, ipaddress.IPv4Address):
-        return address
-    mapped = parsed.ipv4_mapped
-    return str(mapped) if mapped else str(ipaddress.ip_network((parsed, 64), strict=False))

@@ -6,6 +6,7 @@ import base64
 import hashlib
 from collections.abc import Collection, Iterable
 
+from kairos.api.problem import ProblemError
 from kairos.api.push import Revocation, SessionNotice
 from kairos.api.session import Cut, GatewayAddress, Introspected, Introspection, SessionGrant, SessionRequest
 from kairos.constants import POSTURE_LATE_S, SESSION_LIFE_S
@@ -46,6 +47,7 @@ class Sessions:
         self._revoked = set[
             str
         ]()  # since this object woke: opening a session awaits, and a revocation may come between
+        self._refreshed = 0  # how often sessions have followed a change of VNIs; it may come between as well
 
     async def open(self, device: StoredDevice, request: SessionRequest) -> SessionGrant:
         """T1: a new session, or a longer life for one (`renews`). A gateway's session opens its own relay socket only.
@@ -56,8 +58,8 @@ class Sessions:
         node = device.node
         self._limits.take(SESSION, node)
         gateways = [node] if device.role == "gateway" else await self._gateways(request.gateway)
-        vnis = (await self._store.leases.vnis_of([node])).get(node, [])
         policy_version = await self._store.policies.newest_version()
+        vnis = await self._vnis(node)
         now = int(self._platform.clock())
         session = self._of(request.renews, node).session if request.renews else self._platform.entropy(16).hex()
         if node in self._revoked:
@@ -87,7 +89,7 @@ class Sessions:
         """T2, asked by the relay. Raises unauthorized for a token that is unknown, over, or for another gateway."""
         session = self._store.sessions.by_token(_hash(request.token), int(self._platform.clock()))
         if session is None:
-            raise problem("unauthorized", "the session token is not valid; open a session again")
+            raise unknown_session()
         if request.gateway not in session.gateways:
             raise problem("unauthorized", f"the session is not for {request.gateway}")
         return Introspected(session.node, self._platform.tenant, session.role, session.session, session.expires_at)
@@ -139,12 +141,22 @@ class Sessions:
         now = int(self._platform.clock())
         nodes = list(nodes)
         found = await self._store.leases.vnis_of(nodes)
+        self._refreshed += 1
         for node in nodes:
             self._store.sessions.set_vnis(node, found.get(node, []))
             posture = self._store.postures.one(node) or _NO_POSTURE
             for session in self._store.sessions.of_node(node, now):
                 if session.role == "endpoint":
                     self._pushes.to_gateways(_notice(session, posture))
+
+    async def _vnis(self, node: str) -> list[int]:
+        """The VNIs that it is in now. What was read before other sessions followed a change is read again: a session that is kept
+        after that would be for a VNI that its node was put out of."""
+        while True:
+            refreshed = self._refreshed
+            vnis = (await self._store.leases.vnis_of([node])).get(node, [])
+            if refreshed == self._refreshed:
+                return vnis
 
     async def _gateways(self, wanted: str) -> list[str]:
         """The tenant's gateways, those that are connected first, then by priority; only `wanted` where one is asked for."""
@@ -165,6 +177,11 @@ class Sessions:
         if found is None:
             raise problem("session-ended", "open a new session")
         return found
+
+
+def unknown_session() -> ProblemError:
+    """What the relay is told of a token that opens nothing, whether the tenant that it names exists or not."""
+    return problem("unauthorized", "the session token is not valid; open a session again")
 
 
 def _notice(session: StoredSession, posture: StoredPosture) -> SessionNotice:

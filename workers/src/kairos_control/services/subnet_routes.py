@@ -19,6 +19,7 @@ from .interconnects import Interconnects
 from .journal import Journal
 from .network_changes import NetworkChanges
 from .prefixes import NetworkSet, route_prefix
+from .rate_limits import ROUTES, Limits
 
 OFFERS_MAX = 256
 """Prefixes that one node advertises, over all its VNIs."""
@@ -27,15 +28,18 @@ OFFERS_MAX = 256
 class SubnetRoutes:
     """The routes through endpoints of one tenant."""
 
-    def __init__(self, store: Stores, journal: Journal, network: NetworkChanges, interconnects: Interconnects) -> None:
+    def __init__(
+        self, store: Stores, journal: Journal, network: NetworkChanges, interconnects: Interconnects, limits: Limits
+    ) -> None:
         self._store = store
         self._journal = journal
         self._network = network
         self._interconnects = interconnects
+        self._limits = limits
 
     async def advertise(self, wanted: Advertisement, device: StoredDevice) -> None:
         """All that this endpoint offers from now on. No traffic goes there before the operator has approved it. Raises invalid,
-        not-found."""
+        not-found, too-many-requests."""
         if device.role != "endpoint":
             raise problem("invalid", "only an endpoint advertises; a gateway's networks are routes of the VNI")
         node = device.node
@@ -44,6 +48,7 @@ class SubnetRoutes:
         offered = {offer for offer, record in before.items() if record.advertised}
         if offers == offered:
             return
+        self._limits.take(ROUTES, node)
         in_force = {offer[0] for offer in offered ^ offers if offer in before and before[offer].approved}
         change = change_of(vnis=in_force)
         await self._journal.write(

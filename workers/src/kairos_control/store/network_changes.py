@@ -10,6 +10,8 @@ from ..ports import Database, Statement
 
 KEPT = 1024
 """Revisions of a tenant that are kept. A node that was away for longer fetches the whole network."""
+BYTES_MAX = 512 * 1024
+"""Of changes that are read for one answer. A node that missed more fetches the whole network."""
 KEYS_MAX = 1000
 """Leases that one change names. One that touches more names their VNIs as remade."""
 _ADD = "INSERT INTO network_changes (tenant, revision, mark, changed) SELECT tenant, revision, ?, ? FROM tenants WHERE tenant = ?"
@@ -95,17 +97,18 @@ class NetworkChangeStore:
         return (row["revision"], row["mark"]) if row else (0, "")
 
     async def between(self, revision: int, mark: str, newest: int) -> NetworkChange | None:
-        """What changed after `revision` up to `newest`; None where the history does not have all of it or `revision` had
-        another mark."""
+        """What changed after `revision` up to `newest`; None where the history does not have all of it, `revision` had another
+        mark, or it is more than BYTES_MAX."""
         rows = await self._database.rows(
-            "SELECT revision, mark, changed FROM network_changes WHERE tenant = ? AND revision BETWEEN ? AND ?"
-            " ORDER BY revision LIMIT ?",
+            "SELECT revision, mark, CASE WHEN sum(length(changed)) OVER () <= ? THEN changed END AS changed"
+            " FROM network_changes WHERE tenant = ? AND revision BETWEEN ? AND ? ORDER BY revision LIMIT ?",
+            BYTES_MAX,
             self._tenant,
             revision,
             newest,
             KEPT,
         )
-        if not mark or len(rows) != newest - revision + 1 or rows[0]["mark"] != mark:
+        if not mark or len(rows) != newest - revision + 1 or rows[0]["mark"] != mark or rows[0]["changed"] is None:
             return None
         return union(msgspec.json.decode(row["changed"], type=NetworkChange) for row in rows[1:])
 
