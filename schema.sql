@@ -294,3 +294,11 @@ CREATE TABLE network_changes (
 ) WITHOUT ROWID;
 -- Gateways, and revoked devices, are few among all devices.
 CREATE INDEX devices_by_role ON devices (tenant, role, status);
+
+-- Where the records of each tenant are. Read in the database that is bound as DB; the others have the table and leave it empty.
+CREATE TABLE placements (
+  tenant    TEXT PRIMARY KEY,
+  shard     TEXT NOT NULL,                       -- the binding of the database that has them
+  moving_to TEXT NOT NULL DEFAULT '',            -- of the one to which they are copied; empty: they are not
+  erasing   TEXT NOT NULL DEFAULT ''             -- of one with a copy that counts no more; empty: there is none
+);

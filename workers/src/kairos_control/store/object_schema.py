@@ -94,6 +94,16 @@ MIGRATIONS = (
             "CREATE TABLE fabric_mark (single INTEGER PRIMARY KEY CHECK (single = 1), seq INTEGER NOT NULL)",
         ),
     ),
+    # Each database numbers its events for itself.
+    Migration(
+        5,
+        "databases",
+        (
+            "CREATE TABLE fabric_marks (database TEXT PRIMARY KEY, seq INTEGER NOT NULL)",
+            "INSERT INTO fabric_marks (database, seq) SELECT 'DB', seq FROM fabric_mark",
+            "DROP TABLE fabric_mark",
+        ),
+    ),
 )
 
 # A table: a Durable Object's SQLite refuses PRAGMA user_version.
