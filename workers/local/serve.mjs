@@ -95,18 +95,18 @@ async function migrateFirst() {
   const modules = [text("ESModule", "migrations.mjs", script)];
   const bound = { d1Databases, resourcePersistencePath: plan.state };
   const miniflare = new Miniflare(convertV4MiniflareOptions({ ...own, modules, ...bound }));
-  await migrate(miniflare);
+  for (const each of plan.migrations) await migrate(miniflare, each);
   await miniflare.dispose();
 }
 
-async function migrate(miniflare) {
-  const database = await miniflare.getD1Database(plan.migrations.binding);
+async function migrate(miniflare, { binding, folder }) {
+  const database = await miniflare.getD1Database(binding);
   await database.prepare("CREATE TABLE IF NOT EXISTS d1_migrations (name TEXT PRIMARY KEY)").run();
   const { results } = await database.prepare("SELECT name FROM d1_migrations").all();
   const applied = new Set(results.map((row) => row.name));
-  for (const name of (await readdir(plan.migrations.folder)).sort()) {
+  for (const name of (await readdir(folder)).sort()) {
     if (applied.has(name)) continue;
-    const source = await readFile(path.join(plan.migrations.folder, name), "utf8");
+    const source = await readFile(path.join(folder, name), "utf8");
     const statements = source.replace(/--.*$/gm, "").split(";").filter((each) => each.trim());
     const record = database.prepare("INSERT INTO d1_migrations (name) VALUES (?)").bind(name);
     await database.batch([...statements.map((each) => database.prepare(each)), record]); // all of it or nothing
@@ -135,7 +135,7 @@ async function writeSnapshot(miniflare) {
   await rename(partial, plan.snapshot);
 }
 
-if (plan.migrations && !makeSnapshot) await migrateFirst();
+if (plan.migrations?.length && !makeSnapshot) await migrateFirst();
 const miniflare = await start();
 if (makeSnapshot) {
   await writeSnapshot(miniflare);

@@ -170,7 +170,7 @@ def _dead(name: str, count: float) -> Finding:
 def _database(name: str, size: float) -> Finding:
     share = size / D1_DATABASE_BYTES
     state: State = "ok" if share < _FULL_WARN else "wrong"
-    remedy = "" if state == "ok" else ": add a shard before it is full"
+    remedy = "" if state == "ok" else ": add a database and move tenants to it (kairos tenant move)"
     return Finding(f"database {name}".strip(), state, f"{size / 1e6:,.1f} MB, {share:.1%} of what D1 holds{remedy}")
 
 

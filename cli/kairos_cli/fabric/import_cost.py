@@ -35,7 +35,7 @@ def _import_cpu_s(root: Path, worker: Worker) -> float:
         nothing: dict[str, Any] = {
             "bindings": {},
             "crons": [],
-            "migrations": None,
+            "migrations": [],
             "host": "127.0.0.1",
             "port": 0,
             "snapshot": "",

@@ -110,10 +110,12 @@ def _bindings(configuration: dict[str, Any], services: dict[str, str]) -> dict[s
     }
 
 
-def _migrations(configuration: dict[str, Any], root: Path) -> dict[str, str] | None:
-    for each in configuration.get("d1_databases", []):
-        return {"binding": each["binding"], "folder": str(root / each["migrations_dir"])}
-    return None
+def _migrations(configuration: dict[str, Any], root: Path) -> list[dict[str, str]]:
+    """One entry for each database."""
+    return [
+        {"binding": each["binding"], "folder": str(root / each["migrations_dir"])}
+        for each in configuration.get("d1_databases", [])
+    ]
 
 
 def _bundle(root: Path) -> tuple[Path, list[dict[str, str]]]:

@@ -40,8 +40,10 @@ def run(options: argparse.Namespace) -> None:
     with steps.step("ask the fabric for its version"):
         running = AdminClient(operator).get("/v1/fabric", FabricInfo).version
     require_no_downgrade(running, __version__)
-    with steps.step("compare the database's migrations"), configured(root, resources.placeholders(record)) as names:
-        require_known_migrations(Wrangler(root, names).migrated(), root)
+    with steps.step("compare the databases' migrations"), configured(root, resources.placeholders(record)) as names:
+        wrangler = Wrangler(root, names)
+        for database in wrangler.databases():
+            require_known_migrations(wrangler.migrated(database), root)
     print(f"{operator.url}: {running} -> {__version__}")
     deploy.deploy(root, operator, steps)
     with steps.step(f"wait until both Workers answer with {__version__}"):

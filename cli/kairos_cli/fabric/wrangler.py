@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -88,13 +89,19 @@ class Wrangler:
         return {each["name"] for each in json.loads(said)}
 
     def migrate(self) -> None:
-        """Applies the migrations of D1 that have not been applied."""
-        self.run("d1", "migrations", "apply", "kairos", "--remote", *self._with("control"))
+        """Applies to each D1 database the migrations that have not been applied."""
+        for database in self.databases():
+            self.run("d1", "migrations", "apply", database, "--remote", *self._with("control"))
 
-    def migrated(self) -> list[str]:
+    def databases(self) -> list[str]:
+        """The names of the D1 databases of the control plane, in the order of its configuration."""
+        configuration = tomllib.loads((self._root / self._configurations["control"]).read_text())
+        return [each["database_name"] for each in configuration["d1_databases"]]
+
+    def migrated(self, database: str) -> list[str]:
         """The migrations that the database has, in order; none of a database without that table."""
         query = "SELECT name FROM sqlite_master WHERE name = 'd1_migrations'"
-        command = ("d1", "execute", "kairos", "--remote", "--json", *self._with("control"), "--command")
+        command = ("d1", "execute", database, "--remote", "--json", *self._with("control"), "--command")
         if not json.loads(self.run(*command, query))[0]["results"]:
             return []
         rows = json.loads(self.run(*command, "SELECT name FROM d1_migrations ORDER BY id"))[0]["results"]

@@ -11,10 +11,20 @@ SEGMENTS = (
         "tenant create",
         "tenant:create",
         "create a tenant and push the shipped policy to it",
-        (arg("tenant", help="its name, a DNS label"), *ADMIN),
+        (
+            arg("tenant", help="its name, a DNS label"),
+            arg("--shard", help="D1 binding of its database (default: that with the fewest tenants)", default=""),
+            *ADMIN,
+        ),
     ),
     Verb("tenant list", "tenant:listing", "list tenants", ADMIN),
     Verb("tenant show", "tenant:show", "one tenant", (arg("tenant", help="its name"), *ADMIN)),
+    Verb(
+        "tenant move",
+        "tenant:move",
+        "move a tenant's records to another database",
+        (arg("tenant", help="its name"), arg("shard", help="the D1 binding: DB, DB_1, ..."), *ADMIN),
+    ),
     Verb(
         "tenant delete",
         "tenant:delete",

@@ -22,7 +22,7 @@ class FabricServices:
         """limits: of this isolate, over all its requests."""
         self.limits = limits
         self.platform = platform
-        self.store = FabricStores(platform.database)
+        self.store = FabricStores(platform.databases)
         self.journal = Journal(platform, EVERY_TENANT, FabricEvents(self.store, EVERY_TENANT))
         self.refusals = FabricRefusals(platform, self.store)
         self.tenants = Tenants(platform, self.store)

@@ -15,6 +15,8 @@ Row = Mapping[str, Any]
 Statement = tuple[str, tuple[Any, ...]]  # SQL with ? parameters, and their values: str, int, float or None
 Clock = Callable[[], float]  # Unix seconds
 Entropy = Callable[[int], bytes]
+DIRECTORY = "DB"
+"""The binding of the database that has the fabric's own records. Those of a tenant are there as well, unless it was placed elsewhere."""
 
 
 class ConstraintError(Exception):
@@ -34,6 +36,24 @@ class Database(Protocol):
 
     async def size(self) -> int:
         """Bytes on disk."""
+        ...
+
+
+class Databases(Protocol):
+    """The D1 databases of the fabric, by the names of their bindings. All have the same schema."""
+
+    @property
+    def directory(self) -> Database:
+        """The one that has what is of the whole fabric: the list of tenants, and where the records of each are."""
+        ...
+
+    @property
+    def names(self) -> Sequence[str]:
+        """All of them, DIRECTORY first."""
+        ...
+
+    def of(self, name: str) -> Database:
+        """Raises KeyError: there is no such binding."""
         ...
 
 
@@ -160,7 +180,7 @@ class Platform:
     """All that both the entrypoint and a Tenant object stand on."""
 
     settings: Settings
-    database: Database
+    databases: Databases
     cache: Cache
     blobs: Blobs
     telemetry: MessageQueue

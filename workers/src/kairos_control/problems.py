@@ -44,6 +44,7 @@ PROBLEMS: dict[str, tuple[int, str]] = {
     "no-gateway": (503, "The tenant has no gateway yet"),
     "gateway-unavailable": (503, "No gateway answered"),
     "issuer-mismatch": (503, "The issuer's key is not that of its certificate"),
+    "moving": (503, "The records of the tenant are being moved"),
     "schema-newer": (503, "The fabric's code is older than its data"),
     "schema-older": (503, "The fabric's database lacks migrations"),
     "internal": (500, "The fabric failed"),

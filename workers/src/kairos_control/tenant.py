@@ -17,7 +17,7 @@ from .services.gateways import Gateways
 from .services.index_upkeep import IndexUpkeep
 from .services.interconnects import Interconnects
 from .services.isolations import Isolations
-from .services.journal import Journal
+from .services.journal import DirectoryChanges, Journal
 from .services.leases import Leases
 from .services.lifecycle import Lifecycle
 from .services.members import Members
@@ -29,6 +29,7 @@ from .services.postures import Postures
 from .services.pushes import Pushes
 from .services.rate_limits import Limits
 from .services.refusals import Refusals
+from .services.relocation import Relocation
 from .services.retention import Retention
 from .services.segment_files import SegmentFiles
 from .services.sessions import Sessions
@@ -46,7 +47,7 @@ class TenantServices:
 
     def __init__(self, platform: TenantPlatform) -> None:
         self.turn = Turn()
-        self.store = Stores(platform.database, platform.local, platform.tenant)
+        self.store = Stores(platform.databases, platform.local, platform.tenant)
         self.platform = platform
         self.pushes = Pushes(platform)
         self.segment_files = SegmentFiles(platform.blobs, platform.tenant)
@@ -57,7 +58,8 @@ class TenantServices:
         self.limits = Limits(platform.clock)
         self.network_changes = NetworkChanges(platform, self.store, self.pushes)
         self.signed_requests = SignedRequests(platform, self.store)
-        self.administrators = Administrators(platform, self.store, self.journal, platform.tenant)
+        self.directory_journal = Journal(platform, platform.tenant, DirectoryChanges(self.audit_log))
+        self.administrators = Administrators(platform, self.store, self.directory_journal, platform.tenant)
         self.audit_intake = AuditIntake(platform.tenant, self.audit_log, self.limits)
         self.audit_search = AuditSearch(self.store, self.segment_files, self.audit_log)
         self.index_upkeep = IndexUpkeep(platform, self.store, self.segment_files, self.journal)
@@ -110,6 +112,7 @@ class TenantServices:
             self.audit_log,
             self.limits,
         )
+        self.relocation = Relocation(platform, self.store, self.directory_journal, self.fabric_inbox, self.turn)
         self.lifecycle = Lifecycle(
             platform,
             self.store,
@@ -121,4 +124,5 @@ class TenantServices:
             self.retention,
             self.refusals,
             self.telemetry,
+            self.relocation,
         )

@@ -17,7 +17,7 @@ from kairos.identity.certificate import parse_certificate_untrusted
 from ..ports import Issuer, Platform, Settings
 from ..store import database_schema
 from .signatures import WebCryptoSignatures
-from .storage import D1Database, KvCache, Queue, R2Blobs
+from .storage import D1Databases, KvCache, Queue, R2Blobs
 
 
 def settings_of(env: Any) -> Settings:
@@ -54,7 +54,7 @@ def platform_of(env: Any) -> Platform:
     settings = _settings(env)
     return Platform(
         settings=settings,
-        database=D1Database(env.DB),
+        databases=D1Databases(env),
         cache=KvCache(env.CACHE),
         blobs=R2Blobs(env.BLOBS),
         telemetry=Queue(env.TELEMETRY),
@@ -87,9 +87,10 @@ class BoundRelay:
 
 
 async def require_database(platform: Platform) -> None:
-    """Asks once an isolate. Raises a ProblemError, at each call until it is mended: the database has another schema than this code."""
+    """Asks once an isolate. Raises a ProblemError, at each call until it is mended: a database has another schema than this code."""
     if not _checked:
-        await database_schema.require(platform.database)
+        for name in platform.databases.names:
+            await database_schema.require(platform.databases.of(name), name)
         _checked.append(True)
 
 

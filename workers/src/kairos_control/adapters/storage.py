@@ -9,7 +9,7 @@ import js
 import msgspec
 from pyodide.ffi import JsException, to_js
 
-from ..ports import ConstraintError, Row, Statement
+from ..ports import DIRECTORY, ConstraintError, Row, Statement
 
 _TTL_MIN_S = 60  # what KV takes
 # What a queue takes: messages of 128 KB, in one call 100 of them and 256 KB, each with about 100 bytes of its own
@@ -47,6 +47,26 @@ class D1Database:
     def _prepare(self, sql: str, values: Sequence[Any]) -> Any:
         statement = self._database.prepare(sql)
         return statement.bind(*values) if values else statement
+
+
+class D1Databases:
+    """Databases over the bindings DB, DB_1, DB_2 and so on, up to the first number that is not bound."""
+
+    def __init__(self, env: Any) -> None:
+        self._databases = {DIRECTORY: D1Database(env.DB)}
+        while (binding := getattr(env, name := f"{DIRECTORY}_{len(self._databases)}", None)) is not None:
+            self._databases[name] = D1Database(binding)
+
+    @property
+    def directory(self) -> D1Database:
+        return self._databases[DIRECTORY]
+
+    @property
+    def names(self) -> Sequence[str]:
+        return list(self._databases)
+
+    def of(self, name: str) -> D1Database:
+        return self._databases[name]
 
 
 class ObjectDatabase:

@@ -153,6 +153,7 @@ async def _answer(tenant: TenantServices, route: Route[TenantServices], call: Ca
         async with tenant.turn:
             if tenant.turn.ended != ended:
                 await authenticate_again(tenant, route, call)
+            await tenant.store.home.refuse_while_moving()
             return await route.handler(tenant, call)
 
 

@@ -84,6 +84,12 @@ class AuditLog:
         await self._store.write([*change, *(adding(self._platform.tenant, event) for event in events)])
         await self.append(events)
 
+    async def write_directory(self, change: Sequence[Statement], events: Sequence[Event]) -> None:
+        """As `write`, for a change of the directory."""
+        adding = self._store.fabric_events.adding
+        await self._store.write_directory([*change, *(adding(self._platform.tenant, event) for event in events)])
+        await self.append(events)
+
     def _append(self, events: Sequence[Event]) -> None:
         news: dict[str, Event] = {}
         for event in events:

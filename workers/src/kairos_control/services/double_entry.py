@@ -20,6 +20,7 @@ from ..ports import Platform
 from ..store.audit_index import AuditIndexStore
 from ..store.fabric_events import FabricEventStore
 from ..store.ledger_checks import LedgerCheckStore
+from ..store.tenant_database import TenantDatabase
 from .segment_files import SegmentFiles
 
 STRETCH_S = 300  # as the cron comes
@@ -41,9 +42,10 @@ class DoubleEntry:
 
     def __init__(self, platform: Platform, tenant: str) -> None:
         self._platform, self._tenant = platform, tenant
-        self._index = AuditIndexStore(platform.database, tenant)
-        self._checks = LedgerCheckStore(platform.database, tenant)
-        self._events = FabricEventStore(platform.database)
+        self._home = TenantDatabase(platform.databases, tenant)
+        self._index = AuditIndexStore(self._home, tenant)
+        self._checks = LedgerCheckStore(platform.databases.directory, tenant)
+        self._events = FabricEventStore(platform.databases.directory)
         self._files = SegmentFiles(platform.blobs, tenant)
 
     async def check(self) -> int:
@@ -57,16 +59,23 @@ class DoubleEntry:
             told += await self._tell(begin, "", "ledger.unchecked", reason, {"since": begin, "until": settled})
             begin = settled - STRETCH_S
         for since in range(begin, min(settled, begin + STRETCHES_AT_ONCE * STRETCH_S), STRETCH_S):
-            told += await self._check(since, since + STRETCH_S)
+            found = await self._check(since, since + STRETCH_S)
+            if found is None:
+                break
+            told += found
             await self._checks.set_until(since + STRETCH_S)
         return told
 
-    async def _check(self, since: int, until: int) -> int:
+    async def _check(self, since: int, until: int) -> int | None:
+        """None: the tenant is being moved, so what was read may not be all. The next sweep checks again."""
+        placement = await self._home.placement()
         try:
             events = [event async for event in self._windows(since - MARGIN_S)]
         except TooMuchError:
             reason = f"more than {EVENTS_MAX} reports of flows, or {BYTES_MAX >> 20} MiB: use kairos audit reconcile"
             return await self._tell(since, "", "ledger.unchecked", reason, {})
+        if placement.moving_to or await self._home.changed() != placement:
+            return None
         by_node: dict[str, list[Discrepancy]] = {}
         for each in reconcile(events, since, until).discrepancies:
             by_node.setdefault(each.node, []).append(each)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import msgspec
 
-from ..ports import TenantPlatform
+from ..ports import DIRECTORY, TenantPlatform
 from ..store import Stores
+from ..store.fabric_events import FabricEventStore
 from .audit_log import AuditLog
 
 _AT_ONCE = 500
@@ -29,10 +30,14 @@ class FabricInbox:
         """
         tenant = await self._store.tenants.one(self._platform.tenant)
         since = tenant.created_at if tenant else self._platform.clock()
-        news = await self._store.fabric_events.for_tenant(
-            self._platform.tenant, since, self._store.audit_log.fabric_mark(), _AT_ONCE
-        )
+        done = await self._copy(DIRECTORY, self._store.fabric_events, since)
+        shard = (await self._store.home.placement()).shard
+        return done and (shard == DIRECTORY or await self._copy(shard, self._store.home_events, since))
+
+    async def _copy(self, database: str, kept: FabricEventStore, since: float) -> bool:
+        log = self._store.audit_log
+        news = await kept.for_tenant(self._platform.tenant, since, log.fabric_mark(database), _AT_ONCE)
         if news:
             await self._log.append([msgspec.structs.replace(each.event, tenant=self._platform.tenant) for each in news])
-            self._store.audit_log.set_fabric_mark(news[-1].seq)
+            log.set_fabric_mark(database, news[-1].seq)
         return len(news) < _AT_ONCE

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 
-from ..ports import Platform
+from ..ports import Database, Platform
 from ..store import FabricStores
 from ..store.certificates import CertificateStore
+from ..store.fabric_events import FabricEventStore
 from ..store.tokens import TokenStore
 
 _ENDED_KEPT_S = 30 * 86_400
@@ -22,16 +24,17 @@ class Housekeeping:
         now = int(self._platform.clock())
         before = now - _ENDED_KEPT_S
         steps: dict[str, Callable[[], Awaitable[None]]] = {
-            "records": lambda: self._store.write(
-                [
-                    self._store.admins.remove_ended(before),
-                    TokenStore.remove_ended(before),
-                    CertificateStore.remove_ended(now),
-                ]
-            ),
-            "fabric events": lambda: self._store.fabric_events.delete_ended(before, _AT_ONCE),
+            "admins": lambda: self._store.write_directory([self._store.admins.remove_ended(before)]),
         }
+        for name, database in self._store.each().items():
+            steps[f"records of {name}"] = partial(self._delete_records, database, before, now)
+            steps[f"fabric events of {name}"] = partial(FabricEventStore(database).delete_ended, before, _AT_ONCE)
         await run_each("housekeeping", steps)
+
+    async def _delete_records(self, database: Database, before: int, now: int) -> None:
+        """Those of a tenant that is being moved stay until it is there: what is copied does not change meanwhile."""
+        moving = await self._store.placements.moving()
+        await database.write([TokenStore.remove_ended(before, moving), CertificateStore.remove_ended(now, moving)])
 
 
 async def run_each(name: str, steps: Mapping[str, Callable[[], Awaitable[object]]]) -> bool:

@@ -32,7 +32,7 @@ class IndexUpkeep:
         index, kept_since = self._store.audit_index, int(self._platform.clock()) - KEPT_S
         old = await index.indexed_before(kept_since, SEGMENTS_AT_ONCE)
         if old:
-            await self._platform.database.write(index.forgetting(old))
+            await self._store.write(index.forgetting(old))
         retired = (await self._store.audit_retention.get()).retired
         await self._index(await index.unindexed(retired, kept_since, SEGMENTS_AT_ONCE))
 

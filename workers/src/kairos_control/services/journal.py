@@ -39,7 +39,28 @@ class FabricEvents:
 
     async def write(self, change: Sequence[Statement], events: Sequence[Event]) -> None:
         adding = self._store.fabric_events.adding
-        await self._store.write([*change, *(adding(self._scope, event) for event in events)])
+        await self._store.write_directory([*change, *(adding(self._scope, event) for event in events)])
+
+
+class DirectoryLog(Protocol):
+    """A tenant's log that is told of changes of the directory (services/audit_log.py)."""
+
+    async def append(self, events: Sequence[Event]) -> None: ...
+
+    async def write_directory(self, change: Sequence[Statement], events: Sequence[Event]) -> None: ...
+
+
+class DirectoryChanges:
+    """The events of one tenant that tell of changes of the directory. A change and its events are one batch."""
+
+    def __init__(self, log: DirectoryLog) -> None:
+        self._log = log
+
+    async def append(self, events: Sequence[Event]) -> None:
+        await self._log.append(events)
+
+    async def write(self, change: Sequence[Statement], events: Sequence[Event]) -> None:
+        await self._log.write_directory(change, events)
 
 
 class Journal:

@@ -15,6 +15,7 @@ from .housekeeping import run_each
 from .index_upkeep import IndexUpkeep
 from .journal import Journal
 from .refusals import Refusals
+from .relocation import Relocation
 from .retention import Retention
 from .sessions import Sessions
 from .telemetry import Telemetry
@@ -35,9 +36,11 @@ class Lifecycle:
         retention: Retention,
         refusals: Refusals,
         telemetry: Telemetry,
+        relocation: Relocation,
     ) -> None:
         self._platform, self._store, self._journal = platform, store, journal
         self._sessions, self._telemetry, self._refusals = sessions, telemetry, refusals
+        self._relocation = relocation
         self._inbox, self._audit_log, self._index, self._retention = inbox, audit_log, index, retention
 
     async def show(self) -> Tenant:
@@ -49,7 +52,8 @@ class Lifecycle:
 
     async def delete(self, actor: str) -> None:
         """Deletes the tenant's records and ends the sessions of its nodes. The audit stays, with its retention: a tenant that is made
-        again under this name goes on in the same log."""
+        again under this name goes on in the same log. Raises moving while the tenant is moved, until nothing is left where it was."""
+        await self._relocation.refuse_unless_settled()
         await self._inbox.copy()
         nodes = await self._store.devices.nodes()
         await self._sessions.revoke_all(nodes)
@@ -60,9 +64,9 @@ class Lifecycle:
         await self._store.delete_tenant()
 
     async def woken(self) -> None:
-        """Called by the alarm that the audit log has set. What could not be done now, or was too much for once, is done by another."""
+        """Called by the alarm that the audit log or a move has set. What could not be done now, or was too much for once, is done by another."""
         try:
-            wait = 0 if await self._audit_log.seal() else 1
+            wait = 0 if await self._relocation.step() and await self._audit_log.seal() else 1
         except Exception as error:  # any type: whatever a binding makes of an outage
             print(f"audit of {self._platform.tenant}: {type(error).__name__}: {error}")
             wait = SEAL_RETRY_S
@@ -72,13 +76,16 @@ class Lifecycle:
     async def sweep(self) -> bool:
         """Housekeeping: copies and seals what waits, and deletes what has ended. A step that fails holds up no other.
 
-        True: all events that were taken before are in R2 and in the index. Raises internal if a step failed.
+        True: all events that were taken before are in R2 and in the index. Raises internal if a step failed. While the tenant is moved, the
+        sweep does a part of that and nothing else.
         """
-        done = await run_each(f"sweep of {self._platform.tenant}", self._steps())
+        steps: dict[str, Callable[[], Awaitable[object]]] = {"move": self._relocation.step}
+        moving = (await self._store.home.placement()).moving_to
+        done = await run_each(f"sweep of {self._platform.tenant}", steps if moving else steps | self._steps())
         await self._journal.flush()
         if not done:
             raise problem("internal", "a part of the housekeeping failed; the fabric's log has more")
-        return self._audit_log.waiting == 0
+        return not moving and self._audit_log.waiting == 0
 
     def _steps(self) -> dict[str, Callable[[], Awaitable[object]]]:
         return {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ..ports import Platform
 from ..store import FabricStores
-from ..store.metrics import GAUGES
+from ..store.metrics import GAUGES, Gauge, MetricsStore
 
 
 class Metrics:
@@ -16,12 +16,21 @@ class Metrics:
         lines: list[str] = []
         for gauge in GAUGES:
             lines += _heading(gauge.name, gauge.text)
-            lines += [
-                _sample(gauge.name, labels, value) for labels, value in await self._store.metrics.values(gauge, only)
-            ]
+            lines += [_sample(gauge.name, labels, value) for labels, value in await self._values(gauge, only)]
         if not only:
             lines += await self._of_the_fabric()
         return "\n".join(lines) + "\n"
+
+    async def _values(self, gauge: Gauge, only: str) -> list[tuple[dict[str, str], float]]:
+        """Of each tenant, what the database says that has its records."""
+        found: list[tuple[dict[str, str], float]] = []
+        if gauge.in_directory or len(self._store.databases.names) == 1:
+            return list(await self._store.metrics.values(gauge, only))
+        for name, database in self._store.each().items():
+            values = list(await MetricsStore(database).values(gauge, only))
+            placements = await self._store.placements.of_each(labels["tenant"] for labels, _ in values)
+            found += [each for each in values if placements[each[0]["tenant"]].shard == name]
+        return found
 
     async def _of_the_fabric(self) -> list[str]:
         issuer, waiting = "kairos_fabric_issuer_end_seconds", "kairos_fabric_queue_waiting"
@@ -38,8 +47,10 @@ class Metrics:
         }
         lines += [_sample(dead, {"queue": name}, count) for name, count in counts.items()]
         size = "kairos_fabric_database_bytes"
-        lines += _heading(size, "Size of the D1 database.")
-        return [*lines, _sample(size, {}, await self._store.metrics.database_bytes())]
+        lines += _heading(size, "Size of a D1 database.")
+        for name, database in self._store.each().items():
+            lines.append(_sample(size, {"database": name}, await database.size()))
+        return lines
 
 
 def _heading(name: str, text: str) -> list[str]:

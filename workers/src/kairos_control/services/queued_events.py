@@ -23,4 +23,4 @@ def parse(message: object) -> Event:
 
 
 async def keep(store: FabricStores, events: Sequence[Event]) -> None:
-    await store.write([store.fabric_events.adding(event.tenant, event) for event in events])
+    await store.write_directory([store.fabric_events.adding(event.tenant, event) for event in events])

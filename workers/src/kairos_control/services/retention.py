@@ -49,7 +49,7 @@ class Retention:
         await self._journal.flush()
         for each in segments:
             await self._files.delete_lines(each.first)
-        await self._platform.database.write(
+        await self._store.write(
             [
                 *self._store.audit_index.forgetting(segments),
                 self._store.audit_retention.retired(size, cutoff),

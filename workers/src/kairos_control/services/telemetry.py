@@ -14,6 +14,8 @@ from ..ports import Platform, TenantPlatform
 from ..problems import problem
 from ..store import Stores
 from ..store import telemetry as samples
+from ..store.placements import PlacementStore
+from ..store.tenant_database import database_of
 from .rate_limits import TELEMETRY, Limits
 
 LIVE_S = 3600
@@ -69,8 +71,15 @@ def parse(message: object) -> Measured:
 
 
 async def keep(platform: Platform, measured: Sequence[Measured]) -> None:
-    """One batch of the queue; what came before changes nothing."""
-    await samples.add(platform.database, measured)
+    """One batch of the queue; what came before changes nothing. A sample of a tenant that is being moved is dropped."""
+    placements = await PlacementStore(platform.databases.directory).of_each(each.tenant for each in measured)
+    by_shard: dict[str, list[Measured]] = {}
+    for each in measured:
+        placement = placements[each.tenant]
+        if not placement.moving_to:
+            by_shard.setdefault(placement.shard, []).append(each)
+    for shard, those in by_shard.items():
+        await samples.add(database_of(platform.databases, shard), those)
 
 
 def _numbers(sample: Sample) -> Iterator[float]:

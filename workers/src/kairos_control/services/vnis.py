@@ -11,7 +11,7 @@ from kairos.api.admin import VniCreate, VniRecord
 from kairos.constants import VNI_MAX
 from kairos.identity.spiffe import is_name
 
-from ..ports import ConstraintError, TenantPlatform
+from ..ports import DIRECTORY, ConstraintError, TenantPlatform
 from ..problems import problem
 from ..store import Stores
 from ..store.network_changes import NetworkChange, change_of
@@ -31,6 +31,7 @@ SELECTORS_MAX = 256
 _SELECTOR_MAX = 256  # characters
 _MTU = range(1280, 9001)
 _SUFFIX_MAX = 180  # room for a member's name before it
+_NUMBERS_A_DATABASE = 1 << 20
 _TRIES = 5  # for a number that another tenant may take at the same moment
 
 
@@ -179,10 +180,16 @@ class Vnis:
         return checked
 
     async def _next_number(self) -> int:
-        number = await self._store.vnis.next_number()
+        home = await self._store.home.placement()
+        number = max(await self._store.vnis.next_number(), _first_number(home.shard))
         if number > VNI_MAX:
             raise problem("invalid", f"the number {VNI_MAX} is taken: choose one that is free, with `vni`")
         return number
+
+
+def _first_number(shard: str) -> int:
+    """Each database counts from a base of its own, so that a tenant that moves to another finds its numbers free."""
+    return int(shard.removeprefix(DIRECTORY).lstrip("_") or 0) * _NUMBERS_A_DATABASE + 1
 
 
 def checked_vni(wanted: VniCreate) -> Checked:

@@ -6,10 +6,10 @@ leaves it. Writes that must happen together are built as statements by the store
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Protocol, runtime_checkable
 
-from ..ports import Database, LocalDatabase, Statement
+from ..ports import DIRECTORY, Database, Databases, LocalDatabase, Statement
 from .admins import AdminStore
 from .audit_index import AuditIndexStore
 from .audit_log import AuditLogStore
@@ -27,11 +27,14 @@ from .leases import LeaseStore
 from .metrics import MetricsStore
 from .network_changes import NetworkChangeStore
 from .nonces import NonceStore
+from .placements import PlacementStore
 from .policies import PolicyStore
 from .postures import PostureStore
 from .sessions import SessionStore
 from .subnet_routes import SubnetRouteStore
+from .tables import Table
 from .telemetry import TelemetryStore
+from .tenant_database import TenantDatabase, database_of
 from .tenants import TenantStore
 from .tokens import TokenStore
 from .vnis import VniStore
@@ -39,11 +42,10 @@ from .vnis import VniStore
 
 @runtime_checkable
 class TenantRecords(Protocol):
-    """A store of records in D1 that go with their tenant."""
+    """A store of records in D1 that are one tenant's."""
 
-    def remove_all(self) -> list[Statement]:
-        """The statements that delete the tenant's records, children first."""
-        ...
+    TABLES: tuple[Table, ...]
+    """Where they are, a table after those that it refers to."""
 
 
 @runtime_checkable
@@ -54,56 +56,83 @@ class TenantState(Protocol):
 
 
 class FabricStores:
-    """What is kept of the whole fabric."""
+    """What is kept of the whole fabric, in the directory."""
 
-    def __init__(self, database: Database) -> None:
-        self._database = database
-        self.tenants = TenantStore(database)
-        self.admins = AdminStore(database)
-        self.fabric_events = FabricEventStore(database)
-        self.dead_letters = DeadLetterStore(database)
-        self.metrics = MetricsStore(database)
+    def __init__(self, databases: Databases) -> None:
+        self.databases = databases
+        self._directory = databases.directory
+        self.tenants = TenantStore(self._directory)
+        self.placements = PlacementStore(self._directory)
+        self.admins = AdminStore(self._directory)
+        self.fabric_events = FabricEventStore(self._directory)
+        self.dead_letters = DeadLetterStore(self._directory)
+        self.metrics = MetricsStore(self._directory)
 
-    async def write(self, statements: Sequence[Statement]) -> None:
+    async def write_directory(self, statements: Sequence[Statement]) -> None:
         """All of them or none. Raises ConstraintError."""
-        await self._database.write(statements)
+        await self._directory.write(statements)
+
+    def each(self) -> Mapping[str, Database]:
+        """All databases, by the names of their bindings."""
+        return {name: self.databases.of(name) for name in self.databases.names}
+
+    def shard(self, name: str) -> Database:
+        """One of them. Raises schema-older if the Worker lacks the binding."""
+        return database_of(self.databases, name)
 
 
 class Stores(FabricStores):
-    """What is kept of one tenant: in D1 (`database`) and in the SQLite of the tenant's object (`local`)."""
+    """What is kept of one tenant: in the D1 database that it is placed in, in the directory, and in the SQLite of the tenant's object
+    (`local`)."""
 
-    def __init__(self, database: Database, local: LocalDatabase, tenant: str) -> None:
-        super().__init__(database)
+    def __init__(self, databases: Databases, local: LocalDatabase, tenant: str) -> None:
+        super().__init__(databases)
         self._tenant = tenant
+        self.home = TenantDatabase(databases, tenant)
+        self.home_events = FabricEventStore(self.home)
         # A store comes after those whose records its own refer to: a tenant is deleted in the opposite order.
-        self.devices = DeviceStore(database, tenant)
-        self.tokens = TokenStore(database, tenant)
-        self.certificates = CertificateStore(database, tenant)
-        self.gateways = GatewayStore(database, tenant)
-        self.policies = PolicyStore(database, tenant)
-        self.vnis = VniStore(database, tenant)
-        self.leases = LeaseStore(database, tenant)
-        self.interconnects = InterconnectStore(database, tenant)
-        self.subnet_routes = SubnetRouteStore(database, tenant)
+        self.devices = DeviceStore(self.home, tenant)
+        self.tokens = TokenStore(self.home, tenant)
+        self.certificates = CertificateStore(self.home, tenant)
+        self.gateways = GatewayStore(self.home, tenant)
+        self.policies = PolicyStore(self.home, tenant)
+        self.vnis = VniStore(self.home, tenant)
+        self.leases = LeaseStore(self.home, tenant)
+        self.interconnects = InterconnectStore(self.home, tenant)
+        self.subnet_routes = SubnetRouteStore(self.home, tenant)
         self.enrollments = EnrollmentStore(local)
-        self.network_changes = NetworkChangeStore(database, tenant)
+        self.network_changes = NetworkChangeStore(self.home, tenant)
         self.nonces = NonceStore(local)
         self.isolations = IsolationStore(local)
         self.issuers = IssuerStore(local)
         self.sessions = SessionStore(local)
         self.postures = PostureStore(local)
         self.audit_log = AuditLogStore(local)
-        self.audit_index = AuditIndexStore(database, tenant)
-        self.audit_retention = AuditRetentionStore(database, tenant)
-        self.telemetry = TelemetryStore(database, local, tenant)
+        self.audit_index = AuditIndexStore(self.home, tenant)
+        self.audit_retention = AuditRetentionStore(self.home, tenant)
+        self.telemetry = TelemetryStore(self.home, local, tenant)
+
+    @property
+    def tables(self) -> list[Table]:
+        """Where the tenant's records are, a table after those that it refers to."""
+        stores = vars(self).values()
+        return [table for store in stores if isinstance(store, TenantRecords) for table in store.TABLES]
+
+    async def write(self, statements: Sequence[Statement]) -> None:
+        """All of them or none, in the tenant's own database. Raises ConstraintError, moving."""
+        await self.home.write(statements)
 
     async def delete_tenant(self) -> None:
-        """Deletes all records of the tenant but its audit: each store its own."""
-        statements = [
-            each for store in self._stores() if isinstance(store, TenantRecords) for each in store.remove_all()
-        ]
-        own = [self.admins.remove_all_of(self._tenant), self.tenants.remove(self._tenant)]
-        await self.write([*statements, *own])
+        """Deletes all records of the tenant but its audit. The row of the directory goes last: a crash leaves a tenant to delete."""
+        tables = [table for table in reversed(self.tables) if not table.outlives]
+        row = self.tenants.remove(self._tenant)
+        records = [*(table.remove(self._tenant) for table in tables), row]
+        own = [self.admins.remove_all_of(self._tenant), row]
+        if (await self.home.placement()).shard == DIRECTORY:
+            await self.write([*records[:-1], *own])
+        else:
+            await self.write(records)
+            await self.write_directory(own)
         for store in self._stores():
             if isinstance(store, TenantState):
                 store.clear()

@@ -15,6 +15,7 @@ from kairos.audit.flow_record import LEDGER_WINDOW
 from ..ports import Database, Statement
 from .audit_log import SealedFile
 from .bulk import bulks, columns
+from .tables import Table
 
 KEY_MAX = 128
 """Characters of a text that the index keeps; who searches compares the whole text in the event."""
@@ -108,6 +109,11 @@ class Segment:
 
 class AuditIndexStore:
     """The index of one tenant."""
+
+    TABLES = (
+        Table("audit_segments", ("first",), outlives=True),
+        Table("audit_index", ("position",), outlives=True),
+    )
 
     def __init__(self, database: Database, tenant: str) -> None:
         self._database, self._tenant = database, tenant

@@ -165,13 +165,13 @@ class AuditLogStore:
 
     # -- the fabric's own events ---------------------------------------------------------------------------------------
 
-    def fabric_mark(self) -> int:
-        """Up to which number the fabric's own events were copied into this log."""
-        rows = self._local.rows("SELECT seq FROM fabric_mark")
+    def fabric_mark(self, database: str) -> int:
+        """Up to which number the events that are kept in this database were copied into this log."""
+        rows = self._local.rows("SELECT seq FROM fabric_marks WHERE database = ?", database)
         return int(rows[0]["seq"]) if rows else 0
 
-    def set_fabric_mark(self, seq: int) -> None:
-        self._local.write("INSERT OR REPLACE INTO fabric_mark (single, seq) VALUES (1, ?)", seq)
+    def set_fabric_mark(self, database: str, seq: int) -> None:
+        self._local.write("INSERT OR REPLACE INTO fabric_marks (database, seq) VALUES (?, ?)", database, seq)
 
 
 def key_of(event: Event) -> str:

@@ -5,9 +5,12 @@ from __future__ import annotations
 from kairos.api.admin import AuditRetention
 
 from ..ports import Database, Statement
+from .tables import Table
 
 
 class AuditRetentionStore:
+    TABLES = (Table("audit_retention", ("tenant",), outlives=True),)
+
     def __init__(self, database: Database, tenant: str) -> None:
         self._database, self._tenant = database, tenant
 

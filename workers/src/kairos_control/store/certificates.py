@@ -14,6 +14,7 @@ from kairos.identity.certificate import Certificate
 
 from ..ports import Database, Row, Statement
 from .columns import b64, unb64
+from .tables import Table
 
 # Writes nothing, and fails its batch, unless the node that the certificate names is there with its role, its key and its serial.
 _INSERT = (
@@ -29,6 +30,11 @@ _REFUSE = "UPDATE certificates SET refused_from = ?, reason = ? WHERE tenant = ?
 
 class CertificateStore:
     """The certificates of one tenant."""
+
+    TABLES = (
+        Table("certificates", ("node", "serial")),
+        Table("present_certificates", ("node",)),
+    )
 
     def __init__(self, database: Database, tenant: str) -> None:
         self._database, self._tenant = database, tenant
@@ -102,16 +108,10 @@ class CertificateStore:
         return sql, (from_, reason, self._tenant, from_, present.spiffe.node, present.serial, now)
 
     @staticmethod
-    def remove_ended(before: int) -> Statement:
-        """Of all tenants, those that ended before this Unix time."""
-        return "DELETE FROM certificates WHERE not_after < ?", (before,)
-
-    def remove_all(self) -> list[Statement]:
-        """Of the tenant."""
-        return [
-            (f"DELETE FROM {table} WHERE tenant = ?", (self._tenant,))
-            for table in ("certificates", "present_certificates")
-        ]
+    def remove_ended(before: int, but: Iterable[str]) -> Statement:
+        """Of all tenants, without those in `but`, what ended before this Unix time."""
+        sql = "DELETE FROM certificates WHERE not_after < ? AND tenant NOT IN (SELECT value FROM json_each(?))"
+        return sql, (before, json.dumps(list(but)))
 
 
 def _record(row: Row) -> CertificateRecord:

@@ -16,6 +16,7 @@ from kairos.identity.spiffe import ROLES, node_id
 from ..ports import Database, Row, Statement
 from .bulk import bulks
 from .columns import b64, strings, unb64
+from .tables import Table
 
 _MEMBER = "d.node, d.role, d.name, d.serial, d.key_fingerprint, d.tags, d.groups, d.owner"
 _INSERT = (
@@ -79,6 +80,8 @@ class StoredDevice:
 
 class DeviceStore:
     """The devices of one tenant."""
+
+    TABLES = (Table("devices", ("node",)),)
 
     def __init__(self, database: Database, tenant: str) -> None:
         self._database, self._tenant = database, tenant
@@ -206,10 +209,6 @@ class DeviceStore:
         """It stays on record."""
         sql = "UPDATE devices SET status = 'revoked', reason = ? WHERE tenant = ? AND node = ?"
         return sql, (reason, self._tenant, node)
-
-    def remove_all(self) -> list[Statement]:
-        """Of the tenant."""
-        return [("DELETE FROM devices WHERE tenant = ?", (self._tenant,))]
 
 
 def _record(row: Row) -> Device:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ..ports import Database, Row, Statement
+from .tables import Table
 
 _RANKED = (
     "SELECT d.node, d.name, coalesce(g.priority, 100) AS priority, coalesce(g.weight, 100) AS weight FROM devices d"
@@ -32,6 +33,8 @@ class RankedGateway:
 class GatewayStore:
     """The active gateways of one tenant."""
 
+    TABLES = (Table("gateway_ranks", ("node",)),)
+
     def __init__(self, database: Database, tenant: str) -> None:
         self._database, self._tenant = database, tenant
 
@@ -52,10 +55,6 @@ class GatewayStore:
 
     def rank(self, node: str, priority: int, weight: int) -> Statement:
         return _RANK, (self._tenant, node, priority, weight)
-
-    def remove_all(self) -> list[Statement]:
-        """The ranks of the tenant."""
-        return [("DELETE FROM gateway_ranks WHERE tenant = ?", (self._tenant,))]
 
 
 def _gateway(row: Row) -> RankedGateway:

@@ -10,6 +10,7 @@ from kairos.api.admin import InterconnectRecord, PrefixName
 from kairos.api.session import Crossing
 
 from ..ports import Database, Row, Statement
+from .tables import Table
 
 _INSERT = "INSERT INTO interconnects (vni, seen, other, prefix, created_at) VALUES (?, ?, ?, ?, ?)"
 _NAMED = (
@@ -34,6 +35,8 @@ class StoredName:
 
 class InterconnectStore:
     """The interconnects of one tenant."""
+
+    TABLES = (Table("interconnects", ("vni", "seen"), by_vni=True),)
 
     def __init__(self, database: Database, tenant: str) -> None:
         self._database, self._tenant = database, tenant
@@ -86,11 +89,6 @@ class InterconnectStore:
         """Both ways between these two VNIs."""
         sql = "DELETE FROM interconnects WHERE vni = ? AND other = ?"
         return [(sql, (a, b)), (sql, (b, a))]
-
-    def remove_all(self) -> list[Statement]:
-        """Of the tenant."""
-        sql = "DELETE FROM interconnects WHERE vni IN (SELECT vni FROM vnis WHERE tenant = ?)"
-        return [(sql, (self._tenant,))]
 
 
 def key(record: InterconnectRecord) -> str:

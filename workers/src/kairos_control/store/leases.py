@@ -12,6 +12,7 @@ from kairos.api.session import Lease
 from ..ports import Database, Statement
 from .bulk import bulks, columns
 from .columns import strings
+from .tables import Table
 
 _LEASE = f"INSERT INTO leases (tenant, vni, node, prefix, address) SELECT ?, {columns(4)} FROM json_each(?)"
 _GIVEN = f"INSERT INTO given_addresses (vni, node, prefix, address) SELECT {columns(4)} FROM json_each(?)"
@@ -33,6 +34,12 @@ class Place:
 
 class LeaseStore:
     """The leases of one tenant. Each question about many nodes is one query, or one a megabyte of their names."""
+
+    TABLES = (
+        Table("leases", ("node", "vni", "address")),
+        Table("lease_cursors", ("vni", "prefix"), by_vni=True),
+        Table("given_addresses", ("vni", "address"), by_vni=True, by_age=True),
+    )
 
     def __init__(self, database: Database, tenant: str) -> None:
         self._database, self._tenant = database, tenant
@@ -197,11 +204,6 @@ class LeaseStore:
     def remove_vni(vni: int) -> list[Statement]:
         """With all that was given in it."""
         return [(f"DELETE FROM {table} WHERE vni = ?", (vni,)) for table in _TABLES]
-
-    def remove_all(self) -> list[Statement]:
-        """Of the tenant, with all that was given in its VNIs."""
-        sql = "WHERE vni IN (SELECT vni FROM vnis WHERE tenant = ?)"
-        return [(f"DELETE FROM {table} {sql}", (self._tenant,)) for table in _TABLES]
 
 
 def _rows(addresses: Mapping[Place, str]) -> Iterable[tuple[int, str, str, str]]:

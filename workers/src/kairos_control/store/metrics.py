@@ -18,6 +18,8 @@ class Gauge:
     labels: tuple[str, ...]
     query: str
     """SQL that takes a tenant, empty for all, and gives the labels and `value`."""
+    in_directory: bool = False
+    """It asks for records of the directory and not for those of tenants."""
 
 
 GAUGES = (
@@ -40,11 +42,11 @@ GAUGES = (
     ),
     Gauge(
         "kairos_fabric_audit_waiting_events", "Events that the last sweep could not bring to R2 and the index.", ("tenant",),
-        "SELECT tenant, waiting AS value FROM audit_states WHERE ?1 IN ('', tenant)",
+        "SELECT tenant, waiting AS value FROM audit_states WHERE ?1 IN ('', tenant)", in_directory=True,
     ),
     Gauge(
         "kairos_fabric_refused_calls", "Calls that were refused and that the audit records or counts.", ("tenant",),
-        "SELECT tenant, refused AS value FROM audit_states WHERE ?1 IN ('', tenant)",
+        "SELECT tenant, refused AS value FROM audit_states WHERE ?1 IN ('', tenant)", in_directory=True,
     ),
     Gauge(
         "kairos_fabric_certificate_end_seconds", "When the first certificate of an active device ends, Unix time.", ("tenant",),
@@ -61,9 +63,6 @@ class MetricsStore:
         """Labels and value. only: the one tenant to count; empty: all."""
         rows = await self._database.rows(gauge.query, only)
         return (({label: str(row[label]) for label in gauge.labels}, row["value"]) for row in rows)
-
-    async def database_bytes(self) -> int:
-        return await self._database.size()
 
     async def set_audit_state(self, tenant: str, waiting: int, refused: int) -> None:
         """Writes only what differs."""

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 import msgspec
 
 from ..ports import Database, Statement
+from .tables import Table
 
 KEPT = 1024
 """Revisions of a tenant that are kept. A node that was away for longer fetches the whole network."""
@@ -84,6 +85,8 @@ def union(changes: Iterable[NetworkChange]) -> NetworkChange:
 class NetworkChangeStore:
     """The history of one tenant's network."""
 
+    TABLES = (Table("network_changes", ("revision",)),)
+
     def __init__(self, database: Database, tenant: str) -> None:
         self._database, self._tenant = database, tenant
 
@@ -120,7 +123,3 @@ class NetworkChangeStore:
             (_ADD, (mark, changed, self._tenant)),
             (_FORGET, (self._tenant, self._tenant, KEPT)),
         ]
-
-    def remove_all(self) -> list[Statement]:
-        """Of the tenant."""
-        return [("DELETE FROM network_changes WHERE tenant = ?", (self._tenant,))]

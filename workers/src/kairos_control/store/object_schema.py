@@ -103,6 +103,16 @@ MIGRATIONS = (
             "ALTER TABLE receipts ADD COLUMN issuer TEXT NOT NULL DEFAULT ''",
         ),
     ),
+    # Each database numbers its events for itself.
+    Migration(
+        6,
+        "databases",
+        (
+            "CREATE TABLE fabric_marks (database TEXT PRIMARY KEY, seq INTEGER NOT NULL)",
+            "INSERT INTO fabric_marks (database, seq) SELECT 'DB', seq FROM fabric_mark",
+            "DROP TABLE fabric_mark",
+        ),
+    ),
 )
 
 # A table: a Durable Object's SQLite refuses PRAGMA user_version.

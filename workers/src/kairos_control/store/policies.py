@@ -7,12 +7,15 @@ from kairos.api.session import PolicyRecord
 
 from ..ports import Database, Row, Statement
 from .columns import b64, unb64
+from .tables import Table
 
 _INSERT = "INSERT INTO policies (tenant, version, sha384, signature, created_at) VALUES (?, ?, ?, ?, ?)"
 
 
 class PolicyStore:
     """The policies of one tenant."""
+
+    TABLES = (Table("policies", ("version",)),)
 
     def __init__(self, database: Database, tenant: str) -> None:
         self._database, self._tenant = database, tenant
@@ -50,9 +53,6 @@ class PolicyStore:
     def adding(self, record: PolicyRecord, created_at: int) -> Statement:
         """The statement that adds a policy; where its version is taken, the batch raises ConstraintError."""
         return _INSERT, (self._tenant, record.version, record.sha384.hex(), b64(record.signature), created_at)
-
-    def remove_all(self) -> list[Statement]:
-        return [("DELETE FROM policies WHERE tenant = ?", (self._tenant,))]
 
 
 def _record(row: Row) -> PolicyRecord:

@@ -10,6 +10,7 @@ from kairos.api.session import Route
 
 from ..ports import Database, Row, Statement
 from .bulk import bulks, columns
+from .tables import Table
 
 _KEY = "v.name || ' ' || r.prefix || ' ' || r.node"
 _SHOWN = (
@@ -35,6 +36,8 @@ Offer = tuple[int, str]
 
 class SubnetRouteStore:
     """The routes through endpoints of one tenant."""
+
+    TABLES = (Table("routes", ("node", "vni", "prefix")),)
 
     def __init__(self, database: Database, tenant: str) -> None:
         self._database, self._tenant = database, tenant
@@ -110,10 +113,6 @@ class SubnetRouteStore:
     @staticmethod
     def remove_vni(vni: int) -> Statement:
         return "DELETE FROM routes WHERE vni = ?", (vni,)
-
-    def remove_all(self) -> list[Statement]:
-        """Of the tenant."""
-        return [("DELETE FROM routes WHERE tenant = ?", (self._tenant,))]
 
     def _forget(self, node: str) -> Statement:
         """Rows that say nothing."""

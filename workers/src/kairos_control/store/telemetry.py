@@ -8,8 +8,9 @@ import msgspec
 
 from kairos.api.telemetry import Measured, Sample, SampleRecord, TelemetryRecord
 
-from ..ports import Database, LocalDatabase, Row, Statement
+from ..ports import Database, LocalDatabase, Row
 from .bulk import bulks
+from .tables import Table
 
 NUMBER_MAX = 10**12
 """Every number of a sample is cut to this, so that no sum of them overflows SQLite's 64 bits."""
@@ -60,6 +61,11 @@ _HISTORY = {
 class TelemetryStore:
     """The samples of one tenant."""
 
+    TABLES = (
+        Table("telemetry_minutes", ("node", "at")),
+        Table("telemetry_hours", ("node", "at")),
+    )
+
     def __init__(self, database: Database, local: LocalDatabase, tenant: str) -> None:
         self._database, self._local, self._tenant = database, local, tenant
 
@@ -99,12 +105,6 @@ class TelemetryStore:
             ]
         )
         self._local.write("DELETE FROM newest_samples WHERE at < ?", newest_before)
-
-    def remove_all(self) -> list[Statement]:
-        return [
-            ("DELETE FROM telemetry_minutes WHERE tenant = ?", (self._tenant,)),
-            ("DELETE FROM telemetry_hours WHERE tenant = ?", (self._tenant,)),
-        ]
 
     def clear(self) -> None:
         self._local.write("DELETE FROM newest_samples")

@@ -10,6 +10,7 @@ from kairos.api.admin import TokenRecord
 
 from ..ports import Database, Row, Statement
 from .columns import b64, strings, unb64
+from .tables import Table
 
 _INSERT = (
     "INSERT INTO tokens (token_id, tenant, role, secret_hash, uses, used, expires_at, vnis, tags, groups, owner, label,"
@@ -28,6 +29,8 @@ class StoredToken:
 
 class TokenStore:
     """The join tokens of one tenant."""
+
+    TABLES = (Table("tokens", ("token_id",)),)
 
     def __init__(self, database: Database, tenant: str) -> None:
         self._database, self._tenant = database, tenant
@@ -92,13 +95,10 @@ class TokenStore:
         return "UPDATE tokens SET used = used + 1 WHERE tenant = ? AND token_id = ?", (self._tenant, token_id)
 
     @staticmethod
-    def remove_ended(before: int) -> Statement:
-        """Of all tenants, those that ended before this Unix time."""
-        return "DELETE FROM tokens WHERE expires_at < ?", (before,)
-
-    def remove_all(self) -> list[Statement]:
-        """Of the tenant."""
-        return [("DELETE FROM tokens WHERE tenant = ?", (self._tenant,))]
+    def remove_ended(before: int, but: Iterable[str]) -> Statement:
+        """Of all tenants, without those in `but`, what ended before this Unix time."""
+        sql = "DELETE FROM tokens WHERE expires_at < ? AND tenant NOT IN (SELECT value FROM json_each(?))"
+        return sql, (before, json.dumps(list(but)))
 
 
 def _record(row: Row) -> TokenRecord:

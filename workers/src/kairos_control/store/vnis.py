@@ -15,6 +15,7 @@ from ..ports import Database, Row, Statement
 from ..problems import problem
 from .bulk import bulks
 from .columns import strings
+from .tables import Table
 
 _INSERT = "INSERT INTO vnis (vni, tenant, name, prefixes, mtu, dns_suffix, routes, created_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
 _UPDATE = "UPDATE vnis SET prefixes = ?, mtu = ?, dns_suffix = ?, routes = ? WHERE vni = ?"
@@ -39,6 +40,11 @@ class StoredVni:
 
 class VniStore:
     """The VNIs of one tenant."""
+
+    TABLES = (
+        Table("vnis", ("name",)),
+        Table("vni_selectors", ("vni", "selector"), by_vni=True),
+    )
 
     def __init__(self, database: Database, tenant: str) -> None:
         self._database, self._tenant = database, tenant
@@ -143,6 +149,16 @@ class VniStore:
         number: int = row["number"] if row else 1
         return number
 
+    async def taken_in(self, other: Database) -> list[int]:
+        """The numbers of the tenant's VNIs that VNIs of other tenants have in another database."""
+        numbers = json.dumps([vni.vni for vni in await self.all()])
+        rows = await other.rows(
+            "SELECT vni FROM vnis WHERE vni IN (SELECT value FROM json_each(?)) AND tenant <> ? ORDER BY vni",
+            numbers,
+            self._tenant,
+        )
+        return [row["vni"] for row in rows]
+
     # -- writes ------------------------------------------------------------------------------------------------------
 
     def add(self, vni: StoredVni, selectors: Collection[str]) -> list[Statement]:
@@ -176,13 +192,6 @@ class VniStore:
     @staticmethod
     def remove(vni: int) -> list[Statement]:
         return [(f"DELETE FROM {table} WHERE vni = ?", (vni,)) for table in ("vni_selectors", "vnis")]
-
-    def remove_all(self) -> list[Statement]:
-        """Of the tenant; what refers to its VNIs has to go before."""
-        return [
-            ("DELETE FROM vni_selectors WHERE vni IN (SELECT vni FROM vnis WHERE tenant = ?)", (self._tenant,)),
-            ("DELETE FROM vnis WHERE tenant = ?", (self._tenant,)),
-        ]
 
     @staticmethod
     def _select(vni: int, selectors: Collection[str]) -> list[Statement]:

@@ -33,7 +33,7 @@ async def info(fabric: FabricServices, call: Call) -> Reply:
 
 async def health(fabric: FabricServices, call: Call) -> Reply:
     """Reads one row, so that a fabric without its database is not healthy."""
-    database = await database_schema.last_applied(fabric.platform.database)
+    database = await database_schema.last_applied(fabric.platform.databases.directory)
     return reply(Health("ok", database, object_schema.MIGRATIONS[-1].number))
 
 

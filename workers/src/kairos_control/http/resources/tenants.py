@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from kairos.api.admin import Page, Tenant, TenantCreate
+from kairos.api.admin import Page, Tenant, TenantCreate, TenantMove
 
 from ...fabric import FabricServices
 from ...tenant import TenantServices
@@ -25,6 +25,10 @@ async def show(tenant: TenantServices, call: Call) -> Reply:
     return reply(await tenant.lifecycle.show())
 
 
+async def move(tenant: TenantServices, call: Call) -> Reply:
+    return reply(await tenant.relocation.begin(call.decode(TenantMove).shard, call.actor))
+
+
 async def delete(tenant: TenantServices, call: Call) -> Reply:
     await tenant.lifecycle.delete(call.actor)
     return reply(None)
@@ -45,5 +49,14 @@ FABRIC_ROUTES: tuple[Route[FabricServices], ...] = (
 )
 ROUTES: tuple[Route[TenantServices], ...] = (
     Route("GET", AT, Caller.VIEWER, show, "One tenant", answer=Tenant),
+    Route(
+        "POST",
+        AT + "/move",
+        Caller.ROOT,
+        move,
+        "Move the tenant's records to another database",
+        body=TenantMove,
+        answer=Tenant,
+    ),
     Route("DELETE", AT, Caller.ROOT, delete, "Delete a tenant and all its records", status=204, serialized=True),
 )
