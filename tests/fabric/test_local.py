@@ -74,6 +74,7 @@ def test_a_crash_is_noticed_and_what_was_written_stays(host: FabricHost) -> None
     os.killpg(fabric._processes["control"].pid, signal.SIGKILL)
     assert fabric.wait() == "control"
     fabric.kill("control")
+    assert fabric.most("control"), "written whole, whenever the kill came"
     assert health(fabric.port + 1) == "ok"
     fabric.restart("control")
     assert host.admin("GET", "/before")["tenant"] == "before"

@@ -1,7 +1,7 @@
 // One Worker in one workerd process: `node serve.mjs PLAN`. PLAN is JSON made by kairos_cli/fabric/local.py. Says {"ready": URL} on
 // standard output when it answers, and stops cleanly on SIGTERM or when standard input closes. SIGUSR2 runs its crons at once.
 // `node serve.mjs PLAN snapshot` makes the memory snapshot instead.
-import { appendFileSync, existsSync, readFileSync, writeFileSync } from "node:fs";
+import { appendFileSync, existsSync, readFileSync, renameSync, writeFileSync } from "node:fs";
 import { mkdir, readFile, readdir, rename, writeFile } from "node:fs/promises";
 import { createRequire } from "node:module";
 import path from "node:path";
@@ -69,7 +69,8 @@ function logged({ level, message }) {
     const { name, ...what } = JSON.parse(json);
     if (what.value <= (most[name]?.value ?? 0)) return; // a Worker that was started again begins to count anew
     most[name] = what;
-    writeFileSync(plan.most, JSON.stringify(most));
+    writeFileSync(`${plan.most}.partial`, JSON.stringify(most)); // whole or not at all: a kill in between left a file that no start could read
+    renameSync(`${plan.most}.partial`, plan.most);
   } else console.error(`${level}: ${message}`);
 }
 
