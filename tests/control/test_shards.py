@@ -39,6 +39,7 @@ ELSEWHERE = {
     "audit_states",
     "ledger_checks",
     "d1_migrations",
+    "vni_numbers",
 }
 
 
