@@ -36,6 +36,8 @@ async def _exists(fabric: FabricServices, tenant: str) -> bool:
 
 
 class Default(WorkerEntrypoint):  # type: ignore[misc]
+    """The Worker's three events: a request, a batch of a queue, and the cron."""
+
     async def fetch(self, request: Any) -> Any:
         fabric = FabricServices(platform_of(self.env), _limits)
         tenant = app.tenant_of(urlsplit(request.url).path)

@@ -18,6 +18,8 @@ __all__ = ["Default", "Relay"]
 
 
 class Default(WorkerEntrypoint):  # type: ignore[misc]
+    """The Worker's requests. What a relay does with a socket is in kairos_relay/relay.py."""
+
     async def fetch(self, request: Any) -> Any:
         parts = urlsplit(request.url).path.split("/")
         if parts[1:3] == ["v1", "relay"] and len(parts) == 4 and is_name(parts[3]):

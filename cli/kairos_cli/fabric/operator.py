@@ -42,15 +42,25 @@ class Operator:
     """The directory, loaded. Certificates are DER, policy_key is the raw ML-DSA public key."""
 
     folder: Path
+    """The directory itself."""
     suite: Suite
+    """The algorithms of the fabric."""
     trust_domain: str
+    """The host part of every SPIFFE id."""
     url: str
+    """Where the control plane is."""
     relay_url: str
+    """Where the relay is."""
     root_certificate: bytes
+    """The root CA, DER."""
     issuer_certificate: bytes
+    """The issuing CA, DER."""
     policy_key: bytes
+    """The raw ML-DSA public key that signs policy bundles."""
     admin_token: str = field(repr=False)
+    """The administrator's credential, the root one where the fabric was made."""
     session_life_s: int = SESSION_LIFE_S
+    """Seconds that a session lives without a renewal."""
 
     @classmethod
     def load(cls, folder: Path, credential: str = "") -> Operator:

@@ -52,6 +52,8 @@ SweepObject = Callable[[str], Awaitable[bool]]
 
 
 class Queues:
+    """The consumers of all queues of this Worker."""
+
     def __init__(self, fabric: FabricServices, sweep_object: SweepObject) -> None:
         self._fabric, self._sweep_object = fabric, sweep_object
 

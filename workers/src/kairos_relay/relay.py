@@ -50,6 +50,8 @@ _FAULTS = {"bad-message", "wrong-channel", "credit-exceeded", "flooding"}
 
 
 class Relay(DurableObject):  # type: ignore[misc]
+    """The sockets of one gateway and of the endpoints that reach it through this relay."""
+
     def __init__(self, ctx: Any, env: Any) -> None:
         super().__init__(ctx, env)
         self._sockets = Sockets(ctx)

@@ -19,6 +19,8 @@ _MESSAGE_OVERHEAD = 100
 
 
 class D1Database:
+    """The port Database over a D1 binding."""
+
     def __init__(self, database: Any) -> None:
         self._database = database
 
@@ -69,6 +71,8 @@ class ObjectDatabase:
 
 
 class KvCache:
+    """The port Cache over a KV namespace."""
+
     def __init__(self, namespace: Any) -> None:
         self._namespace = namespace
 
@@ -85,6 +89,8 @@ class KvCache:
 
 
 class R2Blobs:
+    """The port Blobs over an R2 bucket."""
+
     def __init__(self, bucket: Any) -> None:
         self._bucket = bucket
 

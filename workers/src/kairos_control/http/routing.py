@@ -38,10 +38,13 @@ class Route(Generic[S]):
     """One row of a route table. S: the services that its handler works with."""
 
     method: str
+    """In upper case."""
     path: str
     """A template: `{name}` matches one segment of at most 80 letters, digits, `_`, `.` and `-`."""
     caller: Caller
+    """Who may call it."""
     handler: Handler[S]
+    """Decodes the call, asks a service and makes the reply."""
     summary: str
     """What it does, for the OpenAPI document."""
     body: Any = None
@@ -57,6 +60,7 @@ class Route(Generic[S]):
     serialized: bool = False
     """It changes the tenant's records: such calls run one at a time, each to its last write. A caller is authenticated before it waits."""
     pattern: re.Pattern[str] = field(init=False)
+    """`path` as a regular expression."""
 
     def __post_init__(self) -> None:
         pattern = re.sub(r"\{(\w+)\}", r"(?P<\1>[A-Za-z0-9_.-]{1,80})", self.path)

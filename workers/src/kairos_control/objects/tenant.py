@@ -30,6 +30,8 @@ _EVENT_MAX = 64 * 1024
 
 
 class Tenant(DurableObject):  # type: ignore[misc]
+    """The Durable Object. It hands requests to `http`, and its alarm and its sockets to the services."""
+
     def __init__(self, ctx: Any, env: Any) -> None:
         super().__init__(ctx, env)
         self._local = ObjectDatabase(ctx.storage)

@@ -24,7 +24,9 @@ class Verdict:
     outcome: str
     """allow or hold."""
     rule: str
+    """The id of the policy rule behind it."""
     reason: str
+    """For a person."""
 
 
 class Admission:

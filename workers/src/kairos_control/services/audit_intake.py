@@ -22,6 +22,8 @@ _ID = re.compile("[0-9a-f]{32}")
 
 
 class AuditIntake:
+    """Takes the events of one tenant's nodes."""
+
     def __init__(self, tenant: str, log: AuditLog, limits: Limits) -> None:
         self._tenant, self._log, self._limits = tenant, log, limits
 

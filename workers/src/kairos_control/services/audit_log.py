@@ -37,6 +37,8 @@ _ADOPT_AT_ONCE = 500
 
 
 class AuditLog:
+    """The log of one tenant."""
+
     def __init__(self, platform: TenantPlatform, store: Stores, files: SegmentFiles, pushes: Pushes) -> None:
         self._platform, self._store, self._log = platform, store, store.audit_log
         self._files, self._pushes = files, pushes

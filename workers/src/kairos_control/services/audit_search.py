@@ -33,6 +33,8 @@ class Found:
 
 
 class AuditSearch:
+    """Searches in the log of one tenant."""
+
     def __init__(self, store: Stores, files: SegmentFiles, log: AuditLog) -> None:
         self._store, self._files, self._log = store, files, log
 

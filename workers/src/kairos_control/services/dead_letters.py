@@ -11,6 +11,8 @@ from ..store.dead_letters import DeadLetterStore
 
 
 class DeadLetters:
+    """The dead letters of all queues."""
+
     def __init__(self, platform: Platform, store: DeadLetterStore) -> None:
         self._platform, self._store = platform, store
 

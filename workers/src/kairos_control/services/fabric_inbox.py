@@ -12,6 +12,8 @@ _AT_ONCE = 500
 
 
 class FabricInbox:
+    """Copies the fabric's events into the log of one tenant."""
+
     def __init__(self, platform: TenantPlatform, store: Stores, log: AuditLog) -> None:
         self._platform, self._store, self._log = platform, store, log
         self._begun = False

@@ -17,6 +17,8 @@ _TEXT_MAX = 40
 
 
 class FabricRefusals:
+    """Records refused calls of the fabric's own routes."""
+
     def __init__(self, platform: Platform, store: FabricStores) -> None:
         self._platform, self._store = platform, store
 

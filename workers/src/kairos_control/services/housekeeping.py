@@ -12,6 +12,8 @@ _AT_ONCE = 5000  # events; the next sweep goes on
 
 
 class Housekeeping:
+    """The housekeeping of the records of all tenants."""
+
     def __init__(self, platform: Platform, store: FabricStores) -> None:
         self._platform, self._store = platform, store
 

@@ -22,6 +22,8 @@ SEGMENTS_AT_ONCE = 4
 
 
 class IndexUpkeep:
+    """Maintains the index of one tenant's log."""
+
     def __init__(self, platform: TenantPlatform, store: Stores, files: SegmentFiles, journal: Journal) -> None:
         self._platform, self._store, self._files, self._journal = platform, store, files, journal
 

@@ -28,6 +28,8 @@ _TIME_MAX_MS = 1 << 50  # far in the future, and still a number that JavaScript 
 
 
 class Isolations:
+    """The isolations of one tenant's devices."""
+
     def __init__(
         self, platform: TenantPlatform, store: Stores, journal: Journal, pushes: Pushes, sessions: Sessions
     ) -> None:

@@ -43,6 +43,8 @@ class FabricEvents:
 
 
 class Journal:
+    """Records the events of one scope: a tenant, or the whole fabric."""
+
     def __init__(self, platform: Platform, tenant: str, sink: EventSink) -> None:
         """tenant: whose events these are; empty: of every tenant."""
         self._platform, self._tenant, self._sink = platform, tenant, sink

@@ -23,6 +23,8 @@ SEAL_RETRY_S = 60
 
 
 class Lifecycle:
+    """The record, the deletion and the housekeeping of one tenant."""
+
     def __init__(
         self,
         platform: TenantPlatform,

@@ -8,6 +8,8 @@ from ..store.metrics import GAUGES
 
 
 class Metrics:
+    """The fabric's metrics."""
+
     def __init__(self, platform: Platform, store: FabricStores) -> None:
         self._platform, self._store = platform, store
 

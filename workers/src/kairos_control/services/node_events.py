@@ -17,6 +17,8 @@ from .sessions import Sessions
 
 
 class NodeEvents:
+    """Reads and writes the messages of the events sockets of one tenant's nodes."""
+
     def __init__(
         self,
         platform: TenantPlatform,

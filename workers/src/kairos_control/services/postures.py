@@ -24,6 +24,8 @@ def check_posture(facts: dict[str, Any]) -> None:
 
 
 class Postures:
+    """The posture reports of one tenant's devices."""
+
     def __init__(self, platform: TenantPlatform, store: Stores, pushes: Pushes) -> None:
         self._platform = platform
         self._store = store

@@ -11,6 +11,8 @@ from ..ports import TenantPlatform
 
 
 class Pushes:
+    """Sends messages to the connected nodes of one tenant."""
+
     def __init__(self, platform: TenantPlatform) -> None:
         self._platform = platform
 

@@ -18,6 +18,8 @@ _SEGMENTS_AT_ONCE = 20  # of at most 1,000 events each; the next sweep goes on
 
 
 class Retention:
+    """The retention of one tenant's log."""
+
     def __init__(self, platform: TenantPlatform, store: Stores, journal: Journal, files: SegmentFiles) -> None:
         self._platform, self._store, self._journal, self._files = platform, store, journal, files
 

@@ -15,6 +15,8 @@ _GAP_MAX = 524_288  # bytes that are read and not used rather than asked for in 
 
 
 class SegmentFiles:
+    """The segments of one tenant's log."""
+
     def __init__(self, blobs: Blobs, tenant: str) -> None:
         self._blobs, self._tenant = blobs, tenant
 

@@ -28,6 +28,8 @@ _NO_POSTURE = StoredPosture("", 0, {})
 
 
 class Sessions:
+    """The sessions of one tenant's nodes."""
+
     def __init__(
         self,
         platform: TenantPlatform,

@@ -25,6 +25,8 @@ _HOUR_S = 3600
 
 
 class Telemetry:
+    """The samples of one tenant's nodes."""
+
     def __init__(self, platform: TenantPlatform, store: Stores, limits: Limits) -> None:
         self._platform, self._store, self._limits = platform, store.telemetry, limits
 

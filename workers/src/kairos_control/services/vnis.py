@@ -40,8 +40,11 @@ class Checked:
     """What a VNI is to be, in canonical form."""
 
     wanted: VniCreate
+    """The request, with prefixes and routes as text in canonical form."""
     prefixes: list[Network]
+    """The same prefixes, parsed."""
     routes: list[Network]
+    """The prefixes of its routes, parsed."""
 
 
 class Vnis:

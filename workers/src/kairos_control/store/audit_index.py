@@ -44,10 +44,13 @@ class AuditQuery:
     device: str = ""
     """Source, actor or subject."""
     actor: str = ""
+    """Who did it."""
     vni: int | None = None
+    """The number of a VNI."""
     since: float | None = None
     """Unix seconds of the source's clock."""
     until: float | None = None
+    """Unix seconds of the source's clock; an event at that time is not found."""
     text: str = ""
     """Anywhere in the event's JSON."""
 
@@ -82,6 +85,7 @@ class IndexedEvent:
     """Where the text of an event is."""
 
     position: int
+    """Its place in the log."""
     segment: int
     """The first position of its segment."""
     start: int
@@ -95,13 +99,17 @@ class Segment:
     """One segment that the index knows of."""
 
     first: int
+    """The position of its first event."""
     size: int
+    """How many events the log has up to its end: its events are first to size - 1."""
     at: int
     """When it was sealed, Unix seconds."""
     sha256: str
+    """Of its file in R2, in hex."""
     oldest: float | None
     """The earliest `at` of its events; None: it was not looked at."""
     newest: float | None
+    """The latest `at` of its events; None: it was not looked at."""
     windows: int | None
     """How many windows of flows it has; None: it was not looked at."""
 

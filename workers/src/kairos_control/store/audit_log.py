@@ -23,6 +23,7 @@ class LogEntry:
     """One event at its place in the log."""
 
     position: int
+    """Its place in the log, from 0 on."""
     key: str
     """By key_of()."""
     line: str
@@ -34,6 +35,7 @@ class SealedFile:
     """A segment that was sealed: its events are one object in R2."""
 
     first: int
+    """The position of its first event."""
     size: int
     """Of the log with this segment: its events are first to size - 1."""
     sha256: str

@@ -8,6 +8,8 @@ from ..ports import Database, Statement
 
 
 class AuditRetentionStore:
+    """The retention setting of one tenant."""
+
     def __init__(self, database: Database, tenant: str) -> None:
         self._database, self._tenant = database, tenant
 

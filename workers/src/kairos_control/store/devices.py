@@ -40,10 +40,15 @@ class StoredDevice:
     """One row of `devices`."""
 
     tenant: str
+    """The tenant's name."""
     node: str
+    """Its id."""
     role: Role
+    """Endpoint or gateway."""
     name: str
+    """The host name that it enrolled with."""
     status: Literal["active", "revoked"]
+    """A revoked device stays on record."""
     public_key: bytes
     """Raw ML-DSA."""
     key_fingerprint: bytes
@@ -51,13 +56,17 @@ class StoredDevice:
     token_id: str
     """The join token that was counted for it."""
     tags: list[str]
+    """From its join token."""
     groups: list[str]
+    """From its join token."""
     owner: str
+    """From its join token; empty: none."""
     serial: str
     """Of its present certificate, in hex."""
     not_after: int
     """The end of that certificate, Unix seconds."""
     enrolled_at: int
+    """Unix seconds."""
     reason: str
     """Why it was revoked."""
 

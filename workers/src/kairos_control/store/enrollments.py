@@ -35,7 +35,9 @@ class StoredEnrollment:
     node: str
     """The id that the device has or will have."""
     role: Role
+    """The role that it asks for."""
     token_id: str
+    """The join token that it shows."""
     public_key: bytes
     """Raw ML-DSA."""
     name: str
@@ -53,10 +55,13 @@ class StoredEnrollment:
     answered: bool
     """Whether the challenge was answered."""
     status: EnrollmentStatus
+    """How far it has come."""
     outcome: str
     """The verdict: allow or hold."""
     rule: str
+    """The id of the policy rule behind the verdict."""
     reason: str
+    """Why it was decided so, for a person."""
     certificate: bytes
     """DER; empty before it is issued."""
     created_at: int

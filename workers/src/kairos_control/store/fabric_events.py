@@ -23,12 +23,16 @@ class FabricEvent:
     """One event, with its number."""
 
     seq: int
+    """Its number, which grows in the order in which events were written."""
     event: Event
+    """As it stands in a log."""
     count: int
     """How often it happened."""
 
 
 class FabricEventStore:
+    """The fabric's own events, of all scopes."""
+
     def __init__(self, database: Database) -> None:
         self._database = database
 

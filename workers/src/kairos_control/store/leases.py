@@ -27,8 +27,11 @@ class Place:
     """Where a node has one address: a prefix of a VNI."""
 
     vni: int
+    """The number of the VNI."""
     node: str
+    """The member."""
     prefix: str
+    """One prefix of the VNI, in canonical form."""
 
 
 class LeaseStore:

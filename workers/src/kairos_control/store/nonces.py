@@ -8,6 +8,8 @@ from ..ports import LocalDatabase
 
 
 class NonceStore:
+    """The nonces of one tenant's signed requests."""
+
     def __init__(self, local: LocalDatabase) -> None:
         self._local = local
 
