@@ -11,7 +11,7 @@ from pyodide.ffi import JsException, to_js
 
 from ..ports import ConstraintError, Row, Statement
 
-_TTL_MIN_S = 60  # what KV takes
+_TTL_MIN_S = 60  # the shortest life that KV takes
 # What a queue takes: messages of 128 KB, in one call 100 of them and 256 KB, each with about 100 bytes of its own
 # (https://developers.cloudflare.com/queues/platform/limits/).
 _MESSAGE_BYTES, _BATCH_MESSAGES, _BATCH_BYTES = 127_000, 100, 240_000
@@ -81,11 +81,7 @@ class KvCache:
         return None if value is None else octets(value)
 
     async def put(self, key: str, value: bytes, life_s: int) -> None:
-        """As well as it can: KV refuses the second write of a key within a second, and what it does not hold is fetched again."""
-        try:
-            await self._namespace.put(key, value, expirationTtl=max(life_s, _TTL_MIN_S))
-        except Exception as error:  # whatever the bridge makes of a refusal
-            print(f"cache put {key}: {error}")
+        await self._namespace.put(key, value, expirationTtl=max(life_s, _TTL_MIN_S))
 
 
 class R2Blobs:

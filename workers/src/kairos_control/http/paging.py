@@ -46,13 +46,6 @@ class Window(msgspec.Struct):
         following = str(cursor(shown[-1])) if len(records) > self.limit else ""
         return reply(Page([*ahead, *shown], following))
 
-    def page_of_rows(
-        self, rows: Sequence[Any], key: str, record: Callable[[Any], Any], ahead: Sequence[Any] = ()
-    ) -> Reply:
-        shown = rows[: self.limit]
-        following = str(shown[-1][key]) if len(rows) > self.limit else ""
-        return reply(Page([*ahead, *map(record, shown)], following))
-
 
 def window(call: Call) -> Window:
     """Raises invalid."""

@@ -6,7 +6,7 @@ from kairos.api.problem import ProblemError
 from kairos.identity.signed_request import DEVICE_HEADER
 
 from ..fabric import FabricServices
-from ..services.refusals import prefix_of
+from ..services.source_prefixes import subscriber_prefix
 from ..tenant import TenantServices
 from .call import Call
 
@@ -23,7 +23,7 @@ def record(tenant: TenantServices, call: Call, error: ProblemError) -> None:
         actor=call.actor or call.headers.get(DEVICE_HEADER.lower(), call.source),
         subject=f"{call.method} {call.path}",
         reason=error.code,
-        source=call.actor or prefix_of(call.source),
+        source=call.actor or subscriber_prefix(call.source),
     )
 
 

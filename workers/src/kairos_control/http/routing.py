@@ -85,11 +85,11 @@ def find(routes: Iterable[Route[S]], call: Call) -> Route[S]:
             return route
         allowed.append(route.method)
     if allowed:
-        raise method_not_allowed(call.path, allowed)
+        raise _method_not_allowed(call.path, allowed)
     raise problem("not-found", f"there is no {call.path}; /v1/openapi.json lists what there is")
 
 
-def method_not_allowed(path: str, allowed: list[str]) -> ProblemError:
+def _method_not_allowed(path: str, allowed: list[str]) -> ProblemError:
     """With the methods that are, as RFC 9110 §15.5.6 asks for."""
     methods = ", ".join(sorted({*allowed, "HEAD"} if "GET" in allowed else set(allowed)))
     error = problem("method-not-allowed", f"{path} takes {methods}")

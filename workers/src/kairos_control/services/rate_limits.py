@@ -7,14 +7,15 @@ addresses pushes no device out of its table.
 
 from __future__ import annotations
 
-import ipaddress
 import math
 from dataclasses import dataclass
 
 from ..ports import Clock
 from ..problems import problem
+from .source_prefixes import site_prefix, subscriber_prefix
 
 _KEPT = 10_000  # entries of one table, about 2 MB
+_SOURCE_MAX = 64  # characters; every address is shorter
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,27 +61,12 @@ class Limits:
             raise problem("too-many-requests", f"{budget.name}: too many now; again in {wait} s", wait)
 
     def take_source(self, address: str) -> None:
-        """Counts one call from an address: an IPv4 address, or the /64 of an IPv6 address and the /48 around it, for that is what one
-        subscriber has. An empty address, as on the local fabric, is not counted. Raises too-many-requests."""
+        """Counts one call for the subscriber that has the address. An empty address, as on the local fabric, is not counted.
+
+        Raises too-many-requests.
+        """
         if not address:
             return
-        subnet, site = _prefixes(address)
-        self.take(SOURCE, subnet)
-        if site:
+        self.take(SOURCE, subscriber_prefix(address)[:_SOURCE_MAX])
+        if site := site_prefix(address):
             self.take(SITE, site)
-
-
-def _prefixes(address: str) -> tuple[str, str]:
-    """(the prefix of one subscriber, the wider one that it may have; empty for IPv4)"""
-    try:
-        parsed = ipaddress.ip_address(address)
-    except ValueError:
-        return address[:64], ""  # whatever it is, it is bounded
-    mapped = parsed.ipv4_mapped if isinstance(parsed, ipaddress.IPv6Address) else None
-    if isinstance(parsed, ipaddress.IPv4Address) or mapped is not None:
-        return str(mapped or parsed), ""
-    return str(_network(parsed, 64)), str(_network(parsed, 48))
-
-
-def _network(address: ipaddress.IPv6Address, length: int) -> ipaddress.IPv6Network:
-    return ipaddress.IPv6Network((int(address) >> (128 - length) << (128 - length), length))

@@ -9,7 +9,6 @@ object that was evicted was not under load.
 
 from __future__ import annotations
 
-import ipaddress
 from collections import Counter
 from dataclasses import dataclass
 
@@ -54,7 +53,7 @@ class Refusals:
         """How many calls were refused since this object is in memory."""
 
     def record(self, kind: str, *, actor: str, subject: str, reason: str, source: str) -> None:
-        """source: whose shares it takes: an authenticated caller by name, everyone else by prefix_of() its address."""
+        """source: whose shares it takes: an authenticated caller by name, everyone else by subscriber_prefix() of its address."""
         now = self._clock()
         self.total += 1
         self.record_waiting()
@@ -120,15 +119,3 @@ class _Share:
             return False
         self._left -= 1
         return True
-
-
-def prefix_of(address: str) -> str:
-    """What one caller can have of the Internet: a whole IPv4 address, the /64 of an IPv6 address. Other text as it is."""
-    try:
-        parsed = ipaddress.ip_address(address)
-    except ValueError:
-        return address
-    if isinstance(parsed, ipaddress.IPv4Address):
-        return address
-    mapped = parsed.ipv4_mapped
-    return str(mapped) if mapped else str(ipaddress.ip_network((parsed, 64), strict=False))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from kairos.api.admin import Device
 from kairos.api.enrollment import Role
@@ -73,17 +73,6 @@ class StoredDevice:
     @property
     def active(self) -> bool:
         return self.status == "active"
-
-    def policy_subject(self) -> dict[str, Any]:
-        """The device as policy sees it (policies/input.schema.json)."""
-        return {
-            "node": self.node,
-            "name": self.name,
-            "role": self.role,
-            "tags": self.tags,
-            "groups": self.groups,
-            "owner": self.owner,
-        }
 
 
 class DeviceStore:
