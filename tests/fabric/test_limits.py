@@ -61,18 +61,18 @@ class Default(WorkerEntrypoint):
             await self.env.CACHE.put("key", b"value", expirationTtl=60)
 
     async def message(self):
-        await self.env.EVENTS.sendBatch([{"body": '"' * 64_000}])
+        await self.env.TELEMETRY.sendBatch([{"body": '"' * 64_000}])
 
     async def batch(self):
-        await self.env.EVENTS.sendBatch([{"body": "x" * 90_000} for _ in range(3)])
+        await self.env.TELEMETRY.sendBatch([{"body": "x" * 90_000} for _ in range(3)])
 
     async def messages(self):
-        await self.env.EVENTS.sendBatch([{"body": "x"} for _ in range(101)])
+        await self.env.TELEMETRY.sendBatch([{"body": "x"} for _ in range(101)])
 
     async def well(self):
         for number in range(50):
             await self.env.DB.prepare("SELECT ?").bind(number).all()
-        await self.env.EVENTS.sendBatch([{"body": "x"} for _ in range(100)])
+        await self.env.TELEMETRY.sendBatch([{"body": "x"} for _ in range(100)])
         await self.env.CACHE.put("other", b"value", expirationTtl=60)
         return Response("well")
 
@@ -90,7 +90,7 @@ class Default(WorkerEntrypoint):
                 raise ValueError("in the consumer")
 
     async def poison(self):
-        await self.env.EVENTS.sendBatch([{"body": "poison"}])
+        await self.env.TELEMETRY.sendBatch([{"body": "poison"}])
         return Response("sent")
 
 
