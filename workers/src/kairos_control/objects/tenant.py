@@ -54,9 +54,9 @@ class Tenant(DurableObject):  # type: ignore[misc]
         try:
             service = await self._checked_service(self._name())
         except ProblemError as error:
-            print(f"alarm: {error}")  # the sweep does the same work once the schemas fit
+            print(f"alarm: {error}")  # the next sweep does this work once the schema fits the code
             return
-        await service.lifecycle.woken()
+        await service.lifecycle.alarm()
 
     async def _wake(self, at: float) -> None:
         """Sets the alarm, unless an earlier one is set: an object has one."""
@@ -90,14 +90,14 @@ class Tenant(DurableObject):  # type: ignore[misc]
             service.node_events.check_welcome(node)
         except ProblemError as error:
             return response_of(problem_reply(error, call.path))
-        self._sockets.close(node, _REPLACED, "replaced")  # one a node: the newest
+        self._sockets.close(node, _REPLACED, "replaced")  # a node has one socket, the newest
         client, server = js.WebSocketPair.new().object_values()
         self._sockets.accept(node, server)
         server.send(welcome)
         return Response(None, status=101, web_socket=client)
 
     async def _checked_service(self, name: str) -> TenantServices:
-        """Raises a ProblemError while the code and a schema do not fit."""
+        """Raises a ProblemError while a schema does not fit the code."""
         await require_database(platform_of(self.env))
         return self._service_for(name)
 
@@ -120,5 +120,5 @@ class Tenant(DurableObject):  # type: ignore[misc]
         return self._service
 
     def _name(self) -> str:
-        """The tenant. After an eviction a socket may speak before any call has named it, so it was written down."""
+        """The tenant's name. It is stored because after an eviction a message on a socket may come before any call that names the tenant."""
         return str(self.ctx.storage.kv.get("tenant"))

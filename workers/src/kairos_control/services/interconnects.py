@@ -13,7 +13,7 @@ from ..store import Stores
 from ..store.interconnects import StoredName, key
 from ..store.network_changes import change_of
 from ..store.vnis import StoredVni
-from .event_details import change as described
+from .event_details import change_details
 from .journal import Journal
 from .network_changes import NetworkChanges
 from .prefixes import Network, NetworkSet, refuse_overlaps, segment_prefix
@@ -52,7 +52,9 @@ class Interconnects:
             ]
         )
         record = await self._between(a, b)
-        self._journal.record("interconnect.created", actor=actor, subject=_subject(record), **described(None, record))
+        self._journal.record(
+            "interconnect.created", actor=actor, subject=_subject(record), **change_details(None, record)
+        )
         await self._network.announce(change)
         return record
 
@@ -75,7 +77,7 @@ class Interconnects:
             "interconnect.deleted",
             actor=actor,
             subject=_subject(record),
-            **described(record, None),
+            **change_details(record, None),
         )
         await self._network.announce(change)
 

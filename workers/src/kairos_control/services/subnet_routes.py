@@ -14,7 +14,7 @@ from ..store.devices import StoredDevice
 from ..store.network_changes import change_of
 from ..store.subnet_routes import Offer
 from ..store.vnis import StoredVni
-from .event_details import change as described
+from .event_details import change_details
 from .interconnects import Interconnects
 from .journal import Journal
 from .network_changes import NetworkChanges
@@ -54,7 +54,7 @@ class SubnetRoutes:
             "route.advertised",
             actor=node,
             subject=node,
-            **described(_listed(offered), _listed(offers)),
+            **change_details(_listed(offered), _listed(offers)),
         )
         if in_force:
             await self._network.announce(change)
@@ -86,7 +86,7 @@ class SubnetRoutes:
                 actor=actor,
                 subject=prefix,
                 vni=vni.vni,
-                **described(before, after),
+                **change_details(before, after),
             )
             await self._network.announce(change)
         return after or RouteRecord(vni.name, prefix, wanted.node, "", False, False)

@@ -16,7 +16,7 @@ from ..problems import problem
 from ..store import Stores
 from ..store.network_changes import NetworkChange, change_of
 from ..store.vnis import StoredVni
-from .event_details import change as described
+from .event_details import change_details
 from .interconnects import Interconnects
 from .journal import Journal
 from .leases import Leases
@@ -89,7 +89,7 @@ class Vnis:
                     break
             else:
                 record = await self._store.vnis.record(vni)
-                self._journal.record("vni.created", actor=actor, subject=vni.name, **described(None, record))
+                self._journal.record("vni.created", actor=actor, subject=vni.name, **change_details(None, record))
                 await self._announce(change, nodes)
                 return record
         raise problem("exists", f"a VNI named {wanted.name} or numbered {vni.vni} exists")
@@ -126,7 +126,7 @@ class Vnis:
                 "vni.changed",
                 actor=actor,
                 subject=vni.name,
-                **described(before, after),
+                **change_details(before, after),
             )
             await self._announce(change, changed)
         return after
@@ -156,7 +156,7 @@ class Vnis:
             "vni.deleted",
             actor=actor,
             subject=vni.name,
-            **described(before, None),
+            **change_details(before, None),
         )
         await self._announce(change, members)
 
