@@ -1,4 +1,4 @@
-"""The relay's Worker: sockets go to the object of their gateway, cuts from the control plane to each object they name."""
+"""The relay's Worker: a socket goes to the object of its gateway, and a cut from the control plane to each object that it names."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Default(WorkerEntrypoint):  # type: ignore[misc]
 
     async def _cut(self, request: Any) -> Any:
         shown = request.headers.get("authorization", "").removeprefix("Bearer ").encode()
-        accepted = [self.env.CUT_KEY, getattr(self.env, "CUT_KEY_PREVIOUS", "")]  # the second only while it is rotated
+        accepted = [self.env.CUT_KEY, getattr(self.env, "CUT_KEY_PREVIOUS", "")]  # the second only during a rotation
         if not any(key and hmac.compare_digest(shown, key.encode()) for key in accepted):
             return refusal("unauthorized", "Only the control plane may call this", 401)
         text = await request.text()

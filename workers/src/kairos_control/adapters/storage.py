@@ -107,7 +107,7 @@ class R2Blobs:
 
 
 class Queue:
-    """MessageQueue over a queue's binding. Messages are sent as text, so their bytes are counted as they go on the wire."""
+    """MessageQueue over a queue's binding. Messages are sent as text, so that their size on the wire is known."""
 
     def __init__(self, queue: Any) -> None:
         self._queue = queue
@@ -138,5 +138,5 @@ class Queue:
 
 
 def octets(value: Any) -> bytes:
-    """bytes of whatever the bridge made of an ArrayBuffer."""
+    """The bytes of an ArrayBuffer, which the bridge hands over in one of two forms."""
     return bytes(value.to_bytes() if hasattr(value, "to_bytes") else value)

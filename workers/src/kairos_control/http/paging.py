@@ -15,7 +15,7 @@ from .call import Call, Reply, reply
 
 LIMIT, LIMIT_MAX = 100, 1000
 _AFTER_MAX = 256  # characters; the longest cursor is a VNI, a prefix and a node
-NEWEST = (1 << 49) - 1  # above every number, and one that has at most 15 digits
+NEWEST = (1 << 49) - 1  # above every number in a listing; it has 15 digits, as many as a query may have
 
 
 class Window(msgspec.Struct):

@@ -14,7 +14,7 @@ _UNPROVEN = (401, 403)
 
 
 def record(tenant: TenantServices, call: Call, error: ProblemError) -> None:
-    """Hands it to the tenant's refusals, unless it is merely a mistake of an operator."""
+    """Records a refused enrollment or an unproven caller. Other refusals, such as an operator's mistakes, are not recorded."""
     enrolling = "/enrollments" in call.path
     if not enrolling and error.problem.status not in _UNPROVEN:
         return
@@ -28,7 +28,7 @@ def record(tenant: TenantServices, call: Call, error: ProblemError) -> None:
 
 
 async def record_at_fabric(fabric: FabricServices, call: Call, error: ProblemError) -> None:
-    """Of a call that belongs to no tenant."""
+    """The same for a call that belongs to no tenant."""
     if error.problem.status in _UNPROVEN:
         own = call.administrator.tenant if call.administrator else ""
         await fabric.refusals.record(call.method, call.path, error.code, call.actor, own)
