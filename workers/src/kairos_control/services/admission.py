@@ -1,4 +1,4 @@
-"""E2: a gateway of the tenant judges who may enroll. What it says is signed; no answer in time is no."""
+"""E2: a gateway of the tenant judges by policy who may enroll. Its verdict is signed. Without a verdict in time nobody enrolls."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from ..store import Stores
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What was decided of an enrollment. A denial is raised."""
+    """The verdict on an enrollment. A denial is raised as admission-denied instead."""
 
     outcome: str
     """allow or hold."""
@@ -38,7 +38,7 @@ class Admission:
         self._waiting: dict[str, tuple[str, asyncio.Future[AdmissionVerdict]]] = {}
 
     async def judge(self, role: str, subject: dict[str, Any]) -> Verdict:
-        """Asks the connected gateways, oldest first, until one answers. A tenant's first gateway has none to ask and is held.
+        """Asks the connected gateways, oldest first, until one answers. The first gateway of a tenant has none to ask and is held.
 
         Raises a ProblemError: no-gateway, gateway-unavailable, admission-denied.
         """
@@ -60,13 +60,13 @@ class Admission:
         raise problem("gateway-unavailable", "no gateway of this tenant answered; see that one runs and try again", 5)
 
     def answered(self, node: str, verdict: AdmissionVerdict) -> None:
-        """A gateway's answer came in; one that nobody waits for is dropped."""
+        """A gateway has answered. An answer that nobody waits for is dropped."""
         asked, future = self._waiting.get(verdict.id, ("", None))
         if future is not None and asked == node and not future.done():
             future.set_result(verdict)
 
     async def _ask(self, gateway: str, public_key: bytes, subject: dict[str, Any], wait: float) -> Verdict | None:
-        """None: it said nothing in `wait` seconds, or nothing that it signed."""
+        """None: it gave no verdict within `wait` seconds, or its signature does not verify."""
         request = AdmissionRequest(self._platform.entropy(16).hex(), json.dumps(subject, separators=(",", ":")))
         future: asyncio.Future[AdmissionVerdict] = asyncio.get_running_loop().create_future()
         self._waiting[request.id] = (gateway, future)

@@ -1,4 +1,4 @@
-"""The audit events that nodes send: bounded, and under the name of the node that proved to be their sender."""
+"""The audit events that nodes send. Their number and size are bounded, and their source is the authenticated sender."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .rate_limits import Budget, Limits
 BATCH_MAX = 500
 EVENT_MAX = 16 * 1024
 ENDPOINT = Budget("this device's audit events", 16 << 20, 4096)  # bytes: 16 MiB at once, 350 MB a day
-GATEWAY = Budget("this gateway's audit events", 64 << 20, 65_536)  # it tells of the flows of all its devices
+GATEWAY = Budget("this gateway's audit events", 64 << 20, 65_536)  # it records the flows of all its devices
 _ID = re.compile("[0-9a-f]{32}")
 
 

@@ -1,4 +1,4 @@
-"""Queue messages that nobody could handle: kept for the operator, out of the way of the others."""
+"""Queue messages that could not be handled, kept for the operator to look at."""
 
 from __future__ import annotations
 
@@ -28,6 +28,6 @@ class DeadLetters:
 
 
 def _text(body: object) -> str:
-    """As it came, where that is text; half a surrogate pair, which is none, as an escape."""
+    """The body as text. A lone surrogate, which UTF-8 cannot hold, becomes an escape."""
     text = body if isinstance(body, str) else repr(body)
     return text.encode(errors="backslashreplace").decode()

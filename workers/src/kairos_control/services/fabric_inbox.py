@@ -19,15 +19,15 @@ class FabricInbox:
         self._begun = False
 
     async def begin(self) -> None:
-        """Copies what waits before this object records anything of its own: a tenant's log begins with its creation."""
+        """Copies waiting events before this object records any of its own, so that a tenant's log begins with the tenant's creation."""
         if not self._begun:
             await self.copy()
             self._begun = True
 
     async def copy(self) -> bool:
-        """Copies the oldest that are not there yet. True: none is left. A tenant gets none from before it was made.
+        """Copies the oldest events that the log does not have yet, none from before the tenant was created. True: none is left.
 
-        A crash between log and mark copies them again, and the log takes an event once.
+        After a crash between log and mark the same events are copied again; the log takes an event once.
         """
         tenant = await self._store.tenants.one(self._platform.tenant)
         since = tenant.created_at if tenant else self._platform.clock()

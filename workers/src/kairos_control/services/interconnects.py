@@ -81,7 +81,7 @@ class Interconnects:
         )
         await self._network.announce(change)
 
-    # -- what other changes of a VNI have to heed ---------------------------------------------------------------------
+    # -- what limits other changes of a VNI ----------------------------------------------------------------------------
 
     async def refuse_where_joined(self, vni: StoredVni, lost: Iterable[str] | None = None) -> None:
         """Raises in-use while the VNI is joined to another; with `lost`, only if one of these prefixes has a name there."""
@@ -95,8 +95,8 @@ class Interconnects:
     async def refuse_overlap(
         self, vni: StoredVni, prefixes: Iterable[Network] = (), routes: Iterable[Network] = ()
     ) -> None:
-        """Raises invalid: what this VNI sees of another is neither its own nor behind it. A route that is wider than such a
-        name, as an exit route is, takes nothing away."""
+        """Raises invalid if a prefix of this VNI overlaps a network by which it sees another VNI, or if a route lies in one. A wider
+        route, such as an exit route, is allowed, because the narrower network takes precedence."""
         seen = NetworkSet(map(ip_network, await self._store.interconnects.seen_in(vni.vni)))
         for network in prefixes:
             if other := seen.overlapping(network):

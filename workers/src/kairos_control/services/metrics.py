@@ -1,4 +1,4 @@
-"""What the fabric tells Prometheus (docs/operations.md lists the names)."""
+"""The fabric's metrics in the text format of Prometheus (docs/operations.md lists the names)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The network as the asking node may see it: an endpoint its own VNIs, a gateway all of its tenant."""
+"""The network as a node may see it: an endpoint sees its own VNIs, a gateway all VNIs of its tenant."""
 
 from __future__ import annotations
 
@@ -138,7 +138,7 @@ class Networks:
     # -- as the wire has it ------------------------------------------------------------------------------------------
 
     async def _views(self, vnis: Sequence[StoredVni], device: StoredDevice) -> list[Vni]:
-        """What each VNI sees of others is for gateways, where packets cross."""
+        """VNIs as the API shows them. Only a gateway gets the interconnects, because packets cross there."""
         numbers = [vni.vni for vni in vnis]
         routes = await self._store.subnet_routes.in_force(numbers)
         crossings = await self._store.interconnects.crossings(numbers) if device.role == "gateway" else {}

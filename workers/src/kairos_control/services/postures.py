@@ -1,4 +1,4 @@
-"""What devices report of themselves: the newest report of each, passed on to the gateways that judge by it (docs/protocol.md §8)."""
+"""Posture reports: the newest of each device is kept and pushed to the gateways, whose policy reads it (docs/protocol.md §8)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which networks may stand in a VNI, behind a node, or as a name over an interconnect; and which of many overlap."""
+"""Checks networks: those of a VNI, those behind a node, and those of an interconnect; and finds which of many overlap."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """How often one source, device or join token may call: a budget that refills with time.
 
-Kept in the memory of the object or isolate, which an eviction empties: an object that was evicted was not under load. Only what was
-proven is counted for a device or a token, so nobody can spend another's budget. Each budget has a table of its own, so that a flood of
-addresses pushes no device out of its table.
+Budgets are in the memory of the object or isolate. An eviction empties them, but an object under load is not evicted. A call counts
+for a device or a token only after the caller has proven to hold it, so nobody can spend another's budget. Each budget has a table
+of its own, so that a flood of addresses pushes no device out of its table.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class Limits:
         self._spent: dict[str, dict[str, tuple[float, float]]] = {}
 
     def take(self, budget: Budget, who: str, cost: int = 1) -> None:
-        """Counts one call of `who`, or so many of what the budget counts. Raises too-many-requests."""
+        """Counts one call of `who`, or `cost` of what the budget counts. Raises too-many-requests."""
         table, now = self._spent.setdefault(budget.name, {}), self._clock()
         spent, at = table.pop(who, (0.0, now))
         spent = max(0.0, spent - max(0.0, now - at) * budget.per_second)

@@ -1,10 +1,10 @@
-"""Refused calls, for the audit. Anyone may be refused as often as they like, so what is recorded of it is bounded, in size and in number,
-and the rest is counted.
+"""Records refused calls in the audit. An unauthenticated caller can be refused any number of times, so the number and size of the records are
+bounded, and the rest is counted.
 
-A refusal is recorded at once while its source and the tenant have a budget for that; each of those may cost a signed head, and a head has
-12 kB. The next ones are recorded together after ten minutes, and of all others there is a number. Each source has shares of its own, so
-that one that is refused all the time hides no other. What waits is in the object's memory: an eviction costs ten minutes of it, and an
-object that was evicted was not under load.
+A refusal is recorded at once while its source and the tenant have a budget for it, because each may cost a signed head of 12 kB. The next
+ones are recorded together after ten minutes, and all others are only counted. Each source has a budget of its own, so that one
+source cannot hide the refusals of another. Waiting refusals are in the object's memory: an eviction loses ten minutes of them at
+most, and an object under load is not evicted.
 """
 
 from __future__ import annotations
@@ -50,10 +50,10 @@ class Refusals:
         self._reasons: Counter[str] = Counter()
         self._sources: Counter[str] = Counter()
         self.total = 0
-        """How many calls were refused since this object is in memory."""
+        """How many calls were refused since this object was loaded."""
 
     def record(self, kind: str, *, actor: str, subject: str, reason: str, source: str) -> None:
-        """source: whose shares it takes: an authenticated caller by name, everyone else by subscriber_prefix() of its address."""
+        """source: whose budget it takes: an authenticated caller by name, any other by subscriber_prefix() of its address."""
         now = self._clock()
         self.total += 1
         self.record_waiting()
@@ -72,7 +72,7 @@ class Refusals:
             self._sources[source] += 1
 
     def record_waiting(self) -> None:
-        """Records what waits since a window, one by one, and the number of those that were not even kept waiting."""
+        """After a window, records the waiting refusals one by one, and the number of the others."""
         if self._clock() < self._window + WINDOW_S or not (self._waiting or self._reasons):
             return
         for refusal in self._waiting:

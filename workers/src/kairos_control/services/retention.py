@@ -1,5 +1,5 @@
-"""Retention: old events lose their text, never their place. Segments that were sealed longer ago than the tenant keeps are deleted from R2
-and from the index; leaf hashes and heads stay, so every head and every proof of what remains verifies as before."""
+"""Retention: old events lose their text and keep their position. The text of segments that were sealed longer ago than the setting says is
+deleted from R2 and from the index. Leaf hashes and heads stay, so every head, and every proof of an event that remains, still verifies."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Retention:
         return await self.current()
 
     async def retire(self) -> None:
-        """The log says what goes before it goes: a crash in between deletes the rest with the next sweep, and says so again."""
+        """Records what will be deleted, then deletes it. After a crash in between, the next sweep does both again."""
         kept = await self.current()
         if not kept.days:
             return

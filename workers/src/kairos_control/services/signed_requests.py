@@ -1,4 +1,4 @@
-"""Requests that a node signs (docs/protocol.md §3): each verifies, is fresh, and is taken once."""
+"""Checks requests that nodes sign (docs/protocol.md §3): the signature, the time stamp, and that the nonce is new."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Networks behind endpoints: a subnet router advertises them, the operator approves them, and traffic needs both."""
+"""Networks behind endpoints. A subnet router advertises them and the operator approves them; a route is in force with both."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ class SubnetRoutes:
         return {(own[name], str(route_prefix(text))) for name, prefixes in wanted.routes.items() for text in prefixes}
 
     async def _check(self, vni: StoredVni, prefix: str, node: str) -> None:
-        """Raises invalid, not-found or exists: a route must not take away what leads elsewhere."""
+        """Raises invalid, not-found or exists if the route would divert traffic that another route or prefix carries."""
         network = ip_network(prefix)
         device = await self._store.devices.one(node)
         if device is None or not device.active or device.role != "endpoint":

@@ -95,8 +95,8 @@ class Vnis:
         raise problem("exists", f"a VNI named {wanted.name} or numbered {vni.vni} exists")
 
     async def change(self, name: str, wanted: VniCreate, actor: str) -> VniRecord:
-        """All of it anew, but its name and number. Members stay, and the devices that a selector names become members. A prefix
-        goes when no endpoint has an address in it. Raises not-found, invalid, in-use, addresses-exhausted."""
+        """Replaces everything but name and number. Members stay, and the devices that a selector names become members. A prefix
+        can be removed when no endpoint has an address in it. Raises not-found, invalid, in-use, addresses-exhausted."""
         checked = await self._checked(wanted)
         wanted, held = checked.wanted, await self._store.vnis.require(name)
         if wanted.name != held.name or wanted.vni not in (0, held.vni):
@@ -161,7 +161,7 @@ class Vnis:
         await self._announce(change, members)
 
     async def _announce(self, change: NetworkChange, nodes: Collection[str]) -> None:
-        """A change that was written, to all that it concerns; the sessions of these nodes are for other VNIs now."""
+        """Announces a written change, and updates the sessions of the nodes whose VNIs have changed."""
         await self._sessions.refresh(nodes)
         await self._network.announce(change, nodes)
 
@@ -182,8 +182,7 @@ class Vnis:
         return checked
 
     def _random_number(self) -> int:
-        """Numbers are drawn and not counted, so that tenants of different databases have different ones, and a tenant that is
-        moved to another database finds its own free there."""
+        """Numbers are random and not counted up, so that a tenant that moves to another database finds its numbers free there."""
         return 1 + int.from_bytes(self._platform.entropy(_NUMBER_BYTES)) % VNI_MAX
 
 
