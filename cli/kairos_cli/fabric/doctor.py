@@ -1,4 +1,4 @@
-"""`kairos fabric doctor`: what is wrong with a fabric, from what it says of itself."""
+"""`kairos fabric doctor`: checks a fabric from outside, by its health routes, its certificates and its metrics."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def examine(admin: AdminClient, now: float) -> Iterator[Finding]:
-    """All findings, the first ones being what the others depend on."""
+    """All findings. The first ones decide whether the others can be made."""
     operator = admin.operator
     reached = True
     for name, url in (("control plane", operator.url), ("relay", operator.relay_url)):
@@ -80,7 +80,7 @@ def examine(admin: AdminClient, now: float) -> Iterator[Finding]:
 
 
 def of_metrics(text: str, now: float) -> Iterator[Finding]:
-    """What the gauges of /v1/metrics say."""
+    """The findings from the gauges of /v1/metrics."""
     samples: dict[str, dict[str, float]] = {}
     for name, labels, value in _SAMPLE.findall(text):
         samples.setdefault(name.removeprefix("kairos_fabric_"), {})[_label(labels)] = float(value)

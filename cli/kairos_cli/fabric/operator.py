@@ -34,12 +34,12 @@ _T = TypeVar("_T")
 
 
 class OperatorError(KairosError):
-    """The operator directory is not there, or not whole."""
+    """The operator directory is missing or incomplete."""
 
 
 @dataclass(frozen=True, slots=True)
 class Operator:
-    """The directory, loaded. Certificates are DER, policy_key is the raw ML-DSA public key."""
+    """The directory, loaded."""
 
     folder: Path
     """The directory itself."""
@@ -114,7 +114,7 @@ class Operator:
         return path.read_text().strip() if path.exists() else ""
 
     def _secret(self, name: str, read: Callable[[], _T]) -> _T:
-        """Read where it is needed: an administrator's directory has none of these."""
+        """Reads a secret when it is needed, because the directory of a scoped administrator has none of them."""
         try:
             return read()
         except FileNotFoundError:

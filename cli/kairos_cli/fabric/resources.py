@@ -1,4 +1,4 @@
-"""What both Workers stand on in the account: a database, a cache, a bucket and queues, each made once."""
+"""The resources of both Workers in the account: a database, a cache, a bucket and queues, each created once."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ _EXISTS = re.compile(r"already (?:exists|taken|in use)|name.* taken", re.IGNOREC
 
 @dataclass(frozen=True, slots=True)
 class Resource:
-    """One of them."""
+    """One resource of the account."""
 
     name: str
     """What the record calls it."""
     create: tuple[str, ...]
-    """wrangler's words that make it."""
+    """wrangler's arguments that create it."""
     placeholder: str = ""
     """Its id in wrangler.toml, where it has one."""
     find: tuple[str, ...] = ()
-    """wrangler's words that list its kind as JSON, where the id is needed."""
+    """wrangler's arguments that list resources of this kind as JSON, where the id is needed."""
     named: str = ""
     """Its name in that list."""
 

@@ -48,7 +48,7 @@ def prepare(steps: Steps) -> Path:
     root = folder()
     node()
     root.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with _alone(root):
+    with _locked(root):
         if root != _CHECKOUT and not (root / ".unpacked").exists():
             with steps.step("unpack the Workers' sources"):
                 _unpack(root)
@@ -129,7 +129,7 @@ def _digest() -> str:
 
 
 @contextmanager
-def _alone(root: Path) -> Iterator[None]:
+def _locked(root: Path) -> Iterator[None]:
     build = root / ".build"
     build.mkdir(exist_ok=True)
     with (build / "workspace.lock").open("w") as lock:

@@ -1,6 +1,8 @@
-"""The index of a tenant's audit log, in D1: where its segments are, and which of their events a search may want. The text of an event is
-in its segment in R2 and nowhere else. Windows of flows (`ledger.window`) are most of a log and have no row of their own: they are found
-by their segment."""
+"""The index of a tenant's audit log, in D1: its segments, and a row for each event with the fields that a search can ask for.
+
+The text of an event is only in its segment in R2. Windows of flows (`ledger.window`), which are most of a log, have no rows; they are
+found by their segment.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,7 @@ from .audit_log import SealedFile
 from .bulk import bulks, columns
 
 KEY_MAX = 128
-"""Characters of a text that the index keeps; who searches compares the whole text in the event."""
+"""Characters of a field that the index keeps. A search compares the whole field in the event."""
 
 _LAST = "\U0010ffff"  # after every text that begins with a prefix
 _VNI_MAX = (1 << 24) - 1
@@ -55,7 +57,7 @@ class AuditQuery:
     """Anywhere in the event's JSON."""
 
     def wants(self, event: Event, line: str) -> bool:
-        """Whether the event, whose JSON is `line`, is among what is asked for."""
+        """Whether the event, whose JSON is `line`, matches."""
         return (
             event.kind.startswith(self.kind)
             and not (self.without and event.kind.startswith(self.without))
@@ -69,13 +71,13 @@ class AuditQuery:
 
     @property
     def marks(self) -> tuple[bytes, ...]:
-        """Octets that the JSON of every event has that is asked for: cheaper to look for than an event is to decode."""
+        """Octets that the JSON of every matching event contains. To look for them is cheaper than to decode an event."""
         kind = msgspec.json.encode(self.kind)[:-1]  # without the closing quote: it is a prefix
         return (b'"kind":' + kind, self.text.encode())
 
     @property
     def indexed(self) -> bool:
-        """Whether the index can answer it: it asks for something that the index knows, and not for windows of flows."""
+        """Whether the index can answer it: it asks for a field of the index, and cannot match windows of flows."""
         windows = LEDGER_WINDOW.startswith(self.kind) and not (self.without and LEDGER_WINDOW.startswith(self.without))
         return not windows and bool(self.kind or self.device or self.actor or self.vni is not None)
 
@@ -121,7 +123,7 @@ class AuditIndexStore:
         self._database, self._tenant = database, tenant
 
     async def add(self, file: SealedFile, events: Sequence[tuple[Event, int]]) -> None:
-        """events: all of the segment in their order, each with the bytes of its line. Once more, it changes nothing."""
+        """Indexes a segment; a second time changes nothing. events: all of the segment in order, each with the bytes of its line."""
         times = [event.at for event, _ in events]
         windows = sum(event.kind == LEDGER_WINDOW for event, _ in events)
         segment = (self._tenant, file.first, file.size, file.sha256, file.at, min(times), max(times), windows)
@@ -137,7 +139,7 @@ class AuditIndexStore:
             start += length + 1
 
     async def find(self, query: AuditQuery, low: int, before: int, count: int) -> list[IndexedEvent]:
-        """The newest first, from position `low` on and below `before`. They may be more than the query wants: compare the events."""
+        """The newest first, from position `low` on and below `before`. Some may not match, so the caller compares the events."""
         conditions = [
             ("tenant = ? AND position >= ? AND position < ?", (self._tenant, low, before)),
             *_conditions(query),

@@ -125,7 +125,7 @@ class AuditLogStore:
         return msgspec.json.decode(rows[0]["head"], type=SignedHead) if rows else None
 
     def seal(self, file: SealedFile, head: SignedHead) -> None:
-        """The head counts from now on, and the segment waits for the index."""
+        """Stores the head as the newest, and the segment as not yet indexed."""
 
         def change() -> None:
             self._local.write(
@@ -157,7 +157,7 @@ class AuditLogStore:
     # -- the outbox of earlier releases --------------------------------------------------------------------------------
 
     def outbox(self, count: int) -> list[Event]:
-        """Events that an earlier release kept until a queue had brought them to the log, oldest first."""
+        """Events that an earlier release had not brought to the log yet, oldest first."""
         rows = self._local.rows("SELECT event FROM outbox ORDER BY rowid LIMIT ?", count)
         return [msgspec.json.decode(row["event"], type=Event) for row in rows]
 
@@ -182,6 +182,6 @@ def key_of(event: Event) -> str:
 
 
 def _keys(event: Event) -> tuple[str, ...]:
-    """The keys that the log may have it under: events from before the source was part of it have their id alone. Those never hide an
-    event of the fabric."""
+    """The keys under which the log may have the event. Events of an earlier release have only their id as the key; such a key never
+    makes an event of the fabric count as known."""
     return (key_of(event),) if event.source == "fabric" else (key_of(event), event.id)

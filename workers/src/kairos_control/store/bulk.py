@@ -1,4 +1,4 @@
-"""Many rows in one statement: `... SELECT json_extract(value, '$[0]'), ... FROM json_each(?)`. A call for each row costs more than the row."""
+"""Many rows in one statement: `... SELECT json_extract(value, '$[0]'), ... FROM json_each(?)`. A call costs more than a row."""
 
 from __future__ import annotations
 

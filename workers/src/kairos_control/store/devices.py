@@ -86,7 +86,7 @@ class DeviceStore:
         return None if row is None else _device(row)
 
     async def of_key(self, public_key: bytes) -> StoredDevice | None:
-        """The device that has this key or, if none has it now, the one that enrolled with it and took another since."""
+        """The device that has this key or, if none has it now, the device that enrolled with it and has rotated its key since."""
         row = await self._database.first(
             _OF_KEY,
             self._tenant,
@@ -105,7 +105,7 @@ class DeviceStore:
         return {row["node"] for row in rows}
 
     async def record(self, node: str) -> Device | None:
-        """As the API shows it, but for what the tenant's object knows: whether it is online or isolated."""
+        """As the API shows it, without what only the tenant's object knows: whether it is online or isolated."""
         row = await self._database.first(f"{_SHOWN} AND d.node = ?", self._tenant, node)
         return None if row is None else _record(row)
 
@@ -160,7 +160,7 @@ class DeviceStore:
     # -- writes ------------------------------------------------------------------------------------------------------
 
     def add(self, device: StoredDevice) -> Statement:
-        """Breaks a constraint where the node or its key is there."""
+        """Breaks a constraint if a device has this id or key."""
         values = (
             self._tenant,
             device.node,
@@ -180,14 +180,14 @@ class DeviceStore:
         return _INSERT, values
 
     def certify(self, device: StoredDevice) -> Statement:
-        """Its name, its token and its present certificate anew."""
+        """Updates its name, its token and its present certificate."""
         return (
             "UPDATE devices SET name = ?, token_id = ?, serial = ?, not_after = ? WHERE tenant = ? AND node = ?",
             (device.name, device.token_id, device.serial, device.not_after, self._tenant, device.node),
         )
 
     def rotate(self, device: StoredDevice) -> Statement:
-        """Its key and its present certificate anew. Breaks a constraint where another device has the key."""
+        """Updates its key and its present certificate. Breaks a constraint if another device has the key."""
         return (
             "UPDATE devices SET public_key = ?, key_fingerprint = ?, serial = ?, not_after = ? WHERE tenant = ? AND node = ?",
             (

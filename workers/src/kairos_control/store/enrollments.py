@@ -23,7 +23,7 @@ _OTHERS = (
     "SELECT count(*) AS others FROM enrollments WHERE token_id = ? AND node <> ? AND"
     " (status = 'held' OR (status = 'challenged' AND challenge_expires >= ?))"
 )
-_KEPT_S = 86_400  # for a device whose certificate did not reach it, and for the operator to see what was denied
+_KEPT_S = 86_400  # a device may collect its certificate that long, and the operator sees what was denied
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +103,7 @@ class EnrollmentStore:
     # -- writes ------------------------------------------------------------------------------------------------------
 
     def put(self, enrollment: StoredEnrollment) -> None:
-        """In place of what the node asked before."""
+        """Replaces the node's earlier enrollment."""
         self._local.write(
             _PUT,
             enrollment.enrollment,
@@ -134,7 +134,7 @@ class EnrollmentStore:
         self._local.write("DELETE FROM enrollments WHERE status = 'challenged' AND challenge_expires < ?", before)
 
     def remove_ended(self, now: int) -> None:
-        """All that nobody waits for any more."""
+        """Those that are not held and began more than a day ago."""
         self._local.write("DELETE FROM enrollments WHERE status <> 'held' AND created_at < ?", now - _KEPT_S)
 
     def clear(self) -> None:

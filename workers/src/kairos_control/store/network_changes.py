@@ -1,4 +1,4 @@
-"""What the newest revisions of a tenant's network changed, by key. What it is now is in the tables of the things themselves."""
+"""The keys that the newest revisions of a tenant's network changed. The present values are in the tables of VNIs, leases and devices."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class NetworkChange(msgspec.Struct, frozen=True, omit_defaults=True):
     vnis: tuple[int, ...] = ()
     """VNIs whose record is another or gone: prefixes, routes of all kinds, names of other VNIs."""
     remade: tuple[int, ...] = ()
-    """VNIs with so many changed leases that whoever sees them fetches the whole network."""
+    """VNIs with so many changed leases that a node that sees them fetches the whole network."""
     leases: tuple[tuple[int, str], ...] = ()
     """VNI and node."""
     members: tuple[str, ...] = ()
