@@ -1,7 +1,7 @@
 """The control plane's Worker: the entrypoint of requests, queues and the cron.
 
-A request for a tenant goes to the tenant's Durable Object. The entrypoint answers the others, writes samples from their queue to D1,
-and turns each run of the cron into one queue message for each tenant.
+A request for a tenant goes to the tenant's Durable Object. The entrypoint answers the others, writes samples from their
+queue to D1, and turns each run of the cron into one queue message for each tenant.
 """
 
 from __future__ import annotations
@@ -70,8 +70,8 @@ class Default(WorkerEntrypoint):  # type: ignore[misc]
         await Queues(fabric, self._sweep_object).consume(batch.queue, messages)
 
     async def scheduled(self, controller: Any, env: Any, ctx: Any) -> None:
-        """The cron. Each tenant's housekeeping is a queue message of its own: one that fails is retried without delaying the others,
-        and no invocation has to work for thousands of tenants."""
+        """The cron. Each tenant's housekeeping is a queue message of its own: one that fails is retried without
+        delaying the others, and no invocation has to work for thousands of tenants."""
         fabric = FabricServices(platform_of(self.env), _limits)
         try:
             await require_database(fabric.platform)

@@ -1,4 +1,5 @@
-"""The relay's Worker: a socket goes to the object of its gateway, and a cut from the control plane to each object that it names."""
+"""The relay's Worker: a socket goes to the object of its gateway, and a cut from the control plane to each object
+that it names."""
 
 from __future__ import annotations
 

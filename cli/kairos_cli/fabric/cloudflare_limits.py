@@ -1,7 +1,8 @@
 """Cloudflare's documented limits that matter to this product, each with its source.
 
-The CLI's checks, the local fabric (through its plan), the simulated account and the tests' control plane on CPython read them from here. Values are of the Workers Paid plan; where the Free plan is stricter, the comment says so. A KB is 1,000 bytes where the page says
-so or does not say. Pages as of November 2026.
+The CLI's checks, the local fabric (through its plan), the simulated account and the tests' control plane on CPython
+read them from here. Values are of the Workers Paid plan; where the Free plan is stricter, the comment says so. A KB is
+1,000 bytes where the page says so or does not say. Pages as of November 2026.
 """
 
 from __future__ import annotations
@@ -115,8 +116,8 @@ def breaches_of_variables(worker: str, values: Mapping[str, str]) -> Iterator[Br
 
 @dataclass(slots=True)
 class Meter:
-    """Counts what one invocation asks of its bindings, for stores and queues that do not run in workerd. Each method raises LimitError
-    where production would refuse, and keeps the breach."""
+    """Counts what one invocation asks of its bindings, for stores and queues that do not run in workerd. Each method
+    raises LimitError where production would refuse, and keeps the breach."""
 
     place: str = ""
     """The invocation that is counted."""

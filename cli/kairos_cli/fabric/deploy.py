@@ -1,4 +1,5 @@
-"""`kairos fabric deploy`: deploys the fabric into a Cloudflare account. `--dry-run` builds and checks everything and changes nothing."""
+"""`kairos fabric deploy`: deploys the fabric into a Cloudflare account. `--dry-run` builds and checks everything and
+changes nothing."""
 
 from __future__ import annotations
 
@@ -43,8 +44,9 @@ def deploy(root: Path, operator: Operator, steps: Steps) -> None:
         wrangler = Wrangler(root, configurations)
         with steps.step("database migrations"):
             wrangler.migrate()
-        # Secrets first: wrangler then makes a Worker that is not there yet. Each of the two is bound to the other, and Cloudflare refuses a
-        # binding to a Worker that is not there. A secret that the running version does not know changes nothing for it.
+        # Secrets first: wrangler then makes a Worker that is not there yet. Each of the two is bound to the other, and
+        # Cloudflare refuses a binding to a Worker that is not there. A secret that the running version does not know
+        # changes nothing for it.
         put_secrets(wrangler, operator, steps)
         for worker in WORKERS:
             with steps.step(f"the {worker} Worker"):
@@ -55,8 +57,8 @@ def deploy(root: Path, operator: Operator, steps: Steps) -> None:
 def put_secrets(wrangler: Wrangler, operator: Operator, steps: Steps) -> None:
     """Sets the secrets of both Workers.
 
-    While the internal key is rotated, each Worker first gets the keys that it accepts and then the key that it presents, so that
-    neither presents a key that the other does not accept yet.
+    While the internal key is rotated, each Worker first gets the keys that it accepts and then the key that it
+    presents, so that neither presents a key that the other does not accept yet.
     """
     held = {worker: settings.secrets(operator, worker) for worker in WORKERS}
     if operator.previous("internal.key"):
@@ -71,7 +73,8 @@ def put_secrets(wrangler: Wrangler, operator: Operator, steps: Steps) -> None:
 
 
 def remove_unused(wrangler: Wrangler, operator: Operator, steps: Steps) -> None:
-    """Removes secrets that the deployed version does not read: the seed of a former issuer, a key whose rotation is finished."""
+    """Removes secrets that the deployed version does not read: the seed of a former issuer, a key whose rotation is
+    finished."""
     for worker in WORKERS:
         if unused := sorted(wrangler.secrets(worker) - settings.secrets(operator, worker).keys()):
             with steps.step(f"remove what the {worker} Worker no longer needs: {', '.join(unused)}"):

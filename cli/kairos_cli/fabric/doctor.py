@@ -112,7 +112,8 @@ def _reached(name: str, url: str, now: float) -> list[Finding]:
 
 
 def clock(name: str, date: str | None, now: float) -> Finding:
-    """This machine's clock beside the Date header of an answer, which Cloudflare's edge always sends and a local fabric never."""
+    """This machine's clock beside the Date header of an answer, which Cloudflare's edge always sends and a local
+    fabric never."""
     if date is None:
         return Finding(f"clock, {name}", "unknown", "the answer has no Date, as that of a local fabric")
     ahead = now - parsedate_to_datetime(date).timestamp()

@@ -68,7 +68,8 @@ class LocalFabric:
         self._await_ready(worker)
 
     def _require_ports(self) -> None:
-        """Raises FabricError if a port is taken: workerd's own message has twenty lines. Waits a moment for a fabric that is ending."""
+        """Raises FabricError if a port is taken: workerd's own message has twenty lines. Waits a moment for a fabric
+        that is ending."""
         for port in (self.port, self.port + 1):
             if reason := _await_port(self.host, port):
                 raise FabricError(
@@ -98,7 +99,8 @@ class LocalFabric:
             _await_port(self.host, self._port(worker))
 
     def kill(self, worker: Worker) -> None:
-        """Kills the process group of one Worker, with its workerd, as a crash would. Its port is free when this returns."""
+        """Kills the process group of one Worker, with its workerd, as a crash would. Its port is free when this
+        returns."""
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._processes[worker].pid, signal.SIGKILL)
         self._reap(worker)
@@ -173,8 +175,8 @@ def address_of(url: str) -> tuple[str, int]:
 
 
 def _await_port(host: str, port: int) -> str:
-    """Why nobody can listen there even after a while. A killed workerd holds its port until the kernel has torn down its memory,
-    which is after the process that started it has ended."""
+    """Why nobody can listen there even after a while. A killed workerd holds its port until the kernel has torn down
+    its memory, which is after the process that started it has ended."""
     deadline = time.monotonic() + _PORTS_S
     while (reason := _obstacle(host, port)) and time.monotonic() < deadline:
         time.sleep(0.05)
@@ -221,7 +223,8 @@ def _node() -> tuple[str, ...]:
 
 
 def _cause(log: str) -> str:
-    """The line of a log that names the cause: the last line of a traceback, Python's rather than the runtime's around it."""
+    """The line of a log that names the cause: the last line of a traceback, Python's rather than the runtime's
+    around it."""
     lines = [part.strip() for line in log.splitlines() for part in _message(line).splitlines()]
     errors = [line for line in lines if _EXCEPTION.match(line)]
     python = [line for line in errors if not line.startswith(("Miniflare", "Python", "Error:"))]

@@ -6,10 +6,10 @@
     policy.seed     policy key, offline             policy.pub    its public key
     admin.token     admin credential                internal.key  what the keys between the two Workers are derived from
 
-Beside admin.token and internal.key, admin.previous and internal.previous are what they were before `kairos fabric rotate`: the fabric
-accepts both until `kairos fabric rotate --finish`. Seeds and public keys are base64 on one line. Mode 0700, files 0600. What
-`kairos admin create --out` makes for another administrator is such a directory without any seed: its admin.token is a scoped
-credential, and the rest is public.
+Beside admin.token and internal.key, admin.previous and internal.previous are what they were before `kairos fabric
+rotate`: the fabric accepts both until `kairos fabric rotate --finish`. Seeds and public keys are base64 on one line.
+Mode 0700, files 0600. What `kairos admin create --out` makes for another administrator is such a directory without any
+seed: its admin.token is a scoped credential, and the rest is public.
 """
 
 from __future__ import annotations
@@ -109,7 +109,8 @@ class Operator:
         return self._secret("internal.key", lambda: (self.folder / "internal.key").read_text().strip())
 
     def previous(self, name: str) -> str:
-        """What `admin.token` or `internal.key` was before it was rotated, while the fabric still accepts that; else empty."""
+        """What `admin.token` or `internal.key` was before it was rotated, while the fabric still accepts that; else
+        empty."""
         path = (self.folder / name).with_suffix(".previous")
         return path.read_text().strip() if path.exists() else ""
 

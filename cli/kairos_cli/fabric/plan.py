@@ -1,4 +1,5 @@
-"""The plan of one Worker, which serve.mjs reads: its modules, bindings and variables, and the limits that are enforced."""
+"""The plan of one Worker, which serve.mjs reads: its modules, bindings and variables, and the limits that are
+enforced."""
 
 from __future__ import annotations
 
@@ -27,8 +28,8 @@ _WARM = (
 
 
 def write_plan(root: Path, operator: Operator, worker: Worker, state: Path, host: str, port: int) -> Path:
-    """Writes the plan of one Worker; it holds secrets, so it is as private as the operator directory. port: the control plane's.
-    Raises LimitError when Cloudflare would not take the variables."""
+    """Writes the plan of one Worker; it holds secrets, so it is as private as the operator directory. port: the
+    control plane's. Raises LimitError when Cloudflare would not take the variables."""
     given = settings.variables(operator, worker) | settings.secrets(operator, worker)
     for breach in cloudflare_limits.breaches_of_variables(worker, given):
         raise cloudflare_limits.LimitError(breach)
@@ -112,7 +113,8 @@ def _migrations(configuration: dict[str, Any], root: Path) -> dict[str, str] | N
 
 
 def _bundle(root: Path) -> tuple[Path, list[dict[str, str]]]:
-    """Sources and packages as one zip, named by its content; extension modules apart, for workerd compiles them itself."""
+    """Sources and packages as one zip, named by its content; extension modules apart, for workerd compiles them
+    itself."""
     extensions: list[dict[str, str]] = []
     partial = root / f".build/fabric/bundle-{os.getpid()}.partial"
     partial.parent.mkdir(parents=True, exist_ok=True)

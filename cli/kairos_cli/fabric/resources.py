@@ -55,8 +55,8 @@ def known(operator: Operator) -> dict[str, str]:
 
 
 def ensure(operator: Operator, wrangler: Wrangler) -> dict[str, str]:
-    """Makes what is missing and returns placeholder -> id. Each is recorded at once, and one that a run made before it could record it is
-    found again, so a second run goes on."""
+    """Makes what is missing and returns placeholder -> id. Each is recorded at once, and one that a run made before
+    it could record it is found again, so a second run goes on."""
     record = known(operator)
     for resource in RESOURCES:
         if resource.name not in record:

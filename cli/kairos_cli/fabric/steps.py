@@ -10,7 +10,8 @@ from typing import TextIO
 
 
 class Steps:
-    """Steps on `output`; a quiet one says nothing. A step is named before it begins, so that a person sees what takes the time."""
+    """Steps on `output`; a quiet one says nothing. A step is named before it begins, so that a person sees what
+    takes the time."""
 
     def __init__(self, output: TextIO | None = None, quiet: bool = False) -> None:
         self._output = output or sys.stdout

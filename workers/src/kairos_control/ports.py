@@ -1,5 +1,5 @@
-"""What the control plane needs from its platform. `adapters/` and `objects/` implement these over Cloudflare's bindings; the tests
-implement them over SQLite files."""
+"""What the control plane needs from its platform. `adapters/` and `objects/` implement these over Cloudflare's
+bindings; the tests implement them over SQLite files."""
 
 from __future__ import annotations
 
@@ -126,14 +126,16 @@ class Relay(Protocol):
 
 @dataclass(slots=True)
 class Issuer:
-    """The issuing CA. Certificate and key are one value, so that nothing is signed with the key of another certificate."""
+    """The issuing CA. Certificate and key are one value, so that nothing is signed with the key of another
+    certificate."""
 
     certificate: Certificate
     """The issuing CA's, signed by the root CA."""
     seed: bytes = field(repr=False)
     """The ML-DSA private key (FIPS 204 §3.6.3)."""
     proven: bool = False
-    """Whether the seed was checked against the certificate's key; services/issuer.py sets it before the first signature."""
+    """Whether the seed was checked against the certificate's key; services/issuer.py sets it before the first
+    signature."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,8 @@
-"""The consumers of the queues: samples of nodes, the cron's sweep of each tenant, and messages that a queue has given up.
+"""The consumers of the queues: samples of nodes, the cron's sweep of each tenant, and messages that a queue has given
+up.
 
-A message that cannot be parsed is kept as a dead letter and does not delay the others. After an outage the queue delivers messages
-again, after a longer wait each time; those that it gives up arrive here from their dead-letter queue.
+A message that cannot be parsed is kept as a dead letter and does not delay the others. After an outage the queue
+delivers messages again, after a longer wait each time; those that it gives up arrive here from their dead-letter queue.
 """
 
 from __future__ import annotations
@@ -109,8 +110,8 @@ class Queues:
                 message.ack()
 
     async def _sweep(self, tenant: str) -> None:
-        """One tenant: the housekeeping of its object and, once all its events are in segments, the double-entry check. A second sweep
-        then copies the findings into the log."""
+        """One tenant: the housekeeping of its object and, once all its events are in segments, the double-entry
+        check. A second sweep then copies the findings into the log."""
         if await self._sweep_object(tenant) and await DoubleEntry(self._fabric.platform, tenant).check():
             await self._sweep_object(tenant)
 

@@ -1,4 +1,5 @@
-"""T2: introspection of session tokens. The relay asks the control plane once for each socket and once for each renewal."""
+"""T2: introspection of session tokens. The relay asks the control plane once for each socket and once for each
+renewal."""
 
 from __future__ import annotations
 
@@ -31,7 +32,8 @@ class TokenRefused(Exception):
 
 
 async def introspect(control: Any, introspection_key: str, token: str, gateway: str, source: str) -> Introspected:
-    """Asks the control plane. control: its service binding; source: the caller's address, or "". Raises TokenRefused."""
+    """Asks the control plane. control: its service binding; source: the caller's address, or "". Raises
+    TokenRefused."""
     tenant = token.partition(".")[0]
     if not is_name(tenant):
         raise TokenRefused(Problem("urn:kairos:problem:unauthorized", "The session token is malformed", 401))
@@ -60,8 +62,8 @@ async def introspect(control: Any, introspection_key: str, token: str, gateway: 
 class Introspections:
     """The newest introspections, used while the control plane does not answer.
 
-    They are kept for the newest token of each session until it expires, and for at most 10,000 tokens; then the oldest is
-    dropped. They are in memory only, so after an eviction a token has to wait for the control plane.
+    They are kept for the newest token of each session until it expires, and for at most 10,000 tokens; then the oldest
+    is dropped. They are in memory only, so after an eviction a token has to wait for the control plane.
     """
 
     def __init__(self) -> None:

@@ -1,8 +1,8 @@
 """The Relay Durable Object of one gateway (docs/design/0002-two-workers.md).
 
-It passes frames between the gateway's socket and one socket for each endpoint's channel, and counts what is under way. It
-holds nothing that is not in its storage, its sockets' attachments, or known to the control plane, so the runtime may evict
-it from memory while its sockets stay open.
+It passes frames between the gateway's socket and one socket for each endpoint's channel, and counts what is under way.
+It holds nothing that is not in its storage, its sockets' attachments, or known to the control plane, so the runtime may
+evict it from memory while its sockets stay open.
 """
 
 from __future__ import annotations
@@ -39,7 +39,8 @@ from .introspection import Introspections, TokenRefused, introspect
 from .meter import RENEWAL_COST, Ruling
 from .sockets import End, Sockets
 
-# The version of what outlives the object's memory: `number` and `gateway` in its storage, the sockets' tags and attachments.
+# The version of what outlives the object's memory: `number` and `gateway` in its storage, the sockets' tags and
+# attachments.
 _SCHEMA = 1
 _FORWARDED = (FrameType.DATAGRAMS, FrameType.STREAM, FrameType.CREDIT, FrameType.CLOSE)
 _FRAME_MAX = HEADER.size + FRAME_PAYLOAD_MAX
@@ -59,7 +60,7 @@ class Relay(DurableObject):  # type: ignore[misc]
         self._cuts: dict[str, int] = {}  # "node/..." or "session/..." -> Unix time until which it is refused
         self._schema = int(ctx.storage.kv.get("schema") or 1)  # it was not recorded at first
 
-    # -- a new socket ---------------------------------------------------------------------------------------------------
+    # -- a new socket --------------------------------------------------------------------------------------------------
 
     async def fetch(self, request: Any) -> Any:
         if self._schema > _SCHEMA:
@@ -87,8 +88,8 @@ class Relay(DurableObject):  # type: ignore[misc]
         return Response(None, status=101, web_socket=client)
 
     def _admit(self, socket: Any, who: Introspected, gateway: str) -> None:
-        """Gives a socket its number. A session has one socket here, the newest; a gateway knows nothing of the channels of
-        its socket before this one."""
+        """Gives a socket its number. A session has one socket here, the newest; a gateway knows nothing of the
+        channels of its socket before this one."""
         replaced = self._sockets.everyone() if who.role == "gateway" else self._sockets.of_session(who.session)
         for old in replaced:
             self._expel(old, "replaced", f"the {who.role} connected again")
@@ -104,7 +105,7 @@ class Relay(DurableObject):  # type: ignore[misc]
             end.send_frame(FrameType.OPENED, Opened(number, gateway), number)
             self._send_to_gateway(FrameType.OPEN, number, Open(who.node, who.tenant, who.session, who.expires_at))
 
-    # -- frames: plain functions, because a coroutine for each frame would halve what passes -----------------------------
+    # -- frames: plain functions, because a coroutine for each frame would halve what passes ---------------------------
 
     def webSocketMessage(self, socket: Any, message: Any) -> None:
         sender = self._sockets.of(socket)
@@ -133,8 +134,8 @@ class Relay(DurableObject):  # type: ignore[misc]
         except BadMessage as error:
             self._expel(sender, "bad-message", str(error))
 
-    # The runtime binds the arguments of a handler by its signature, in Python, at each call: a third of a frame's cost. A
-    # handler without a readable signature is given the arguments as they come (pyodide.code.relaxed_call).
+    # The runtime binds the arguments of a handler by its signature, in Python, at each call: a third of a frame's cost.
+    # A handler without a readable signature is given the arguments as they come (pyodide.code.relaxed_call).
     webSocketMessage.__signature__ = NotImplemented  # type: ignore[attr-defined]
 
     def _forward(
@@ -178,7 +179,7 @@ class Relay(DurableObject):  # type: ignore[misc]
         elif kind is not FrameType.PONG:
             raise BadMessage(f"a node does not send {kind.name} of {len(payload)} bytes")
 
-    # -- the end of a socket --------------------------------------------------------------------------------------------
+    # -- the end of a socket -------------------------------------------------------------------------------------------
 
     def webSocketClose(self, socket: Any, code: int, reason: str, was_clean: bool) -> None:
         end = self._sockets.of(socket)
@@ -210,8 +211,8 @@ class Relay(DurableObject):  # type: ignore[misc]
             await self.ctx.storage.setAlarm(unix * 1000)
 
     def _cut(self, cut: Cut) -> None:
-        """Closes the open sockets, and refuses those whose introspection is under way: it may have been answered before the control
-        plane decided to cut."""
+        """Closes the open sockets, and refuses those whose introspection is under way: it may have been answered
+        before the control plane decided to cut."""
         now = time.time()
         self._cuts = {tag: until for tag, until in self._cuts.items() if until > now}
         self._known.cut(cut.node, cut.session)
@@ -249,7 +250,7 @@ class Relay(DurableObject):  # type: ignore[misc]
         if self._sockets.gateway is not None:
             self._sockets.gateway.send_frame(kind, message, channel)
 
-    # -- sessions -------------------------------------------------------------------------------------------------------
+    # -- sessions ------------------------------------------------------------------------------------------------------
 
     def _start_renewal(self, end: End, token: str) -> None:
         if end.is_renewing:

@@ -1,7 +1,8 @@
 """The sockets of one relay object, and what is known of each.
 
-Every socket has a number that is never given twice at this relay; an endpoint's number is its channel. The runtime keeps
-a socket open while it evicts the object from memory, so all that must be known afterwards is in the socket's attachment.
+Every socket has a number that is never given twice at this relay; an endpoint's number is its channel. The runtime
+keeps a socket open while it evicts the object from memory, so all that must be known afterwards is in the socket's
+attachment.
 """
 
 from __future__ import annotations
@@ -102,8 +103,8 @@ class Sockets:
     def of(self, socket: Any) -> End | None:
         """The end that an event of this socket belongs to; None if it has ended.
 
-        Python sees a new proxy of the same JavaScript object at each event, so the proxy itself is no key. The number is
-        therefore a property of the JavaScript object, written at its first event.
+        Python sees a new proxy of the same JavaScript object at each event, so the proxy itself is no key. The number
+        is therefore a property of the JavaScript object, written at its first event.
         """
         try:
             number = socket.kairosNumber

@@ -23,8 +23,8 @@ from .storage import D1Database, KvCache, Queue, R2Blobs
 def settings_of(env: Any) -> Settings:
     """From the variables and secrets that kairos_cli/fabric/settings.py lists. Raises SettingsError if one is missing.
 
-    The name of the seed's secret is derived from the issuing certificate, so a Worker whose seed and certificate do not belong
-    together serves nothing.
+    The name of the seed's secret is derived from the issuing certificate, so a Worker whose seed and certificate do not
+    belong together serves nothing.
     """
 
     def optional(name: str) -> str:
@@ -90,7 +90,8 @@ class BoundRelay:
 
 
 async def require_database(platform: Platform) -> None:
-    """Raises a ProblemError while the database has another schema than this code expects. Once it fits, an isolate does not ask again."""
+    """Raises a ProblemError while the database has another schema than this code expects. Once it fits, an isolate
+    does not ask again."""
     if not _checked:
         await database_schema.require(platform.database)
         _checked.append(True)

@@ -29,8 +29,8 @@ from .table import FABRIC, TENANT
 ReadBody = Callable[[int], Awaitable[bytes]]
 """Reads the body of a request, of at most this many bytes. Raises body-too-large."""
 
-# Bytes of request bodies in memory at once; an isolate has 128 MB. Callers that are authenticated before their body is read have a part
-# of their own, so that unauthenticated uploads that never end do not block them.
+# Bytes of request bodies in memory at once; an isolate has 128 MB. Callers that are authenticated before their body is
+# read have a part of their own, so that unauthenticated uploads that never end do not block them.
 _BODIES_MAX = 40 * 1024 * 1024
 _UNAUTHENTICATED_BODIES_MAX = 16 * 1024 * 1024
 _BODY_WAIT_S = 30.0
@@ -57,7 +57,8 @@ class Bodies:
     async def read(self, call: Call, route: Route[Any], read: ReadBody) -> AsyncIterator[None]:
         """Fills in the body of a call whose route takes one, for as long as the call is served.
 
-        Raises length-required, body-too-large, request-timeout, and too-many-requests while other bodies take all the memory.
+        Raises length-required, body-too-large, request-timeout, and too-many-requests while other bodies take all the
+        memory.
         """
         length = declared_length(call, route)
         if length > self._left:
@@ -84,7 +85,8 @@ _unauthenticated_bodies = Bodies(_UNAUTHENTICATED_BODIES_MAX)
 
 
 def declared_length(call: Call, route: Route[Any]) -> int:
-    """How many bytes of body the request declares. Whatever the method, a body that comes in chunks is refused before it is read.
+    """How many bytes of body the request declares. Whatever the method, a body that comes in chunks is refused before
+    it is read.
 
     Raises length-required, body-too-large.
     """
@@ -128,7 +130,8 @@ async def answer_tenant(tenant: TenantServices, call: Call, read: ReadBody) -> R
 
 
 async def _answer(tenant: TenantServices, route: Route[TenantServices], call: Call, read: ReadBody) -> Reply:
-    """Authenticates a caller before it waits for its turn to change records, and again if another turn has ended meanwhile."""
+    """Authenticates a caller before it waits for its turn to change records, and again if another turn has ended
+    meanwhile."""
     early, ended = by_headers(route, call), tenant.turn.ended
     if early:
         await authenticate(tenant, route, call)

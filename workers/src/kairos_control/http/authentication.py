@@ -1,4 +1,5 @@
-"""Who is calling (docs/protocol.md §3). A refusal has the same shape for every caller and does not say which half was wrong."""
+"""Who is calling (docs/protocol.md §3). A refusal has the same shape for every caller and does not say which half
+was wrong."""
 
 from __future__ import annotations
 
@@ -51,7 +52,8 @@ async def authenticate(tenant: TenantServices, route: Route[TenantServices], cal
 
 
 async def authenticate_again(tenant: TenantServices, route: Route[TenantServices], call: Call) -> None:
-    """Checks a caller that waited while others changed the records, by the records as they are now. Raises a ProblemError."""
+    """Checks a caller that waited while others changed the records, by the records as they are now. Raises a
+    ProblemError."""
     if not _is_node(route, call):
         await authenticate(tenant, route, call)
         return
@@ -76,7 +78,8 @@ def limit_source(services: TenantServices | FabricServices, call: Call) -> None:
 
 
 def require_internal(settings: Settings, call: Call) -> None:
-    """The relay's key opens introspection and nothing else; the other internal routes take the key of the control plane itself.
+    """The relay's key opens introspection and nothing else; the other internal routes take the key of the control plane
+    itself.
 
     Raises unauthorized.
     """

@@ -25,7 +25,8 @@ _SECURITY: dict[Caller, list[dict[str, list[str]]]] = {
     Caller.NODE_OR_ADMIN: [{"node": [], "signature": []}, {"bearer": []}],
     Caller.INTERNAL: [{"bearer": []}],
 }
-# The statuses of refusals: of every route, by the caller that a route is for, by its body, and by what the records do not allow.
+# The statuses of refusals: of every route, by the caller that a route is for, by its body, and by what the records do
+# not allow.
 _ALWAYS = {429, 500, 503}
 _BY_CALLER = {Caller.ANYONE: set[int](), Caller.INTERNAL: {401}}
 _PROVEN = {401, 403}

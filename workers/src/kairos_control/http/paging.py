@@ -41,7 +41,8 @@ class Window(msgspec.Struct):
         return int(self.after)
 
     def page(self, records: Sequence[Any], cursor: Callable[[Any], object], ahead: Sequence[Any] = ()) -> Reply:
-        """The page of `records`, which are at most `fetch` in the order of their cursors. ahead: records that come before them."""
+        """The page of `records`, which are at most `fetch` in the order of their cursors. ahead: records that come
+        before them."""
         shown = records[: self.limit]
         following = str(cursor(shown[-1])) if len(records) > self.limit else ""
         return reply(Page([*ahead, *shown], following))

@@ -14,7 +14,8 @@ _UNPROVEN = (401, 403)
 
 
 def record(tenant: TenantServices, call: Call, error: ProblemError) -> None:
-    """Records a refused enrollment or an unproven caller. Other refusals, such as an operator's mistakes, are not recorded."""
+    """Records a refused enrollment or an unproven caller. Other refusals, such as an operator's mistakes, are not
+    recorded."""
     enrolling = "/enrollments" in call.path
     if not enrolling and error.problem.status not in _UNPROVEN:
         return

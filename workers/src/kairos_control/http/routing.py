@@ -1,4 +1,5 @@
-"""Routes: which method and path calls which handler, and who may call it. The OpenAPI document is made from the same rows."""
+"""Routes: which method and path calls which handler, and who may call it. The OpenAPI document is made from the same
+rows."""
 
 from __future__ import annotations
 
@@ -58,7 +59,8 @@ class Route(Generic[S]):
     body_max: int = BODY_MAX
     """Bytes that the request body may have."""
     serialized: bool = False
-    """The call changes the tenant's records. Such calls run one after another; a caller is authenticated before it waits."""
+    """The call changes the tenant's records. Such calls run one after another; a caller is authenticated before it
+    waits."""
     pattern: re.Pattern[str] = field(init=False)
     """`path` as a regular expression."""
 

@@ -1,5 +1,5 @@
-"""The Tenant Durable Object: one tenant's sessions, nonces and enrollments in its SQLite, its nodes' events sockets, and the one
-place where the tenant's records change."""
+"""The Tenant Durable Object: one tenant's sessions, nonces and enrollments in its SQLite, its nodes' events sockets,
+and the one place where the tenant's records change."""
 
 from __future__ import annotations
 
@@ -120,5 +120,6 @@ class Tenant(DurableObject):  # type: ignore[misc]
         return self._service
 
     def _name(self) -> str:
-        """The tenant's name. It is stored because after an eviction a message on a socket may come before any call that names the tenant."""
+        """The tenant's name. It is stored because after an eviction a message on a socket may come before any call
+        that names the tenant."""
         return str(self.ctx.storage.kv.get("tenant"))

@@ -1,4 +1,5 @@
-"""E2: a gateway of the tenant judges by policy who may enroll. Its verdict is signed. Without a verdict in time nobody enrolls."""
+"""E2: a gateway of the tenant judges by policy who may enroll. Its verdict is signed. Without a verdict in time
+nobody enrolls."""
 
 from __future__ import annotations
 
@@ -38,7 +39,8 @@ class Admission:
         self._waiting: dict[str, tuple[str, asyncio.Future[AdmissionVerdict]]] = {}
 
     async def judge(self, role: str, subject: dict[str, Any]) -> Verdict:
-        """Asks the connected gateways, oldest first, until one answers. The first gateway of a tenant has none to ask and is held.
+        """Asks the connected gateways, oldest first, until one answers. The first gateway of a tenant has none to ask
+        and is held.
 
         Raises a ProblemError: no-gateway, gateway-unavailable, admission-denied.
         """

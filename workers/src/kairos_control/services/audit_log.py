@@ -1,9 +1,10 @@
-"""A tenant's tamper-evident log, in its object: events in one order, a Merkle tree over them, segments sealed under signed heads.
+"""A tenant's tamper-evident log, in its object: events in one order, a Merkle tree over them, segments sealed under
+signed heads.
 
-An event is in the log, and has its position, when its row is written: rows and tree grow in one transaction, before the call is answered.
-Sealing writes the events to R2 before it stores the head and shows it to anyone, so a head never covers events that are not stored. After a
-crash in between, the next sealing writes the segment again, with more events. The index in D1 follows; the object keeps the text of
-its events until the index has them.
+An event is in the log, and has its position, when its row is written: rows and tree grow in one transaction, before the
+call is answered. Sealing writes the events to R2 before it stores the head and shows it to anyone, so a head never
+covers events that are not stored. After a crash in between, the next sealing writes the segment again, with more
+events. The index in D1 follows; the object keeps the text of its events until the index has them.
 """
 
 from __future__ import annotations
@@ -107,7 +108,8 @@ class AuditLog:
         self._log.add(entries, nodes)
 
     def _adopt(self) -> None:
-        """Appends the events that an earlier release left in its outbox. That release sent them to the log through a queue."""
+        """Appends the events that an earlier release left in its outbox. That release sent them to the log through a
+        queue."""
 
         def change() -> None:
             self._append(events)
@@ -170,7 +172,8 @@ class AuditLog:
         return self._head
 
     async def prove(self, event: str, source: str = "") -> EventProof:
-        """Proves that an event is in the log, under the newest head. Raises not-found; invalid if several sources have this id."""
+        """Proves that an event is in the log, under the newest head. Raises not-found; invalid if several sources
+        have this id."""
         head = self.current()
         places = [each for each, by in self._log.positions(event) if source in ("", by) and each < head.size]
         if not places:

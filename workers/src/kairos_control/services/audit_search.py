@@ -1,6 +1,6 @@
-"""Searches a tenant's log, newest first. Events that are not in the index yet are read from the object; older ones are found by the
-index where it can answer the query, and otherwise by reading segment after segment. What is read for one page is bounded, so a page
-may have fewer events than were asked for although there are more."""
+"""Searches a tenant's log, newest first. Events that are not in the index yet are read from the object; older ones
+are found by the index where it can answer the query, and otherwise by reading segment after segment. What is read
+for one page is bounded, so a page may have fewer events than were asked for although there are more."""
 
 from __future__ import annotations
 
@@ -104,7 +104,8 @@ class AuditSearch:
 
 
 def _wanted(query: AuditQuery, lines: Iterable[tuple[int, bytes]], count: int) -> list[tuple[int, Event]]:
-    """The first `count` of these events that match. lines: position and JSON of each; empty JSON where retention has deleted it."""
+    """The first `count` of these events that match. lines: position and JSON of each; empty JSON where retention has
+    deleted it."""
     found: list[tuple[int, Event]] = []
     marks = query.marks
     for position, line in lines:

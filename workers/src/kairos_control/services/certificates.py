@@ -1,6 +1,7 @@
 """Certificates of nodes (E6): they are issued, renewed, rotated to a new key, and refused before they expire.
 
-The list of refused certificates is bounded: an entry ends with its certificate, and a device gets few certificates a day.
+The list of refused certificates is bounded: an entry ends with its certificate, and a device gets few certificates a
+day.
 """
 
 from __future__ import annotations
@@ -75,7 +76,8 @@ class Certificates:
     async def renew(self, device: StoredDevice, request: RenewRequest) -> Renewed:
         """A new certificate for the device's key, or for a new key that takes its place.
 
-        Raises a ProblemError: bad-signature (the new key did not sign its rotation), exists (a device has or had the new key).
+        Raises a ProblemError: bad-signature (the new key did not sign its rotation), exists (a device has or had the
+        new key).
         """
         self._limits.take(CERTIFICATE, device.node)
         if request.new_public_key:
@@ -117,7 +119,8 @@ class Certificates:
         return record
 
     async def seen_by(self, node: str) -> list[CertificateRefusal]:
-        """The refused certificates that the node has to know: a gateway all, an endpoint those of gateways and its own."""
+        """The refused certificates that the node has to know: a gateway all, an endpoint those of gateways and its
+        own."""
         now = int(self._platform.clock())
         refused = await self._store.certificates.refused(now)
         seen = (each for each in refused if is_gateway(node) or each.node == node or is_gateway(each.node))

@@ -12,8 +12,8 @@ _KEPT = 10_000  # nodes
 
 
 class Clocks:
-    """The skew of one tenant's nodes, from the time stamps of their signed requests. It is kept in memory: after an eviction of the
-    object a node may be recorded once more within the hour."""
+    """The skew of one tenant's nodes, from the time stamps of their signed requests. It is kept in memory: after an
+    eviction of the object a node may be recorded once more within the hour."""
 
     def __init__(self, journal: Journal, clock: Clock) -> None:
         self._journal = journal
@@ -21,7 +21,8 @@ class Clocks:
         self._recorded_at: dict[str, float] = {}  # by node, the oldest first
 
     def seen(self, node: str, ahead_s: int) -> None:
-        """A node has sent a request. ahead_s: seconds by which its clock is ahead of ours; negative when it is behind."""
+        """A node has sent a request. ahead_s: seconds by which its clock is ahead of ours; negative when it is
+        behind."""
         now = self._clock()
         if abs(ahead_s) < CLOCK_SKEW_REPORTED_S or now < self._recorded_at.get(node, -_EVERY_S) + _EVERY_S:
             return

@@ -1,8 +1,9 @@
-"""Compares what the two ends of each flow recorded, for each tenant, when the cron runs. `kairos audit reconcile` makes the same comparison.
+"""Compares what the two ends of each flow recorded, for each tenant, when the cron runs. `kairos audit reconcile` makes
+the same comparison.
 
-It runs in the entrypoint and not in the tenant's object, which could isolate nobody for the seconds that it may take. It reads the
-segments of the log, one at a time, and only after the object has sealed all events that it took: an event that is still on its way
-is never held against a node.
+It runs in the entrypoint and not in the tenant's object, which could isolate nobody for the seconds that it may take.
+It reads the segments of the log, one at a time, and only after the object has sealed all events that it took: an event
+that is still on its way is never held against a node.
 """
 
 from __future__ import annotations
@@ -81,7 +82,8 @@ class DoubleEntry:
         return len(by_node)
 
     async def _windows(self, since: int) -> AsyncIterator[Event]:
-        """Windows of flows that began at `since` or later, out of the segments that may have them. Raises TooMuchError."""
+        """Windows of flows that began at `since` or later, out of the segments that may have them. Raises
+        TooMuchError."""
         after, count, size = -1, 0, 0
         while segments := await self._index.with_windows(since - CLOCK_SKEW_S, after, _SEGMENTS_AT_ONCE):
             for segment in segments:

@@ -1,8 +1,8 @@
 """E1-E7, the fabric's side (docs/protocol.md §4).
 
-An enrollment that is under way is a row in the SQLite of the Tenant object. A single D1 batch counts the use of the token, adds the device
-and stores its certificate, so a crash between any two steps leaves all of that or nothing. A device that asks again with the same key
-continues its enrollment.
+An enrollment that is under way is a row in the SQLite of the Tenant object. A single D1 batch counts the use of the
+token, adds the device and stores its certificate, so a crash between any two steps leaves all of that or nothing. A
+device that asks again with the same key continues its enrollment.
 """
 
 from __future__ import annotations
@@ -110,7 +110,8 @@ class Enrollments:
     async def request(self, request: EnrollRequest, signed: SignedRequest) -> Challenge:
         """Authenticates the token and the key, gets a verdict, and returns the challenge.
 
-        No answer reveals anything about the tenant before the token is proven, or about its devices before the key is. Raises a ProblemError.
+        No answer reveals anything about the tenant before the token is proven, or about its devices before the key is.
+        Raises a ProblemError.
         """
         token = await self._token(request)
         self._check_form(request)
@@ -167,7 +168,8 @@ class Enrollments:
         return challenge
 
     async def _token(self, request: EnrollRequest) -> TokenRecord:
-        """The token that the request names and whose secret it has. Raises token-unknown, wrong-tenant, token-wrong-role."""
+        """The token that the request names and whose secret it has. Raises token-unknown, wrong-tenant,
+        token-wrong-role."""
         token = await self._store.tokens.of_any_tenant(request.token_id)
         shown = transcript.fingerprint(request.token_secret)
         if token is None or not hmac.compare_digest(token.secret_hash, shown):
@@ -198,8 +200,8 @@ class Enrollments:
     async def _device(self, role: str, public_key: bytes) -> StoredDevice | None:
         """The device that has this key.
 
-        Raises revoked, isolated, wrong-role, and key-replaced for a key that a device had before: it must not get that device's
-        certificate, nor become another device.
+        Raises revoked, isolated, wrong-role, and key-replaced for a key that a device had before: it must not get that
+        device's certificate, nor become another device.
         """
         device = await self._store.devices.of_key(public_key)
         if device is None:
@@ -367,7 +369,8 @@ class Enrollments:
     async def _return(
         self, asked: StoredEnrollment, device: StoredDevice, serial: str, not_after: int
     ) -> list[Statement]:
-        """A device that enrolls again. It keeps its addresses, tags and groups; another token than before is counted as used."""
+        """A device that enrolls again. It keeps its addresses, tags and groups; another token than before is counted
+        as used."""
         back = replace(device, name=asked.name, token_id=asked.token_id, serial=serial, not_after=not_after)
         statements = [self._store.devices.certify(back)]
         if asked.token_id != device.token_id:

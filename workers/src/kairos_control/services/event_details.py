@@ -19,10 +19,11 @@ _encode = msgspec.json.Encoder(order="deterministic").encode
 
 
 def change_details(before: object, after: object) -> dict[str, Any]:
-    """The detail of an event: `before` and `after`, and `differences` for the lists that are too long to be shown in those two.
+    """The detail of an event: `before` and `after`, and `differences` for the lists that are too long to be shown in
+    those two.
 
-    A state is a struct of kairos.api, a list, or None where there is none. A difference says how many items were added and
-    removed, and shows the first of them.
+    A state is a struct of kairos.api, a list, or None where there is none. A difference says how many items were added
+    and removed, and shows the first of them.
     """
     old, new = msgspec.to_builtins(before), msgspec.to_builtins(after)
     detail: dict[str, Any] = {}

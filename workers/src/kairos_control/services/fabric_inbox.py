@@ -1,4 +1,5 @@
-"""What the fabric recorded outside this tenant's object, copied into the tenant's log: fabric-wide actions, and what the cron found."""
+"""What the fabric recorded outside this tenant's object, copied into the tenant's log: fabric-wide actions, and what
+the cron found."""
 
 from __future__ import annotations
 
@@ -19,13 +20,15 @@ class FabricInbox:
         self._begun = False
 
     async def begin(self) -> None:
-        """Copies waiting events before this object records any of its own, so that a tenant's log begins with the tenant's creation."""
+        """Copies waiting events before this object records any of its own, so that a tenant's log begins with the
+        tenant's creation."""
         if not self._begun:
             await self.copy()
             self._begun = True
 
     async def copy(self) -> bool:
-        """Copies the oldest events that the log does not have yet, none from before the tenant was created. True: none is left.
+        """Copies the oldest events that the log does not have yet, none from before the tenant was created. True: none
+        is left.
 
         After a crash between log and mark the same events are copied again; the log takes an event once.
         """

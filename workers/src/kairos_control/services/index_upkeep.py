@@ -1,4 +1,5 @@
-"""Maintains the index of a tenant's log: deletes old entries, and indexes segments in R2 that are missing or to be indexed again."""
+"""Maintains the index of a tenant's log: deletes old entries, and indexes segments in R2 that are missing or to be
+indexed again."""
 
 from __future__ import annotations
 

@@ -84,7 +84,8 @@ class Interconnects:
     # -- what limits other changes of a VNI ----------------------------------------------------------------------------
 
     async def refuse_where_joined(self, vni: StoredVni, lost: Iterable[str] | None = None) -> None:
-        """Raises in-use while the VNI is joined to another; with `lost`, only if one of these prefixes has a name there."""
+        """Raises in-use while the VNI is joined to another; with `lost`, only if one of these prefixes has a name
+        there."""
         gone = None if lost is None else NetworkSet(map(ip_network, lost))
         for prefix, other in await self._store.interconnects.seen_elsewhere(vni.vni):
             if gone is None or gone.overlapping(ip_network(prefix)) is not None:
@@ -95,8 +96,8 @@ class Interconnects:
     async def refuse_overlap(
         self, vni: StoredVni, prefixes: Iterable[Network] = (), routes: Iterable[Network] = ()
     ) -> None:
-        """Raises invalid if a prefix of this VNI overlaps a network by which it sees another VNI, or if a route lies in one. A wider
-        route, such as an exit route, is allowed, because the narrower network takes precedence."""
+        """Raises invalid if a prefix of this VNI overlaps a network by which it sees another VNI, or if a route lies
+        in one. A wider route, such as an exit route, is allowed, because the narrower network takes precedence."""
         seen = NetworkSet(map(ip_network, await self._store.interconnects.seen_in(vni.vni)))
         for network in prefixes:
             if other := seen.overlapping(network):
@@ -108,8 +109,8 @@ class Interconnects:
     # -- names -------------------------------------------------------------------------------------------------------
 
     async def _names(self, maps: Sequence[PrefixName], of: StoredVni, at: StoredVni) -> list[StoredName]:
-        """The names of VNI `of` in VNI `at`: those of the maps, and the own names of the prefixes that no map touches. Raises
-        invalid."""
+        """The names of VNI `of` in VNI `at`: those of the maps, and the own names of the prefixes that no map
+        touches. Raises invalid."""
         prefixes = [ip_network(text) for text in of.prefixes]
         mapped = [_mapped(each, NetworkSet(prefixes)) for each in maps if each.vni == of.name]
         refuse_overlaps(prefix for prefix, _ in mapped)

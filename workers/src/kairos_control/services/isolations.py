@@ -1,7 +1,8 @@
-"""Isolation cuts a device off everywhere until it is released; each enforcement point signs a receipt (docs/protocol.md §8).
+"""Isolation cuts a device off everywhere until it is released; each enforcement point signs a receipt (docs/protocol.md
+§8).
 
-The state is in the SQLite of the tenant's object and is read before a node gets anything. Receipts are kept as they arrive and shown
-with the certificate of their signer; the operator's command verifies them.
+The state is in the SQLite of the tenant's object and is read before a node gets anything. Receipts are kept as they
+arrive and shown with the certificate of their signer; the operator's command verifies them.
 """
 
 from __future__ import annotations
@@ -40,7 +41,8 @@ class Isolations:
         self._sessions = sessions
 
     async def isolate(self, node: str, reason: str, actor: str) -> IsolationRecord:
-        """Isolates a device. If it is isolated already, the same isolation is pushed to all nodes again. Raises not-found."""
+        """Isolates a device. If it is isolated already, the same isolation is pushed to all nodes again. Raises
+        not-found."""
         await self._active(node)
         isolation = await self._isolate(node, reason)
         self._journal.record("device.isolated", actor=actor, subject=node, reason=isolation.reason)
@@ -49,7 +51,8 @@ class Isolations:
     async def report(self, gateway: str, report: IsolationReport) -> None:
         """A gateway reports that the signed policy isolates an endpoint.
 
-        A gateway cannot be isolated by another one: an attacker who took over one gateway must not be able to remove the others. Raises wrong-role, not-found.
+        A gateway cannot be isolated by another one: an attacker who took over one gateway must not be able to remove
+        the others. Raises wrong-role, not-found.
         """
         device = await self._active(report.node)
         if device.role != "endpoint":

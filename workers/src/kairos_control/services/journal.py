@@ -1,4 +1,5 @@
-"""Records the fabric's own audit events. They are collected while a call is served and are durable before it is answered."""
+"""Records the fabric's own audit events. They are collected while a call is served and are durable before it is
+answered."""
 
 from __future__ import annotations
 
@@ -29,7 +30,8 @@ class EventSink(Protocol):
 
 
 class FabricEvents:
-    """Events of one scope (store/fabric_events.py), as rows of D1 that the tenants' objects copy. A change and its events are one batch."""
+    """Events of one scope (store/fabric_events.py), as rows of D1 that the tenants' objects copy. A change and its
+    events are one batch."""
 
     def __init__(self, store: FabricStores, scope: str) -> None:
         self._store, self._scope = store, scope
@@ -103,7 +105,8 @@ class Journal:
         )
 
     async def flush(self) -> None:
-        """Makes the recorded events durable. If that fails, they stay for the next call, and the exception is raised."""
+        """Makes the recorded events durable. If that fails, they stay for the next call, and the exception is
+        raised."""
         events, self._events = self._events, []
         try:
             if events:

@@ -50,18 +50,20 @@ class Lifecycle:
         return tenant
 
     async def delete(self, actor: str) -> None:
-        """Deletes the tenant's records and ends the sessions of its nodes. The audit stays, with its retention: a tenant that is made
-        again under this name goes on in the same log."""
+        """Deletes the tenant's records and ends the sessions of its nodes. The audit stays, with its retention: a
+        tenant that is made again under this name goes on in the same log."""
         await self._inbox.copy()
         nodes = await self._store.devices.nodes()
         await self._sessions.revoke_all(nodes)
         self._journal.record("tenant.deleted", actor=actor, subject=self._platform.tenant, devices=len(nodes))
-        # Before the records are deleted: a crash in between leaves a tenant that can be deleted again, and no unrecorded deletion.
+        # Before the records are deleted: a crash in between leaves a tenant that can be deleted again, and no
+        # unrecorded deletion.
         await self._journal.flush()
         await self._store.delete_tenant()
 
     async def alarm(self) -> None:
-        """The alarm that the audit log has set. Seals what waits, and sets another alarm if that failed or if there was too much for one."""
+        """The alarm that the audit log has set. Seals what waits, and sets another alarm if that failed or if there
+        was too much for one."""
         try:
             wait = 0 if await self._audit_log.seal() else 1
         except Exception as error:  # any type: whatever a binding makes of an outage
@@ -71,7 +73,8 @@ class Lifecycle:
             await self._platform.wake(self._platform.clock() + wait)
 
     async def sweep(self) -> bool:
-        """Housekeeping: copies and seals waiting events, and deletes what has ended. A step that fails does not stop the others.
+        """Housekeeping: copies and seals waiting events, and deletes what has ended. A step that fails does not stop
+        the others.
 
         True: all events that were taken before this call are in R2 and in the index. Raises internal if a step failed.
         """

@@ -14,7 +14,8 @@ class Metrics:
         self._platform, self._store = platform, store
 
     async def text(self, only: str = "") -> str:
-        """In the text format of Prometheus. only: the one tenant that the caller may see; empty: all, and the fabric itself."""
+        """In the text format of Prometheus. only: the one tenant that the caller may see; empty: all, and the fabric
+        itself."""
         lines: list[str] = []
         for gauge in GAUGES:
             lines += _heading(gauge.name, gauge.text)

@@ -41,8 +41,8 @@ class Networks:
         return assembled(pages)
 
     async def update(self, device: StoredDevice, since: int, mark: str) -> NetworkUpdate:
-        """What changed for this node since a revision with this mark; the first page of the whole network where the history does
-        not have that, or where the node came into a VNI."""
+        """What changed for this node since a revision with this mark; the first page of the whole network where the
+        history does not have that, or where the node came into a VNI."""
         newest, newest_mark = await self._store.network_changes.newest()
         change = await self._store.network_changes.between(since, mark, newest)
         if change is None or change.size > _UPDATE_KEYS:
@@ -55,8 +55,8 @@ class Networks:
         return update
 
     async def page(self, device: StoredDevice, after: str) -> NetworkUpdate:
-        """A page of the whole network: first the VNIs, then the nodes with their leases. after: `next` of the page before; empty
-        for the first. Raises invalid."""
+        """A page of the whole network: first the VNIs, then the nodes with their leases. after: `next` of the page
+        before; empty for the first. Raises invalid."""
         page = NetworkUpdate(*await self._store.network_changes.newest())
         if not after:
             roles: tuple[Role, ...] = ("gateway", "endpoint") if device.role == "gateway" else ("gateway",)

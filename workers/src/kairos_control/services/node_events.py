@@ -54,8 +54,8 @@ class NodeEvents:
         )
 
     def check_welcome(self, node: str) -> None:
-        """Checks once more before a socket is accepted, because the node may have been revoked since it was authenticated. An
-        isolated node may keep its socket, on which it hears of its release. Raises revoked."""
+        """Checks once more before a socket is accepted, because the node may have been revoked since it was
+        authenticated. An isolated node may keep its socket, on which it hears of its release. Raises revoked."""
         if self._sessions.is_revoked(node):
             raise problem("revoked", "ask your operator")
 

@@ -92,7 +92,8 @@ class Policies:
         return data
 
     async def _remember(self, key: str, data: bytes) -> None:
-        """KV takes one write a second for a key, so most of these fail while a rollout fills the cache. The caller has the bundle anyway."""
+        """KV takes one write a second for a key, so most of these fail while a rollout fills the cache. The caller
+        has the bundle anyway."""
         try:
             await self._platform.cache.put(key, data, _CACHED_S)
         except Exception as error:  # any type: it depends on the bridge to JavaScript

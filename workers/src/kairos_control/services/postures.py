@@ -1,4 +1,5 @@
-"""Posture reports: the newest of each device is kept and pushed to the gateways, whose policy reads it (docs/protocol.md §8)."""
+"""Posture reports: the newest of each device is kept and pushed to the gateways, whose policy reads it
+(docs/protocol.md §8)."""
 
 from __future__ import annotations
 

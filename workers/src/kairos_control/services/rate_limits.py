@@ -1,8 +1,8 @@
 """How often one source, device or join token may call: a budget that refills with time.
 
-Budgets are in the memory of the object or isolate. An eviction empties them, but an object under load is not evicted. A call counts
-for a device or a token only after the caller has proven to hold it, so nobody can spend another's budget. Each budget has a table
-of its own, so that a flood of addresses pushes no device out of its table.
+Budgets are in the memory of the object or isolate. An eviction empties them, but an object under load is not evicted. A
+call counts for a device or a token only after the caller has proven to hold it, so nobody can spend another's budget.
+Each budget has a table of its own, so that a flood of addresses pushes no device out of its table.
 """
 
 from __future__ import annotations
@@ -44,7 +44,8 @@ class Limits:
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        # By budget and caller: calls that have not refilled yet, and when that was; the caller that was quiet longest first.
+        # By budget and caller: calls that have not refilled yet, and when that was; the caller that was quiet longest
+        # first.
         self._spent: dict[str, dict[str, tuple[float, float]]] = {}
 
     def take(self, budget: Budget, who: str, cost: int = 1) -> None:
@@ -61,7 +62,8 @@ class Limits:
             raise problem("too-many-requests", f"{budget.name}: too many now; again in {wait} s", wait)
 
     def take_source(self, address: str) -> None:
-        """Counts one call for the subscriber that has the address. An empty address, as on the local fabric, is not counted.
+        """Counts one call for the subscriber that has the address. An empty address, as on the local fabric, is not
+        counted.
 
         Raises too-many-requests.
         """

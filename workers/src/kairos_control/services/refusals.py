@@ -1,10 +1,10 @@
-"""Records refused calls in the audit. An unauthenticated caller can be refused any number of times, so the number and size of the records are
-bounded, and the rest is counted.
+"""Records refused calls in the audit. An unauthenticated caller can be refused any number of times, so the number and
+size of the records are bounded, and the rest is counted.
 
-A refusal is recorded at once while its source and the tenant have a budget for it, because each may cost a signed head of 12 kB. The next
-ones are recorded together after ten minutes, and all others are only counted. Each source has a budget of its own, so that one
-source cannot hide the refusals of another. Waiting refusals are in the object's memory: an eviction loses ten minutes of them at
-most, and an object under load is not evicted.
+A refusal is recorded at once while its source and the tenant have a budget for it, because each may cost a signed head
+of 12 kB. The next ones are recorded together after ten minutes, and all others are only counted. Each source has a
+budget of its own, so that one source cannot hide the refusals of another. Waiting refusals are in the object's memory:
+an eviction loses ten minutes of them at most, and an object under load is not evicted.
 """
 
 from __future__ import annotations
@@ -53,7 +53,8 @@ class Refusals:
         """How many calls were refused since this object was loaded."""
 
     def record(self, kind: str, *, actor: str, subject: str, reason: str, source: str) -> None:
-        """source: whose budget it takes: an authenticated caller by name, any other by subscriber_prefix() of its address."""
+        """source: whose budget it takes: an authenticated caller by name, any other by subscriber_prefix() of its
+        address."""
         now = self._clock()
         self.total += 1
         self.record_waiting()

@@ -1,5 +1,6 @@
-"""Retention: old events lose their text and keep their position. The text of segments that were sealed longer ago than the setting says is
-deleted from R2 and from the index. Leaf hashes and heads stay, so every head, and every proof of an event that remains, still verifies."""
+"""Retention: old events lose their text and keep their position. The text of segments that were sealed longer ago
+than the setting says is deleted from R2 and from the index. Leaf hashes and heads stay, so every head, and every
+proof of an event that remains, still verifies."""
 
 from __future__ import annotations
 

@@ -45,7 +45,8 @@ class Sessions:
         self._limits = limits
         self._journal = journal
         self._pushes = pushes
-        # Nodes that were revoked since this object was loaded. Opening a session awaits, so a revocation may come in between.
+        # Nodes that were revoked since this object was loaded. Opening a session awaits, so a revocation may come in
+        # between.
         self._revoked = set[str]()
 
     async def open(self, device: StoredDevice, request: SessionRequest) -> SessionGrant:
@@ -102,14 +103,15 @@ class Sessions:
         await self.cut_at_relay(node, int(self._platform.clock()) + SESSION_LIFE_S)
 
     def is_revoked(self, node: str) -> bool:
-        """Whether the node was revoked since this object was loaded. A caller may have been authenticated before that."""
+        """Whether the node was revoked since this object was loaded. A caller may have been authenticated before
+        that."""
         return node in self._revoked
 
     async def revoke_all(self, nodes: Collection[str]) -> None:
         """Ends every session of these nodes, which are all nodes of a tenant that is deleted.
 
-        The relay is called once for each gateway and not for each node, because all channels of a gateway end with its socket. The
-        close of its events socket informs a node.
+        The relay is called once for each gateway and not for each node, because all channels of a gateway end with its
+        socket. The close of its events socket informs a node.
         """
         self._revoked.update(nodes)
         self._store.sessions.clear()
@@ -123,7 +125,8 @@ class Sessions:
                 )
 
     async def cut_at_relay(self, node: str, until: int) -> bool:
-        """Closes the node's sockets at the relay, which refuses new ones until `until` (Unix seconds). False: the relay did not answer."""
+        """Closes the node's sockets at the relay, which refuses new ones until `until` (Unix seconds). False: the
+        relay did not answer."""
         gateways = [each.node for each in await self._store.devices.gateways()]
         reached = await self._platform.relay.cut(Cut(until, [*gateways, node] if is_gateway(node) else gateways, node))
         if not reached:
@@ -151,7 +154,8 @@ class Sessions:
                     self._pushes.to_gateways(_notice(session, posture))
 
     async def _gateways(self, wanted: str) -> list[str]:
-        """The tenant's gateways, those that are connected first, then by priority; only `wanted` where one is asked for."""
+        """The tenant's gateways, those that are connected first, then by priority; only `wanted` where one is asked
+        for."""
         nodes = [each.node for each in await self._store.gateways.ranked()]
         online = set(self._platform.sockets.gateways())
         nodes.sort(key=lambda node: node not in online)

@@ -1,4 +1,5 @@
-"""Networks behind endpoints. A subnet router advertises them and the operator approves them; a route is in force with both."""
+"""Networks behind endpoints. A subnet router advertises them and the operator approves them; a route is in force
+with both."""
 
 from __future__ import annotations
 
@@ -34,8 +35,8 @@ class SubnetRoutes:
         self._interconnects = interconnects
 
     async def advertise(self, wanted: Advertisement, device: StoredDevice) -> None:
-        """All that this endpoint offers from now on. No traffic goes there before the operator has approved it. Raises invalid,
-        not-found."""
+        """All that this endpoint offers from now on. No traffic goes there before the operator has approved it.
+        Raises invalid, not-found."""
         if device.role != "endpoint":
             raise problem("invalid", "only an endpoint advertises; a gateway's networks are routes of the VNI")
         node = device.node
@@ -64,8 +65,8 @@ class SubnetRoutes:
         return await self._store.subnet_routes.page(after, count)
 
     async def decide(self, name: str, wanted: RouteApproval, actor: str) -> RouteRecord:
-        """Approves one prefix behind one endpoint or withdraws that; it may come before the endpoint advertises it. Raises
-        invalid, not-found, exists."""
+        """Approves one prefix behind one endpoint or withdraws that; it may come before the endpoint advertises it.
+        Raises invalid, not-found, exists."""
         vni, routes = await self._store.vnis.require(name), self._store.subnet_routes
         prefix = str(route_prefix(wanted.prefix))
         before = await routes.one(vni.vni, prefix, wanted.node)
@@ -101,7 +102,8 @@ class SubnetRoutes:
         return {(own[name], str(route_prefix(text))) for name, prefixes in wanted.routes.items() for text in prefixes}
 
     async def _check(self, vni: StoredVni, prefix: str, node: str) -> None:
-        """Raises invalid, not-found or exists if the route would divert traffic that another route or prefix carries."""
+        """Raises invalid, not-found or exists if the route would divert traffic that another route or prefix
+        carries."""
         network = ip_network(prefix)
         device = await self._store.devices.one(node)
         if device is None or not device.active or device.role != "endpoint":

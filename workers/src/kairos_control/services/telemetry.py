@@ -1,5 +1,6 @@
-"""Telemetry of nodes. The newest sample of each node is in the SQLite of the tenant's object; all samples go through a queue into D1, where
-minutes are kept for a day and hours for a month. Nothing depends on them, so a lost sample is not sent again."""
+"""Telemetry of nodes. The newest sample of each node is in the SQLite of the tenant's object; all samples go through
+a queue into D1, where minutes are kept for a day and hours for a month. Nothing depends on them, so a lost sample is
+not sent again."""
 
 from __future__ import annotations
 

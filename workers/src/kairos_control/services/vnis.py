@@ -69,7 +69,8 @@ class Vnis:
         self._interconnects = interconnects
 
     async def create(self, wanted: VniCreate, actor: str) -> VniRecord:
-        """With all gateways, and the devices that its selectors name, as members. Raises invalid, exists, addresses-exhausted."""
+        """With all gateways, and the devices that its selectors name, as members. Raises invalid, exists,
+        addresses-exhausted."""
         wanted = (await self._checked(wanted)).wanted
         gateways = [device.node for device in await self._store.devices.gateways()]
         nodes = list(dict.fromkeys([*gateways, *await self._store.vnis.selected(wanted.selectors)]))
@@ -95,8 +96,9 @@ class Vnis:
         raise problem("exists", f"a VNI named {wanted.name} or numbered {vni.vni} exists")
 
     async def change(self, name: str, wanted: VniCreate, actor: str) -> VniRecord:
-        """Replaces everything but name and number. Members stay, and the devices that a selector names become members. A prefix
-        can be removed when no endpoint has an address in it. Raises not-found, invalid, in-use, addresses-exhausted."""
+        """Replaces everything but name and number. Members stay, and the devices that a selector names become
+        members. A prefix can be removed when no endpoint has an address in it. Raises not-found, invalid, in-use,
+        addresses-exhausted."""
         checked = await self._checked(wanted)
         wanted, held = checked.wanted, await self._store.vnis.require(name)
         if wanted.name != held.name or wanted.vni not in (0, held.vni):
@@ -140,7 +142,8 @@ class Vnis:
         return await self._store.vnis.record(await self._store.vnis.require(name))
 
     async def delete(self, name: str, actor: str) -> None:
-        """With its leases, its routes and all that was given in it. Raises not-found, and in-use while it is joined to another."""
+        """With its leases, its routes and all that was given in it. Raises not-found, and in-use while it is joined
+        to another."""
         vni = await self._store.vnis.require(name)
         await self._interconnects.refuse_where_joined(vni)
         before = await self._store.vnis.record(vni)
@@ -182,7 +185,8 @@ class Vnis:
         return checked
 
     def _random_number(self) -> int:
-        """Numbers are random and not counted up, so that a tenant that moves to another database finds its numbers free there."""
+        """Numbers are random and not counted up, so that a tenant that moves to another database finds its numbers
+        free there."""
         return 1 + int.from_bytes(self._platform.entropy(_NUMBER_BYTES)) % VNI_MAX
 
 

@@ -1,7 +1,8 @@
-"""The index of a tenant's audit log, in D1: its segments, and a row for each event with the fields that a search can ask for.
+"""The index of a tenant's audit log, in D1: its segments, and a row for each event with the fields that a search can
+ask for.
 
-The text of an event is only in its segment in R2. Windows of flows (`ledger.window`), which are most of a log, have no rows; they are
-found by their segment.
+The text of an event is only in its segment in R2. Windows of flows (`ledger.window`), which are most of a log, have no
+rows; they are found by their segment.
 """
 
 from __future__ import annotations
@@ -71,7 +72,8 @@ class AuditQuery:
 
     @property
     def marks(self) -> tuple[bytes, ...]:
-        """Octets that the JSON of every matching event contains. To look for them is cheaper than to decode an event."""
+        """Octets that the JSON of every matching event contains. To look for them is cheaper than to decode an
+        event."""
         kind = msgspec.json.encode(self.kind)[:-1]  # without the closing quote: it is a prefix
         return (b'"kind":' + kind, self.text.encode())
 
@@ -123,7 +125,8 @@ class AuditIndexStore:
         self._database, self._tenant = database, tenant
 
     async def add(self, file: SealedFile, events: Sequence[tuple[Event, int]]) -> None:
-        """Indexes a segment; a second time changes nothing. events: all of the segment in order, each with the bytes of its line."""
+        """Indexes a segment; a second time changes nothing. events: all of the segment in order, each with the bytes
+        of its line."""
         times = [event.at for event, _ in events]
         windows = sum(event.kind == LEDGER_WINDOW for event, _ in events)
         segment = (self._tenant, file.first, file.size, file.sha256, file.at, min(times), max(times), windows)
@@ -139,7 +142,8 @@ class AuditIndexStore:
             start += length + 1
 
     async def find(self, query: AuditQuery, low: int, before: int, count: int) -> list[IndexedEvent]:
-        """The newest first, from position `low` on and below `before`. Some may not match, so the caller compares the events."""
+        """The newest first, from position `low` on and below `before`. Some may not match, so the caller compares
+        the events."""
         conditions = [
             ("tenant = ? AND position >= ? AND position < ?", (self._tenant, low, before)),
             *_conditions(query),
@@ -171,7 +175,8 @@ class AuditIndexStore:
         return await self._segments("size > ? AND first < ? ORDER BY first DESC LIMIT ?", low, before, count)
 
     async def unindexed(self, low: int, since: int, count: int) -> list[Segment]:
-        """The newest segments from `low` on, sealed from `since` on, whose events the index lacks: they are just below its floor."""
+        """The newest segments from `low` on, sealed from `since` on, whose events the index lacks: they are just
+        below its floor."""
         floor = await self.floor()
         found = await self._segments(
             "first >= ? AND first < ? ORDER BY first DESC LIMIT ?", low, _NO_FLOOR if floor is None else floor, count

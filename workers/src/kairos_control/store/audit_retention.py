@@ -31,7 +31,8 @@ class AuditRetentionStore:
         )
 
     def retired(self, size: int, before: int) -> Statement:
-        """The statement that records that the events below `size`, sealed before this Unix time, have lost their text."""
+        """The statement that records that the events below `size`, sealed before this Unix time, have lost their
+        text."""
         return (
             "UPDATE audit_retention SET retired = ?, before = ? WHERE tenant = ?",
             (size, before, self._tenant),

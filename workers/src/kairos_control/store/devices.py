@@ -86,7 +86,8 @@ class DeviceStore:
         return None if row is None else _device(row)
 
     async def of_key(self, public_key: bytes) -> StoredDevice | None:
-        """The device that has this key or, if none has it now, the device that enrolled with it and has rotated its key since."""
+        """The device that has this key or, if none has it now, the device that enrolled with it and has rotated its
+        key since."""
         row = await self._database.first(
             _OF_KEY,
             self._tenant,

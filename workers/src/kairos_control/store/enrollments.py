@@ -95,7 +95,8 @@ class EnrollmentStore:
         return [_enrollment(row) for row in rows]
 
     def others_with(self, token_id: str, node: str, now: int) -> int:
-        """How many other nodes may still join by this token: held ones, and those that can still answer their challenge."""
+        """How many other nodes may still join by this token: held ones, and those that can still answer their
+        challenge."""
         [row] = self._local.rows(_OTHERS, token_id, node, now)
         others: int = row["others"]
         return others

@@ -1,5 +1,5 @@
-"""Audit events that the fabric records outside the tenants' objects, as rows of D1. Each tenant's object copies those that concern it into
-its own log."""
+"""Audit events that the fabric records outside the tenants' objects, as rows of D1. Each tenant's object copies
+those that concern it into its own log."""
 
 from __future__ import annotations
 
@@ -38,7 +38,8 @@ class FabricEventStore:
 
     @staticmethod
     def adding(scope: str, event: Event) -> Statement:
-        """The statement that adds an event. For one that has been added, by scope, source and id, it increments the count."""
+        """The statement that adds an event. For one that has been added, by scope, source and id, it increments the
+        count."""
         return (
             "INSERT INTO fabric_events (scope, source, id, at, event) VALUES (?, ?, ?, ?, ?)"
             " ON CONFLICT (scope, source, id) DO UPDATE SET count = count + 1",

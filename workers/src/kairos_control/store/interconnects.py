@@ -1,4 +1,5 @@
-"""Interconnects. A row is one direction: in VNI `vni`, the network `seen` stands for the network `prefix` of VNI `other`."""
+"""Interconnects. A row is one direction: in VNI `vni`, the network `seen` stands for the network `prefix` of VNI
+`other`."""
 
 from __future__ import annotations
 

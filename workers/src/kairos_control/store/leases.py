@@ -1,4 +1,5 @@
-"""Leases, which are the addresses that nodes have in VNIs now, and a record of all addresses that were ever given to a node."""
+"""Leases, which are the addresses that nodes have in VNIs now, and a record of all addresses that were ever given to
+a node."""
 
 from __future__ import annotations
 

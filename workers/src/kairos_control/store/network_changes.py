@@ -1,4 +1,5 @@
-"""The keys that the newest revisions of a tenant's network changed. The present values are in the tables of VNIs, leases and devices."""
+"""The keys that the newest revisions of a tenant's network changed. The present values are in the tables of VNIs,
+leases and devices."""
 
 from __future__ import annotations
 
@@ -86,7 +87,8 @@ class NetworkChangeStore:
         self._database, self._tenant = database, tenant
 
     async def newest(self) -> tuple[int, str]:
-        """The revision and its mark, which is empty where the history does not have it. (0, "") for a tenant that does not exist."""
+        """The revision and its mark, which is empty where the history does not have it. (0, "") for a tenant that
+        does not exist."""
         row = await self._database.first(
             "SELECT t.revision, coalesce(c.mark, '') AS mark FROM tenants t LEFT JOIN network_changes c"
             " ON c.tenant = t.tenant AND c.revision = t.revision WHERE t.tenant = ?",
@@ -95,8 +97,8 @@ class NetworkChangeStore:
         return (row["revision"], row["mark"]) if row else (0, "")
 
     async def between(self, revision: int, mark: str, newest: int) -> NetworkChange | None:
-        """What changed after `revision` up to `newest`; None where the history does not have all of it or `revision` had
-        another mark."""
+        """What changed after `revision` up to `newest`; None where the history does not have all of it or `revision`
+        had another mark."""
         rows = await self._database.rows(
             "SELECT revision, mark, changed FROM network_changes WHERE tenant = ? AND revision BETWEEN ? AND ?"
             " ORDER BY revision LIMIT ?",

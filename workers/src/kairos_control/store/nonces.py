@@ -16,8 +16,8 @@ class NonceStore:
     def take(self, signer: str, nonce: str, signed_at: int, now: int) -> bool:
         """Records a request by its signer, nonce and time stamp (Unix seconds); False: it was recorded before.
 
-        The row's end is computed from the time stamp, which the signature covers, so a repeated request has the same key. Requests
-        from before schema 2 are in `nonces`.
+        The row's end is computed from the time stamp, which the signature covers, so a repeated request has the same
+        key. Requests from before schema 2 are in `nonces`.
         """
         key = f"{signer}:{nonce}"
         self._local.write("DELETE FROM requests_seen WHERE ends_at < ?", now)
