@@ -73,7 +73,7 @@ def test_it_is_shown_listed_and_deleted_in_either_order(plane: ControlPlane, gat
     page = plane.admin("GET", f"{JOINS}?limit=1&after={page['next']}")
     assert ([(each["a"], each["b"]) for each in page["items"]], page["next"]) == ([("lab", "yard")], "")
     plane.admin("DELETE", f"{JOINS}/office/lab")
-    assert sorted(crossings(plane, gateway)) == ["lab", "yard"]
+    assert set(crossings(plane, gateway)) == {"lab", "yard"}
     with refused("not-found"):
         plane.admin("GET", f"{JOINS}/lab/office")
 

@@ -13,8 +13,7 @@ from kairos.api.admin import Page, Tenant
 from kairos.api.operations import FabricEventRecord
 from kairos_control.http.call import Call
 from kairos_control.ports import ConstraintError
-from kairos_control.services.refusals import BURST, SOURCE_BURST, TOGETHER, WINDOW_S
-from kairos_control.services.source_prefixes import subscriber_prefix
+from kairos_control.services.refusals import BURST, SOURCE_BURST, TOGETHER, WINDOW_S, prefix_of
 from kairos_control.store.tenants import TenantStore
 
 RESPONSE = "/v1/tenants/acme/enrollments/x/response"
@@ -41,7 +40,7 @@ def recorded(plane: ControlPlane, kind: str = "enrollment.refused") -> list[str]
     ],
 )
 def test_a_source_is_what_one_caller_can_have(address: str, prefix: str) -> None:
-    assert subscriber_prefix(address) == prefix
+    assert prefix_of(address) == prefix
 
 
 def test_one_that_is_refused_all_the_time_hides_no_other(plane: ControlPlane) -> None:

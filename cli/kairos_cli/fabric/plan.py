@@ -28,8 +28,8 @@ _WARM = (
 
 
 def write_plan(root: Path, operator: Operator, worker: Worker, state: Path, host: str, port: int) -> Path:
-    """Writes the plan of one Worker; it holds secrets, so it is as private as the operator directory. port: the
-    control plane's. Raises LimitError when Cloudflare would not take the variables."""
+    """Writes the plan of one Worker; it holds secrets, so it is as private as the operator directory. port: the control plane's.
+    Raises LimitError when Cloudflare would not take the variables."""
     given = settings.variables(operator, worker) | settings.secrets(operator, worker)
     for breach in cloudflare_limits.breaches_of_variables(worker, given):
         raise cloudflare_limits.LimitError(breach)

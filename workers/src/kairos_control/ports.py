@@ -57,9 +57,7 @@ class Cache(Protocol):
 
     async def get(self, key: str) -> bytes | None: ...
 
-    async def put(self, key: str, value: bytes, life_s: int) -> None:
-        """Raises an exception of any type where KV refuses the write: it takes one a second for a key."""
-        ...
+    async def put(self, key: str, value: bytes, life_s: int) -> None: ...
 
 
 class Blobs(Protocol):

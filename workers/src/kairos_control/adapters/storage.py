@@ -11,7 +11,7 @@ from pyodide.ffi import JsException, to_js
 
 from ..ports import ConstraintError, Row, Statement
 
-_TTL_MIN_S = 60  # the shortest life that KV takes
+_TTL_MIN_S = 60  # what KV takes
 # What a queue takes: messages of 128 KB, in one call 100 of them and 256 KB, each with about 100 bytes of its own
 # (https://developers.cloudflare.com/queues/platform/limits/).
 _MESSAGE_BYTES, _BATCH_MESSAGES, _BATCH_BYTES = 127_000, 100, 240_000
@@ -19,8 +19,6 @@ _MESSAGE_OVERHEAD = 100
 
 
 class D1Database:
-    """The port Database over a D1 binding."""
-
     def __init__(self, database: Any) -> None:
         self._database = database
 
@@ -71,8 +69,6 @@ class ObjectDatabase:
 
 
 class KvCache:
-    """The port Cache over a KV namespace."""
-
     def __init__(self, namespace: Any) -> None:
         self._namespace = namespace
 
@@ -81,12 +77,14 @@ class KvCache:
         return None if value is None else octets(value)
 
     async def put(self, key: str, value: bytes, life_s: int) -> None:
-        await self._namespace.put(key, value, expirationTtl=max(life_s, _TTL_MIN_S))
+        """As well as it can: KV refuses the second write of a key within a second, and what it does not hold is fetched again."""
+        try:
+            await self._namespace.put(key, value, expirationTtl=max(life_s, _TTL_MIN_S))
+        except Exception as error:  # whatever the bridge makes of a refusal
+            print(f"cache put {key}: {error}")
 
 
 class R2Blobs:
-    """The port Blobs over an R2 bucket."""
-
     def __init__(self, bucket: Any) -> None:
         self._bucket = bucket
 
@@ -107,7 +105,7 @@ class R2Blobs:
 
 
 class Queue:
-    """MessageQueue over a queue's binding. Messages are sent as text, so that their size on the wire is known."""
+    """MessageQueue over a queue's binding. Messages are sent as text, so their bytes are counted as they go on the wire."""
 
     def __init__(self, queue: Any) -> None:
         self._queue = queue
@@ -138,5 +136,5 @@ class Queue:
 
 
 def octets(value: Any) -> bytes:
-    """The bytes of an ArrayBuffer, which the bridge hands over in one of two forms."""
+    """bytes of whatever the bridge made of an ArrayBuffer."""
     return bytes(value.to_bytes() if hasattr(value, "to_bytes") else value)

@@ -6,7 +6,7 @@ from kairos.api.problem import ProblemError
 from kairos.identity.signed_request import DEVICE_HEADER
 
 from ..fabric import FabricServices
-from ..services.source_prefixes import subscriber_prefix
+from ..services.refusals import prefix_of
 from ..tenant import TenantServices
 from .call import Call
 
@@ -14,8 +14,7 @@ _UNPROVEN = (401, 403)
 
 
 def record(tenant: TenantServices, call: Call, error: ProblemError) -> None:
-    """Records a refused enrollment or an unproven caller. Other refusals, such as an operator's mistakes, are not
-    recorded."""
+    """Hands it to the tenant's refusals, unless it is merely a mistake of an operator."""
     enrolling = "/enrollments" in call.path
     if not enrolling and error.problem.status not in _UNPROVEN:
         return
@@ -24,12 +23,12 @@ def record(tenant: TenantServices, call: Call, error: ProblemError) -> None:
         actor=call.actor or call.headers.get(DEVICE_HEADER.lower(), call.source),
         subject=f"{call.method} {call.path}",
         reason=error.code,
-        source=call.actor or subscriber_prefix(call.source),
+        source=call.actor or prefix_of(call.source),
     )
 
 
 async def record_at_fabric(fabric: FabricServices, call: Call, error: ProblemError) -> None:
-    """The same for a call that belongs to no tenant."""
+    """Of a call that belongs to no tenant."""
     if error.problem.status in _UNPROVEN:
         own = call.administrator.tenant if call.administrator else ""
         await fabric.refusals.record(call.method, call.path, error.code, call.actor, own)

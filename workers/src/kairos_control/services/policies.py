@@ -92,11 +92,10 @@ class Policies:
         return data
 
     async def _remember(self, key: str, data: bytes) -> None:
-        """KV takes one write a second for a key, so most of these fail while a rollout fills the cache. The caller
-        has the bundle anyway."""
+        """KV takes one write a second for a key, so while a rollout fills the cache most of these fail; the bundle is in hand all the same."""
         try:
             await self._platform.cache.put(key, data, _CACHED_S)
-        except Exception as error:  # any type: it depends on the bridge to JavaScript
+        except Exception as error:  # any type: the bridge decides what a refused write becomes
             print(f"policy: the cache did not take {key}: {error}")
 
 

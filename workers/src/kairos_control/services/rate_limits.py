@@ -1,21 +1,20 @@
 """How often one source, device or join token may call: a budget that refills with time.
 
-Budgets are in the memory of the object or isolate. An eviction empties them, but an object under load is not evicted. A
-call counts for a device or a token only after the caller has proven to hold it, so nobody can spend another's budget.
-Each budget has a table of its own, so that a flood of addresses pushes no device out of its table.
+Kept in the memory of the object or isolate, which an eviction empties: an object that was evicted was not under load. Only what was
+proven is counted for a device or a token, so nobody can spend another's budget. Each budget has a table of its own, so that a flood of
+addresses pushes no device out of its table.
 """
 
 from __future__ import annotations
 
+import ipaddress
 import math
 from dataclasses import dataclass
 
 from ..ports import Clock
 from ..problems import problem
-from .source_prefixes import site_prefix, subscriber_prefix
 
 _KEPT = 10_000  # entries of one table, about 2 MB
-_SOURCE_MAX = 64  # characters; every address is shorter
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,16 +39,13 @@ TOKEN = Budget("this join token", 300, 5)
 
 
 class Limits:
-    """What callers have spent of their budgets."""
-
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        # By budget and caller: calls that have not refilled yet, and when that was; the caller that was quiet longest
-        # first.
+        # By budget and caller: calls that have not refilled yet, and when that was; the caller that was quiet longest first.
         self._spent: dict[str, dict[str, tuple[float, float]]] = {}
 
     def take(self, budget: Budget, who: str, cost: int = 1) -> None:
-        """Counts one call of `who`, or `cost` of what the budget counts. Raises too-many-requests."""
+        """Counts one call of `who`, or so many of what the budget counts. Raises too-many-requests."""
         table, now = self._spent.setdefault(budget.name, {}), self._clock()
         spent, at = table.pop(who, (0.0, now))
         spent = max(0.0, spent - max(0.0, now - at) * budget.per_second)
@@ -62,13 +58,27 @@ class Limits:
             raise problem("too-many-requests", f"{budget.name}: too many now; again in {wait} s", wait)
 
     def take_source(self, address: str) -> None:
-        """Counts one call for the subscriber that has the address. An empty address, as on the local fabric, is not
-        counted.
-
-        Raises too-many-requests.
-        """
+        """Counts one call from an address: an IPv4 address, or the /64 of an IPv6 address and the /48 around it, for that is what one
+        subscriber has. An empty address, as on the local fabric, is not counted. Raises too-many-requests."""
         if not address:
             return
-        self.take(SOURCE, subscriber_prefix(address)[:_SOURCE_MAX])
-        if site := site_prefix(address):
+        subnet, site = _prefixes(address)
+        self.take(SOURCE, subnet)
+        if site:
             self.take(SITE, site)
+
+
+def _prefixes(address: str) -> tuple[str, str]:
+    """(the prefix of one subscriber, the wider one that it may have; empty for IPv4)"""
+    try:
+        parsed = ipaddress.ip_address(address)
+    except ValueError:
+        return address[:64], ""  # whatever it is, it is bounded
+    mapped = parsed.ipv4_mapped if isinstance(parsed, ipaddress.IPv6Address) else None
+    if isinstance(parsed, ipaddress.IPv4Address) or mapped is not None:
+        return str(mapped or parsed), ""
+    return str(_network(parsed, 64)), str(_network(parsed, 48))
+
+
+def _network(address: ipaddress.IPv6Address, length: int) -> ipaddress.IPv6Network:
+    return ipaddress.IPv6Network((int(address) >> (128 - length) << (128 - length), length))

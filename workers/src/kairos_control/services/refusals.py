@@ -1,14 +1,15 @@
-"""Records refused calls in the audit. An unauthenticated caller can be refused any number of times, so the number and
-size of the records are bounded, and the rest is counted.
+"""Refused calls, for the audit. Anyone may be refused as often as they like, so what is recorded of it is bounded, in size and in number,
+and the rest is counted.
 
-A refusal is recorded at once while its source and the tenant have a budget for it, because each may cost a signed head
-of 12 kB. The next ones are recorded together after ten minutes, and all others are only counted. Each source has a
-budget of its own, so that one source cannot hide the refusals of another. Waiting refusals are in the object's memory:
-an eviction loses ten minutes of them at most, and an object under load is not evicted.
+A refusal is recorded at once while its source and the tenant have a budget for that; each of those may cost a signed head, and a head has
+12 kB. The next ones are recorded together after ten minutes, and of all others there is a number. Each source has shares of its own, so
+that one that is refused all the time hides no other. What waits is in the object's memory: an eviction costs ten minutes of it, and an
+object that was evicted was not under load.
 """
 
 from __future__ import annotations
 
+import ipaddress
 from collections import Counter
 from dataclasses import dataclass
 
@@ -38,8 +39,6 @@ class _Refusal:
 
 
 class Refusals:
-    """Records the refused calls of one tenant."""
-
     def __init__(self, journal: Journal, clock: Clock) -> None:
         self._journal, self._clock = journal, clock
         self._all = _Share(BURST, PER_HOUR)
@@ -50,11 +49,10 @@ class Refusals:
         self._reasons: Counter[str] = Counter()
         self._sources: Counter[str] = Counter()
         self.total = 0
-        """How many calls were refused since this object was loaded."""
+        """How many calls were refused since this object is in memory."""
 
     def record(self, kind: str, *, actor: str, subject: str, reason: str, source: str) -> None:
-        """source: whose budget it takes: an authenticated caller by name, any other by subscriber_prefix() of its
-        address."""
+        """source: whose shares it takes: an authenticated caller by name, everyone else by prefix_of() its address."""
         now = self._clock()
         self.total += 1
         self.record_waiting()
@@ -73,7 +71,7 @@ class Refusals:
             self._sources[source] += 1
 
     def record_waiting(self) -> None:
-        """After a window, records the waiting refusals one by one, and the number of the others."""
+        """Records what waits since a window, one by one, and the number of those that were not even kept waiting."""
         if self._clock() < self._window + WINDOW_S or not (self._waiting or self._reasons):
             return
         for refusal in self._waiting:
@@ -120,3 +118,15 @@ class _Share:
             return False
         self._left -= 1
         return True
+
+
+def prefix_of(address: str) -> str:
+    """What one caller can have of the Internet: a whole IPv4 address, the /64 of an IPv6 address. Other text as it is."""
+    try:
+        parsed = ipaddress.ip_address(address)
+    except ValueError:
+        return address
+    if isinstance(parsed, ipaddress.IPv4Address):
+        return address
+    mapped = parsed.ipv4_mapped
+    return str(mapped) if mapped else str(ipaddress.ip_network((parsed, 64), strict=False))

@@ -185,8 +185,8 @@ class Vnis:
         return checked
 
     def _random_number(self) -> int:
-        """Numbers are random and not counted up, so that a tenant that moves to another database finds its numbers
-        free there."""
+        """Numbers are drawn and not counted, so that tenants of different databases have different ones, and a tenant that is
+        moved to another database finds its own free there."""
         return 1 + int.from_bytes(self._platform.entropy(_NUMBER_BYTES)) % VNI_MAX
 
 
