@@ -44,9 +44,8 @@ def deploy(root: Path, operator: Operator, steps: Steps) -> None:
         wrangler = Wrangler(root, configurations)
         with steps.step("database migrations"):
             wrangler.migrate()
-        # Secrets first: wrangler then makes a Worker that is not there yet. Each of the two is bound to the other, and
-        # Cloudflare refuses a binding to a Worker that is not there. A secret that the running version does not know
-        # changes nothing for it.
+        # Secrets first: wrangler then makes a Worker that is not there yet. Each of the two is bound to the other, and Cloudflare refuses a
+        # binding to a Worker that is not there. A secret that the running version does not know changes nothing for it.
         put_secrets(wrangler, operator, steps)
         for worker in WORKERS:
             with steps.step(f"the {worker} Worker"):

@@ -1,7 +1,7 @@
 """`kairos fabric upgrade`: brings a deployed fabric to this version while its nodes stay connected.
 
-Migrations of the database only add, so the version that runs goes on with the new schema until the new code is there.
-Every step can be repeated, so the next upgrade finishes one that was interrupted.
+Migrations of the database only add, so the version that runs goes on with the new schema until the new code is there. Every step may be made
+again: an upgrade that was cut short anywhere is finished by the next.
 """
 
 from __future__ import annotations

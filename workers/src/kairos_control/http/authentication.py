@@ -78,11 +78,7 @@ def limit_source(services: TenantServices | FabricServices, call: Call) -> None:
 
 
 def require_internal(settings: Settings, call: Call) -> None:
-    """The relay's key opens introspection and nothing else; the other internal routes take the key of the control plane
-    itself.
-
-    Raises unauthorized.
-    """
+    """The relay may ask whose a token is, and nothing else; the rest is for the control plane's own calls. Raises unauthorized."""
     introspects = call.path.startswith("/internal/introspect/")
     accepted = settings.introspection_keys if introspects else (settings.internal_key,)
     if not any(hmac.compare_digest(call.bearer.encode(), key.encode()) for key in accepted):

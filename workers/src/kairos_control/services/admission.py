@@ -39,8 +39,7 @@ class Admission:
         self._waiting: dict[str, tuple[str, asyncio.Future[AdmissionVerdict]]] = {}
 
     async def judge(self, role: str, subject: dict[str, Any]) -> Verdict:
-        """Asks the connected gateways, oldest first, until one answers. The first gateway of a tenant has none to ask
-        and is held.
+        """Asks the connected gateways, oldest first, until one answers. A tenant's first gateway has none to ask and is held.
 
         Raises a ProblemError: no-gateway, gateway-unavailable, admission-denied.
         """
@@ -68,7 +67,7 @@ class Admission:
             future.set_result(verdict)
 
     async def _ask(self, gateway: str, public_key: bytes, subject: dict[str, Any], wait: float) -> Verdict | None:
-        """None: it gave no verdict within `wait` seconds, or its signature does not verify."""
+        """None: it said nothing in `wait` seconds, or nothing that it signed."""
         request = AdmissionRequest(self._platform.entropy(16).hex(), json.dumps(subject, separators=(",", ":")))
         future: asyncio.Future[AdmissionVerdict] = asyncio.get_running_loop().create_future()
         self._waiting[request.id] = (gateway, future)

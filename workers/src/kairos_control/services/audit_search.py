@@ -40,7 +40,7 @@ class AuditSearch:
         self._store, self._files, self._log = store, files, log
 
     async def find(self, query: AuditQuery, before: int, count: int) -> Found:
-        """At most `count` events below position `before` that match the query."""
+        """At most `count` events below position `before` that the query wants."""
         found = await self._find(query, before, count + 1)  # one more tells whether there is a next page
         if len(found.events) <= count:
             return found

@@ -97,8 +97,8 @@ class NetworkChangeStore:
         return (row["revision"], row["mark"]) if row else (0, "")
 
     async def between(self, revision: int, mark: str, newest: int) -> NetworkChange | None:
-        """What changed after `revision` up to `newest`; None where the history does not have all of it or `revision`
-        had another mark."""
+        """What changed after `revision` up to `newest`; None where the history does not have all of it or `revision` had
+        another mark."""
         rows = await self._database.rows(
             "SELECT revision, mark, changed FROM network_changes WHERE tenant = ? AND revision BETWEEN ? AND ?"
             " ORDER BY revision LIMIT ?",
