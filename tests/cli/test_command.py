@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from kairos.deployment import issuer_id
 from kairos_cli.main import build_parser, main
 from kairos_cli.registry import VERBS, Verb
 
@@ -38,8 +39,8 @@ def test_a_new_issuer_leaves_the_root_alone(tmp_path: Path) -> None:
     assert main(["fabric", "init", "--dir", str(folder)]) == 0
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
     assert main(["fabric", "renew", "--dir", str(folder)]) == 0
-    changed = {path.name for path in folder.iterdir() if path.read_bytes() != before[path.name]}
-    assert changed == {"issuer.seed", "issuer.der"}
+    changed = {path.name for path in folder.iterdir() if path.read_bytes() != before.get(path.name)}
+    assert changed == {f"issuer-{issuer_id((folder / 'issuer.der').read_bytes())}.seed", "issuer.der"}
 
 
 @pytest.mark.parametrize(

@@ -49,7 +49,7 @@ class ProofQuery(msgspec.Struct):
     event: Annotated[str, _TEXT] = ""
     """Its id."""
     source: Annotated[str, _TEXT] = ""
-    """Who told of it; needed where several sources have an event with this id."""
+    """Who recorded it; needed where several sources have an event with this id."""
 
 
 class ConsistencyQuery(msgspec.Struct):
