@@ -212,7 +212,7 @@ def _disturb(plane: ControlPlane, step: str, number: int) -> None:
     elif step != "nothing":
         store = plane.store if step == "database away" else plane.blobs
         store.reachable = False
-        asyncio.run(plane.service("acme").lifecycle.woken())
+        asyncio.run(plane.service("acme").lifecycle.alarm())
         store.reachable = True
 
 
@@ -242,14 +242,14 @@ def test_a_database_that_is_away_delays_neither_heads_nor_answers(plane: Control
     service = plane.service("acme")
     append(plane, event("one"))
     plane.store.reachable = False
-    asyncio.run(service.lifecycle.woken())
+    asyncio.run(service.lifecycle.alarm())
     assert service.audit_log.sealed == 3
     assert plane.alarms["acme"] == plane.now + 60
     append(plane, event("two"))
     assert (service.audit_log.indexed, service.audit_log.waiting) == (0, 4)
     plane.store.reachable = True
     assert [each.reason for each in listed(plane)] == ["one", "two"]
-    asyncio.run(service.lifecycle.woken())
+    asyncio.run(service.lifecycle.alarm())
     assert service.audit_log.waiting == 0
     assert [each.reason for each in listed(plane)] == ["one", "two"]
 
@@ -257,7 +257,7 @@ def test_a_database_that_is_away_delays_neither_heads_nor_answers(plane: Control
 def test_storage_that_is_away_keeps_the_text_in_the_object(plane: ControlPlane) -> None:
     append(plane, event("one"))
     plane.blobs.reachable = False
-    asyncio.run(plane.service("acme").lifecycle.woken())
+    asyncio.run(plane.service("acme").lifecycle.alarm())
     assert [each.reason for each in listed(plane)] == ["one"]
     with pytest.raises(ProblemError, match="nothing is sealed yet"):
         plane.admin("GET", f"{AUDIT}/head")

@@ -32,7 +32,7 @@ def append(plane: ControlPlane, *numbers: int) -> None:
 
 
 def seal(plane: ControlPlane) -> None:
-    asyncio.run(plane.service("acme").lifecycle.woken())
+    asyncio.run(plane.service("acme").lifecycle.alarm())
 
 
 def head(plane: ControlPlane) -> SignedHead:

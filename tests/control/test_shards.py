@@ -238,7 +238,7 @@ def test_nothing_changes_while_the_records_are_copied(plane: ControlPlane, monke
     for _ in range(300):
         if "acme" in plane.alarms and not plane.admin("GET", ACME, type_=Tenant).moving_to:
             break
-        asyncio.run(plane.service("acme").lifecycle.woken())
+        asyncio.run(plane.service("acme").lifecycle.alarm())
     finish(plane)
     assert plane.admin("GET", ACME, type_=Tenant).shard == "DB_2"
     plane.admin("POST", f"{ACME}/vnis", {"name": "new", "prefixes": ["10.5.0.0/24"]})

@@ -147,7 +147,7 @@ def test_the_cause_is_the_line_that_tells() -> None:
     assert local._cause(json.dumps({"level": "error", "message": traceback}) + "\n" + wrapped).startswith("ImportError")
     assert local._cause(wrapped).startswith("MiniflareCoreError [ERR_RUNTIME_FAILURE]")
     assert local._cause("killed\n") == "killed"
-    assert local._cause("") == "no word"
+    assert local._cause("") == "it logged nothing"
 
 
 def test_a_first_start_makes_the_snapshot_and_works_from_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -171,5 +171,5 @@ def test_files_that_no_start_used_for_a_day_go(tmp_path: Path) -> None:
     for name, age_s in (("old.zip", 90_000), ("new.zip", 3_600)):
         (tmp_path / name).touch()
         os.utime(tmp_path / name, (time.time() - age_s,) * 2)
-    plan._forget_unused(tmp_path)
+    plan._delete_unused(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["new.zip"]

@@ -17,7 +17,7 @@ from kairos_cli.fabric.steps import QUIET
 
 pytestmark = pytest.mark.timeout(300)
 BINDINGS: dict[Worker, list[str]] = {
-    "control": ["TENANT", "CACHE", "EVENTS", "TELEMETRY", "SWEEPS", "DB", "BLOBS", "RELAY"],
+    "control": ["TENANT", "CACHE", "TELEMETRY", "SWEEPS", "DB", "BLOBS", "RELAY"],
     "relay": ["RELAY", "CONTROL"],
 }
 

@@ -48,7 +48,7 @@ function watchWaitUntil(ctx, name) {
   ctx.waitUntil = (promise) => waitUntil(watched(`${name}.waitUntil`, () => promise));
 }
 
-// What a handler throws is the runtime's to deal with, and is shown.
+// Reports what a handler throws; the runtime handles it as usual.
 async function watched(place, call) {
   try {
     return await call();
@@ -208,7 +208,7 @@ function socketHandler(place, handler) {
   };
 }
 
-// What production's edge refuses before the Worker hears of it.
+// What production's edge refuses before it calls the Worker.
 function refusedAtTheEdge(request) {
   const size = Number(request.headers?.get("content-length") ?? 0);
   if (size > limits.limits.BODY_BYTES) return new Response("Request Entity Too Large", { status: 413 });

@@ -1,4 +1,4 @@
-// One Worker in one workerd process: `node serve.mjs PLAN`. PLAN is JSON made by kairos_cli/fabric/local.py. Says {"ready": URL} on
+// One Worker in one workerd process: `node serve.mjs PLAN`. PLAN is JSON made by kairos_cli/fabric/plan.py. Writes {"ready": URL} on
 // standard output when it answers, and stops cleanly on SIGTERM or when standard input closes. SIGUSR2 runs its crons at once.
 // `node serve.mjs PLAN snapshot` makes the memory snapshot instead.
 import { appendFileSync, existsSync, readFileSync, renameSync, writeFileSync } from "node:fs";
@@ -148,7 +148,7 @@ if (makeSnapshot) {
   };
   process.on("SIGTERM", stop);
   process.on("SIGINT", stop);
-  process.stdin.on("end", stop).resume(); // whoever started us is gone
+  process.stdin.on("end", stop).resume(); // the process that started this one has ended
   await miniflare.ready;
   if (plan.crons.length) await runCrons(miniflare);
   process.stdout.write(`${JSON.stringify({ ready: String(await miniflare.ready) })}\n`);

@@ -1,5 +1,8 @@
-"""The control plane's Worker: requests go to the tenant's object, samples from their queue to where they are kept, the cron through a
-queue to each tenant."""
+"""The control plane's Worker: the entrypoint of requests, queues and the cron.
+
+A request for a tenant goes to the tenant's Durable Object. The entrypoint answers the others, writes samples from their
+queue to D1, and turns each run of the cron into one queue message for each tenant.
+"""
 
 from __future__ import annotations
 
@@ -26,17 +29,19 @@ __all__ = ["Default", "Tenant"]
 
 _RETRY_S = 60
 _limits = Limits(time.time)
-_seen: set[str] = set()  # tenants that exist, or did when this isolate asked: their objects know better
+_seen: set[str] = set()  # tenants that existed when this isolate asked; the object checks again
 
 
 async def _exists(fabric: FabricServices, tenant: str) -> bool:
-    """Whether there is an object to call: calling one for a made-up name would create it, for good."""
+    """Whether the tenant exists. A call for any other name must not reach an object, because that would create one."""
     if tenant not in _seen and await fabric.store.tenants.exists(tenant):
         _seen.add(tenant)
     return tenant in _seen
 
 
 class Default(WorkerEntrypoint):  # type: ignore[misc]
+    """The Worker's three events: a request, a batch of a queue, and the cron."""
+
     async def fetch(self, request: Any) -> Any:
         fabric = FabricServices(platform_of(self.env), _limits)
         tenant = app.tenant_of(urlsplit(request.url).path)
@@ -67,8 +72,8 @@ class Default(WorkerEntrypoint):  # type: ignore[misc]
         await Queues(fabric, self._sweep_object).consume(batch.queue, messages)
 
     async def scheduled(self, controller: Any, env: Any, ctx: Any) -> None:
-        """Each tenant's housekeeping is a message of its own: one that fails is tried again and holds up no other, and thousands
-        are no single invocation's work."""
+        """The cron. Each tenant's housekeeping is a queue message of its own: one that fails is retried without
+        delaying the others, and no invocation has to work for thousands of tenants."""
         fabric = FabricServices(platform_of(self.env), _limits)
         try:
             await require_database(fabric.platform)
@@ -83,7 +88,7 @@ class Default(WorkerEntrypoint):  # type: ignore[misc]
         answer = await self.env.TENANT.getByName(tenant).fetch(
             f"http://fabric/internal/sweep/{tenant}",
             method="POST",
-            body="{}",  # without one there is no Content-Length, and no body is taken without that
+            body="{}",  # without a body there is no Content-Length, and the control plane requires one
             headers={"authorization": f"Bearer {platform_of(self.env).settings.internal_key}"},
         )
         text = await answer.text()

@@ -1,4 +1,5 @@
-"""The relay's Worker: sockets go to the object of their gateway, cuts from the control plane to each object they name."""
+"""The relay's Worker: a socket goes to the object of its gateway, and a cut from the control plane to each object
+that it names."""
 
 from __future__ import annotations
 
@@ -18,6 +19,8 @@ __all__ = ["Default", "Relay"]
 
 
 class Default(WorkerEntrypoint):  # type: ignore[misc]
+    """The Worker's requests. What a relay does with a socket is in kairos_relay/relay.py."""
+
     async def fetch(self, request: Any) -> Any:
         parts = urlsplit(request.url).path.split("/")
         if parts[1:3] == ["v1", "relay"] and len(parts) == 4 and is_name(parts[3]):
@@ -32,7 +35,7 @@ class Default(WorkerEntrypoint):  # type: ignore[misc]
 
     async def _cut(self, request: Any) -> Any:
         shown = request.headers.get("authorization", "").removeprefix("Bearer ").encode()
-        accepted = [self.env.CUT_KEY, getattr(self.env, "CUT_KEY_PREVIOUS", "")]  # the second only while it is rotated
+        accepted = [self.env.CUT_KEY, getattr(self.env, "CUT_KEY_PREVIOUS", "")]  # the second only during a rotation
         if not any(key and hmac.compare_digest(shown, key.encode()) for key in accepted):
             return refusal("unauthorized", "Only the control plane may call this", 401)
         text = await request.text()

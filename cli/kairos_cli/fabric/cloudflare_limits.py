@@ -1,8 +1,8 @@
-"""Cloudflare's documented limits, as far as this product comes near them, with their source.
+"""Cloudflare's documented limits that matter to this product, each with its source.
 
-One place for the CLI's checks, for the local fabric (which gets them through its plan), for the simulated account and for the CPython
-harness. Values are of the Workers Paid plan; where the Free plan is stricter, the comment says so. A KB is 1,000 bytes where the page says
-so or does not say. Pages as of November 2026.
+The CLI's checks, the local fabric (through its plan), the simulated account and the tests' control plane on CPython
+read them from here. Values are of the Workers Paid plan; where the Free plan is stricter, the comment says so. A KB is
+1,000 bytes where the page says so or does not say. Pages as of November 2026.
 """
 
 from __future__ import annotations
@@ -25,14 +25,10 @@ CPU_MS = 30_000  # "CPU time": 10 ms on Free; 30 s by default and up to 5 min (l
 SUBREQUESTS = 10_000  # "Subrequests: 50/request (Free), 10,000/request (Paid)"
 URL_BYTES = 16_000  # "URL size: 16 KB"
 HEADER_BYTES = 128_000  # "Request header size: 128 KB (total)"
-BODY_BYTES = (
-    100_000_000  # "Maximum request body size: 100 MB" on the Free and Pro plan of the zone; a larger one gets 413
-)
+BODY_BYTES = 100_000_000  # "Maximum request body size: 100 MB" on the Free and Pro plan of the zone; else 413
 
 # https://developers.cloudflare.com/d1/platform/limits/
-D1_QUERIES = (
-    1_000  # "Queries per Worker invocation: 1000 (Workers Paid) / 50 (Free)"; each statement of a batch is counted here
-)
+D1_QUERIES = 1_000  # "Queries per Worker invocation: 1000 (Workers Paid) / 50 (Free)"; statements of a batch count each
 D1_DATABASE_BYTES = 10_000_000_000  # "Maximum database size: 10 GB (Workers Paid) / 500 MB (Free)"
 D1_RESULT_BYTES = 50_000_000  # "Maximum query result size: 50 MB"
 
@@ -67,11 +63,9 @@ KV_TTL_MIN_S = 60  # expirationTtl; https://developers.cloudflare.com/kv/api/wri
 # https://developers.cloudflare.com/queues/platform/limits/ ("1 KB is measured as 1000 bytes")
 QUEUE_MESSAGE_BYTES = 128_000
 QUEUE_METADATA_BYTES = (
-    100  # "Messages can include up to ~100 bytes of internal metadata that counts towards total message limits"
+    100  # "Messages can include up to ~100 bytes of internal metadata that counts towards [the] limits"
 )
-QUEUE_BATCH_MESSAGES = (
-    100  # "Maximum messages per sendBatch call: 100 (or 256KB in total)"; also the consumer's largest batch
-)
+QUEUE_BATCH_MESSAGES = 100  # "Maximum messages per sendBatch call: 100 (or 256KB in total)"; a consumer's batch as well
 QUEUE_BATCH_BYTES = 256_000
 QUEUE_BATCH_WAIT_S = 60
 QUEUE_RETRIES = 100
@@ -82,7 +76,7 @@ QUEUES_AN_ACCOUNT = 10_000
 
 
 def enforced_locally() -> dict[str, int]:
-    """What workers/local/limits.mjs counts against. The rest workerd and miniflare refuse by themselves."""
+    """The limits that workers/local/limits.mjs enforces. workerd and miniflare enforce others themselves."""
     names = (
         "MEMORY_BYTES", "SUBREQUESTS", "BODY_BYTES", "URL_BYTES", "D1_QUERIES", "SQL_PARAMETERS", "SQL_STATEMENT_BYTES",
         "SQL_VALUE_BYTES", "SOCKET_MESSAGE_BYTES", "KV_VALUE_BYTES", "KV_WRITE_INTERVAL_MS", "KV_OPERATIONS",
@@ -127,8 +121,8 @@ def breaches_of_variables(worker: str, values: Mapping[str, str]) -> Iterator[Br
 
 @dataclass(slots=True)
 class Meter:
-    """Counts what one invocation asks of its bindings, for stores and queues that do not run in workerd. Each method raises LimitError
-    where production would refuse, and keeps the breach."""
+    """Counts what one invocation asks of its bindings, for stores and queues that do not run in workerd. Each method
+    raises LimitError where production would refuse, and keeps the breach."""
 
     place: str = ""
     """The invocation that is counted."""
@@ -141,6 +135,7 @@ class Meter:
     clock: Callable[[], float] = lambda: 0.0
     """Seconds, for what is limited by time."""
     _kv_written: dict[str, float] = field(default_factory=dict)
+    """When each key was written last, by `clock`."""
 
     def begin(self, place: str) -> None:
         """A new invocation: its counts begin at zero."""

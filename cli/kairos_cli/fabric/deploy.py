@@ -1,4 +1,5 @@
-"""`kairos fabric deploy`: the fabric into a Cloudflare account. `--dry-run` builds and checks all and changes nothing."""
+"""`kairos fabric deploy`: deploys the fabric into a Cloudflare account. `--dry-run` builds and checks everything and
+changes nothing."""
 
 from __future__ import annotations
 
@@ -11,7 +12,10 @@ from kairos_cli.fabric.settings import WORKERS, Worker
 from kairos_cli.fabric.steps import Steps
 from kairos_cli.fabric.wrangler import Wrangler, configured
 
-_SHOWN: dict[Worker, str] = {"control": "CUT_KEY", "relay": "INTROSPECTION_KEY"}  # what each shows the other
+_PRESENTED: dict[Worker, str] = {
+    "control": "CUT_KEY",
+    "relay": "INTROSPECTION_KEY",
+}  # the key that each presents to the other
 
 
 def run(options: argparse.Namespace) -> int:
@@ -27,7 +31,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def deploy(root: Path, operator: Operator, steps: Steps) -> None:
-    """Every step may be made again: a run that was cut short is finished by the next. Raises DeployError, LimitError."""
+    """Every step can be repeated, so the next run finishes one that was interrupted. Raises DeployError, LimitError."""
     secrets = {worker: settings.secrets(operator, worker) for worker in WORKERS}
     for worker in WORKERS:
         for breach in cloudflare_limits.breaches_of_variables(
@@ -54,14 +58,17 @@ def deploy(root: Path, operator: Operator, steps: Steps) -> None:
 
 
 def put_secrets(wrangler: Wrangler, operator: Operator, steps: Steps) -> None:
-    """The secrets of both Workers. While the internal key is rotated, in an order in which none shows a key that the other does not accept yet:
-    first each learns what it accepts, then what it shows."""
+    """Sets the secrets of both Workers.
+
+    While the internal key is rotated, each Worker first gets the keys that it accepts and then the key that it
+    presents, so that neither presents a key that the other does not accept yet.
+    """
     held = {worker: settings.secrets(operator, worker) for worker in WORKERS}
     if operator.previous("internal.key"):
         for worker in WORKERS:
             with steps.step(f"secrets of the {worker} Worker: what it accepts"):
                 wrangler.put_secrets(
-                    worker, {name: text for name, text in held[worker].items() if name != _SHOWN[worker]}
+                    worker, {name: text for name, text in held[worker].items() if name != _PRESENTED[worker]}
                 )
     for worker in WORKERS:
         with steps.step(f"secrets of the {worker} Worker"):
@@ -69,7 +76,8 @@ def put_secrets(wrangler: Wrangler, operator: Operator, steps: Steps) -> None:
 
 
 def remove_unused(wrangler: Wrangler, operator: Operator, steps: Steps) -> None:
-    """Secrets that the version in force does not read: the seed of the issuer before, a key whose rotation is finished."""
+    """Removes secrets that the deployed version does not read: the seed of a former issuer, a key whose rotation is
+    finished."""
     for worker in WORKERS:
         if unused := sorted(wrangler.secrets(worker) - settings.secrets(operator, worker).keys()):
             with steps.step(f"remove what the {worker} Worker no longer needs: {', '.join(unused)}"):

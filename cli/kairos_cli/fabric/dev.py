@@ -29,7 +29,7 @@ def run(options: argparse.Namespace) -> None:
     started = time.monotonic()
     try:
         fabric.start(steps)
-        _say(fabric, time.monotonic() - started, options.json)
+        _print_ready(fabric, time.monotonic() - started, options.json)
         ended = fabric.wait(lambda fault: print(fault, file=sys.stderr, flush=True))
         raise FabricError(f"the {ended} Worker ended; its log is {fabric.state / ended}.log")
     except KeyboardInterrupt:
@@ -38,7 +38,7 @@ def run(options: argparse.Namespace) -> None:
         fabric.stop()
 
 
-def _say(fabric: LocalFabric, took_s: float, as_json: bool) -> None:
+def _print_ready(fabric: LocalFabric, took_s: float, as_json: bool) -> None:
     url, relay_url = (f"http://{fabric.host}:{port}" for port in (fabric.port, fabric.port + 1))
     if as_json:
         ready = {"url": url, "relay_url": relay_url, "state": str(fabric.state), "ready_s": round(took_s, 3)}

@@ -1,4 +1,4 @@
-"""`kairos fabric doctor`: what is wrong with a fabric, from what it says of itself."""
+"""`kairos fabric doctor`: checks a fabric from outside, by its health routes, its certificates and its metrics."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def examine(admin: AdminClient, now: float) -> Iterator[Finding]:
-    """All findings, the first ones being what the others depend on."""
+    """All findings. The first ones decide whether the others can be made."""
     operator = admin.operator
     reached = True
     for name, url in (("control plane", operator.url), ("relay", operator.relay_url)):
@@ -83,7 +83,7 @@ def examine(admin: AdminClient, now: float) -> Iterator[Finding]:
 
 
 def of_metrics(text: str, now: float) -> Iterator[Finding]:
-    """What the gauges of /v1/metrics say."""
+    """The findings from the gauges of /v1/metrics."""
     samples: dict[str, dict[str, float]] = {}
     for name, labels, value in _SAMPLE.findall(text):
         samples.setdefault(name.removeprefix("kairos_fabric_"), {})[_label(labels)] = float(value)
@@ -118,7 +118,8 @@ def _reached(name: str, url: str, now: float) -> list[Finding]:
 
 
 def clock(name: str, date: str | None, now: float) -> Finding:
-    """This machine's clock beside the Date header of an answer, which Cloudflare's edge always sends and a local fabric never."""
+    """This machine's clock beside the Date header of an answer, which Cloudflare's edge always sends and a local
+    fabric never."""
     if date is None:
         return Finding(f"clock, {name}", "unknown", "the answer has no Date, as that of a local fabric")
     ahead = now - parsedate_to_datetime(date).timestamp()

@@ -1,4 +1,4 @@
-"""What went wrong inside the local Workers: limits of Cloudflare that were exceeded, and exceptions that nobody caught."""
+"""Faults of the local Workers: limits of Cloudflare that were exceeded, and uncaught exceptions."""
 
 from __future__ import annotations
 

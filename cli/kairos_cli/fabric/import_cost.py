@@ -1,7 +1,9 @@
-"""What importing each Worker costs, in CPU time over an interpreter that is already up: the part of a start that is ours.
+"""Measures the CPU time of importing each Worker into an interpreter that is already running: the part of a start that
+is ours.
 
-Cloudflare gives a Worker 1 s of CPU to start. Here workerd starts Python without a snapshot and imports the Worker on request, so the difference
-of workerd's CPU time before and after is the import and nothing else. The figure is of this machine.
+Cloudflare gives a Worker 1 s of CPU to start. Here workerd starts Python without a snapshot and imports the Worker on
+request, so the difference of workerd's CPU time before and after is the import and nothing else. The figure is of this
+machine.
 """
 
 from __future__ import annotations

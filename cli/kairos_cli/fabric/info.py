@@ -1,4 +1,5 @@
-"""`kairos fabric info`: what the fabric says of itself, against what the operator directory pins."""
+"""`kairos fabric info`: shows the public facts of a fabric, after comparing them with those that the operator
+directory pins."""
 
 from __future__ import annotations
 

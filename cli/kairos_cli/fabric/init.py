@@ -60,7 +60,8 @@ def renew(options: argparse.Namespace) -> None:
 def create(
     folder: Path, suite_name: str, trust_domain: str, url: str, relay_url: str, session_life_s: int = SESSION_LIFE_S
 ) -> Operator:
-    """Makes all keys and writes them; fabric.toml last, so that half a directory is no fabric."""
+    """Makes all keys and writes them. fabric.toml is written last, so that an incomplete directory is not taken for
+    a fabric."""
     from kairos_node.ca import make_issuer, make_root
     from kairos_node.crypto import provider_named
 

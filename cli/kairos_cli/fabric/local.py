@@ -24,10 +24,10 @@ from kairos_cli.fabric.plan import write_plan
 from kairos_cli.fabric.settings import WORKERS, Worker
 from kairos_cli.fabric.steps import QUIET, Steps
 
-START_S = 300.0  # a machine may be slow; one that waits longer hangs
+START_S = 300.0  # for a slow machine
 _STOP_S = 10.0
 _PORTS_S = 3.0
-_FAULTS_S = 0.5  # how soon a fault is told
+_FAULTS_S = 0.5  # how soon a fault is reported
 _EXCEPTION = re.compile(r"[\w.]*(Error|Exception)\b[^:]*: ")
 
 
@@ -70,7 +70,8 @@ class LocalFabric:
         self._await_ready(worker)
 
     def _require_ports(self) -> None:
-        """Says in a line what workerd would say in twenty. A fabric that has just ended may hold its ports for a moment more."""
+        """Raises FabricError if a port is taken: workerd's own message has twenty lines. Waits a moment for a fabric
+        that is ending."""
         for port in (self.port, self.port + 1):
             if reason := _await_port(self.host, port):
                 raise FabricError(
@@ -100,7 +101,8 @@ class LocalFabric:
             _await_port(self.host, self._port(worker))
 
     def kill(self, worker: Worker) -> None:
-        """What a crash looks like: the process group, workerd with it. Its port is free when it returns."""
+        """Kills the process group of one Worker, with its workerd, as a crash would. Its port is free when this
+        returns."""
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._processes[worker].pid, signal.SIGKILL)
         self._reap(worker)
@@ -116,14 +118,14 @@ class LocalFabric:
         most: dict[str, dict[str, Any]] = json.loads(path.read_text()) if path.exists() else {}
         return most
 
-    def wait(self, told: Callable[[Fault], None] = lambda fault: None) -> Worker:
-        """Returns the Worker that ended first. `told` is called with each fault meanwhile."""
+    def wait(self, on_fault: Callable[[Fault], None] = lambda fault: None) -> Worker:
+        """Returns the Worker that ended first. `on_fault` is called with each fault meanwhile."""
         handles = {os.pidfd_open(process.pid): worker for worker, process in self._processes.items()}
         try:
             while True:
                 ended = select.select(list(handles), [], [], _FAULTS_S)[0]
                 for fault in self._faults.new():
-                    told(fault)
+                    on_fault(fault)
                 if ended:
                     return handles[ended[0]]
         finally:
@@ -175,8 +177,8 @@ def address_of(url: str) -> tuple[str, int]:
 
 
 def _await_port(host: str, port: int) -> str:
-    """Why nobody can listen there even after a while. A killed workerd holds its port until the kernel has torn down its memory,
-    which is after the process that started it has ended."""
+    """Why nobody can listen there even after a while. A killed workerd holds its port until the kernel has torn down
+    its memory, which is after the process that started it has ended."""
     deadline = time.monotonic() + _PORTS_S
     while (reason := _obstacle(host, port)) and time.monotonic() < deadline:
         time.sleep(0.05)
@@ -223,11 +225,12 @@ def _node() -> tuple[str, ...]:
 
 
 def _cause(log: str) -> str:
-    """The one line that tells: of a traceback its last, Python's before the runtime's that wraps it."""
+    """The line of a log that names the cause: the last line of a traceback, Python's rather than the runtime's
+    around it."""
     lines = [part.strip() for line in log.splitlines() for part in _message(line).splitlines()]
     errors = [line for line in lines if _EXCEPTION.match(line)]
     python = [line for line in errors if not line.startswith(("Miniflare", "Python", "Error:"))]
-    return (python or errors or [line for line in lines if line] or ["no word"])[-1][:300]
+    return (python or errors or [line for line in lines if line] or ["it logged nothing"])[-1][:300]
 
 
 def _message(line: str) -> str:

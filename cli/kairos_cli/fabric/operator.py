@@ -6,10 +6,10 @@
     policy.seed     policy key, offline             policy.pub    its public key
     admin.token     admin credential                internal.key  what the keys between the two Workers are derived from
 
-Beside admin.token and internal.key, admin.previous and internal.previous are what they were before `kairos fabric rotate`: the fabric
-accepts both until `kairos fabric rotate --finish`. Seeds and public keys are base64 on one line. Mode 0700, files 0600. What
-`kairos admin create --out` makes for another administrator is such a directory without any seed: its admin.token is a scoped
-credential, and the rest is public.
+Beside admin.token and internal.key, admin.previous and internal.previous are what they were before `kairos fabric
+rotate`: the fabric accepts both until `kairos fabric rotate --finish`. Seeds and public keys are base64 on one line.
+Mode 0700, files 0600. What `kairos admin create --out` makes for another administrator is such a directory without any
+seed: its admin.token is a scoped credential, and the rest is public.
 """
 
 from __future__ import annotations
@@ -34,23 +34,33 @@ _T = TypeVar("_T")
 
 
 class OperatorError(KairosError):
-    """The operator directory is not there, or not whole."""
+    """The operator directory is missing or incomplete."""
 
 
 @dataclass(frozen=True, slots=True)
 class Operator:
-    """The directory, loaded. Certificates are DER, policy_key is the raw ML-DSA public key."""
+    """The directory, loaded."""
 
     folder: Path
+    """The directory itself."""
     suite: Suite
+    """The algorithms of the fabric."""
     trust_domain: str
+    """The host part of every SPIFFE id."""
     url: str
+    """Where the control plane is."""
     relay_url: str
+    """Where the relay is."""
     root_certificate: bytes
+    """The root CA, DER."""
     issuer_certificate: bytes
+    """The issuing CA, DER."""
     policy_key: bytes
+    """The raw ML-DSA public key that signs policy bundles."""
     admin_token: str = field(repr=False)
+    """The administrator's credential, the root one where the fabric was made."""
     session_life_s: int = SESSION_LIFE_S
+    """Seconds that a session lives without a renewal."""
 
     @classmethod
     def load(cls, folder: Path, credential: str = "") -> Operator:
@@ -109,12 +119,13 @@ class Operator:
         return self._secret("internal.key", lambda: (self.folder / "internal.key").read_text().strip())
 
     def previous(self, name: str) -> str:
-        """What `admin.token` or `internal.key` was before it was rotated, while the fabric still accepts that; else empty."""
+        """What `admin.token` or `internal.key` was before it was rotated, while the fabric still accepts that; else
+        empty."""
         path = (self.folder / name).with_suffix(".previous")
         return path.read_text().strip() if path.exists() else ""
 
     def _secret(self, name: str, read: Callable[[], _T]) -> _T:
-        """Read where it is needed: an administrator's directory has none of these."""
+        """Reads a secret when it is needed, because the directory of a scoped administrator has none of them."""
         try:
             return read()
         except FileNotFoundError:

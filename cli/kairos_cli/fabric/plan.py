@@ -1,4 +1,5 @@
-"""What serve.mjs is told of one Worker: its modules, bindings, variables and the limits it is held to."""
+"""The plan of one Worker, which serve.mjs reads: its modules, bindings and variables, and the limits that are
+enforced."""
 
 from __future__ import annotations
 
@@ -17,11 +18,9 @@ from kairos_cli.fabric.operator import Operator
 from kairos_cli.fabric.settings import Worker
 
 _KEPT_S = 86_400.0
-_NATIVE_ONLY = (
-    "python_workers",
-    "python_workers_314",
-)  # what host.mjs stands in for: workerd would ask for a bundle of its own
-# What a snapshot holds: modules that every start would import anew.
+# host.mjs takes their place: with these flags workerd would fetch a bundle of its own.
+_NATIVE_ONLY = ("python_workers", "python_workers_314")
+# Modules that are imported before the snapshot is taken, so that a start need not import them.
 _WARM = (
     "workers", "msgspec", "msgspec.json", "urllib.parse", "hashlib", "hmac", "secrets", "dataclasses", "logging",
     "ipaddress", "base64", "random", "datetime", "enum", "re", "typing",
@@ -119,7 +118,8 @@ def _migrations(configuration: dict[str, Any], root: Path) -> list[dict[str, str
 
 
 def _bundle(root: Path) -> tuple[Path, list[dict[str, str]]]:
-    """Sources and packages as one zip, named by its content; extension modules apart, for workerd compiles them itself."""
+    """Sources and packages as one zip, named by its content; extension modules apart, for workerd compiles them
+    itself."""
     extensions: list[dict[str, str]] = []
     partial = root / f".build/fabric/bundle-{os.getpid()}.partial"
     partial.parent.mkdir(parents=True, exist_ok=True)
@@ -135,12 +135,12 @@ def _bundle(root: Path) -> tuple[Path, list[dict[str, str]]]:
                 archive.writestr(zipfile.ZipInfo(name), b"" if is_extension else path.read_bytes())
     final = partial.with_name(f"bundle-{hashlib.sha256(partial.read_bytes()).hexdigest()[:16]}.zip")
     partial.rename(final)
-    _forget_unused(final.parent)
+    _delete_unused(final.parent)
     return final, extensions
 
 
-def _forget_unused(folder: Path) -> None:
-    """What no start has used for a day."""
+def _delete_unused(folder: Path) -> None:
+    """Deletes files that no start has used for a day."""
     for path in folder.iterdir():
         with contextlib.suppress(FileNotFoundError):  # another start forgot it
             if path.stat().st_mtime < time.time() - _KEPT_S:

@@ -1,4 +1,4 @@
-"""What both Workers stand on in the account: a database, a cache, a bucket and queues, each made once."""
+"""The resources of both Workers in the account: a database, a cache, a bucket and queues, each created once."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ _EXISTS = re.compile(r"already (?:exists|taken|in use)|name.* taken", re.IGNOREC
 
 @dataclass(frozen=True, slots=True)
 class Resource:
-    """One of them."""
+    """One resource of the account."""
 
     name: str
     """What the record calls it."""
     create: tuple[str, ...]
-    """wrangler's words that make it."""
+    """wrangler's arguments that create it."""
     placeholder: str = ""
     """Its id in wrangler.toml, where it has one."""
     find: tuple[str, ...] = ()
-    """wrangler's words that list its kind as JSON, where the id is needed."""
+    """wrangler's arguments that list resources of this kind as JSON, where the id is needed."""
     named: str = ""
     """Its name in that list."""
 
@@ -55,8 +55,8 @@ def known(operator: Operator) -> dict[str, str]:
 
 
 def ensure(operator: Operator, wrangler: Wrangler) -> dict[str, str]:
-    """Makes what is missing and returns placeholder -> id. Each is recorded at once, and one that a run made before it could record it is
-    found again, so a second run goes on."""
+    """Makes what is missing and returns placeholder -> id. Each is recorded at once, and one that a run made before
+    it could record it is found again, so a second run goes on."""
     record = known(operator)
     for resource in RESOURCES:
         if resource.name not in record:

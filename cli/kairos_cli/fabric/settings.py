@@ -15,7 +15,7 @@ CONFIGURATION: dict[Worker, str] = {"control": "wrangler.toml", "relay": "wrangl
 
 
 def variables(operator: Operator, worker: Worker) -> dict[str, str]:
-    """The plain variables. The relay has none: all that it must know of a session it asks the control plane."""
+    """The plain variables. The relay has none: it asks the control plane about each session."""
     if worker == "relay":
         return {}
     return {
@@ -30,8 +30,8 @@ def variables(operator: Operator, worker: Worker) -> dict[str, str]:
 
 
 def secrets(operator: Operator, worker: Worker) -> dict[str, str]:
-    """The secrets. Root seed and policy seed are not among them, and must never be. A `_PREVIOUS` one is there only during a rotation:
-    who accepts a key accepts the previous one too. Raises OperatorError."""
+    """The secrets. The root seed and the policy seed are never among them. A `_PREVIOUS` key is there only during a
+    rotation; the Worker accepts it as well. Raises OperatorError."""
     key, previous = operator.internal_key, operator.previous("internal.key")
     introspection, cut = internal_key(key, "introspection"), internal_key(key, "cut")
     if worker == "relay":
@@ -54,7 +54,8 @@ def secrets(operator: Operator, worker: Worker) -> dict[str, str]:
 
 
 def _matching_seed(operator: Operator) -> bytes:
-    """The issuer's seed, which must be the one of its certificate: with another, every signature of the fabric would be false."""
+    """The issuer's seed, which must be the one of its certificate: with another, every signature of the fabric would
+    be false."""
     from kairos.identity.certificate import parse_certificate_untrusted
     from kairos_node.crypto import provider_named
 

@@ -1,4 +1,4 @@
-"""What a long verb is doing: a line for each step, with its seconds."""
+"""Progress of a long verb: a line for each step, with its seconds."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from typing import TextIO
 
 
 class Steps:
-    """Steps on `output`; a quiet one says nothing. A step is named before it begins, so that a person knows what is waited for."""
+    """Steps on `output`; a quiet one says nothing. A step is named before it begins, so that a person sees what
+    takes the time."""
 
     def __init__(self, output: TextIO | None = None, quiet: bool = False) -> None:
         self._output = output or sys.stdout

@@ -1,4 +1,4 @@
-"""`kairos fabric upgrade`: a deployed fabric to this version, while its nodes stay connected.
+"""`kairos fabric upgrade`: brings a deployed fabric to this version while its nodes stay connected.
 
 The new code is deployed before the database is migrated, and refuses every call with 503 in between; nodes keep their tunnels and try again.
 Every step may be made again: an upgrade that was cut short anywhere is finished by the next.

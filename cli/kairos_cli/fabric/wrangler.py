@@ -113,8 +113,8 @@ class Wrangler:
 
 @contextmanager
 def configured(root: Path, identifiers: dict[str, str]) -> Iterator[dict[Worker, str]]:
-    """The two configurations with the account's ids in place of the placeholders, beside the originals for as long as they are needed:
-    wrangler finds sources relative to its configuration."""
+    """The two configurations with the account's ids in place of the placeholders, beside the originals for as long
+    as they are needed: wrangler finds sources relative to its configuration."""
     written: dict[Worker, str] = {}
     try:
         for worker in WORKERS:

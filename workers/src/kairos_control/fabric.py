@@ -1,4 +1,4 @@
-"""The services that belong to no tenant, put together."""
+"""Constructs the services that belong to no tenant. They run in the Worker's entrypoint."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from .store.fabric_events import EVERY_TENANT
 
 
 class FabricServices:
-    """All that the fabric's own routes and its cron work with."""
+    """The services of the fabric's own routes and of its cron."""
 
     def __init__(self, platform: Platform, limits: Limits) -> None:
-        """limits: of this isolate, over all its requests."""
+        """limits: those of this isolate, shared by all its requests."""
         self.limits = limits
         self.platform = platform
         self.store = FabricStores(platform.databases)

@@ -1,4 +1,5 @@
-"""What the control plane needs of its platform. `adapters/` implements these over Cloudflare's bindings."""
+"""What the control plane needs from its platform. `adapters/` and `objects/` implement these over Cloudflare's
+bindings; the tests implement them over SQLite files."""
 
 from __future__ import annotations
 
@@ -72,7 +73,7 @@ class LocalDatabase(Protocol):
 
 
 class Cache(Protocol):
-    """Eventually consistent (KV): may hold only what is harmless when stale."""
+    """Eventually consistent (KV). It holds only what is harmless when it is stale."""
 
     async def get(self, key: str) -> bytes | None: ...
 
@@ -93,7 +94,7 @@ class Blobs(Protocol):
         ...
 
     async def delete(self, key: str) -> None:
-        """It may be gone already."""
+        """Does nothing if the object does not exist."""
         ...
 
 
@@ -103,7 +104,7 @@ class MessageQueue(Protocol):
     async def send(self, messages: Sequence[Mapping[str, Any]]) -> None: ...
 
     async def waiting(self) -> int | None:
-        """About how many messages are in it; None: this runtime does not say."""
+        """About how many messages are in it; None: the runtime cannot tell."""
         ...
 
 
@@ -116,7 +117,7 @@ class Signatures(Protocol):
 
 
 class Sockets(Protocol):
-    """The events WebSockets that nodes of this tenant hold open, at most one a node."""
+    """The events WebSockets of this tenant's nodes, at most one for each node."""
 
     def online(self) -> set[str]:
         """The nodes that have one."""
@@ -139,65 +140,89 @@ class Relay(Protocol):
     """The relay Worker, through its service binding."""
 
     async def cut(self, cut: Cut) -> bool:
-        """False if it could not be told now."""
+        """False if the relay did not answer."""
         ...
 
 
 @dataclass(slots=True)
 class Issuer:
-    """The issuing CA. Certificate and key are one value, so that nothing is signed with the key of another certificate."""
+    """The issuing CA. Certificate and key are one value, so that nothing is signed with the key of another
+    certificate."""
 
     certificate: Certificate
+    """The issuing CA's, signed by the root CA."""
     seed: bytes = field(repr=False)
     """The ML-DSA private key (FIPS 204 §3.6.3)."""
     proven: bool = False
-    """Whether the seed was seen to belong to the certificate's key; services/issuer.py sets it before the first signature."""
+    """Whether the seed was checked against the certificate's key; services/issuer.py sets it before the first
+    signature."""
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """The fabric's facts, out of the Worker's variables and secrets."""
+    """The fabric's configuration, from the Worker's variables and secrets."""
 
     suite: Suite
+    """The algorithms of this fabric."""
     trust_domain: str
+    """The host part of every SPIFFE id."""
     relay_url: str
+    """Where nodes reach the relay Worker."""
     root: Certificate
+    """The root CA."""
     issuer: Issuer
+    """The issuing CA with its key."""
     policy_key: bytes
+    """The raw ML-DSA public key that signs policy bundles."""
     admin_token_hash: str
+    """SHA-256 of the root credential, in hex."""
     internal_key: str
+    """The key of the calls from the entrypoint to a tenant's object: the secret OBJECT_KEY."""
     session_life_s: int = SESSION_LIFE_S
+    """Seconds that a session lives without a renewal."""
     previous_admin_token_hash: str = ""
     """Accepted as well while the root credential is rotated; empty otherwise."""
     introspection_keys: tuple[str, ...] = ()
-    """What the relay shows: the key in force and, while it is rotated, the previous one."""
+    """The keys that the relay may present: the one in force and, during a rotation, the previous one."""
     cut_key: str = ""
-    """What the control plane shows the relay."""
+    """The key that the control plane presents to the relay."""
 
 
 @dataclass(slots=True)
 class Platform:
-    """All that both the entrypoint and a Tenant object stand on."""
+    """What both the entrypoint and a Tenant object use."""
 
     settings: Settings
+    """What the operator chose for this fabric."""
     databases: Databases
+    """D1."""
     cache: Cache
+    """KV."""
     blobs: Blobs
+    """R2."""
     telemetry: MessageQueue
+    """The queue of samples."""
     sweeps: MessageQueue
+    """The queue of tenants that are due for housekeeping."""
     signatures: Signatures
+    """ML-DSA."""
     clock: Clock
+    """The time now."""
     entropy: Entropy
+    """Random bytes."""
 
 
 @dataclass(slots=True)
 class TenantPlatform(Platform):
-    """What a Tenant object has beyond that."""
+    """What a Tenant object has besides."""
 
     tenant: str
+    """The tenant's name."""
     local: LocalDatabase
+    """The object's SQLite."""
     sockets: Sockets
+    """The events sockets of the tenant's nodes."""
     relay: Relay
-    wake: Callable[
-        [float], Awaitable[None]
-    ]  # the object's alarm: TenantService.woken at this Unix time, or a little later
+    """The relay Worker."""
+    wake: Callable[[float], Awaitable[None]]
+    """Sets the object's alarm for this Unix time, unless it is due earlier."""

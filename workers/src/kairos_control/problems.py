@@ -1,10 +1,10 @@
-"""Every error the control plane answers with, on one page (docs/protocol.md §9)."""
+"""All errors that the control plane answers with (docs/protocol.md §9)."""
 
 from __future__ import annotations
 
 from kairos.api.problem import ProblemError
 
-# code: (HTTP status, title). `detail` is given where it is raised and tells a person what to do next.
+# code: (HTTP status, title). `detail` is given where the error is raised and says what to do next.
 PROBLEMS: dict[str, tuple[int, str]] = {
     "malformed": (400, "The request is malformed"),
     "invalid": (422, "A field of the request is missing or has a wrong value"),

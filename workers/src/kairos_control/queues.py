@@ -1,7 +1,8 @@
-"""What comes out of the queues: samples of nodes, the cron's sweeps of each tenant, and messages that a queue has given up.
+"""The consumers of the queues: samples of nodes, the cron's sweep of each tenant, and messages that a queue has given
+up.
 
-A message that cannot be understood is put aside as a dead letter and holds up no other. After an outage the queue delivers the others
-again, later each time; those that it gives up come here from their dead-letter queue.
+A message that cannot be parsed is kept as a dead letter and does not delay the others. After an outage the queue
+delivers messages again, after a longer wait each time; those that it gives up arrive here from their dead-letter queue.
 """
 
 from __future__ import annotations
@@ -18,10 +19,10 @@ from .services.double_entry import DoubleEntry
 
 TELEMETRY, SWEEPS = "kairos-telemetry", "kairos-sweeps"
 EVENTS = "kairos-events"
-"""A queue of earlier releases; nothing is added to it."""
+"""The queue of audit events of earlier releases. Nothing is added to it; what is left in it is still delivered."""
 
 DEAD = "-dead"
-"""What the name of a dead-letter queue ends with, after that of its queue."""
+"""The name of a dead-letter queue is that of its queue with this suffix."""
 
 _RETRY_S, _RETRY_MAX_S = 30, 3600
 T = TypeVar("T")
@@ -35,7 +36,7 @@ class Message(Protocol):
 
     @property
     def attempts(self) -> int:
-        """How often it was delivered, with this time."""
+        """How often it was delivered, this time included."""
         ...
 
     def ack(self) -> None:
@@ -48,26 +49,28 @@ class Message(Protocol):
 
 
 SweepObject = Callable[[str], Awaitable[bool]]
-"""Asks a tenant's object for its housekeeping. Whether all events that it took are in the log's segments."""
+"""Asks a tenant's object for its housekeeping. True: all events that it took are in segments of its log."""
 
 
 class Queues:
+    """The consumers of all queues of this Worker."""
+
     def __init__(self, fabric: FabricServices, sweep_object: SweepObject) -> None:
         self._fabric, self._sweep_object = fabric, sweep_object
 
     async def consume(self, queue: str, messages: Sequence[Message]) -> None:
         """One batch. Each message is acknowledged or given back when this returns."""
         if queue == SWEEPS:
-            for message, tenant in await self._understood(queue, messages, _tenant):
+            for message, tenant in await self._parsed(queue, messages, _tenant):
                 await self._handle(queue, [message], partial(self._sweep, tenant))
         elif queue == TELEMETRY:
-            samples = await self._understood(queue, messages, telemetry.parse)
+            samples = await self._parsed(queue, messages, telemetry.parse)
             measured = [each for _, each in samples]
             await self._handle(
                 queue, [each for each, _ in samples], lambda: telemetry.keep(self._fabric.platform, measured)
             )
         elif queue == EVENTS:
-            queued = await self._understood(queue, messages, queued_events.parse)
+            queued = await self._parsed(queue, messages, queued_events.parse)
             events = [each for _, each in queued]
             await self._handle(
                 queue, [each for each, _ in queued], lambda: queued_events.keep(self._fabric.store, events)
@@ -79,26 +82,26 @@ class Queues:
                 queue, messages, partial(letters.keep, queue.removesuffix(DEAD), "delivered too often", bodies)
             )
 
-    async def _understood(
+    async def _parsed(
         self, queue: str, messages: Sequence[Message], parse: Callable[[object], T]
     ) -> list[tuple[Message, T]]:
-        """The messages that can be understood, and what they say. The others are put aside."""
-        understood: list[tuple[Message, T]] = []
+        """The messages that can be parsed, each with its value. The others become dead letters."""
+        parsed: list[tuple[Message, T]] = []
         for message in messages:
             try:
-                understood.append((message, parse(message.body)))
+                parsed.append((message, parse(message.body)))
             except ValueError as error:
-                put_aside = partial(self._fabric.dead_letters.keep, queue, str(error), [message.body])
-                await self._handle(queue, [message], put_aside)
-        return understood
+                keep = partial(self._fabric.dead_letters.keep, queue, str(error), [message.body])
+                await self._handle(queue, [message], keep)
+        return parsed
 
     async def _handle(self, queue: str, messages: Sequence[Message], run: Callable[[], Awaitable[None]]) -> None:
-        """Acknowledges the messages once `run` has done with them; if it fails, they come again."""
+        """Acknowledges the messages after `run`; if it fails, the queue delivers them again."""
         if not messages:
             return
         try:
             await run()
-        except Exception as error:  # any type: whatever a binding makes of an outage
+        except Exception as error:  # any type: it depends on the binding that is out
             print(f"queue {queue}: {type(error).__name__}: {error}")
             for message in messages:
                 message.retry(min(_RETRY_S << min(message.attempts - 1, 10), _RETRY_MAX_S))
@@ -107,8 +110,8 @@ class Queues:
                 message.ack()
 
     async def _sweep(self, tenant: str) -> None:
-        """One tenant's: its object's housekeeping and, once all its events are in the log's segments, the comparison of both ends of its
-        flows. What that finds is copied into the log at once."""
+        """One tenant: the housekeeping of its object and, once all its events are in segments, the double-entry
+        check. A second sweep then copies the findings into the log."""
         if await self._sweep_object(tenant) and await DoubleEntry(self._fabric.platform, tenant).check():
             await self._sweep_object(tenant)
 

@@ -1,4 +1,4 @@
-"""The services of one tenant, put together. They run inside the tenant's Durable Object."""
+"""Constructs the services of one tenant. They run inside the tenant's Durable Object."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ from .store import Stores
 
 
 class TenantServices:
-    """All that a tenant's object does, over its platform."""
+    """The services of one tenant, each after those that it uses."""
 
     def __init__(self, platform: TenantPlatform) -> None:
         self.turn = Turn()

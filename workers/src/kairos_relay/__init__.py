@@ -1,1 +1,5 @@
-"""The relay: one Durable Object a gateway hands frames on between its endpoints and it (docs/protocol.md §5). It reads headers only."""
+"""The relay: for each gateway a Durable Object that passes frames between the gateway and its endpoints
+(docs/protocol.md §5).
+
+It reads frame headers only. Start reading at `relay.py`.
+"""

@@ -15,8 +15,8 @@ _running: set[asyncio.Task[None]] = set()  # asyncio itself holds a task only we
 def background(ctx: Any, work: Coroutine[Any, Any, None]) -> None:
     """Runs `work`, and keeps the object `ctx` in memory until it has ended. What it raises is logged.
 
-    The runtime is given a promise of JavaScript. A task of Python would reach it as a borrowed proxy, which ends with the
-    call that passes it.
+    The runtime is given a promise of JavaScript. A task of Python would reach it as a borrowed proxy, which ends with
+    the call that passes it.
     """
     ended = js.Promise.withResolvers()
     ctx.waitUntil(ended.promise)

@@ -1,4 +1,5 @@
-"""T2: whose session token is this? The control plane knows it, and the relay asks once a socket and once a renewal."""
+"""T2: introspection of session tokens. The relay asks the control plane once for each socket and once for each
+renewal."""
 
 from __future__ import annotations
 
@@ -30,8 +31,9 @@ class TokenRefused(Exception):
         return self.problem.status >= 500
 
 
-async def introspect(control: Any, internal_key: str, token: str, gateway: str, source: str) -> Introspected:
-    """Asks the control plane. control: its service binding; source: the caller's address, or "". Raises TokenRefused."""
+async def introspect(control: Any, introspection_key: str, token: str, gateway: str, source: str) -> Introspected:
+    """Asks the control plane. control: its service binding; source: the caller's address, or "". Raises
+    TokenRefused."""
     tenant = token.partition(".")[0]
     if not is_name(tenant):
         raise TokenRefused(Problem("urn:kairos:problem:unauthorized", "The session token is malformed", 401))
@@ -42,7 +44,7 @@ async def introspect(control: Any, internal_key: str, token: str, gateway: str, 
                 method="POST",
                 body=msgspec.json.encode(Introspection(token, gateway)).decode(),
                 headers={
-                    "authorization": f"Bearer {internal_key}",
+                    "authorization": f"Bearer {introspection_key}",
                     "content-type": "application/json",
                     **({SOURCE_HEADER: source} if source else {}),
                 },
@@ -51,7 +53,7 @@ async def introspect(control: Any, internal_key: str, token: str, gateway: str, 
         if answer.status == 200:
             return msgspec.json.decode(body, type=Introspected)
         problem = msgspec.json.decode(body, type=Problem)
-    except Exception as error:  # the bridge has no one type for a Worker that is down or answers something else
+    except Exception as error:  # any type: it depends on the bridge to JavaScript, and on what was answered
         print(f"introspection: {error}")
         raise TokenRefused(
             Problem(
@@ -62,10 +64,10 @@ async def introspect(control: Any, internal_key: str, token: str, gateway: str, 
 
 
 class Introspections:
-    """What the control plane last said of the tokens in use, for a time in which it does not answer.
+    """The newest introspections, used while the control plane does not answer.
 
-    The newest token of each session, for as long as it is good, and at most 10,000 of them: then the oldest goes. They are
-    in memory only. After an eviction a token has to wait for the control plane.
+    They are kept for the newest token of each session until it expires, and for at most 10,000 tokens; then the oldest
+    is dropped. They are in memory only, so after an eviction a token has to wait for the control plane.
     """
 
     def __init__(self) -> None:
@@ -81,7 +83,7 @@ class Introspections:
             self._forget(next(iter(self._token_of)))
 
     def of(self, token: str) -> Introspected | None:
-        """What was said of this token, if it is still good."""
+        """The newest introspection of this token, unless the session has expired."""
         who = self._by_token.get(_digest(token))
         return who if who is not None and who.expires_at > time.time() else None
 

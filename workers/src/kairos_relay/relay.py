@@ -1,8 +1,8 @@
 """The Relay Durable Object of one gateway (docs/design/0002-two-workers.md).
 
-It passes frames between the gateway's socket and one socket for each endpoint's channel, and counts what is under way. It
-holds nothing that is not in its storage, its sockets' attachments, or known to the control plane, so the runtime may evict
-it from memory while its sockets stay open.
+It passes frames between the gateway's socket and one socket for each endpoint's channel, and counts what is under way.
+It holds nothing that is not in its storage, its sockets' attachments, or known to the control plane, so the runtime may
+evict it from memory while its sockets stay open.
 """
 
 from __future__ import annotations
@@ -39,7 +39,8 @@ from .introspection import Introspections, TokenRefused, introspect
 from .meter import RENEWAL_COST, Ruling
 from .sockets import End, Sockets
 
-# The version of what outlives the object's memory: `number` and `gateway` in its storage, the sockets' tags and attachments.
+# The version of what outlives the object's memory: `number` and `gateway` in its storage, the sockets' tags and
+# attachments.
 _SCHEMA = 1
 _FORWARDED = (FrameType.DATAGRAMS, FrameType.STREAM, FrameType.CREDIT, FrameType.CLOSE)
 _FRAME_MAX = HEADER.size + FRAME_PAYLOAD_MAX
@@ -50,14 +51,16 @@ _FAULTS = {"bad-message", "wrong-channel", "credit-exceeded", "flooding"}
 
 
 class Relay(DurableObject):  # type: ignore[misc]
+    """The sockets of one gateway and of the endpoints that reach it through this relay."""
+
     def __init__(self, ctx: Any, env: Any) -> None:
         super().__init__(ctx, env)
         self._sockets = Sockets(ctx)
         self._known = Introspections()
-        self._cuts: dict[str, int] = {}  # "node/..." or "session/..." -> Unix time until which it is let in nowhere
+        self._cuts: dict[str, int] = {}  # "node/..." or "session/..." -> Unix time until which it is refused
         self._schema = int(ctx.storage.kv.get("schema") or 1)  # it was not recorded at first
 
-    # -- a new socket ---------------------------------------------------------------------------------------------------
+    # -- a new socket --------------------------------------------------------------------------------------------------
 
     async def fetch(self, request: Any) -> Any:
         if self._schema > _SCHEMA:
@@ -85,8 +88,8 @@ class Relay(DurableObject):  # type: ignore[misc]
         return Response(None, status=101, web_socket=client)
 
     def _admit(self, socket: Any, who: Introspected, gateway: str) -> None:
-        """Gives a socket its number. A session has one socket here, the newest; a gateway knows nothing of the channels of
-        its socket before this one."""
+        """Gives a socket its number. A session has one socket here, the newest; a gateway knows nothing of the
+        channels of its socket before this one."""
         replaced = self._sockets.everyone() if who.role == "gateway" else self._sockets.of_session(who.session)
         for old in replaced:
             self._expel(old, "replaced", f"the {who.role} connected again")
@@ -99,10 +102,10 @@ class Relay(DurableObject):  # type: ignore[misc]
             kept.put("schema", _SCHEMA)
         end = self._sockets.accept(socket, number, who.role, who.node, who.session, who.expires_at)
         if not end.is_gateway:
-            end.tell(FrameType.OPENED, Opened(number, gateway), number)
-            self._tell_gateway(FrameType.OPEN, number, Open(who.node, who.tenant, who.session, who.expires_at))
+            end.send_frame(FrameType.OPENED, Opened(number, gateway), number)
+            self._send_to_gateway(FrameType.OPEN, number, Open(who.node, who.tenant, who.session, who.expires_at))
 
-    # -- frames: plain functions, because a coroutine for each frame would halve what passes -----------------------------
+    # -- frames: plain functions, because a coroutine for each frame would halve what passes ---------------------------
 
     def webSocketMessage(self, socket: Any, message: Any) -> None:
         sender = self._sockets.of(socket)
@@ -131,8 +134,8 @@ class Relay(DurableObject):  # type: ignore[misc]
         except BadMessage as error:
             self._expel(sender, "bad-message", str(error))
 
-    # The runtime binds the arguments of a handler by its signature, in Python, at each call: a third of a frame's cost. A
-    # handler without a readable signature is given the arguments as they come (pyodide.code.relaxed_call).
+    # The runtime binds the arguments of a handler by its signature, in Python, at each call: a third of a frame's cost.
+    # A handler without a readable signature is given the arguments as they come (pyodide.code.relaxed_call).
     webSocketMessage.__signature__ = NotImplemented  # type: ignore[attr-defined]
 
     def _forward(
@@ -141,9 +144,9 @@ class Relay(DurableObject):  # type: ignore[misc]
         """Passes a frame on. channel: the endpoint's end; octets: the bytes of `message`. Raises BadMessage."""
         ruling = self._rule(sender, channel, header, octets)
         if ruling is Ruling.PASS:
-            receiver.pass_on(message)
+            receiver.send_buffer(message)
             if header.type is FrameType.CLOSE and self._sockets.end(channel):
-                channel.socket.close(NORMAL, "closed")  # both ends know, so nobody is told
+                channel.socket.close(NORMAL, "closed")  # both ends know
         elif ruling is not Ruling.DROP:
             # The channel ends, whichever end broke the rule: the gateway needs its socket for the others.
             self._expel(channel, ruling.value, "beyond what the other end takes")
@@ -170,24 +173,24 @@ class Relay(DurableObject):  # type: ignore[misc]
         if ruling is not Ruling.PASS:
             self._expel(sender, ruling.value, "more frames than there is reason for")
         elif kind is FrameType.PING and len(payload) <= PING_PAYLOAD_MAX:
-            sender.pass_on(to_js(frame(FrameType.PONG, 0, payload)))
+            sender.send_buffer(to_js(frame(FrameType.PONG, 0, payload)))
         elif kind is FrameType.RENEW and len(payload) <= _TOKEN_MAX:
             self._start_renewal(sender, payload.decode("ascii", "replace"))
         elif kind is not FrameType.PONG:
             raise BadMessage(f"a node does not send {kind.name} of {len(payload)} bytes")
 
-    # -- the end of a socket --------------------------------------------------------------------------------------------
+    # -- the end of a socket -------------------------------------------------------------------------------------------
 
     def webSocketClose(self, socket: Any, code: int, reason: str, was_clean: bool) -> None:
         end = self._sockets.of(socket)
         if end is not None:
-            self._gone(end)
+            self._disconnected(end)
         socket.close(close_code_to_answer(code), reason)
 
     def webSocketError(self, socket: Any, error: Any) -> None:
         end = self._sockets.of(socket)
         if end is not None:
-            self._gone(end)
+            self._disconnected(end)
 
     async def alarm(self, info: Any = None) -> None:
         """T7 at the relay: a socket ends with its session by this clock, even if the control plane is silent."""
@@ -208,8 +211,8 @@ class Relay(DurableObject):  # type: ignore[misc]
             await self.ctx.storage.setAlarm(unix * 1000)
 
     def _cut(self, cut: Cut) -> None:
-        """Ends what is open, and refuses what is just being looked up: its introspection may have been answered before the
-        control plane decided."""
+        """Closes the open sockets, and refuses those whose introspection is under way: it may have been answered
+        before the control plane decided to cut."""
         now = time.time()
         self._cuts = {tag: until for tag, until in self._cuts.items() if until > now}
         self._known.cut(cut.node, cut.session)
@@ -224,30 +227,30 @@ class Relay(DurableObject):  # type: ignore[misc]
             self._expel(end, "revoked", "the fabric cut this session")
 
     def _expel(self, end: End, code: str, reason: str) -> None:
-        """Says why, and closes. Does nothing to a socket that has ended."""
+        """Sends CLOSE with the reason and closes the socket. Does nothing if it has ended."""
         if self._sockets.end(end):
-            end.tell(FrameType.CLOSE, Close(code, reason), end.channel)
+            end.send_frame(FrameType.CLOSE, Close(code, reason), end.channel)
             self._announce(end, code)
             end.socket.close(_BAD if code in _FAULTS else _ENDED, code)
 
-    def _gone(self, end: End) -> None:
-        """Its peer closed it, or the connection broke."""
+    def _disconnected(self, end: End) -> None:
+        """The peer closed the socket, or the connection broke."""
         if self._sockets.end(end):
             self._announce(end, "endpoint-gone")
 
     def _announce(self, end: End, code: str) -> None:
         """Tells the other side of a socket that has ended. A gateway's end is the end of all its channels."""
         if not end.is_gateway:
-            self._tell_gateway(FrameType.CLOSE, end.number, Close(code))
+            self._send_to_gateway(FrameType.CLOSE, end.number, Close(code))
             return
         for endpoint in self._sockets.endpoints():
             self._expel(endpoint, "gateway-gone", "the gateway left the relay")
 
-    def _tell_gateway(self, kind: FrameType, channel: int, message: Open | Close) -> None:
+    def _send_to_gateway(self, kind: FrameType, channel: int, message: Open | Close) -> None:
         if self._sockets.gateway is not None:
-            self._sockets.gateway.tell(kind, message, channel)
+            self._sockets.gateway.send_frame(kind, message, channel)
 
-    # -- sessions -------------------------------------------------------------------------------------------------------
+    # -- sessions ------------------------------------------------------------------------------------------------------
 
     def _start_renewal(self, end: End, token: str) -> None:
         if end.is_renewing:
@@ -257,9 +260,9 @@ class Relay(DurableObject):  # type: ignore[misc]
         background(self.ctx, self._renew(end, token))
 
     async def _renew(self, end: End, token: str) -> None:
-        """A renewed session lengthens the life of its own socket only."""
+        """Renews the session of one socket by a newer token."""
         try:
-            who = await self._introspect_patiently(end, token)
+            who = await self._introspect_with_retries(end, token)
         except TokenRefused as error:
             self._expel(end, error.problem.code, error.problem.detail)
             return
@@ -272,10 +275,10 @@ class Relay(DurableObject):  # type: ignore[misc]
             return
         end.expires_at = who.expires_at
         end.attach()
-        end.tell(FrameType.RENEWED, Renewed(who.expires_at), end.channel)
+        end.send_frame(FrameType.RENEWED, Renewed(who.expires_at), end.channel)
 
-    async def _introspect_patiently(self, end: End, token: str) -> Introspected:
-        """Asks again while the control plane is away, as long as the session has time left. Raises TokenRefused."""
+    async def _introspect_with_retries(self, end: End, token: str) -> Introspected:
+        """Asks until the control plane answers or the session is about to expire. Raises TokenRefused."""
         gateway = str(self.ctx.storage.kv.get("gateway"))
         while True:
             try:
@@ -286,8 +289,10 @@ class Relay(DurableObject):  # type: ignore[misc]
             await asyncio.sleep(_RETRY_S)
 
     async def _introspect(self, token: str, gateway: str, source: str = "") -> Introspected:
-        """Whose token this is. While the control plane is away, what it last said of the same token holds. Raises
-        TokenRefused."""
+        """Who holds the token. While the control plane does not answer, its last answer about the same token counts.
+
+        Raises TokenRefused.
+        """
         try:
             who = await introspect(self.env.CONTROL, self.env.INTROSPECTION_KEY, token, gateway, source)
         except TokenRefused as error:

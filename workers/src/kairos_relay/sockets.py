@@ -1,7 +1,8 @@
 """The sockets of one relay object, and what is known of each.
 
-Every socket has a number that is never given twice at this relay; an endpoint's number is its channel. The runtime keeps
-a socket open while it evicts the object from memory, so all that must be known afterwards is in the socket's attachment.
+Every socket has a number that is never given twice at this relay; an endpoint's number is its channel. The runtime
+keeps a socket open while it evicts the object from memory, so all that must be known afterwards is in the socket's
+attachment.
 """
 
 from __future__ import annotations
@@ -47,22 +48,22 @@ class End:
 
     @property
     def channel(self) -> int:
-        """What a frame of the relay to this socket names: the gateway's own socket is no channel."""
+        """The channel number in frames that the relay itself sends on this socket; 0 on the gateway's."""
         return 0 if self.is_gateway else self.number
 
-    def pass_on(self, message: Any) -> None:
-        """Sends a buffer of JavaScript. A socket that is about to end takes nothing more, and that harms no other."""
+    def send_buffer(self, message: Any) -> None:
+        """Sends a buffer of JavaScript. Does nothing if the socket is closing."""
         try:
             self.send(message)
         except JsException:
             return
 
-    def tell(self, kind: FrameType, message: RelayMessage, channel: int) -> None:
+    def send_frame(self, kind: FrameType, message: RelayMessage, channel: int) -> None:
         """Sends a frame that the relay makes itself."""
-        self.pass_on(to_js(frame(kind, channel, encode(message))))
+        self.send_buffer(to_js(frame(kind, channel, encode(message))))
 
     def attach(self, *, ended: bool = False) -> None:
-        """Writes down what must outlive an eviction."""
+        """Stores what must outlive an eviction."""
         facts = {
             "number": self.number,
             "is_gateway": self.is_gateway,
@@ -100,10 +101,10 @@ class Sockets:
         return end
 
     def of(self, socket: Any) -> End | None:
-        """Whose event this is; None if that socket has ended.
+        """The end that an event of this socket belongs to; None if it has ended.
 
-        Python sees a new proxy of the same JavaScript object at each event, so the proxy itself is no key. The number is
-        therefore a property of the JavaScript object, written at its first event.
+        Python sees a new proxy of the same JavaScript object at each event, so the proxy itself is no key. The number
+        is therefore a property of the JavaScript object, written at its first event.
         """
         try:
             number = socket.kairosNumber
@@ -127,13 +128,13 @@ class Sockets:
         return [end for end in self._live.values() if not end.is_gateway]
 
     def everyone(self) -> Iterator[End]:
-        """The endpoints first, so that each hears the reason of its end and not that the gateway left."""
+        """The endpoints first: each is then closed with its own reason and not with that of the gateway."""
         yield from self.endpoints()
         if self.gateway is not None:
             yield self.gateway
 
     def end(self, end: End) -> bool:
-        """From now on it is not heard any more, also after an eviction. False: it had ended before."""
+        """Ignores the socket from now on, also after an eviction. False: it had ended before."""
         if self._live.pop(end.number, None) is None:
             return False
         if self.gateway is end:

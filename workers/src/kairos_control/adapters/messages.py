@@ -1,4 +1,4 @@
-"""Between the runtime's Request and Response and our Call and Reply."""
+"""Converts the runtime's requests, responses and queue messages to and from those of `http` and `queues`."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from ..problems import problem
 
 
 def call_of(request: Any) -> tuple[Call, ReadBody]:
-    """The call without its body, and what reads that.
+    """The call without its body, and the function that reads the body.
 
-    The method is asked of the JavaScript object: the SDK's own property raises for a method that it does not list.
+    The method is read from the JavaScript object, because the SDK's property raises for a method that it does not list.
     """
     parts = urlsplit(request.url)
     target = parts.path + (f"?{parts.query}" if parts.query else "")

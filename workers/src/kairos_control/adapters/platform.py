@@ -1,4 +1,4 @@
-"""The platform out of the Worker's environment."""
+"""Makes the platform from the Worker's environment."""
 
 from __future__ import annotations
 
@@ -21,8 +21,11 @@ from .storage import D1Databases, KvCache, Queue, R2Blobs
 
 
 def settings_of(env: Any) -> Settings:
-    """Out of the variables and secrets that kairos_cli/fabric/settings.py gives. Raises SettingsError: nothing may be signed by a key that is
-    not of the certificate, so a Worker that lacks the one that belongs to the other serves nothing."""
+    """From the variables and secrets that kairos_cli/fabric/settings.py lists. Raises SettingsError if one is missing.
+
+    The name of the seed's secret is derived from the issuing certificate, so a Worker whose seed and certificate do not
+    belong together serves nothing.
+    """
 
     def optional(name: str) -> str:
         return str(getattr(env, name, ""))
@@ -68,9 +71,9 @@ def platform_of(env: Any) -> Platform:
 class BoundRelay:
     """The relay Worker through its service binding."""
 
-    def __init__(self, binding: Any, internal_key: str) -> None:
+    def __init__(self, binding: Any, cut_key: str) -> None:
         self._binding = binding
-        self._key = internal_key
+        self._key = cut_key
 
     async def cut(self, cut: Cut) -> bool:
         try:
@@ -80,14 +83,15 @@ class BoundRelay:
                 body=msgspec.json.encode(cut).decode(),
                 headers={"authorization": f"Bearer {self._key}", "content-type": "application/json"},
             )
-        except Exception as error:  # the other Worker is down: whatever the bridge makes of that
+        except Exception as error:  # any type: it depends on the bridge to JavaScript
             print(f"relay cut: {error}")
             return False
         return bool(answer.status == 204)
 
 
 async def require_database(platform: Platform) -> None:
-    """Asks once an isolate. Raises a ProblemError, at each call until it is mended: a database has another schema than this code."""
+    """Raises a ProblemError while a database has another schema than this code expects. Once all fit, an isolate
+    does not ask again."""
     if not _checked:
         for name in platform.databases.names:
             await database_schema.require(platform.databases.of(name), name)

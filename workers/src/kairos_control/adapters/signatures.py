@@ -12,6 +12,8 @@ from kairos.crypto.suites import Suite
 
 
 class WebCryptoSignatures:
+    """The port Signatures over WebCrypto (https://wicg.github.io/webcrypto-modern-algos/)."""
+
     def __init__(self, suite: Suite) -> None:
         self._algorithm = suite.signature
         self._key_bytes = suite.signature_public_key

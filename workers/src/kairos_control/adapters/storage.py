@@ -19,6 +19,8 @@ _MESSAGE_OVERHEAD = 100
 
 
 class D1Database:
+    """The port Database over a D1 binding."""
+
     def __init__(self, database: Any) -> None:
         self._database = database
 
@@ -89,6 +91,8 @@ class ObjectDatabase:
 
 
 class KvCache:
+    """The port Cache over a KV namespace."""
+
     def __init__(self, namespace: Any) -> None:
         self._namespace = namespace
 
@@ -100,11 +104,13 @@ class KvCache:
         """As well as it can: KV refuses the second write of a key within a second, and what it does not hold is fetched again."""
         try:
             await self._namespace.put(key, value, expirationTtl=max(life_s, _TTL_MIN_S))
-        except Exception as error:  # whatever the bridge makes of a refusal
+        except Exception as error:  # any type: it depends on the bridge to JavaScript
             print(f"cache put {key}: {error}")
 
 
 class R2Blobs:
+    """The port Blobs over an R2 bucket."""
+
     def __init__(self, bucket: Any) -> None:
         self._bucket = bucket
 
@@ -125,7 +131,7 @@ class R2Blobs:
 
 
 class Queue:
-    """MessageQueue over a queue's binding. Messages are sent as text, so their bytes are counted as they go on the wire."""
+    """MessageQueue over a queue's binding. Messages are sent as text, so that their size on the wire is known."""
 
     def __init__(self, queue: Any) -> None:
         self._queue = queue
@@ -156,5 +162,5 @@ class Queue:
 
 
 def octets(value: Any) -> bytes:
-    """bytes of whatever the bridge made of an ArrayBuffer."""
+    """The bytes of an ArrayBuffer, which the bridge hands over in one of two forms."""
     return bytes(value.to_bytes() if hasattr(value, "to_bytes") else value)

@@ -1,4 +1,4 @@
-"""From a call to its reply, at both places that answer calls: the Worker's entrypoint and a Tenant object."""
+"""From a call to its reply, in both places that answer calls: the Worker's entrypoint and a Tenant object."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ from .routing import Caller, Route, find
 from .table import FABRIC, TENANT
 
 ReadBody = Callable[[int], Awaitable[bytes]]
-"""Reads the body of a request, of at most so many bytes. Raises length-required, body-too-large."""
+"""Reads the body of a request, of at most this many bytes. Raises body-too-large."""
 
-# Bytes of request bodies in memory at once; an isolate has 128 MB. Callers that are authenticated before their body is read have a part
-# of their own, so that uploads of strangers that never end hold up none of them.
+# Bytes of request bodies in memory at once; an isolate has 128 MB. Callers that are authenticated before their body is
+# read have a part of their own, so that unauthenticated uploads that never end do not block them.
 _BODIES_MAX = 40 * 1024 * 1024
 _UNAUTHENTICATED_BODIES_MAX = 16 * 1024 * 1024
 _SOURCE_BODIES_MAX = (
@@ -65,7 +65,8 @@ class Bodies:
     async def read(self, call: Call, route: Route[Any], read: ReadBody) -> AsyncIterator[None]:
         """Fills in the body of a call whose route takes one, for as long as the call is served.
 
-        Raises length-required, body-too-large, request-timeout, and too-many-requests while other bodies take all the memory.
+        Raises length-required, body-too-large, request-timeout, and too-many-requests while other bodies take all the
+        memory.
         """
         length, source = declared_length(call, route), site_of(call.source)
         if length > self._left or (source and self._of_source[source] + length > self._source_limit):
@@ -98,7 +99,8 @@ _unauthenticated_bodies = Bodies(_UNAUTHENTICATED_BODIES_MAX, _SOURCE_BODIES_MAX
 
 
 def declared_length(call: Call, route: Route[Any]) -> int:
-    """How many bytes of body the request declares. Whatever the method, a body that comes in chunks is refused before it is read.
+    """How many bytes of body the request declares. Whatever the method, a body that comes in chunks is refused before
+    it is read.
 
     Raises length-required, body-too-large.
     """
@@ -141,7 +143,8 @@ async def answer_tenant(tenant: TenantServices, call: Call, read: ReadBody) -> R
 
 
 async def _answer(tenant: TenantServices, route: Route[TenantServices], call: Call, read: ReadBody) -> Reply:
-    """A caller is authenticated before it waits for its turn to change records, and again if another turn has ended since."""
+    """Authenticates a caller before it waits for its turn to change records, and again if another turn has ended
+    meanwhile."""
     early, ended = by_headers(route, call), tenant.turn.ended
     if early:
         await authenticate(tenant, route, call)
@@ -158,16 +161,20 @@ async def _answer(tenant: TenantServices, route: Route[TenantServices], call: Ca
 
 
 async def answer_stranger(fabric: FabricServices, call: Call, read: ReadBody) -> Reply:
-    """A call for a tenant that does not exist. No object is made for it, and it hears what it would hear from a tenant that it
-    has no part in: who may not know of a tenant cannot find out by its name."""
+    """A call for a tenant that does not exist. No object is made for it.
+
+    The answer is that of a tenant of which the caller is no part, so nobody can find out which tenants exist.
+    """
     try:
         route = find(TENANT, call)
-        raise await _strange(fabric, route, call, read)
+        raise await _refusal_without_tenant(fabric, route, call, read)
     except ProblemError as error:
         return problem_reply(error, call.path)
 
 
-async def _strange(fabric: FabricServices, route: Route[TenantServices], call: Call, read: ReadBody) -> ProblemError:
+async def _refusal_without_tenant(
+    fabric: FabricServices, route: Route[TenantServices], call: Call, read: ReadBody
+) -> ProblemError:
     name = tenant_of(call.path)
     is_node = route.caller is Caller.NODE or (route.caller is Caller.NODE_OR_ADMIN and not call.bearer)
     if not is_node and route.caller not in (Caller.ANYONE, Caller.JOINING):
@@ -185,7 +192,7 @@ async def _strange(fabric: FabricServices, route: Route[TenantServices], call: C
 
 
 def tenant_of(path: str) -> str:
-    """The tenant whose object answers this path; empty: none does."""
+    """The tenant whose object answers this path; empty: the entrypoint answers it."""
     parts = path.split("/")
     if path.startswith("/v1/tenants/") and len(parts) >= 4:
         return parts[3]
@@ -195,7 +202,7 @@ def tenant_of(path: str) -> str:
 
 
 def failure(call: Call, error: Exception) -> Reply:
-    """Our own defect: logged whole, and told without its inside."""
+    """The reply after an unexpected exception. The log has the exception; the caller does not see it."""
     print(f"{call.method} {call.path} failed: {type(error).__name__}: {error}")
     return problem_reply(problem("internal", "this is a defect of the fabric; its log has more"), call.path)
 

@@ -1,4 +1,5 @@
-"""Who is calling (docs/protocol.md §3). A refusal has the same shape for every caller and does not say which half was wrong."""
+"""Who is calling (docs/protocol.md §3). A refusal has the same shape for every caller and does not say which half
+was wrong."""
 
 from __future__ import annotations
 
@@ -27,7 +28,7 @@ _ROLE = {
     Caller.ADMIN: "tenant-admin",
     Caller.ROOT: ROOT,
 }
-_EVEN_ISOLATED = ("/events", "/audit")  # an isolated node is told of its release, and its audit events are still wanted
+_EVEN_ISOLATED = ("/events", "/audit")  # an isolated node hears of its release, and its audit events are still taken
 
 
 def by_headers(route: Route[TenantServices], call: Call) -> bool:
@@ -39,10 +40,10 @@ async def authenticate(tenant: TenantServices, route: Route[TenantServices], cal
     """Raises a ProblemError unless the caller is one that the route is for."""
     if _is_node(route, call):
         await _require_node(tenant, call)
-        return  # a tenant that has a device exists
+        return  # there is a device, so the tenant exists
     if route.caller is Caller.INTERNAL:
         require_internal(tenant.platform.settings, call)
-        return  # the last events of a tenant arrive after it was deleted
+        return  # a deleted tenant has housekeeping as well
     if route.caller not in _ROLE:
         return  # a tenant that does not exist has no token and no enrollment that such a caller could name
     name = tenant.platform.tenant
@@ -52,7 +53,8 @@ async def authenticate(tenant: TenantServices, route: Route[TenantServices], cal
 
 
 async def authenticate_again(tenant: TenantServices, route: Route[TenantServices], call: Call) -> None:
-    """By what is recorded now, for a caller that waited while others changed the records. Raises a ProblemError."""
+    """Checks a caller that waited while others changed the records, by the records as they are now. Raises a
+    ProblemError."""
     if not _is_node(route, call):
         await authenticate(tenant, route, call)
         return
@@ -99,7 +101,7 @@ def unknown_device(tenant: str, call: Call) -> ProblemError:
 
 
 def signed_request_of(call: Call) -> SignedRequest:
-    """What the caller signed, with its signature."""
+    """The part of a call that a signature covers, and the signature."""
     return SignedRequest(call.method, call.target, call.body, call.headers.get(SIGNATURE_HEADER.lower(), ""))
 
 
@@ -108,7 +110,7 @@ def _is_node(route: Route[TenantServices], call: Call) -> bool:
 
 
 async def _require_administrator(administrators: Administrators, call: Call, role: str, tenant: str) -> None:
-    """Sets call.administrator, also of one that is refused for its role: the audit names it."""
+    """Sets call.administrator, also for one whose role is refused, because the audit names it."""
     call.administrator = await administrators.authenticate(call.bearer)
     call.administrator.require(role, tenant)
 
@@ -136,6 +138,6 @@ async def _active_device(tenant: TenantServices, call: Call) -> StoredDevice:
 
 
 def _refuse_isolated(tenant: TenantServices, call: Call, device: StoredDevice) -> None:
-    """Raises isolated, but for what an isolated device may still call."""
+    """Raises isolated, except on routes that an isolated device may still call."""
     if not call.path.endswith(_EVEN_ISOLATED):
         tenant.store.isolations.refuse(device.node)

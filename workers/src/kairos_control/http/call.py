@@ -119,10 +119,13 @@ class Reply:
     """One response."""
 
     status: int
+    """The HTTP status code."""
     body: bytes = b""
+    """Empty: none."""
     content_type: str = JSON
     """Empty without a body."""
     headers: dict[str, str] = field(default_factory=dict)
+    """By name in lower case, beside content-type."""
 
 
 def reply(value: object, status: int = 200) -> Reply:

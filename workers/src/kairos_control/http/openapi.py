@@ -1,4 +1,4 @@
-"""The OpenAPI 3.1 document, made from the route table and the types it names: it cannot say anything else than the code."""
+"""The OpenAPI 3.1 document, made from the route table and the types it names: so it cannot contradict the code."""
 
 from __future__ import annotations
 
@@ -25,12 +25,13 @@ _SECURITY: dict[Caller, list[dict[str, list[str]]]] = {
     Caller.NODE_OR_ADMIN: [{"node": [], "signature": []}, {"bearer": []}],
     Caller.INTERNAL: [{"bearer": []}],
 }
-# What a caller may be answered beside success: by the proof that the route asks for, by what it takes, and always.
+# The statuses of refusals: of every route, by the caller that a route is for, by its body, and by what the records do
+# not allow.
 _ALWAYS = {429, 500, 503}
 _BY_CALLER = {Caller.ANYONE: set[int](), Caller.INTERNAL: {401}}
 _PROVEN = {401, 403}
 _BODY = {400, 408, 411, 413, 422}
-_CHANGE = {409, 410}  # what the records do not allow now
+_CHANGE = {409, 410}
 
 
 def document(routes: Sequence[Route[Any]]) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from .call import Call, Reply, reply
 
 LIMIT, LIMIT_MAX = 100, 1000
 _AFTER_MAX = 256  # characters; the longest cursor is a VNI, a prefix and a node
-NEWEST = (1 << 49) - 1  # above every number, and one that has at most 15 digits
+NEWEST = (1 << 49) - 1  # above every number in a listing; it has 15 digits, as many as a query may have
 
 
 class Window(msgspec.Struct):
@@ -41,17 +41,11 @@ class Window(msgspec.Struct):
         return int(self.after)
 
     def page(self, records: Sequence[Any], cursor: Callable[[Any], object], ahead: Sequence[Any] = ()) -> Reply:
-        """The page of `records`, which are at most `fetch` in the order of their cursors. ahead: records that come before them."""
+        """The page of `records`, which are at most `fetch` in the order of their cursors. ahead: records that come
+        before them."""
         shown = records[: self.limit]
         following = str(cursor(shown[-1])) if len(records) > self.limit else ""
         return reply(Page([*ahead, *shown], following))
-
-    def page_of_rows(
-        self, rows: Sequence[Any], key: str, record: Callable[[Any], Any], ahead: Sequence[Any] = ()
-    ) -> Reply:
-        shown = rows[: self.limit]
-        following = str(shown[-1][key]) if len(rows) > self.limit else ""
-        return reply(Page([*ahead, *map(record, shown)], following))
 
 
 def window(call: Call) -> Window:

@@ -1,4 +1,5 @@
-"""A route: which method and path calls what, and for whom. The OpenAPI document is made from the same rows."""
+"""Routes: which method and path calls which handler, and who may call it. The OpenAPI document is made from the same
+rows."""
 
 from __future__ import annotations
 
@@ -38,10 +39,13 @@ class Route(Generic[S]):
     """One row of a route table. S: the services that its handler works with."""
 
     method: str
+    """In upper case."""
     path: str
     """A template: `{name}` matches one segment of at most 80 letters, digits, `_`, `.` and `-`."""
     caller: Caller
+    """Who may call it."""
     handler: Handler[S]
+    """Decodes the call, asks a service and makes the reply."""
     summary: str
     """What it does, for the OpenAPI document."""
     body: Any = None
@@ -55,8 +59,10 @@ class Route(Generic[S]):
     body_max: int = BODY_MAX
     """Bytes that the request body may have."""
     serialized: bool = False
-    """It changes the tenant's records: such calls run one at a time, each to its last write. A caller is authenticated before it waits."""
+    """The call changes the tenant's records. Such calls run one after another; a caller is authenticated before it
+    waits."""
     pattern: re.Pattern[str] = field(init=False)
+    """`path` as a regular expression."""
 
     def __post_init__(self) -> None:
         pattern = re.sub(r"\{(\w+)\}", r"(?P<\1>[A-Za-z0-9_.-]{1,80})", self.path)
@@ -81,11 +87,11 @@ def find(routes: Iterable[Route[S]], call: Call) -> Route[S]:
             return route
         allowed.append(route.method)
     if allowed:
-        raise method_not_allowed(call.path, allowed)
+        raise _method_not_allowed(call.path, allowed)
     raise problem("not-found", f"there is no {call.path}; /v1/openapi.json lists what there is")
 
 
-def method_not_allowed(path: str, allowed: list[str]) -> ProblemError:
+def _method_not_allowed(path: str, allowed: list[str]) -> ProblemError:
     """With the methods that are, as RFC 9110 §15.5.6 asks for."""
     methods = ", ".join(sorted({*allowed, "HEAD"} if "GET" in allowed else set(allowed)))
     error = problem("method-not-allowed", f"{path} takes {methods}")

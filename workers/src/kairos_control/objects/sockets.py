@@ -1,7 +1,9 @@
-"""The events sockets of a tenant's nodes, over the hibernation API (https://developers.cloudflare.com/durable-objects/best-practices/websockets/).
+"""The events sockets of a tenant's nodes, over the hibernation API
+(https://developers.cloudflare.com/durable-objects/best-practices/websockets/).
 
-The runtime keeps the sockets while the object is evicted, with two tags each: the node, and its role. Which nodes are online is kept in
-memory and read from the runtime once after an eviction: with 10,000 sockets that takes longer than a request should.
+The runtime keeps the sockets while the object is evicted, with two tags each: the node, and its role. Which nodes are
+online is kept in memory and read from the runtime once after an eviction: with 10,000 sockets that takes longer than a
+request should.
 """
 
 from __future__ import annotations

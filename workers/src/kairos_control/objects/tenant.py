@@ -1,5 +1,5 @@
-"""The Tenant Durable Object: one tenant's sessions, nonces and enrollments in its SQLite, its nodes' events sockets, and the one
-place where the tenant's records change."""
+"""The Tenant Durable Object: one tenant's sessions, nonces and enrollments in its SQLite, its nodes' events sockets,
+and the one place where the tenant's records change."""
 
 from __future__ import annotations
 
@@ -30,6 +30,8 @@ _EVENT_MAX = 64 * 1024
 
 
 class Tenant(DurableObject):  # type: ignore[misc]
+    """The Durable Object. It hands requests to `http`, and its alarm and its sockets to the services."""
+
     def __init__(self, ctx: Any, env: Any) -> None:
         super().__init__(ctx, env)
         self._local = ObjectDatabase(ctx.storage)
@@ -52,9 +54,9 @@ class Tenant(DurableObject):  # type: ignore[misc]
         try:
             service = await self._checked_service(self._name())
         except ProblemError as error:
-            print(f"alarm: {error}")  # the sweep does the same work once the schemas fit
+            print(f"alarm: {error}")  # the next sweep does this work once the schema fits the code
             return
-        await service.lifecycle.woken()
+        await service.lifecycle.alarm()
 
     async def _wake(self, at: float) -> None:
         """Sets the alarm, unless an earlier one is set: an object has one."""
@@ -91,14 +93,14 @@ class Tenant(DurableObject):  # type: ignore[misc]
             refusals.record(service, call, error)
             await service.journal.flush()
             return response_of(problem_reply(error, call.path))
-        self._sockets.close(node, _REPLACED, "replaced")  # one a node: the newest
+        self._sockets.close(node, _REPLACED, "replaced")  # a node has one socket, the newest
         client, server = js.WebSocketPair.new().object_values()
         self._sockets.accept(node, server)
         server.send(welcome)
         return Response(None, status=101, web_socket=client)
 
     async def _checked_service(self, name: str) -> TenantServices:
-        """Raises a ProblemError while the code and a schema do not fit."""
+        """Raises a ProblemError while a schema does not fit the code."""
         await require_database(platform_of(self.env))
         return self._service_for(name)
 
@@ -121,5 +123,6 @@ class Tenant(DurableObject):  # type: ignore[misc]
         return self._service
 
     def _name(self) -> str:
-        """The tenant. After an eviction a socket may speak before any call has named it, so it was written down."""
+        """The tenant's name. It is stored because after an eviction a message on a socket may come before any call
+        that names the tenant."""
         return str(self.ctx.storage.kv.get("tenant"))

@@ -1,4 +1,5 @@
-"""Administrators: the root of `kairos fabric init`, and scoped credentials, each one role in one tenant or in all of them.
+"""Administrators: the root of `kairos fabric init`, and scoped credentials, each one role in one tenant or in all of
+them.
 
 The rows are read anew for every call, so a revoked credential is refused from the next call on.
 """

@@ -1,4 +1,5 @@
-"""E2: a gateway of the tenant judges who may enroll. What it says is signed; no answer in time is no."""
+"""E2: a gateway of the tenant judges by policy who may enroll. Its verdict is signed. Without a verdict in time
+nobody enrolls."""
 
 from __future__ import annotations
 
@@ -19,12 +20,14 @@ from ..store import Stores
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What was decided of an enrollment. A denial is raised."""
+    """The verdict on an enrollment. A denial is raised as admission-denied instead."""
 
     outcome: str
     """allow or hold."""
     rule: str
+    """The id of the policy rule behind it."""
     reason: str
+    """For a person."""
 
 
 class Admission:
@@ -58,7 +61,7 @@ class Admission:
         raise problem("gateway-unavailable", "no gateway of this tenant answered; see that one runs and try again", 5)
 
     def answered(self, node: str, verdict: AdmissionVerdict) -> None:
-        """A gateway's answer came in; one that nobody waits for is dropped."""
+        """A gateway has answered. An answer that nobody waits for is dropped."""
         asked, future = self._waiting.get(verdict.id, ("", None))
         if future is not None and asked == node and not future.done():
             future.set_result(verdict)

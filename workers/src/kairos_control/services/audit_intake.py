@@ -1,4 +1,4 @@
-"""The audit events that nodes send: bounded, and under the name of the node that proved to be their sender."""
+"""The audit events that nodes send. Their number and size are bounded, and their source is the authenticated sender."""
 
 from __future__ import annotations
 
@@ -18,11 +18,13 @@ BATCH_MAX = 500
 EVENT_MAX = 16 * 1024
 EVENT_COST = 512  # bytes that an event takes of a budget at least: its row in the index and its leaf cost so much, however small it is
 ENDPOINT = Budget("this device's audit events", 16 << 20, 4096)  # bytes: 16 MiB at once, 350 MB a day
-GATEWAY = Budget("this gateway's audit events", 64 << 20, 65_536)  # it tells of the flows of all its devices
+GATEWAY = Budget("this gateway's audit events", 64 << 20, 65_536)  # it records the flows of all its devices
 _ID = re.compile("[0-9a-f]{32}")
 
 
 class AuditIntake:
+    """Takes the events of one tenant's nodes."""
+
     def __init__(self, tenant: str, log: AuditLog, limits: Limits) -> None:
         self._tenant, self._log, self._limits = tenant, log, limits
 

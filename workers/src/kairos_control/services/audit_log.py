@@ -1,9 +1,10 @@
-"""A tenant's tamper-evident log, in its object: events in one order, a Merkle tree over them, segments sealed under signed heads.
+"""A tenant's tamper-evident log, in its object: events in one order, a Merkle tree over them, segments sealed under
+signed heads.
 
-An event is in the log when its row is, and with that its position is settled: rows and tree grow in one transaction, before the call is
-answered. Sealing writes the events to R2 before the head is kept and shown to anyone, so a head never covers what is not stored; a
-crash on the way leaves a segment that the next sealing writes again, longer. The index in D1 follows: an object keeps the text of its
-events until the index has them.
+An event is in the log, and has its position, when its row is written: rows and tree grow in one transaction, before the
+call is answered. Sealing writes the events to R2 before it stores the head and shows it to anyone, so a head never
+covers events that are not stored. After a crash in between, the next sealing writes the segment again, with more
+events. The index in D1 follows; the object keeps the text of its events until the index has them.
 """
 
 from __future__ import annotations
@@ -29,14 +30,16 @@ from . import issuer
 from .pushes import Pushes
 from .segment_files import SegmentFiles
 
-SEAL_AFTER_S = 20  # so a head follows an event within a minute, also when the object's alarm is late
+SEAL_AFTER_S = 20  # a head must follow an event within a minute, even if the alarm is late
 SEGMENT_EVENTS = 1000
 SEGMENT_BYTES = 4 * 1024 * 1024
-SEGMENTS_AT_ONCE = 8  # the next alarm goes on, so that one alarm's work is bounded
+SEGMENTS_AT_ONCE = 8  # bounds the work of one alarm; the next one continues
 _ADOPT_AT_ONCE = 500
 
 
 class AuditLog:
+    """The log of one tenant."""
+
     def __init__(self, platform: TenantPlatform, store: Stores, files: SegmentFiles, pushes: Pushes) -> None:
         self._platform, self._store, self._log = platform, store, store.audit_log
         self._files, self._pushes = files, pushes
@@ -68,7 +71,7 @@ class AuditLog:
     # -- growing -----------------------------------------------------------------------------------------------------
 
     async def append(self, events: Sequence[Event]) -> None:
-        """Those that are not there yet, in their order. They are durable when this returns."""
+        """Adds the events that the log does not have yet, in their order. They are durable when this returns."""
         before = self._log.size
         self._log.transaction(lambda: self._append(events))
         size, now = self._log.size, self._platform.clock()
@@ -78,8 +81,10 @@ class AuditLog:
             await self._platform.wake(now + SEAL_AFTER_S)
 
     async def write(self, change: Sequence[Statement], events: Sequence[Event]) -> None:
-        """The events are rows of D1 in the batch of the change, so that a crash before they are in the log leaves them to be copied
-        from there (fabric_inbox.py); the log takes an event once."""
+        """Writes a change in D1 together with its events, then appends the events.
+
+        If the object dies in between, fabric_inbox.py copies them from D1 later; the log takes an event once.
+        """
         adding = self._store.fabric_events.adding
         await self._store.write([*change, *(adding(self._platform.tenant, event) for event in events)])
         await self.append(events)
@@ -109,7 +114,8 @@ class AuditLog:
         self._log.add(entries, nodes)
 
     def _adopt(self) -> None:
-        """Takes the events that an earlier release kept in its outbox until a queue had brought them to the log."""
+        """Appends the events that an earlier release left in its outbox. That release sent them to the log through a
+        queue."""
 
         def change() -> None:
             self._append(events)
@@ -121,9 +127,9 @@ class AuditLog:
     # -- sealing and indexing ------------------------------------------------------------------------------------------
 
     async def seal(self) -> bool:
-        """Seals and indexes what is not yet, a bounded number of segments, each under a head of its own. True: nothing is left.
+        """Seals and indexes a bounded number of segments, each under a head of its own. True: nothing is left.
 
-        An index that cannot be reached delays no head, and storage that cannot be reached no index.
+        A failure of R2 does not stop the indexing of earlier segments, and a failure of D1 does not stop sealing.
         """
         async with self._sealing:
             try:
@@ -172,7 +178,8 @@ class AuditLog:
         return self._head
 
     async def prove(self, event: str, source: str = "") -> EventProof:
-        """That an event is in the log, under the newest head. Raises not-found; invalid where several sources have this id."""
+        """Proves that an event is in the log, under the newest head. Raises not-found; invalid if several sources
+        have this id."""
         head = self.current()
         places = [each for each, by in self._log.positions(event) if source in ("", by) and each < head.size]
         if not places:
@@ -186,7 +193,7 @@ class AuditLog:
         return EventProof(line, position, inclusion(position, head.size, self._log.node), head)
 
     async def _line(self, position: int) -> str:
-        """Empty: it was retired."""
+        """The text of an event; empty: retention has deleted it."""
         [(_, line)] = self._log.newest_lines(position, position + 1, 1)
         if line:
             return line
@@ -195,7 +202,7 @@ class AuditLog:
         return lines[position - first].decode() if position - first < len(lines) else ""
 
     def consistency(self, first: int, second: int) -> Consistency:
-        """That the log of `first` events is the beginning of the log of `second`. Raises invalid, not-found."""
+        """Proves that the log of `first` events is the beginning of the log of `second`. Raises invalid, not-found."""
         if not 1 <= first <= second <= self.current().size:
             raise problem(
                 "invalid", "first and second are sizes that the log had: 1 <= first <= second <= its size now"

@@ -1,5 +1,6 @@
-"""Reading a tenant's log, newest first: from the object what is not in R2 yet, by the index what it can answer, and segment by segment
-the rest. A page is bounded in what is read for it, so it may have fewer events than were asked for and go on all the same."""
+"""Searches a tenant's log, newest first. Events that are not in the index yet are read from the object; older ones
+are found by the index where it can answer the query, and otherwise by reading segment after segment. What is read
+for one page is bounded, so a page may have fewer events than were asked for although there are more."""
 
 from __future__ import annotations
 
@@ -37,6 +38,8 @@ class Found:
 
 
 class AuditSearch:
+    """Searches in the log of one tenant."""
+
     def __init__(self, store: Stores, files: SegmentFiles, log: AuditLog) -> None:
         self._store, self._files, self._log = store, files, log
         self._places = asyncio.Semaphore(_AT_ONCE)
@@ -72,9 +75,8 @@ class AuditSearch:
         return await self._by_segment(query, before, count)
 
     async def _by_index(self, query: AuditQuery, floor: int, before: int, count: int) -> Found:
-        fetch = (
-            max(count, _CANDIDATES) if query.text else count
-        )  # the index knows no text, so most of them may not be wanted
+        # The index has no text, so most events that it finds may not match one.
+        fetch = max(count, _CANDIDATES) if query.text else count
         rows = await self._store.audit_index.find(query, floor, before, fetch)
         groups = [list(group) for _, group in groupby(rows, key=lambda each: each.segment)]
         events: list[tuple[int, Event]] = []
@@ -108,7 +110,8 @@ class AuditSearch:
 
 
 def _wanted(query: AuditQuery, lines: Iterable[tuple[int, bytes]], count: int) -> list[tuple[int, Event]]:
-    """The first `count` of these that the query wants. lines: positions, and the JSON of the events; empty: its text is gone."""
+    """The first `count` of these events that match. lines: position and JSON of each; empty JSON where retention has
+    deleted it."""
     found: list[tuple[int, Event]] = []
     marks = query.marks
     for position, line in lines:

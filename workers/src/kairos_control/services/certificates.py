@@ -1,6 +1,7 @@
-"""Certificates of nodes (E6): they are issued, renewed and, with a new key, replaced; and some are refused before their time.
+"""Certificates of nodes (E6): they are issued, renewed, rotated to a new key, and refused before they expire.
 
-The list of refused ones is bounded: an entry ends with its certificate, and a device gets few of them a day.
+The list of refused certificates is bounded: an entry ends with its certificate, and a device gets few certificates a
+day.
 """
 
 from __future__ import annotations
@@ -76,7 +77,8 @@ class Certificates:
     async def renew(self, device: StoredDevice, request: RenewRequest) -> Renewed:
         """A new certificate for the device's key, or for a new key that takes its place.
 
-        Raises a ProblemError: bad-signature (the new key did not sign its rotation), exists (a device has or had the new key).
+        Raises a ProblemError: bad-signature (the new key did not sign its rotation), exists (a device has or had the
+        new key).
         """
         self._limits.take(CERTIFICATE, device.node)
         if request.new_public_key:
@@ -96,7 +98,7 @@ class Certificates:
         return await self._store.certificates.page(node, int(self._platform.clock()), after, count)
 
     async def revoke(self, serial: str, reason: str, actor: str) -> CertificateRecord:
-        """Has a certificate refused everywhere from now on. The node is told, and rotates its key if it is its present one.
+        """Has a certificate refused everywhere from now on. A node whose present certificate it is rotates its key.
 
         Raises not-found for one that does not exist or has ended.
         """
@@ -118,14 +120,15 @@ class Certificates:
         return record
 
     async def seen_by(self, node: str) -> list[CertificateRefusal]:
-        """The refused certificates that the node has to know: a gateway all, an endpoint those of gateways and its own."""
+        """The refused certificates that the node has to know: a gateway all, an endpoint those of gateways and its
+        own."""
         now = int(self._platform.clock())
         refused = await self._store.certificates.refused(now)
         seen = (each for each in refused if is_gateway(node) or each.node == node or is_gateway(each.node))
         return [_refusal(each, now) for each in seen]
 
     async def _rotate(self, device: StoredDevice, request: RenewRequest) -> Renewed:
-        """With the key, what was issued for the keys before it goes, after a grace."""
+        """Replaces the device's key. Certificates of its former keys are refused after a grace period."""
         key, now = request.new_public_key, int(self._platform.clock())
         signed = transcript.rotation(device.node, device.public_key, key)
         if len(key) != self._platform.settings.suite.signature_public_key or not (
@@ -164,7 +167,7 @@ class Certificates:
         return renewed
 
     def _announce(self, issued: Certificate) -> Renewed:
-        """Tells the gateways."""
+        """Pushes the certificate to the gateways."""
         assert issued.spiffe is not None, "a node's certificate has a name"
         node = issued.spiffe.node
         self._pushes.to_gateways(CertificateNotice(node, issued.serial, issued.der))

@@ -1,4 +1,4 @@
-"""Queue messages that nobody could handle: kept for the operator, out of the way of the others."""
+"""Queue messages that could not be handled, kept for the operator to look at."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from ..store.dead_letters import DeadLetterStore
 
 
 class DeadLetters:
+    """The dead letters of all queues."""
+
     def __init__(self, platform: Platform, store: DeadLetterStore) -> None:
         self._platform, self._store = platform, store
 
@@ -26,6 +28,6 @@ class DeadLetters:
 
 
 def _text(body: object) -> str:
-    """As it came, where that is text; half a surrogate pair, which is none, as an escape."""
+    """The body as text. A lone surrogate, which UTF-8 cannot hold, becomes an escape."""
     text = body if isinstance(body, str) else repr(body)
     return text.encode(errors="backslashreplace").decode()

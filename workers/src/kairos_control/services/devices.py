@@ -98,7 +98,7 @@ class Devices:
         await self._network.announce(change)
 
     def _seen(self, device: Device, online: set[str]) -> Device:
-        """With what only the tenant's object knows of it."""
+        """Adds what only the tenant's object knows: whether it is online, and whether it is isolated."""
         device.online = device.node in online
         reason = self._store.isolations.reason(device.node)
         if reason is not None:

@@ -1,7 +1,9 @@
-"""Do the two ends of every flow tell the same? Asked by the cron, of each tenant; `kairos audit reconcile` asks the same question.
+"""Compares what the two ends of each flow recorded, for each tenant, when the cron runs. `kairos audit reconcile` makes
+the same comparison.
 
-In the Worker and not in the tenant's object: it may take seconds, in which nobody could be isolated. It reads the segments of the log,
-one at a time, and only after the object has said that all it took is in them: a node is never accused of what is still on its way.
+It runs in the entrypoint and not in the tenant's object, which could isolate nobody for the seconds that it may take.
+It reads the segments of the log, one at a time, and only after the object has sealed all events that it took: an event
+that is still on its way is never held against a node.
 """
 
 from __future__ import annotations
@@ -23,13 +25,13 @@ from ..store.ledger_checks import LedgerCheckStore
 from ..store.tenant_database import TenantDatabase
 from .segment_files import SegmentFiles
 
-STRETCH_S = 300  # as the cron comes
-SETTLED_S = 900  # a node that was off line for a while delivers late
+STRETCH_S = 300  # the interval of the cron
+SETTLED_S = 900  # a node that was offline delivers its events late
 STRETCHES_AT_ONCE = 4  # after an outage the next sweep goes on
-BEHIND_MAX_S = 86_400  # what was not checked within a day is given up, on record
+BEHIND_MAX_S = 86_400  # what was not checked within a day is skipped, and an event says so
 EVENTS_MAX, BYTES_MAX = 10_000, 16 * 1024 * 1024
 _SEGMENTS_AT_ONCE = 50
-_FLOWS_TOLD = 20  # in one event, which has at most 16 KiB
+_FLOWS_NAMED = 20  # in one event, which has at most 16 KiB
 _NAMED = f'"kind":"{LEDGER_WINDOW}"'.encode()
 
 
@@ -49,22 +51,24 @@ class DoubleEntry:
         self._files = SegmentFiles(platform.blobs, tenant)
 
     async def check(self) -> int:
-        """All whole stretches that have settled since the last check, the oldest first. What differs becomes an event for each node that
-        should have told more. Returns how many events that are."""
+        """Checks all whole stretches that have settled since the last check, the oldest first.
+
+        Records an event for each node that should have recorded more, and returns how many events it recorded.
+        """
         settled = (int(self._platform.clock()) - SETTLED_S) // STRETCH_S * STRETCH_S
         begun = await self._checks.until()
-        told, begin = 0, settled - STRETCH_S if begun is None else begun
+        recorded, begin = 0, settled - STRETCH_S if begun is None else begun
         if begin < settled - BEHIND_MAX_S:
             reason = f"the fabric could not check for {settled - begin} s"
-            told += await self._tell(begin, "", "ledger.unchecked", reason, {"since": begin, "until": settled})
+            recorded += await self._record(begin, "", "ledger.unchecked", reason, {"since": begin, "until": settled})
             begin = settled - STRETCH_S
         for since in range(begin, min(settled, begin + STRETCHES_AT_ONCE * STRETCH_S), STRETCH_S):
             found = await self._check(since, since + STRETCH_S)
             if found is None:
                 break
-            told += found
+            recorded += found
             await self._checks.set_until(since + STRETCH_S)
-        return told
+        return recorded
 
     async def _check(self, since: int, until: int) -> int | None:
         """None: the tenant is being moved, so what was read may not be all. The next sweep checks again."""
@@ -73,21 +77,22 @@ class DoubleEntry:
             events = [event async for event in self._windows(since - MARGIN_S)]
         except TooMuchError:
             reason = f"more than {EVENTS_MAX} reports of flows, or {BYTES_MAX >> 20} MiB: use kairos audit reconcile"
-            return await self._tell(since, "", "ledger.unchecked", reason, {})
+            return await self._record(since, "", "ledger.unchecked", reason, {})
         if placement.moving_to or await self._home.changed() != placement:
             return None
         by_node: dict[str, list[Discrepancy]] = {}
         for each in reconcile(events, since, until).discrepancies:
             by_node.setdefault(each.node, []).append(each)
         for node, found in by_node.items():
-            await self._tell(since, node, "ledger.differs", _reason(found), {
+            await self._record(since, node, "ledger.differs", _reason(found), {
                 "since": since, "until": until, "count": len(found),
-                "flows": [msgspec.to_builtins(each) for each in found[:_FLOWS_TOLD]],
+                "flows": [msgspec.to_builtins(each) for each in found[:_FLOWS_NAMED]],
             })  # fmt: skip
         return len(by_node)
 
     async def _windows(self, since: int) -> AsyncIterator[Event]:
-        """Windows of flows that began at `since` or later, out of the segments that may have them. Raises TooMuchError."""
+        """Windows of flows that began at `since` or later, out of the segments that may have them. Raises
+        TooMuchError."""
         after, count, size = -1, 0, 0
         while segments := await self._index.with_windows(since - CLOCK_SKEW_S, after, _SEGMENTS_AT_ONCE):
             for segment in segments:
@@ -102,8 +107,8 @@ class DoubleEntry:
                             raise TooMuchError
                         yield event
 
-    async def _tell(self, since: int, node: str, kind: str, reason: str, detail: dict[str, object]) -> int:
-        """Under an id that a second check gives again: the log takes an event of a source once, and this source is the fabric."""
+    async def _record(self, since: int, node: str, kind: str, reason: str, detail: dict[str, object]) -> int:
+        """The id depends on what is recorded only, so a check that is repeated after a crash records nothing twice."""
         name = hashlib.sha256(f"{kind} {self._tenant} {since} {node}".encode()).hexdigest()[:32]
         now = self._platform.clock()
         event = Event(name, now, self._tenant, "fabric", kind, "fabric", node, reason=reason, detail=detail)

@@ -1,8 +1,8 @@
 """E1-E7, the fabric's side (docs/protocol.md §4).
 
-What is under way lives in the Tenant object's own SQLite; a device exists from the one D1 batch that counts the token's use, makes
-the device and keeps its certificate. So a crash between any two steps leaves either nothing or all of it, and E1 again by the same
-key goes on.
+An enrollment that is under way is a row in the SQLite of the Tenant object. A single D1 batch counts the use of the
+token, adds the device and stores its certificate, so a crash between any two steps leaves all of that or nothing. A
+device that asks again with the same key continues its enrollment.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ from .signed_requests import SignedRequest, SignedRequests
 from .turn import Turn
 
 VERDICT_LIFE_S = 300
-"""For so long the same request is not judged again."""
+"""A verdict is reused for the same request for this long."""
 _ID_BYTES = 16
 _KNOWN = Verdict("allow", "admission:known", "it is enrolled already")
 
@@ -108,9 +108,10 @@ class Enrollments:
     # -- E1 to E3 ----------------------------------------------------------------------------------------------------
 
     async def request(self, request: EnrollRequest, signed: SignedRequest) -> Challenge:
-        """Who asks, and may it? Then the challenge to prove its key.
+        """Authenticates the token and the key, gets a verdict, and returns the challenge.
 
-        Nothing is said of the tenant before the token is proven, nor of its devices before the key is. Raises a ProblemError.
+        No answer reveals anything about the tenant before the token is proven, or about its devices before the key is.
+        Raises a ProblemError.
         """
         token = await self._token(request)
         self._check_form(request)
@@ -168,7 +169,8 @@ class Enrollments:
         return challenge
 
     async def _token(self, request: EnrollRequest) -> TokenRecord:
-        """The token that the request names and whose secret it has. Raises token-unknown, wrong-tenant, token-wrong-role."""
+        """The token that the request names and whose secret it has. Raises token-unknown, wrong-tenant,
+        token-wrong-role."""
         token = await self._store.tokens.of_any_tenant(request.token_id)
         shown = transcript.fingerprint(request.token_secret)
         if token is None or not hmac.compare_digest(token.secret_hash, shown):
@@ -199,8 +201,8 @@ class Enrollments:
     async def _device(self, role: str, public_key: bytes) -> StoredDevice | None:
         """The device that has this key.
 
-        Raises revoked, isolated, wrong-role, and key-replaced for a key that a device had before: it must not get that device's
-        certificate, nor become another device.
+        Raises revoked, isolated, wrong-role, and key-replaced for a key that a device had before: it must not get that
+        device's certificate, nor become another device.
         """
         device = await self._store.devices.of_key(public_key)
         if device is None:
@@ -299,7 +301,7 @@ class Enrollments:
         self._journal.record("enrollment.denied", actor=actor, subject=node, outcome="deny", reason=reason)
 
     async def _issue(self, asked: StoredEnrollment, actor: str) -> StoredEnrollment:
-        """E6 and E7: all of the device in one batch, then the news. The caller has the turn."""
+        """E6 and E7: writes the device in one batch, then announces it. The caller holds the turn."""
         self._store.isolations.refuse(asked.node)
         device = await self._device(asked.role, asked.public_key)
         if device is not None and device.node != asked.node:
@@ -368,7 +370,8 @@ class Enrollments:
     async def _return(
         self, asked: StoredEnrollment, device: StoredDevice, serial: str, not_after: int
     ) -> list[Statement]:
-        """A device that comes back. A use is counted if it comes by another token; what it got by the first one stays."""
+        """A device that enrolls again. It keeps its addresses, tags and groups; another token than before is counted
+        as used."""
         back = replace(device, name=asked.name, token_id=asked.token_id, serial=serial, not_after=not_after)
         statements = [self._store.devices.certify(back)]
         if asked.token_id != device.token_id:
@@ -429,10 +432,10 @@ def _used_up() -> ProblemError:
 
 
 def unknown_token() -> ProblemError:
-    """What a caller without a valid token is told, whether the tenant exists or not."""
+    """The refusal of a caller without a valid token. It is the same where the tenant does not exist."""
     return problem("token-unknown", "ask your operator for a new join token")
 
 
 def unknown_enrollment() -> ProblemError:
-    """What a caller is told who names no enrollment, whether the tenant exists or not."""
+    """The refusal of a caller that names no enrollment. It is the same where the tenant does not exist."""
     return problem("not-found", "no such enrollment; start again")

@@ -1,6 +1,6 @@
-"""What an event says of a change: all of both states where they are small, else a digest of each and how they differ.
+"""What an event says about a change: both states where they are small, otherwise a digest of each and how they differ.
 
-An event travels in one message of a queue, which takes 128 KB (https://developers.cloudflare.com/queues/platform/limits/), with others.
+An event has at most 16 KiB (journal.py), and a VNI alone may have a thousand routes.
 """
 
 from __future__ import annotations
@@ -18,9 +18,13 @@ VALUE_MAX = 1024
 _encode = msgspec.json.Encoder(order="deterministic").encode
 
 
-def change(before: object, after: object) -> dict[str, Any]:
-    """`before` and `after` of an event: structs of kairos.api, lists, or None where there is none. What is left out of the two is
-    under `differences`, by field: how many items were added and removed, and the first of them."""
+def change_details(before: object, after: object) -> dict[str, Any]:
+    """The detail of an event: `before` and `after`, and `differences` for the lists that are too long to be shown in
+    those two.
+
+    A state is a struct of kairos.api, a list, or None where there is none. A difference says how many items were added
+    and removed, and shows the first of them.
+    """
     old, new = msgspec.to_builtins(before), msgspec.to_builtins(after)
     detail: dict[str, Any] = {}
     if old is not None:

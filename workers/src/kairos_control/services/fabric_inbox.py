@@ -1,4 +1,5 @@
-"""What the fabric recorded outside this tenant's object, copied into the tenant's log: fabric-wide actions, and what the cron found."""
+"""What the fabric recorded outside this tenant's object, copied into the tenant's log: fabric-wide actions, and what
+the cron found."""
 
 from __future__ import annotations
 
@@ -13,20 +14,24 @@ _AT_ONCE = 500
 
 
 class FabricInbox:
+    """Copies the fabric's events into the log of one tenant."""
+
     def __init__(self, platform: TenantPlatform, store: Stores, log: AuditLog) -> None:
         self._platform, self._store, self._log = platform, store, log
         self._begun = False
 
     async def begin(self) -> None:
-        """Copies what waits before this object records anything of its own: a tenant's log begins with its creation."""
+        """Copies waiting events before this object records any of its own, so that a tenant's log begins with the
+        tenant's creation."""
         if not self._begun:
             await self.copy()
             self._begun = True
 
     async def copy(self) -> bool:
-        """Copies the oldest that are not there yet. True: none is left. A tenant gets none from before it was made.
+        """Copies the oldest events that the log does not have yet, none from before the tenant was created. True: none
+        is left.
 
-        A crash between log and mark copies them again, and the log takes an event once.
+        After a crash between log and mark the same events are copied again; the log takes an event once.
         """
         tenant = await self._store.tenants.one(self._platform.tenant)
         since = tenant.created_at if tenant else self._platform.clock()

@@ -1,5 +1,5 @@
-"""Refused calls that belong to no tenant. Any isolate of the Worker answers them, so they are counted in D1: one row an hour for each route
-and reason, however many calls there are."""
+"""Refused calls that belong to no tenant. Any isolate of the Worker answers them, so they are counted in D1: one row
+an hour for each route and reason, however many calls there are."""
 
 from __future__ import annotations
 
@@ -17,11 +17,14 @@ _TEXT_MAX = 40
 
 
 class FabricRefusals:
+    """Records refused calls of the fabric's own routes."""
+
     def __init__(self, platform: Platform, store: FabricStores) -> None:
         self._platform, self._store = platform, store
 
     async def record(self, method: str, path: str, reason: str, actor: str, tenant: str) -> None:
-        """actor: empty for an unauthenticated caller; tenant: the only one that the caller's credential is for, whose log gets it."""
+        """actor: empty for an unauthenticated caller; tenant: the only one that the caller's credential is for,
+        whose log gets it."""
         hour = int(self._platform.clock()) // HOUR_S * HOUR_S
         subject = f"{method} {'/'.join(path.split('/')[:_PATH_PARTS])}"[:_TEXT_MAX]
         name = hashlib.sha256(f"{hour} {subject} {reason} {actor}".encode()).hexdigest()[:32]

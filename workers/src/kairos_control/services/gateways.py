@@ -29,7 +29,7 @@ class Gateways:
         return [self._record(each) for each in await self._store.gateways.page(after, count)]
 
     async def rank(self, node: str, rank: GatewayRank, actor: str) -> GatewayRecord:
-        """Every endpoint is told and moves its VNIs at its own pace. Raises not-found."""
+        """Changes priority and weight. Every node is notified, and endpoints then move their VNIs. Raises not-found."""
         before = await self._one(node)
         change = change_of(gateways=True)
         ranked = self._store.gateways.rank(node, rank.priority, rank.weight)

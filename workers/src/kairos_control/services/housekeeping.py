@@ -1,4 +1,4 @@
-"""What the cron does for the whole fabric: it deletes rows that ended long ago. The audit still holds what they said."""
+"""The housekeeping of the whole fabric: deletes rows that ended long ago. The audit log still has their events."""
 
 from __future__ import annotations
 
@@ -16,11 +16,13 @@ _AT_ONCE = 5000  # events; the next sweep goes on
 
 
 class Housekeeping:
+    """The housekeeping of the records of all tenants."""
+
     def __init__(self, platform: Platform, store: FabricStores) -> None:
         self._platform, self._store = platform, store
 
     async def delete_ended(self) -> None:
-        """Certificates that have ended, and what else ended more than 30 days ago. A kind that cannot be deleted holds up no other."""
+        """Deletes certificates that have ended, and other records 30 days after their end."""
         now = int(self._platform.clock())
         before = now - _ENDED_KEPT_S
         steps: dict[str, Callable[[], Awaitable[None]]] = {
@@ -38,7 +40,7 @@ class Housekeeping:
 
 
 async def run_each(name: str, steps: Mapping[str, Callable[[], Awaitable[object]]]) -> bool:
-    """Runs all steps in order; one that fails is logged and holds up no other. True: none failed."""
+    """Runs all steps in order. One that fails is logged and does not stop the others. True: none failed."""
     failed = False
     for step, run in steps.items():
         try:

@@ -1,4 +1,5 @@
-"""The index of a tenant's log, kept as long as it is useful, and made again from the segments in R2."""
+"""Maintains the index of a tenant's log: deletes old entries, and indexes segments in R2 that are missing or to be
+indexed again."""
 
 from __future__ import annotations
 
@@ -23,12 +24,14 @@ SEGMENTS_AT_ONCE = 4
 
 
 class IndexUpkeep:
+    """Maintains the index of one tenant's log."""
+
     def __init__(self, platform: TenantPlatform, store: Stores, files: SegmentFiles, journal: Journal) -> None:
         self._platform, self._store, self._files, self._journal = platform, store, files, journal
         self._indexing = asyncio.Lock()
 
     async def sweep(self) -> None:
-        """Takes out of the index what is old, and puts into it what it lacks, some segments at a time."""
+        """Deletes old entries and adds missing ones, a few segments at a time."""
         index, kept_since = self._store.audit_index, int(self._platform.clock()) - KEPT_S
         old = await index.indexed_before(kept_since, SEGMENTS_AT_ONCE)
         if old:
@@ -37,7 +40,7 @@ class IndexUpkeep:
         await self._index(await index.unindexed(retired, kept_since, SEGMENTS_AT_ONCE))
 
     async def rebuild(self, before: int, actor: str) -> Reindexed:
-        """Makes the index of the newest segments that begin below position `before` again, whatever it says of them now."""
+        """Indexes the newest segments that begin below position `before` again, whatever the index has for them now."""
         kept_since = int(self._platform.clock()) - KEPT_S
         retired = (await self._store.audit_retention.get()).retired
         segments = await self._store.audit_index.newest(retired, before, SEGMENTS_AT_ONCE)

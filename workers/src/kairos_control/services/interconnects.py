@@ -13,7 +13,7 @@ from ..store import Stores
 from ..store.interconnects import StoredName, key
 from ..store.network_changes import change_of
 from ..store.vnis import StoredVni
-from .event_details import change as described
+from .event_details import change_details
 from .journal import Journal
 from .network_changes import NetworkChanges
 from .prefixes import Network, NetworkSet, refuse_overlaps, segment_prefix
@@ -52,7 +52,9 @@ class Interconnects:
             ]
         )
         record = await self._between(a, b)
-        self._journal.record("interconnect.created", actor=actor, subject=_subject(record), **described(None, record))
+        self._journal.record(
+            "interconnect.created", actor=actor, subject=_subject(record), **change_details(None, record)
+        )
         await self._network.announce(change)
         return record
 
@@ -75,14 +77,15 @@ class Interconnects:
             "interconnect.deleted",
             actor=actor,
             subject=_subject(record),
-            **described(record, None),
+            **change_details(record, None),
         )
         await self._network.announce(change)
 
-    # -- what other changes of a VNI have to heed ---------------------------------------------------------------------
+    # -- what limits other changes of a VNI ----------------------------------------------------------------------------
 
     async def refuse_where_joined(self, vni: StoredVni, lost: Iterable[str] | None = None) -> None:
-        """Raises in-use while the VNI is joined to another; with `lost`, only if one of these prefixes has a name there."""
+        """Raises in-use while the VNI is joined to another; with `lost`, only if one of these prefixes has a name
+        there."""
         gone = None if lost is None else NetworkSet(map(ip_network, lost))
         for prefix, other in await self._store.interconnects.seen_elsewhere(vni.vni):
             if gone is None or gone.overlapping(ip_network(prefix)) is not None:
@@ -93,8 +96,8 @@ class Interconnects:
     async def refuse_overlap(
         self, vni: StoredVni, prefixes: Iterable[Network] = (), routes: Iterable[Network] = ()
     ) -> None:
-        """Raises invalid: what this VNI sees of another is neither its own nor behind it. A route that is wider than such a
-        name, as an exit route is, takes nothing away."""
+        """Raises invalid if a prefix of this VNI overlaps a network by which it sees another VNI, or if a route lies
+        in one. A wider route, such as an exit route, is allowed, because the narrower network takes precedence."""
         seen = NetworkSet(map(ip_network, await self._store.interconnects.seen_in(vni.vni)))
         for network in prefixes:
             if other := seen.overlapping(network):
@@ -106,8 +109,8 @@ class Interconnects:
     # -- names -------------------------------------------------------------------------------------------------------
 
     async def _names(self, maps: Sequence[PrefixName], of: StoredVni, at: StoredVni) -> list[StoredName]:
-        """The names of VNI `of` in VNI `at`: those of the maps, and the own names of the prefixes that no map touches. Raises
-        invalid."""
+        """The names of VNI `of` in VNI `at`: those of the maps, and the own names of the prefixes that no map
+        touches. Raises invalid."""
         prefixes = [ip_network(text) for text in of.prefixes]
         mapped = [_mapped(each, NetworkSet(prefixes)) for each in maps if each.vni == of.name]
         refuse_overlaps(prefix for prefix, _ in mapped)

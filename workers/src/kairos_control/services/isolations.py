@@ -1,7 +1,8 @@
-"""A device cut off everywhere at once, until it is released; each place that enforces it signs a receipt (docs/protocol.md §8).
+"""Isolation cuts a device off everywhere until it is released; each enforcement point signs a receipt (docs/protocol.md
+§8).
 
-The truth is in the SQLite of the tenant's object: it is read before anything is given to a node. Receipts are kept as they come,
-with the certificate of their signer; the operator's command verifies them.
+The state is in the SQLite of the tenant's object and is read before a node gets anything. Receipts are kept as they
+arrive and shown with the certificate of their signer; the operator's command verifies them.
 """
 
 from __future__ import annotations
@@ -22,12 +23,14 @@ from .journal import Journal
 from .pushes import Pushes
 from .sessions import Sessions
 
-RELAY = "relay"  # the enforcement point that is no node; the fabric signs for it, with the issuing key
-_CUT_S = 60  # how long the relay remembers, for lookups that were under way; a release makes it forget
+RELAY = "relay"  # the enforcement point that has no key; the fabric signs for it with the issuing key
+_CUT_S = 60  # how long the relay refuses the device, for introspections that were under way; a release ends that
 _TIME_MAX_MS = 1 << 50  # far in the future, and still a number that JavaScript and SQLite take exactly
 
 
 class Isolations:
+    """The isolations of one tenant's devices."""
+
     def __init__(
         self, platform: TenantPlatform, store: Stores, journal: Journal, pushes: Pushes, sessions: Sessions
     ) -> None:
@@ -38,7 +41,8 @@ class Isolations:
         self._sessions = sessions
 
     async def isolate(self, node: str, reason: str, actor: str) -> IsolationRecord:
-        """Asked again for a device that is isolated, it tells everyone again, under the same id. Raises not-found."""
+        """Isolates a device. If it is isolated already, the same isolation is pushed to all nodes again. Raises
+        not-found."""
         await self._active(node)
         isolation = await self._isolate(node, reason)
         self._journal.record("device.isolated", actor=actor, subject=node, reason=isolation.reason)
@@ -47,8 +51,8 @@ class Isolations:
     async def report(self, gateway: str, report: IsolationReport) -> None:
         """A gateway reports that the signed policy isolates an endpoint.
 
-        Only gateways judge, and no gateway is judged by another: an attacker who took over one of them must not be able to take
-        the rest away. Raises wrong-role, not-found.
+        A gateway cannot be isolated by another one: an attacker who took over one gateway must not be able to remove
+        the others. Raises wrong-role, not-found.
         """
         device = await self._active(report.node)
         if device.role != "endpoint":
@@ -69,7 +73,7 @@ class Isolations:
             )
 
     async def release(self, node: str, reason: str, actor: str) -> IsolationRecord:
-        """The device may come back; its sessions are gone, so it opens a new one. Raises not-found."""
+        """Ends the isolation. The device has to open a new session. Raises not-found."""
         if self._of(node).state != "isolated":
             raise problem("not-found", f"{node} is not isolated")
         self._store.isolations.release(node)
@@ -103,7 +107,7 @@ class Isolations:
         )
 
     def current(self) -> list[Isolation]:
-        """All that is in force now: what a node compares its own state with when it connects."""
+        """All isolations in force, which a node compares with its own state when it connects."""
         return [_push(isolation) for isolation in self._store.isolations.in_force()]
 
     def receipt(self, point: str, receipt: Receipt) -> None:
@@ -118,7 +122,7 @@ class Isolations:
             )
 
     async def _isolate(self, node: str, reason: str) -> StoredIsolation:
-        """Refused at the fabric, told to everyone, cut at the relay."""
+        """Refuses the device at the fabric, pushes the isolation to all nodes, and cuts the device at the relay."""
         if self._store.isolations.reason(node) is None:
             now, id_ = int(self._platform.clock()), self._platform.entropy(16).hex()
             self._store.isolations.begin(StoredIsolation(id_, node, "isolated", reason, now, []))

@@ -12,7 +12,8 @@ _RETRY_S = 60
 
 
 async def sign(platform: Platform, message: bytes, context: bytes) -> bytes:
-    """Signs with the issuer's key. Raises issuer-mismatch, at each call, while that key is not the one in its certificate."""
+    """Signs with the issuer's key. Raises issuer-mismatch, at each call, while that key is not the one in its
+    certificate."""
     issuer = platform.settings.issuer
     if not issuer.proven:
         await _prove(platform, issuer)

@@ -1,4 +1,5 @@
-"""What the fabric did, for the audit: collected while a call is served, and durable before the call is answered."""
+"""Records the fabric's own audit events. They are collected while a call is served and are durable before it is
+answered."""
 
 from __future__ import annotations
 
@@ -24,12 +25,13 @@ class EventSink(Protocol):
     async def append(self, events: Sequence[Event]) -> None: ...
 
     async def write(self, change: Sequence[Statement], events: Sequence[Event]) -> None:
-        """Makes a change in D1, and durable the events that tell of it. Raises ConstraintError: there was no change."""
+        """Writes a change in D1 and makes its events durable. Raises ConstraintError: nothing was changed."""
         ...
 
 
 class FabricEvents:
-    """The events of one scope (store/fabric_events.py) on their way into the tenants' logs. A change and its events are one batch."""
+    """Events of one scope (store/fabric_events.py), as rows of D1 that the tenants' objects copy. A change and its
+    events are one batch."""
 
     def __init__(self, store: FabricStores, scope: str) -> None:
         self._store, self._scope = store, scope
@@ -64,6 +66,8 @@ class DirectoryChanges:
 
 
 class Journal:
+    """Records the events of one scope: a tenant, or the whole fabric."""
+
     def __init__(self, platform: Platform, tenant: str, sink: EventSink) -> None:
         """tenant: whose events these are; empty: of every tenant."""
         self._platform, self._tenant, self._sink = platform, tenant, sink
@@ -95,7 +99,7 @@ class Journal:
         reason: str = "",
         **detail: Any,
     ) -> None:
-        """Makes a change in D1 and records the event that tells of it, in one batch: there is none without the other, whatever dies.
+        """Writes a change in D1 and its event in one batch, so that a crash cannot leave one without the other.
 
         Raises ConstraintError: nothing was changed, and nothing is recorded.
         """
@@ -122,7 +126,8 @@ class Journal:
         )
 
     async def flush(self) -> None:
-        """Makes durable what was recorded. If that fails, the events stay for the next call and the exception goes on."""
+        """Makes the recorded events durable. If that fails, they stay for the next call, and the exception is
+        raised."""
         events, self._events = self._events, []
         try:
             if events:

@@ -1,7 +1,8 @@
-"""Addresses: one of each prefix of a VNI for each member. One that was given goes to that node again, or to none.
+"""Leases: each member of a VNI has one address in each prefix. An address that was once given is only ever given to the
+same node.
 
-The statements that give them belong into the batch that makes the members. Two such batches that race for an address break a key
-of the schema, and one of them is not written.
+The statements belong in the batch that adds the members. If two batches give the same address, one breaks a key of the
+schema and is not written.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ from ..store.leases import LeaseStore, Place
 from ..store.vnis import StoredVni
 from .prefixes import Network
 
-_AHEAD = 8  # numbers that are looked at beyond those that are needed; doubled while the operator has chosen them all for others
+# Host numbers that are looked up beyond those that are needed. Doubled while the operator has given all of them by hand.
+_AHEAD = 8
 _Pool = tuple[int, str]  # a VNI and a prefix
 
 

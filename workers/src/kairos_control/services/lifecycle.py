@@ -24,6 +24,8 @@ SEAL_RETRY_S = 60
 
 
 class Lifecycle:
+    """The record, the deletion and the housekeeping of one tenant."""
+
     def __init__(
         self,
         platform: TenantPlatform,
@@ -51,20 +53,22 @@ class Lifecycle:
         return tenant
 
     async def delete(self, actor: str) -> None:
-        """Deletes the tenant's records and ends the sessions of its nodes. The audit stays, with its retention: a tenant that is made
-        again under this name goes on in the same log. Raises moving while the tenant is moved, until nothing is left where it was."""
+        """Deletes the tenant's records and ends the sessions of its nodes. The audit stays, with its retention: a
+        tenant that is made again under this name goes on in the same log. Raises moving while the tenant is moved,
+        until nothing is left where it was."""
         await self._relocation.refuse_unless_settled()
         await self._inbox.copy()
         nodes = await self._store.devices.nodes()
         await self._sessions.revoke_all(nodes)
         self._journal.record("tenant.deleted", actor=actor, subject=self._platform.tenant, devices=len(nodes))
-        await (
-            self._journal.flush()
-        )  # before the records go: a crash in between leaves a tenant to delete, and no deletion unrecorded
+        # Before the records are deleted: a crash in between leaves a tenant that can be deleted again, and no
+        # unrecorded deletion.
+        await self._journal.flush()
         await self._store.delete_tenant()
 
-    async def woken(self) -> None:
-        """Called by the alarm that the audit log or a move has set. What could not be done now, or was too much for once, is done by another."""
+    async def alarm(self) -> None:
+        """The alarm that the audit log or a move has set. Does a part of the move and seals what waits, and sets another
+        alarm if that failed or if there was too much for one."""
         try:
             wait = 0 if await self._relocation.step() and await self._audit_log.seal() else 1
         except Exception as error:  # any type: whatever a binding makes of an outage
@@ -74,10 +78,11 @@ class Lifecycle:
             await self._platform.wake(self._platform.clock() + wait)
 
     async def sweep(self) -> bool:
-        """Housekeeping: copies and seals what waits, and deletes what has ended. A step that fails holds up no other.
+        """Housekeeping: copies and seals waiting events, and deletes what has ended. A step that fails does not stop
+        the others.
 
-        True: all events that were taken before are in R2 and in the index. Raises internal if a step failed. While the tenant is moved, the
-        sweep does a part of that and nothing else.
+        True: all events that were taken before this call are in R2 and in the index. Raises internal if a step failed.
+        While the tenant is moved, the sweep does a part of that and nothing else.
         """
         steps: dict[str, Callable[[], Awaitable[object]]] = {"move": self._relocation.step}
         moving = (await self._store.home.placement()).moving_to
@@ -95,7 +100,7 @@ class Lifecycle:
             "retention": self._retention.retire,
             "telemetry": self._telemetry.sweep,
             "ended records": self._delete_ended,
-            "state": self._tell_state,
+            "state": self._publish_state,
         }
 
     async def _delete_ended(self) -> None:
@@ -105,6 +110,6 @@ class Lifecycle:
         self._store.enrollments.remove_ended(now)
         self._refusals.record_waiting()
 
-    async def _tell_state(self) -> None:
+    async def _publish_state(self) -> None:
         tenant = self._platform.tenant
         await self._store.metrics.set_audit_state(tenant, self._audit_log.waiting, self._refusals.total)

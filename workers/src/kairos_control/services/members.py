@@ -7,7 +7,7 @@ from kairos.api.admin import MemberRecord, MemberWanted
 from ..problems import problem
 from ..store import Stores
 from ..store.network_changes import change_of
-from .event_details import change as described
+from .event_details import change_details
 from .journal import Journal
 from .leases import Leases
 from .network_changes import NetworkChanges
@@ -51,7 +51,7 @@ class Members:
                 actor=actor,
                 subject=node,
                 vni=vni.vni,
-                **described(before, after),
+                **change_details(before, after),
             )
             await self._sessions.refresh([node])
             await self._network.announce(change)
@@ -78,7 +78,7 @@ class Members:
             actor=actor,
             subject=node,
             vni=vni.vni,
-            **described(before, None),
+            **change_details(before, None),
         )
         await self._sessions.refresh([node])
         await self._network.announce(change)

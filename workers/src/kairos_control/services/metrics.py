@@ -1,4 +1,4 @@
-"""What the fabric tells Prometheus (docs/operations.md lists the names)."""
+"""The fabric's metrics in the text format of Prometheus (docs/operations.md lists the names)."""
 
 from __future__ import annotations
 
@@ -8,11 +8,14 @@ from ..store.metrics import GAUGES, Gauge, MetricsStore
 
 
 class Metrics:
+    """The fabric's metrics."""
+
     def __init__(self, platform: Platform, store: FabricStores) -> None:
         self._platform, self._store = platform, store
 
     async def text(self, only: str = "") -> str:
-        """In the text format of Prometheus. only: the one tenant that the caller may see; empty: all, and the fabric itself."""
+        """In the text format of Prometheus. only: the one tenant that the caller may see; empty: all, and the fabric
+        itself."""
         lines: list[str] = []
         for gauge in GAUGES:
             lines += _heading(gauge.name, gauge.text)

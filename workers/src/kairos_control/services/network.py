@@ -1,4 +1,4 @@
-"""The network as the asking node may see it: an endpoint its own VNIs, a gateway all of its tenant."""
+"""The network as a node may see it: an endpoint sees its own VNIs, a gateway all VNIs of its tenant."""
 
 from __future__ import annotations
 
@@ -43,8 +43,8 @@ class Networks:
         return assembled(pages)
 
     async def update(self, device: StoredDevice, since: int, mark: str) -> NetworkUpdate:
-        """What changed for this node since a revision with this mark; the first page of the whole network where the history does
-        not have that, or where the node came into a VNI."""
+        """What changed for this node since a revision with this mark; the first page of the whole network where the
+        history does not have that, or where the node came into a VNI."""
         newest, newest_mark = await self._store.network_changes.newest()
         change = await self._store.network_changes.between(since, mark, newest)
         if change is None or change.size > _UPDATE_KEYS:
@@ -57,8 +57,8 @@ class Networks:
         return update
 
     async def page(self, device: StoredDevice, after: str) -> NetworkUpdate:
-        """A page of the whole network: first the VNIs, then the nodes with their leases. after: `next` of the page before; empty
-        for the first. Raises invalid, too-many-requests."""
+        """A page of the whole network: first the VNIs, then the nodes with their leases. after: `next` of the page
+        before; empty for the first. Raises invalid, too-many-requests."""
         self._limits.take(NETWORK, device.node)
         page = NetworkUpdate(*await self._store.network_changes.newest())
         if not after:
@@ -141,7 +141,7 @@ class Networks:
     # -- as the wire has it ------------------------------------------------------------------------------------------
 
     async def _views(self, vnis: Sequence[StoredVni], device: StoredDevice) -> list[Vni]:
-        """What each VNI sees of others is for gateways, where packets cross."""
+        """VNIs as the API shows them. Only a gateway gets the interconnects, because packets cross there."""
         numbers = [vni.vni for vni in vnis]
         routes = await self._store.subnet_routes.in_force(numbers)
         crossings = await self._store.interconnects.crossings(numbers) if device.role == "gateway" else {}

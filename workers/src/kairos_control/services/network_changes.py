@@ -1,4 +1,5 @@
-"""Changes of the network: each is a revision, written with what it changes, and told to the nodes that it concerns."""
+"""Changes of the network. Each is a revision that is written in the batch of the change and then announced to the
+nodes that see it."""
 
 from __future__ import annotations
 
@@ -28,8 +29,9 @@ class NetworkChanges:
         return self._store.network_changes.add(change, self._platform.entropy(_MARK_BYTES).hex())
 
     async def announce(self, change: NetworkChange, nodes: Collection[str] = ()) -> None:
-        """Tells those that see a change which was written: the gateways, the endpoints in the VNIs that it touches, those that it
-        names, and `nodes`, which are those that saw it before. A node that is not told asks from its older revision on, later."""
+        """Notifies the nodes that see a written change: the gateways, the endpoints in the VNIs that it touches, the
+        nodes that it names, and `nodes`, which are those that saw it before. Other nodes stay at an older revision,
+        which harms nothing."""
         revision, _ = await self._store.network_changes.newest()
         message = NetworkChanged(revision)
         if change.gateways:

@@ -19,6 +19,8 @@ from .sessions import Sessions
 
 
 class NodeEvents:
+    """Reads and writes the messages of the events sockets of one tenant's nodes."""
+
     def __init__(
         self,
         platform: TenantPlatform,
@@ -62,8 +64,8 @@ class NodeEvents:
         )
 
     def check_welcome(self, node: str) -> None:
-        """The last look before a socket is accepted: since the node was authenticated it may have been revoked. An isolated node
-        keeps its socket, because it is told there of its release. Raises revoked."""
+        """Checks once more before a socket is accepted, because the node may have been revoked since it was
+        authenticated. An isolated node may keep its socket, on which it hears of its release. Raises revoked."""
         if self._sessions.is_revoked(node):
             raise problem("revoked", "ask your operator")
 

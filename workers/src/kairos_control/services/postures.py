@@ -1,4 +1,5 @@
-"""What devices report of themselves: the newest report of each, passed on to the gateways that judge by it (docs/protocol.md §8)."""
+"""Posture reports: the newest of each device is kept and pushed to the gateways, whose policy reads it
+(docs/protocol.md §8)."""
 
 from __future__ import annotations
 
@@ -25,6 +26,8 @@ def check_posture(facts: dict[str, Any]) -> None:
 
 
 class Postures:
+    """The posture reports of one tenant's devices."""
+
     def __init__(self, platform: TenantPlatform, store: Stores, pushes: Pushes, limits: Limits) -> None:
         self._limits = limits
         self._platform = platform

@@ -1,4 +1,5 @@
-"""Which networks may stand in a VNI, behind a node, or as a name over an interconnect; and which of many overlap."""
+"""Checks networks: those of a VNI, those behind a node, and those of an interconnect; and finds which of many
+overlap."""
 
 from __future__ import annotations
 
@@ -13,7 +14,8 @@ Network = IPv4Network | IPv6Network
 PREFIXES_MAX = 64
 """Prefixes of one VNI. Each member has an address in every prefix, and a tunnel's CONFIG carries them all."""
 
-# Addresses that no host has, or that mean something else on every host (RFC 6890 and the IANA special-purpose registries).
+# Addresses that no host has, or that mean something else on every host (RFC 6890 and the IANA special-purpose
+# registries).
 _SPECIAL: tuple[tuple[Network, str], ...] = (
     (IPv4Network("0.0.0.0/8"), "this network"),
     (IPv4Network("127.0.0.0/8"), "loopback"),
@@ -40,8 +42,8 @@ def segment_prefix(text: str) -> Network:
 
 
 def route_prefix(text: str) -> Network:
-    """A network that a node may lead to. It may be wider than a special network, as an exit route is, but does not lie in one.
-    Raises invalid."""
+    """A network that a node may lead to. It may be wider than a special network, as an exit route is, but does not
+    lie in one. Raises invalid."""
     network = _network(text)
     for special, name in _SPECIAL:
         if _overlap(network, special) and network.prefixlen >= special.prefixlen:

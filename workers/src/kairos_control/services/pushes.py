@@ -11,6 +11,8 @@ from ..ports import TenantPlatform
 
 
 class Pushes:
+    """Sends messages to the connected nodes of one tenant."""
+
     def __init__(self, platform: TenantPlatform) -> None:
         self._platform = platform
 
@@ -21,7 +23,7 @@ class Pushes:
         self.to(self._platform.sockets.gateways(), message)
 
     def about(self, node: str, message: ToNode) -> None:
-        """To every node that meets this one, and to the node itself: to the gateways, or to everyone where it is a gateway."""
+        """To the node and to all nodes that have tunnels with it: the gateways, or every node if it is a gateway."""
         if is_gateway(node):
             self.to_all(message)
         else:

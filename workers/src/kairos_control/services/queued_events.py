@@ -1,5 +1,5 @@
-"""Audit events that an earlier release put into a queue. Those that were in it when this release was deployed go where the fabric's own
-events go, and each tenant's object takes them from there."""
+"""Audit events that an earlier release put into a queue. Those that are left in it are written to the fabric's
+events in D1, from where each tenant's object copies its own."""
 
 from __future__ import annotations
 

@@ -48,6 +48,8 @@ TOKEN = Budget("this join token", 300, 5)
 
 
 class Limits:
+    """What callers have spent of their budgets."""
+
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         # By budget and caller: calls that have not refilled yet, and when that was; the caller that was quiet longest first.

@@ -39,6 +39,8 @@ class _Refusal:
 
 
 class Refusals:
+    """Records the refused calls of one tenant."""
+
     def __init__(self, journal: Journal, clock: Clock) -> None:
         self._journal, self._clock = journal, clock
         self._all = {proven: _Share(BURST, PER_HOUR) for proven in (False, True)}

@@ -1,5 +1,6 @@
-"""Retention: old events lose their text, never their place. Segments that were sealed longer ago than the tenant keeps are deleted from R2
-and from the index; leaf hashes and heads stay, so every head and every proof of what remains verifies as before."""
+"""Retention: old events lose their text and keep their position. The text of segments that were sealed longer ago
+than the setting says is deleted from R2 and from the index. Leaf hashes and heads stay, so every head, and every
+proof of an event that remains, still verifies."""
 
 from __future__ import annotations
 
@@ -18,6 +19,8 @@ _SEGMENTS_AT_ONCE = 20  # of at most 1,000 events each; the next sweep goes on
 
 
 class Retention:
+    """The retention of one tenant's log."""
+
     def __init__(self, platform: TenantPlatform, store: Stores, journal: Journal, files: SegmentFiles) -> None:
         self._platform, self._store, self._journal, self._files = platform, store, journal, files
 
@@ -34,7 +37,7 @@ class Retention:
         return await self.current()
 
     async def retire(self) -> None:
-        """The log says what goes before it goes: a crash in between deletes the rest with the next sweep, and says so again."""
+        """Records what will be deleted, then deletes it. After a crash in between, the next sweep does both again."""
         kept = await self.current()
         if not kept.days:
             return

@@ -1,4 +1,5 @@
-"""The sealed segments of a tenant's log in R2: for each, its events as lines of JSON, and the head under which it was sealed."""
+"""The sealed segments of a tenant's log in R2: for each, its events as lines of JSON, and the head under which it
+was sealed."""
 
 from __future__ import annotations
 
@@ -15,6 +16,8 @@ _GAP_MAX = 524_288  # bytes that are read and not used rather than asked for in 
 
 
 class SegmentFiles:
+    """The segments of one tenant's log."""
+
     def __init__(self, blobs: Blobs, tenant: str) -> None:
         self._blobs, self._tenant = blobs, tenant
 
@@ -31,7 +34,8 @@ class SegmentFiles:
         return None if data is None else msgspec.json.decode(data, type=SignedHead)
 
     async def texts(self, segment: int, events: Sequence[IndexedEvent]) -> list[bytes]:
-        """The JSON of events of one segment, whose starts only rise or only fall; empty for one that is not there any more."""
+        """The JSON of events of one segment, whose starts only rise or only fall; empty for one that is not there
+        any more."""
         found: dict[int, bytes] = {}
         for stretch in _stretches(sorted(events, key=lambda each: each.start)):
             start, end = stretch[0].start, stretch[-1].start + stretch[-1].length

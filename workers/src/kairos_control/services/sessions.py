@@ -1,4 +1,4 @@
-"""T1: session tokens, their truth, and their end (docs/protocol.md §7)."""
+"""T1 and T7: sessions are opened, renewed, introspected and ended (docs/protocol.md §7)."""
 
 from __future__ import annotations
 
@@ -23,12 +23,14 @@ from .postures import Postures, check_posture
 from .pushes import Pushes
 from .rate_limits import SESSION, Limits
 
-LIVE_MAX = 16  # sessions of one node: the oldest gives way
+LIVE_MAX = 16  # live sessions of one node; a further one ends the oldest
 _TOKEN_BYTES = 32
 _NO_POSTURE = StoredPosture("", 0, {})
 
 
 class Sessions:
+    """The sessions of one tenant's nodes."""
+
     def __init__(
         self,
         platform: TenantPlatform,
@@ -44,10 +46,10 @@ class Sessions:
         self._limits = limits
         self._journal = journal
         self._pushes = pushes
-        self._revoked = set[
-            str
-        ]()  # since this object woke: opening a session awaits, and a revocation may come between
-        self._refreshed = 0  # how often sessions have followed a change of VNIs; it may come between as well
+        # Nodes that were revoked since this object was loaded. Opening a session awaits, so a revocation may come in
+        # between.
+        self._revoked = set[str]()
+        self._refreshed = 0  # how often sessions have followed a change of VNIs; that may come in between as well
 
     async def open(self, device: StoredDevice, request: SessionRequest) -> SessionGrant:
         """T1: a new session, or a longer life for one (`renews`). A gateway's session opens its own relay socket only.
@@ -95,7 +97,7 @@ class Sessions:
         return Introspected(session.node, self._platform.tenant, session.role, session.session, session.expires_at)
 
     async def revoke(self, node: str, reason: str) -> None:
-        """Ends every session of the node, at every place that could still honour one."""
+        """Ends every session of the node, at the fabric, at every peer and at the relay."""
         self._revoked.add(node)
         self._store.sessions.delete_of(node)
         self._pushes.to_all(Revocation(node, reason))
@@ -103,12 +105,16 @@ class Sessions:
         await self.cut_at_relay(node, int(self._platform.clock()) + SESSION_LIFE_S)
 
     def is_revoked(self, node: str) -> bool:
-        """Whether the node was revoked since this object woke: a caller that was authenticated before may have been overtaken."""
+        """Whether the node was revoked since this object was loaded. A caller may have been authenticated before
+        that."""
         return node in self._revoked
 
     async def revoke_all(self, nodes: Collection[str]) -> None:
-        """Ends every session of these nodes, which are all of a tenant that is deleted. The relay is called once a gateway and not
-        once a node: the end of a gateway's socket there is the end of all its channels. Each node is told by the close of its events."""
+        """Ends every session of these nodes, which are all nodes of a tenant that is deleted.
+
+        The relay is called once for each gateway and not for each node, because all channels of a gateway end with its
+        socket. The close of its events socket informs a node.
+        """
         self._revoked.update(nodes)
         self._store.sessions.clear()
         for node in self._platform.sockets.online():
@@ -121,23 +127,24 @@ class Sessions:
                 )
 
     async def cut_at_relay(self, node: str, until: int) -> bool:
-        """Closes its sockets at the relay, which lets none in before `until` (Unix seconds). False: the relay could not be told."""
+        """Closes the node's sockets at the relay, which refuses new ones until `until` (Unix seconds). False: the
+        relay did not answer."""
         gateways = [each.node for each in await self._store.devices.gateways()]
-        told = await self._platform.relay.cut(Cut(until, [*gateways, node] if is_gateway(node) else gateways, node))
-        if not told:
+        reached = await self._platform.relay.cut(Cut(until, [*gateways, node] if is_gateway(node) else gateways, node))
+        if not reached:
             self._journal.record(
                 "relay.unreachable", actor="fabric", subject=node, reason="the relay was not told to cut"
             )
-        return told
+        return reached
 
     def current(self) -> list[SessionNotice]:
-        """The sessions of endpoints that live now, each with its newest posture: what a gateway needs to know when it connects."""
+        """The live sessions of endpoints, each with its newest posture: what a gateway needs when it connects."""
         now = int(self._platform.clock())
         postures = self._store.postures.since(now - POSTURE_LATE_S)
         return [_notice(each, postures.get(each.node, _NO_POSTURE)) for each in self._store.sessions.of_endpoints(now)]
 
     async def refresh(self, nodes: Iterable[str]) -> None:
-        """The nodes are in other VNIs now: their sessions follow, and the gateways are told."""
+        """Updates the sessions of nodes whose VNIs have changed, and pushes them to the gateways."""
         now = int(self._platform.clock())
         nodes = list(nodes)
         found = await self._store.leases.vnis_of(nodes)
@@ -159,7 +166,8 @@ class Sessions:
                 return vnis
 
     async def _gateways(self, wanted: str) -> list[str]:
-        """The tenant's gateways, those that are connected first, then by priority; only `wanted` where one is asked for."""
+        """The tenant's gateways, those that are connected first, then by priority; only `wanted` where one is asked
+        for."""
         nodes = [each.node for each in await self._store.gateways.ranked()]
         online = set(self._platform.sockets.gateways())
         nodes.sort(key=lambda node: node not in online)

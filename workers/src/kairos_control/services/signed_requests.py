@@ -1,4 +1,4 @@
-"""Requests that a node signs (docs/protocol.md §3): each verifies, is fresh, and is taken once."""
+"""Checks requests that nodes sign (docs/protocol.md §3): the signature, the time stamp, and that the nonce is new."""
 
 from __future__ import annotations
 
@@ -20,14 +20,18 @@ class SignedRequest:
     """What a signature is over, and the signature."""
 
     method: str
+    """The HTTP method, in upper case."""
     target: str
     """Path and query exactly as they were sent."""
     body: bytes
+    """The body exactly as it was sent."""
     proof: str
     """The header that holds time stamp, nonce and signature; empty: it was not sent."""
 
 
 class SignedRequests:
+    """Checks the signed requests of one tenant's nodes."""
+
     def __init__(self, platform: TenantPlatform, store: Stores) -> None:
         self._platform, self._store = platform, store
 

@@ -1,4 +1,5 @@
-"""Networks behind endpoints: a subnet router advertises them, the operator approves them, and traffic needs both."""
+"""Networks behind endpoints. A subnet router advertises them and the operator approves them; a route is in force
+with both."""
 
 from __future__ import annotations
 
@@ -14,7 +15,7 @@ from ..store.devices import StoredDevice
 from ..store.network_changes import change_of
 from ..store.subnet_routes import Offer
 from ..store.vnis import StoredVni
-from .event_details import change as described
+from .event_details import change_details
 from .interconnects import Interconnects
 from .journal import Journal
 from .network_changes import NetworkChanges
@@ -38,8 +39,8 @@ class SubnetRoutes:
         self._limits = limits
 
     async def advertise(self, wanted: Advertisement, device: StoredDevice) -> None:
-        """All that this endpoint offers from now on. No traffic goes there before the operator has approved it. Raises invalid,
-        not-found, too-many-requests."""
+        """All that this endpoint offers from now on. No traffic goes there before the operator has approved it.
+        Raises invalid, not-found, too-many-requests."""
         if device.role != "endpoint":
             raise problem("invalid", "only an endpoint advertises; a gateway's networks are routes of the VNI")
         node = device.node
@@ -59,7 +60,7 @@ class SubnetRoutes:
             "route.advertised",
             actor=node,
             subject=node,
-            **described(_listed(offered), _listed(offers)),
+            **change_details(_listed(offered), _listed(offers)),
         )
         if in_force:
             await self._network.announce(change)
@@ -69,8 +70,8 @@ class SubnetRoutes:
         return await self._store.subnet_routes.page(after, count)
 
     async def decide(self, name: str, wanted: RouteApproval, actor: str) -> RouteRecord:
-        """Approves one prefix behind one endpoint or withdraws that; it may come before the endpoint advertises it. Raises
-        invalid, not-found, exists."""
+        """Approves one prefix behind one endpoint or withdraws that; it may come before the endpoint advertises it.
+        Raises invalid, not-found, exists."""
         vni, routes = await self._store.vnis.require(name), self._store.subnet_routes
         prefix = str(route_prefix(wanted.prefix))
         before = await routes.one(vni.vni, prefix, wanted.node)
@@ -91,7 +92,7 @@ class SubnetRoutes:
                 actor=actor,
                 subject=prefix,
                 vni=vni.vni,
-                **described(before, after),
+                **change_details(before, after),
             )
             await self._network.announce(change)
         return after or RouteRecord(vni.name, prefix, wanted.node, "", False, False)
@@ -106,7 +107,8 @@ class SubnetRoutes:
         return {(own[name], str(route_prefix(text))) for name, prefixes in wanted.routes.items() for text in prefixes}
 
     async def _check(self, vni: StoredVni, prefix: str, node: str) -> None:
-        """Raises invalid, not-found or exists: a route must not take away what leads elsewhere."""
+        """Raises invalid, not-found or exists if the route would divert traffic that another route or prefix
+        carries."""
         network = ip_network(prefix)
         device = await self._store.devices.one(node)
         if device is None or not device.active or device.role != "endpoint":

@@ -1,5 +1,6 @@
-"""How nodes are doing. The newest sample of each is in the tenant's own SQLite, for whoever looks now; all of them go through a queue
-into D1: minutes for a day, hours for a month. Nothing is decided by them, and one that is lost is lost."""
+"""Telemetry of nodes. The newest sample of each node is in the SQLite of the tenant's object; all samples go through
+a queue into D1, where minutes are kept for a day and hours for a month. Nothing depends on them, so a lost sample is
+not sent again."""
 
 from __future__ import annotations
 
@@ -22,11 +23,13 @@ LIVE_S = 3600
 MINUTES_KEPT_S, HOURS_KEPT_S = 24 * 3600, 30 * 24 * 3600
 SAMPLE_MAX = 8 * 1024
 """Bytes of a sample's JSON."""
-_LATE_S = 3600  # what the queue delivers later than that is in no hour
+_LATE_S = 3600  # samples that the queue delivers later are left out of the hours
 _HOUR_S = 3600
 
 
 class Telemetry:
+    """The samples of one tenant's nodes."""
+
     def __init__(self, platform: TenantPlatform, store: Stores, limits: Limits) -> None:
         self._platform, self._store, self._limits = platform, store.telemetry, limits
 

@@ -1,4 +1,4 @@
-"""Whose turn it is to change the records of a tenant."""
+"""A lock for the calls that change the records of a tenant."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import asyncio
 
 
 class Turn:
-    """Calls that change records run one at a time, because D1 is awaited between reading and writing."""
+    """Calls that change records run one at a time, because each awaits D1 between reading and writing."""
 
     def __init__(self) -> None:
         self._lock = asyncio.Lock()
         self.ended = 0
-        """How many turns are over. If it has grown since something was read, that may have changed."""
+        """How many turns have ended. Records that were read before it grew may have changed."""
 
     async def __aenter__(self) -> None:
         await self._lock.acquire()

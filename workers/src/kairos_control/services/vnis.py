@@ -16,7 +16,7 @@ from ..problems import problem
 from ..store import Stores
 from ..store.network_changes import NetworkChange, change_of
 from ..store.vnis import StoredVni
-from .event_details import change as described
+from .event_details import change_details
 from .interconnects import Interconnects
 from .journal import Journal
 from .leases import Leases
@@ -40,8 +40,11 @@ class Checked:
     """What a VNI is to be, in canonical form."""
 
     wanted: VniCreate
+    """The request, with prefixes and routes as text in canonical form."""
     prefixes: list[Network]
+    """The same prefixes, parsed."""
     routes: list[Network]
+    """The prefixes of its routes, parsed."""
 
 
 class Vnis:
@@ -66,7 +69,8 @@ class Vnis:
         self._interconnects = interconnects
 
     async def create(self, wanted: VniCreate, actor: str) -> VniRecord:
-        """With all gateways, and the devices that its selectors name, as members. Raises invalid, exists, addresses-exhausted."""
+        """With all gateways, and the devices that its selectors name, as members. Raises invalid, exists,
+        addresses-exhausted."""
         wanted = (await self._checked(wanted)).wanted
         gateways = [device.node for device in await self._store.devices.gateways()]
         nodes = list(dict.fromkeys([*gateways, *await self._store.vnis.selected(wanted.selectors)]))
@@ -87,14 +91,15 @@ class Vnis:
                     break
             else:
                 record = await self._store.vnis.record(vni)
-                self._journal.record("vni.created", actor=actor, subject=vni.name, **described(None, record))
+                self._journal.record("vni.created", actor=actor, subject=vni.name, **change_details(None, record))
                 await self._announce(change, nodes)
                 return record
         raise problem("exists", f"a VNI named {wanted.name} or numbered {vni.vni} exists")
 
     async def change(self, name: str, wanted: VniCreate, actor: str) -> VniRecord:
-        """All of it anew, but its name and number. Members stay, and the devices that a selector names become members. A prefix
-        goes when no endpoint has an address in it. Raises not-found, invalid, in-use, addresses-exhausted."""
+        """Replaces everything but name and number. Members stay, and the devices that a selector names become
+        members. A prefix can be removed when no endpoint has an address in it. Raises not-found, invalid, in-use,
+        addresses-exhausted."""
         checked = await self._checked(wanted)
         wanted, held = checked.wanted, await self._store.vnis.require(name)
         if wanted.name != held.name or wanted.vni not in (0, held.vni):
@@ -124,7 +129,7 @@ class Vnis:
                 "vni.changed",
                 actor=actor,
                 subject=vni.name,
-                **described(before, after),
+                **change_details(before, after),
             )
             await self._announce(change, changed)
         return after
@@ -138,7 +143,8 @@ class Vnis:
         return await self._store.vnis.record(await self._store.vnis.require(name))
 
     async def delete(self, name: str, actor: str) -> None:
-        """With its leases, its routes and all that was given in it. Raises not-found, and in-use while it is joined to another."""
+        """With its leases, its routes and all that was given in it. Raises not-found, and in-use while it is joined
+        to another."""
         vni = await self._store.vnis.require(name)
         await self._interconnects.refuse_where_joined(vni)
         before = await self._store.vnis.record(vni)
@@ -154,12 +160,12 @@ class Vnis:
             "vni.deleted",
             actor=actor,
             subject=vni.name,
-            **described(before, None),
+            **change_details(before, None),
         )
         await self._announce(change, members)
 
     async def _announce(self, change: NetworkChange, nodes: Collection[str]) -> None:
-        """A change that was written, to all that it concerns; the sessions of these nodes are for other VNIs now."""
+        """Announces a written change, and updates the sessions of the nodes whose VNIs have changed."""
         await self._sessions.refresh(nodes)
         await self._network.announce(change, nodes)
 

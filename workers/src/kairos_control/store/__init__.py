@@ -1,7 +1,8 @@
 """The stores: all SQL of the control plane, one place for each question.
 
-A store has methods in the terms of the product and takes and returns values of `kairos/api` or dataclasses of its own; a row never
-leaves it. Writes that must happen together are built as statements by the stores they belong to and written in one batch.
+A store has methods in the terms of the product and takes and returns values of `kairos/api` or dataclasses of its own;
+a row never leaves it. Writes that must happen together are built as statements by the stores they belong to and written
+in one batch.
 """
 
 from __future__ import annotations

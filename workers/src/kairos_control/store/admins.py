@@ -15,6 +15,7 @@ class StoredAdmin:
     """One credential."""
 
     record: AdminRecord
+    """As the API shows it."""
     secret_hash: bytes
     """SHA-256 of its 32 secret bytes."""
 

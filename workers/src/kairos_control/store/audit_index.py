@@ -1,6 +1,9 @@
-"""The index of a tenant's audit log, in D1: where its segments are, and which of their events a search may want. The text of an event is
-in its segment in R2 and nowhere else. Windows of flows (`ledger.window`) are most of a log and have no row of their own: they are found
-by their segment."""
+"""The index of a tenant's audit log, in D1: its segments, and a row for each event with the fields that a search can
+ask for.
+
+The text of an event is only in its segment in R2. Windows of flows (`ledger.window`), which are most of a log, have no
+rows; they are found by their segment.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,7 @@ from .bulk import bulks, columns
 from .tables import Table
 
 KEY_MAX = 128
-"""Characters of a text that the index keeps; who searches compares the whole text in the event."""
+"""Characters of a field that the index keeps. A search compares the whole field in the event."""
 
 _LAST = "\U0010ffff"  # after every text that begins with a prefix
 _VNI_MAX = (1 << 24) - 1
@@ -45,15 +48,18 @@ class AuditQuery:
     device: str = ""
     """Source, actor or subject."""
     actor: str = ""
+    """Who did it."""
     vni: int | None = None
+    """The number of a VNI."""
     since: float | None = None
     """Unix seconds of the source's clock."""
     until: float | None = None
+    """Unix seconds of the source's clock; an event at that time is not found."""
     text: str = ""
     """Anywhere in the event's JSON."""
 
     def wants(self, event: Event, line: str) -> bool:
-        """Whether the event, whose JSON is `line`, is among what is asked for."""
+        """Whether the event, whose JSON is `line`, matches."""
         return (
             event.kind.startswith(self.kind)
             and not (self.without and event.kind.startswith(self.without))
@@ -67,13 +73,14 @@ class AuditQuery:
 
     @property
     def marks(self) -> tuple[bytes, ...]:
-        """Octets that the JSON of every event has that is asked for: cheaper to look for than an event is to decode."""
+        """Octets that the JSON of every matching event contains. To look for them is cheaper than to decode an
+        event."""
         kind = msgspec.json.encode(self.kind)[:-1]  # without the closing quote: it is a prefix
         return (b'"kind":' + kind, self.text.encode())
 
     @property
     def indexed(self) -> bool:
-        """Whether the index can answer it: it asks for something that the index knows, and not for windows of flows."""
+        """Whether the index can answer it: it asks for a field of the index, and cannot match windows of flows."""
         windows = LEDGER_WINDOW.startswith(self.kind) and not (self.without and LEDGER_WINDOW.startswith(self.without))
         return not windows and bool(self.kind or self.device or self.actor or self.vni is not None)
 
@@ -83,6 +90,7 @@ class IndexedEvent:
     """Where the text of an event is."""
 
     position: int
+    """Its place in the log."""
     segment: int
     """The first position of its segment."""
     start: int
@@ -96,13 +104,17 @@ class Segment:
     """One segment that the index knows of."""
 
     first: int
+    """The position of its first event."""
     size: int
+    """How many events the log has up to its end: its events are first to size - 1."""
     at: int
     """When it was sealed, Unix seconds."""
     sha256: str
+    """Of its file in R2, in hex."""
     oldest: float | None
     """The earliest `at` of its events; None: it was not looked at."""
     newest: float | None
+    """The latest `at` of its events; None: it was not looked at."""
     windows: int | None
     """How many windows of flows it has; None: it was not looked at."""
 
@@ -119,7 +131,8 @@ class AuditIndexStore:
         self._database, self._tenant = database, tenant
 
     async def add(self, file: SealedFile, events: Sequence[tuple[Event, int]]) -> None:
-        """events: all of the segment in their order, each with the bytes of its line. Once more, it changes nothing."""
+        """Indexes a segment; a second time changes nothing. events: all of the segment in order, each with the bytes
+        of its line."""
         times = [event.at for event, _ in events]
         windows = sum(event.kind == LEDGER_WINDOW for event, _ in events)
         segment = (self._tenant, file.first, file.size, file.sha256, file.at, min(times), max(times), windows)
@@ -135,7 +148,8 @@ class AuditIndexStore:
             start += length + 1
 
     async def find(self, query: AuditQuery, low: int, before: int, count: int) -> list[IndexedEvent]:
-        """The newest first, from position `low` on and below `before`. They may be more than the query wants: compare the events."""
+        """The newest first, from position `low` on and below `before`. Some may not match, so the caller compares
+        the events."""
         conditions = [
             ("tenant = ? AND position >= ? AND position < ?", (self._tenant, low, before)),
             *_conditions(query),
@@ -167,7 +181,8 @@ class AuditIndexStore:
         return await self._segments("size > ? AND first < ? ORDER BY first DESC LIMIT ?", low, before, count)
 
     async def unindexed(self, low: int, since: int, count: int) -> list[Segment]:
-        """The newest segments from `low` on, sealed from `since` on, whose events the index lacks: they are just below its floor."""
+        """The newest segments from `low` on, sealed from `since` on, whose events the index lacks: they are just
+        below its floor."""
         floor = await self.floor()
         found = await self._segments(
             "first >= ? AND first < ? ORDER BY first DESC LIMIT ?", low, _NO_FLOOR if floor is None else floor, count

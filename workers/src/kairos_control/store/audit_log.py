@@ -1,5 +1,5 @@
-"""A tenant's audit log in the SQLite of its object: the events that are not in R2 and the index yet, the Merkle tree over all of them,
-and the newest signed head."""
+"""A tenant's audit log in the SQLite of its object: the events that are not in R2 and the index yet, the Merkle tree
+over all of them, and the newest signed head."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ class LogEntry:
     """One event at its place in the log."""
 
     position: int
+    """Its place in the log, from 0 on."""
     key: str
     """By key_of()."""
     line: str
@@ -34,6 +35,7 @@ class SealedFile:
     """A segment that was sealed: its events are one object in R2."""
 
     first: int
+    """The position of its first event."""
     size: int
     """Of the log with this segment: its events are first to size - 1."""
     sha256: str
@@ -89,7 +91,8 @@ class AuditLogStore:
         return b"".join(unb64(row["hash"]) for row in rows)
 
     def positions(self, id_: str) -> list[tuple[int, str]]:
-        """Position and source of the events with this id, one of each source; the source is empty where it was not recorded."""
+        """Position and source of the events with this id, one of each source; the source is empty where it was not
+        recorded."""
         rows = self._local.rows(
             "SELECT position, id FROM log_events WHERE id = ?1 OR (id > ?1 || '/' AND id < ?1 || '0') ORDER BY position",
             id_,
@@ -97,8 +100,8 @@ class AuditLogStore:
         return [(row["position"], row["id"].partition("/")[2]) for row in rows]
 
     def lines(self, first: int, count: int, bytes_max: int) -> list[str]:
-        """The text of at most `count` events from `first` on that are not in the index yet: the first one, and as many more as
-        have `bytes_max` bytes together with it."""
+        """The text of at most `count` events from `first` on that are not in the index yet: the first one, and as
+        many more as have `bytes_max` bytes together with it."""
         rows = self._local.rows(
             "SELECT line FROM log_events WHERE position IN (SELECT position FROM (SELECT position, row_number() OVER places AS number,"
             " sum(length(CAST(line AS BLOB)) + 1) OVER places AS bytes FROM"
@@ -123,7 +126,7 @@ class AuditLogStore:
         return msgspec.json.decode(rows[0]["head"], type=SignedHead) if rows else None
 
     def seal(self, file: SealedFile, head: SignedHead) -> None:
-        """The head counts from now on, and the segment waits for the index."""
+        """Stores the head as the newest, and the segment as not yet indexed."""
 
         def change() -> None:
             self._local.write(
@@ -155,7 +158,7 @@ class AuditLogStore:
     # -- the outbox of earlier releases --------------------------------------------------------------------------------
 
     def outbox(self, count: int) -> list[Event]:
-        """Events that an earlier release kept until a queue had brought them to the log, oldest first."""
+        """Events that an earlier release had not brought to the log yet, oldest first."""
         rows = self._local.rows("SELECT event FROM outbox ORDER BY rowid LIMIT ?", count)
         return [msgspec.json.decode(row["event"], type=Event) for row in rows]
 
@@ -175,11 +178,12 @@ class AuditLogStore:
 
 
 def key_of(event: Event) -> str:
-    """The name of an event in its tenant's log. Each source chooses its own ids, so no source can take the id of another's event."""
+    """The name of an event in its tenant's log. Each source chooses its own ids, so no source can take the id of
+    another's event."""
     return f"{event.id}/{event.source}"
 
 
 def _keys(event: Event) -> tuple[str, ...]:
-    """The keys that the log may have it under: events from before the source was part of it have their id alone. Those never hide an
-    event of the fabric."""
+    """The keys under which the log may have the event. Events of an earlier release have only their id as the key;
+    such a key never makes an event of the fabric count as known."""
     return (key_of(event),) if event.source == "fabric" else (key_of(event), event.id)

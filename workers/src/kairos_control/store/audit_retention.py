@@ -9,6 +9,8 @@ from .tables import Table
 
 
 class AuditRetentionStore:
+    """The retention setting of one tenant."""
+
     TABLES = (Table("audit_retention", ("tenant",), outlives=True),)
 
     def __init__(self, database: Database, tenant: str) -> None:
@@ -32,7 +34,8 @@ class AuditRetentionStore:
         )
 
     def retired(self, size: int, before: int) -> Statement:
-        """The statement that records that the events below `size`, sealed before this Unix time, have lost their text."""
+        """The statement that records that the events below `size`, sealed before this Unix time, have lost their
+        text."""
         return (
             "UPDATE audit_retention SET retired = ?, before = ? WHERE tenant = ?",
             (size, before, self._tenant),

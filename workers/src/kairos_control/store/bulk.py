@@ -1,4 +1,5 @@
-"""Many rows in one statement: `... SELECT json_extract(value, '$[0]'), ... FROM json_each(?)`. A call for each row costs more than the row."""
+"""Many rows in one statement: `... SELECT json_extract(value, '$[0]'), ... FROM json_each(?)`. A call costs more
+than a row."""
 
 from __future__ import annotations
 
@@ -9,7 +10,8 @@ import msgspec
 
 VALUE_MAX = 1_000_000
 """Bytes of one array. A value of D1 and of an object's SQLite has at most 2,000,000
-(https://developers.cloudflare.com/d1/platform/limits/, https://developers.cloudflare.com/durable-objects/platform/limits/)."""
+(https://developers.cloudflare.com/d1/platform/limits/,
+https://developers.cloudflare.com/durable-objects/platform/limits/)."""
 
 
 def bulks(rows: Iterable[Sequence[Any] | Mapping[str, Any]]) -> Iterator[str]:

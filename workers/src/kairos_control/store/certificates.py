@@ -16,7 +16,8 @@ from ..ports import Database, Row, Statement
 from .columns import b64, unb64
 from .tables import Table
 
-# Writes nothing, and fails its batch, unless the node that the certificate names is there with its role, its key and its serial.
+# Writes nothing, and fails its batch, unless the node that the certificate names is there with its role, its key and
+# its serial.
 _INSERT = (
     "INSERT INTO certificates (serial, tenant, node, not_before, not_after) VALUES (?1, ?2, (SELECT node FROM devices"
     " WHERE tenant = ?2 AND node = ?3 AND role = ?4 AND key_fingerprint = ?5 AND serial = ?1 AND status = 'active'), ?6, ?7)"
@@ -82,8 +83,9 @@ class CertificateStore:
     # -- writes ------------------------------------------------------------------------------------------------------
 
     def add(self, issued: Certificate) -> list[Statement]:
-        """The present certificate of the node that it names, from now on. They come in a batch after the statement that gives the
-        node this serial. Breaks a constraint unless that node is an active device with the certificate's role and key."""
+        """The present certificate of the node that it names, from now on. They come in a batch after the statement
+        that gives the node this serial. Breaks a constraint unless that node is an active device with the
+        certificate's role and key."""
         assert issued.spiffe is not None, "a node's certificate has a name"
         node = issued.spiffe.node
         values = (

@@ -1,4 +1,5 @@
-"""How values stand in columns: octets as base64 text, because D1 hands BLOBs to Python as arrays of numbers; lists as JSON."""
+"""How values stand in columns: octets as base64 text, because D1 hands BLOBs to Python as arrays of numbers; lists
+as JSON."""
 
 from __future__ import annotations
 

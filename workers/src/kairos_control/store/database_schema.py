@@ -1,5 +1,5 @@
-"""Whether the D1 database has the schema that this release of the Worker was made for. wrangler applies `workers/migrations` and
-records them in `d1_migrations` (https://developers.cloudflare.com/d1/reference/migrations/); the local fabric does the same."""
+"""Checks that the D1 database has the schema of this release. wrangler applies `workers/migrations` and records them
+in `d1_migrations` (https://developers.cloudflare.com/d1/reference/migrations/); the local fabric does the same."""
 
 from __future__ import annotations
 

@@ -15,6 +15,8 @@ BODY_MAX = 4096
 
 
 class DeadLetterStore:
+    """The dead letters of all queues."""
+
     def __init__(self, database: Database) -> None:
         self._database = database
 

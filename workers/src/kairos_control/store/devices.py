@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from kairos.api.admin import Device
 from kairos.api.enrollment import Role
@@ -41,10 +41,15 @@ class StoredDevice:
     """One row of `devices`."""
 
     tenant: str
+    """The tenant's name."""
     node: str
+    """Its id."""
     role: Role
+    """Endpoint or gateway."""
     name: str
+    """The host name that it enrolled with."""
     status: Literal["active", "revoked"]
+    """A revoked device stays on record."""
     public_key: bytes
     """Raw ML-DSA."""
     key_fingerprint: bytes
@@ -52,30 +57,23 @@ class StoredDevice:
     token_id: str
     """The join token that was counted for it."""
     tags: list[str]
+    """From its join token."""
     groups: list[str]
+    """From its join token."""
     owner: str
+    """From its join token; empty: none."""
     serial: str
     """Of its present certificate, in hex."""
     not_after: int
     """The end of that certificate, Unix seconds."""
     enrolled_at: int
+    """Unix seconds."""
     reason: str
     """Why it was revoked."""
 
     @property
     def active(self) -> bool:
         return self.status == "active"
-
-    def policy_subject(self) -> dict[str, Any]:
-        """The device as policy sees it (policies/input.schema.json)."""
-        return {
-            "node": self.node,
-            "name": self.name,
-            "role": self.role,
-            "tags": self.tags,
-            "groups": self.groups,
-            "owner": self.owner,
-        }
 
 
 class DeviceStore:
@@ -91,7 +89,8 @@ class DeviceStore:
         return None if row is None else _device(row)
 
     async def of_key(self, public_key: bytes) -> StoredDevice | None:
-        """The device that has this key or, if none has it now, the one that enrolled with it and took another since."""
+        """The device that has this key or, if none has it now, the device that enrolled with it and has rotated its
+        key since."""
         row = await self._database.first(
             _OF_KEY,
             self._tenant,
@@ -110,7 +109,7 @@ class DeviceStore:
         return {row["node"] for row in rows}
 
     async def record(self, node: str) -> Device | None:
-        """As the API shows it, but for what the tenant's object knows: whether it is online or isolated."""
+        """As the API shows it, without what only the tenant's object knows: whether it is online or isolated."""
         row = await self._database.first(f"{_SHOWN} AND d.node = ?", self._tenant, node)
         return None if row is None else _record(row)
 
@@ -165,7 +164,7 @@ class DeviceStore:
     # -- writes ------------------------------------------------------------------------------------------------------
 
     def add(self, device: StoredDevice) -> Statement:
-        """Breaks a constraint where the node or its key is there."""
+        """Breaks a constraint if a device has this id or key."""
         values = (
             self._tenant,
             device.node,
@@ -185,14 +184,14 @@ class DeviceStore:
         return _INSERT, values
 
     def certify(self, device: StoredDevice) -> Statement:
-        """Its name, its token and its present certificate anew."""
+        """Updates its name, its token and its present certificate."""
         return (
             "UPDATE devices SET name = ?, token_id = ?, serial = ?, not_after = ? WHERE tenant = ? AND node = ?",
             (device.name, device.token_id, device.serial, device.not_after, self._tenant, device.node),
         )
 
     def rotate(self, device: StoredDevice) -> Statement:
-        """Its key and its present certificate anew. Breaks a constraint where another device has the key."""
+        """Updates its key and its present certificate. Breaks a constraint if another device has the key."""
         return (
             "UPDATE devices SET public_key = ?, key_fingerprint = ?, serial = ?, not_after = ? WHERE tenant = ? AND node = ?",
             (

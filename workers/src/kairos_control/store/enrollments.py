@@ -23,7 +23,7 @@ _OTHERS = (
     "SELECT count(*) AS others FROM enrollments WHERE token_id = ? AND node <> ? AND"
     " (status = 'held' OR (status = 'challenged' AND challenge_expires >= ?))"
 )
-_KEPT_S = 86_400  # for a device whose certificate did not reach it, and for the operator to see what was denied
+_KEPT_S = 86_400  # a device may collect its certificate that long, and the operator sees what was denied
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +35,9 @@ class StoredEnrollment:
     node: str
     """The id that the device has or will have."""
     role: Role
+    """The role that it asks for."""
     token_id: str
+    """The join token that it shows."""
     public_key: bytes
     """Raw ML-DSA."""
     name: str
@@ -53,10 +55,13 @@ class StoredEnrollment:
     answered: bool
     """Whether the challenge was answered."""
     status: EnrollmentStatus
+    """How far it has come."""
     outcome: str
     """The verdict: allow or hold."""
     rule: str
+    """The id of the policy rule behind the verdict."""
     reason: str
+    """Why it was decided so, for a person."""
     certificate: bytes
     """DER; empty before it is issued."""
     created_at: int
@@ -90,7 +95,8 @@ class EnrollmentStore:
         return [_enrollment(row) for row in rows]
 
     def others_with(self, token_id: str, node: str, now: int) -> int:
-        """How many other nodes may still join by this token: held ones, and those that can still answer their challenge."""
+        """How many other nodes may still join by this token: held ones, and those that can still answer their
+        challenge."""
         [row] = self._local.rows(_OTHERS, token_id, node, now)
         others: int = row["others"]
         return others
@@ -98,7 +104,7 @@ class EnrollmentStore:
     # -- writes ------------------------------------------------------------------------------------------------------
 
     def put(self, enrollment: StoredEnrollment) -> None:
-        """In place of what the node asked before."""
+        """Replaces the node's earlier enrollment."""
         self._local.write(
             _PUT,
             enrollment.enrollment,
@@ -129,7 +135,7 @@ class EnrollmentStore:
         self._local.write("DELETE FROM enrollments WHERE status = 'challenged' AND challenge_expires < ?", before)
 
     def remove_ended(self, now: int) -> None:
-        """All that nobody waits for any more."""
+        """Those that are not held and began more than a day ago."""
         self._local.write("DELETE FROM enrollments WHERE status <> 'held' AND created_at < ?", now - _KEPT_S)
 
     def clear(self) -> None:

@@ -1,5 +1,5 @@
-"""Audit events of the fabric itself, in D1, written before what they tell of is answered. Each tenant's object copies those that concern
-it into its own log."""
+"""Audit events that the fabric records outside the tenants' objects, as rows of D1. Each tenant's object copies
+those that concern it into its own log."""
 
 from __future__ import annotations
 
@@ -23,18 +23,23 @@ class FabricEvent:
     """One event, with its number."""
 
     seq: int
+    """Its number, which grows in the order in which events were written."""
     event: Event
+    """As it stands in a log."""
     count: int
     """How often it happened."""
 
 
 class FabricEventStore:
+    """The fabric's own events, of all scopes."""
+
     def __init__(self, database: Database) -> None:
         self._database = database
 
     @staticmethod
     def adding(scope: str, event: Event) -> Statement:
-        """The statement that adds an event. One that is there, by scope, source and id, is counted once more."""
+        """The statement that adds an event. For one that has been added, by scope, source and id, it increments the
+        count."""
         return (
             "INSERT INTO fabric_events (scope, source, id, at, event) VALUES (?, ?, ?, ?, ?)"
             " ON CONFLICT (scope, source, id) DO UPDATE SET count = count + 1",

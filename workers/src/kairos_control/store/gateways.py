@@ -23,7 +23,9 @@ class RankedGateway:
     """An active gateway with its rank; one that was never ranked has priority 100 and weight 100."""
 
     node: str
+    """Its id."""
     name: str
+    """The host name that it enrolled with."""
     priority: int
     """Lower is preferred."""
     weight: int

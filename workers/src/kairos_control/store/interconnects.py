@@ -1,4 +1,5 @@
-"""Interconnects. One row is one way of one: in VNI `vni` the addresses of `prefix` in VNI `other` have the names of `seen`."""
+"""Interconnects. A row is one direction: in VNI `vni`, the network `seen` stands for the network `prefix` of VNI
+`other`."""
 
 from __future__ import annotations
 

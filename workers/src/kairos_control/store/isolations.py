@@ -20,8 +20,11 @@ class StoredIsolation:
     id: str
     """The same from the isolation to its release."""
     node: str
+    """The isolated device."""
     state: IsolationState
+    """Isolated, or released since."""
     reason: str
+    """Why, for a person."""
     at: int
     """When it began, Unix seconds."""
     expected: list[str]
@@ -35,14 +38,18 @@ class StoredReceipt:
     point: str
     """A node, or `relay`."""
     state: IsolationState
+    """The state that was enforced."""
     at_ms: int
     """When it was enforced, Unix milliseconds by the clock of the point."""
     signature: bytes
+    """By the key of the enforcement point; of the relay, by the issuing key."""
     issuer: str = ""
     """Of the relay's: the id of the issuing certificate whose key signed it."""
 
 
 class IsolationStore:
+    """The isolations of one tenant."""
+
     def __init__(self, local: LocalDatabase) -> None:
         self._local = local
 

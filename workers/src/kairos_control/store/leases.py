@@ -1,4 +1,5 @@
-"""Leases, which are the addresses that nodes have in VNIs now, and every address that was ever given to one."""
+"""Leases, which are the addresses that nodes have in VNIs now, and a record of all addresses that were ever given to
+a node."""
 
 from __future__ import annotations
 
@@ -28,8 +29,11 @@ class Place:
     """Where a node has one address: a prefix of a VNI."""
 
     vni: int
+    """The number of the VNI."""
     node: str
+    """The member."""
     prefix: str
+    """One prefix of the VNI, in canonical form."""
 
 
 class LeaseStore:
@@ -167,12 +171,12 @@ class LeaseStore:
     # -- writes ------------------------------------------------------------------------------------------------------
 
     def add(self, leases: Mapping[Place, str]) -> list[Statement]:
-        """Addresses by place. Breaks a constraint where the address or the place is taken."""
+        """Adds leases. Breaks a constraint if an address or a place is taken."""
         return [(_LEASE, (self._tenant, bulk)) for bulk in bulks(_rows(leases))]
 
     @staticmethod
     def keep_given(addresses: Mapping[Place, str]) -> list[Statement]:
-        """These addresses belong to these nodes for ever. Breaks a constraint where one was given to another."""
+        """Records that addresses were given to nodes. Breaks a constraint if one was given to another node before."""
         return [(_GIVEN, (bulk,)) for bulk in bulks(_rows(addresses))]
 
     @staticmethod

@@ -6,6 +6,8 @@ from ..ports import Database
 
 
 class LedgerCheckStore:
+    """The progress of one tenant's double-entry check."""
+
     def __init__(self, database: Database, tenant: str) -> None:
         self._database, self._tenant = database, tenant
 

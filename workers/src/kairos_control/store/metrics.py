@@ -13,9 +13,11 @@ class Gauge:
     """A metric that is a query."""
 
     name: str
+    """The name of the metric."""
     text: str
     """What it says, for a person."""
     labels: tuple[str, ...]
+    """The names of its labels."""
     query: str
     """SQL that takes a tenant, empty for all, and gives the labels and `value`."""
     in_directory: bool = False
@@ -56,6 +58,8 @@ GAUGES = (
 
 
 class MetricsStore:
+    """The figures behind the fabric's metrics."""
+
     def __init__(self, database: Database) -> None:
         self._database = database
 

@@ -1,4 +1,5 @@
-"""What the newest revisions of a tenant's network changed, by key. What it is now is in the tables of the things themselves."""
+"""The keys that the newest revisions of a tenant's network changed. The present values are in the tables of VNIs,
+leases and devices."""
 
 from __future__ import annotations
 
@@ -27,7 +28,7 @@ class NetworkChange(msgspec.Struct, frozen=True, omit_defaults=True):
     vnis: tuple[int, ...] = ()
     """VNIs whose record is another or gone: prefixes, routes of all kinds, names of other VNIs."""
     remade: tuple[int, ...] = ()
-    """VNIs with so many changed leases that whoever sees them fetches the whole network."""
+    """VNIs with so many changed leases that a node that sees them fetches the whole network."""
     leases: tuple[tuple[int, str], ...] = ()
     """VNI and node."""
     members: tuple[str, ...] = ()
@@ -91,7 +92,8 @@ class NetworkChangeStore:
         self._database, self._tenant = database, tenant
 
     async def newest(self) -> tuple[int, str]:
-        """The revision and its mark, which is empty where the history does not have it. (0, "") for a tenant that does not exist."""
+        """The revision and its mark, which is empty where the history does not have it. (0, "") for a tenant that
+        does not exist."""
         row = await self._database.first(
             "SELECT t.revision, coalesce(c.mark, '') AS mark FROM tenants t LEFT JOIN network_changes c"
             " ON c.tenant = t.tenant AND c.revision = t.revision WHERE t.tenant = ?",

@@ -1,4 +1,4 @@
-"""Signed requests that were taken, each for as long as its time stamp would be taken again."""
+"""The nonces of signed requests, each kept for as long as its time stamp is accepted."""
 
 from __future__ import annotations
 
@@ -8,14 +8,16 @@ from ..ports import LocalDatabase
 
 
 class NonceStore:
+    """The nonces of one tenant's signed requests."""
+
     def __init__(self, local: LocalDatabase) -> None:
         self._local = local
 
     def take(self, signer: str, nonce: str, signed_at: int, now: int) -> bool:
         """Records a request by its signer, nonce and time stamp (Unix seconds); False: it was recorded before.
 
-        The end is a function of the time stamp, which the signature covers, so the same request has the same key. Requests that were
-        taken before schema 2 are in `nonces`.
+        The row's end is computed from the time stamp, which the signature covers, so a repeated request has the same
+        key. Requests from before schema 2 are in `nonces`.
         """
         key = f"{signer}:{nonce}"
         self._local.write("DELETE FROM requests_seen WHERE ends_at < ?", now)

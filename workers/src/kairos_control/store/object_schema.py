@@ -1,7 +1,7 @@
 """The schema of a Tenant object's SQLite: numbered migrations, and the record of those that were applied.
 
-A change of the schema is one more migration at the end of MIGRATIONS. A migration that was released never changes, because objects
-exist to which it was applied (docs/design/0028-versioned-schemas.md).
+A change of the schema is one more migration at the end of MIGRATIONS. A migration that was released never changes,
+because objects exist to which it was applied (docs/design/0028-versioned-schemas.md).
 """
 
 from __future__ import annotations
@@ -56,8 +56,8 @@ MIGRATIONS = (
             "CREATE TABLE IF NOT EXISTS outbox (id TEXT PRIMARY KEY, event TEXT NOT NULL, sent_at REAL NOT NULL)",
         ),
     ),
-    # Every question of a call in the steady state has its index, and a request is recorded by one row instead of three: rows written
-    # are what an object costs most. `nonces` stays until what it holds has ended.
+    # Every question of a call in the steady state has its index, and a request is recorded by one row instead of three:
+    # rows written are what an object costs most. `nonces` stays until what it holds has ended.
     Migration(
         2,
         "indexes",
@@ -129,8 +129,8 @@ def version_of(local: LocalDatabase) -> int:
 
 
 def migrate(local: LocalDatabase, migrations: tuple[Migration, ...] = MIGRATIONS) -> None:
-    """Applies the migrations that this object lacks, all in one transaction. Raises a ProblemError, schema-newer, and writes nothing
-    if the object has one that this code does not know."""
+    """Applies the migrations that this object lacks, all in one transaction. Raises a ProblemError, schema-newer,
+    and writes nothing if the object has one that this code does not know."""
     version, newest = version_of(local), migrations[-1].number
     if version > newest:
         raise problem(

@@ -14,12 +14,16 @@ class StoredPosture:
     """The newest report of one device."""
 
     node: str
+    """The device."""
     at: int
     """When the fabric got it, Unix seconds."""
     facts: dict[str, Any]
+    """What it reported, by name."""
 
 
 class PostureStore:
+    """The posture reports of one tenant."""
+
     def __init__(self, local: LocalDatabase) -> None:
         self._local = local
 

@@ -16,18 +16,24 @@ class StoredSession:
     """One session of a node."""
 
     session: str
+    """Its id: 128 random bits, in hex."""
     token_hash: str
     """SHA-256 of its token, in hex."""
     node: str
+    """The node that opened it."""
     role: Role
+    """The role of the node."""
     gateways: list[str]
     """The gateways whose relay socket its token opens."""
     vnis: list[int]
+    """The numbers of the VNIs that the node is a member of."""
     expires_at: int
     """Unix seconds."""
 
 
 class SessionStore:
+    """The sessions of one tenant."""
+
     def __init__(self, local: LocalDatabase) -> None:
         self._local = local
 

@@ -37,7 +37,8 @@ def _mean(value: str, weight: str) -> str:
     return f"coalesce(total({value} * 1.0 * {weight}) / nullif(total({weight}), 0), 0)"
 
 
-# From the minutes each time, so that a batch that came twice or late changes nothing or is counted at the next turn.
+# Hours are always computed from the minutes, so a batch that came twice changes nothing and a late one is counted the
+# next time.
 _ROLL_UP = f"""
 INSERT OR REPLACE INTO telemetry_hours (tenant, node, at, samples, relay, direct, tx_bytes_per_s, rx_bytes_per_s, decisions, decision_ms,
   decision_ms_max, handshakes, handshake_ms, handshake_ms_max, cpu, memory_bytes, drops)

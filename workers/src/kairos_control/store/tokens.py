@@ -23,6 +23,7 @@ class StoredToken:
     """One join token."""
 
     record: TokenRecord
+    """As the API shows it."""
     secret_hash: bytes
     """SHA-256 of its secret."""
 

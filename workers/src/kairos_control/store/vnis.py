@@ -27,15 +27,19 @@ class StoredVni:
     """One row of `vnis`."""
 
     vni: int
+    """Its number, 1 to 2**24 - 1."""
     name: str
+    """A DNS label, unique in the tenant."""
     prefixes: list[str]
     """Networks in canonical form, at least one."""
     mtu: int
+    """Bytes of an inner packet."""
     dns_suffix: str
     """Empty: the tenant's own."""
     routes: list[Route]
     """Networks behind gateways."""
     created_at: int
+    """Unix seconds."""
 
 
 class VniStore:

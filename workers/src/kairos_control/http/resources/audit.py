@@ -32,10 +32,13 @@ class SearchQuery(Window):
     device: Annotated[str, _TEXT] = ""
     """Told by this node, done by it or to it."""
     actor: Annotated[str, _TEXT] = ""
+    """Who did it."""
     vni: int = -1
+    """The number of a VNI; -1: any."""
     since: float = -1
     """Unix seconds of the source's clock."""
     until: float = -1
+    """Unix seconds of the source's clock; an event at that time is not found."""
     text: Annotated[str, _TEXT] = ""
     """Anywhere in the event's JSON, in the same case."""
 
@@ -44,15 +47,18 @@ class ProofQuery(msgspec.Struct):
     """Which event."""
 
     event: Annotated[str, _TEXT] = ""
+    """Its id."""
     source: Annotated[str, _TEXT] = ""
-    """Who told of it; needed where several sources have an event with this id."""
+    """Who recorded it; needed where several sources have an event with this id."""
 
 
 class ConsistencyQuery(msgspec.Struct):
     """Sizes that signed heads had."""
 
     first: Annotated[int, Meta(ge=1)]
+    """How many events the older log had."""
     second: Annotated[int, Meta(ge=1)]
+    """How many events the newer log had."""
 
 
 class ReindexQuery(msgspec.Struct):

@@ -36,7 +36,8 @@ ROUTES: tuple[Route[TenantServices], ...] = (
         status=201,
         body_max=ENROLLMENT_MAX,
     ),
-    # Not serialized: who calls is known only by the signature in the body, and the service waits its turn after verifying that.
+    # Not serialized: the service verifies the signature in the body, which is the proof of the caller, before it waits
+    # for its turn.
     Route(
         "POST",
         AT + "/enrollments/{enrollment}/response",

@@ -51,5 +51,7 @@ ROUTES: tuple[Route[TenantServices], ...] = (
         answer=Page[InterconnectRecord],
     ),
     Route("GET", AT + "/interconnects/{a}/{b}", Caller.VIEWER, show, "One interconnect", answer=InterconnectRecord),
-    Route("DELETE", AT + "/interconnects/{a}/{b}", Caller.ADMIN, delete, "Part two VNIs", status=204, serialized=True),
+    Route(
+        "DELETE", AT + "/interconnects/{a}/{b}", Caller.ADMIN, delete, "Separate two VNIs", status=204, serialized=True
+    ),
 )

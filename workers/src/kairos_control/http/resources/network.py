@@ -17,7 +17,8 @@ _ABSENT = -1
 
 
 class NetworkQuery(msgspec.Struct):
-    """From which revision on. Without `since` the whole network is one answer, as nodes expect it that know no updates."""
+    """From which revision on. Without `since` the whole network is one answer, as nodes expect it that know no
+    updates."""
 
     since: int = _ABSENT
     """The revision that the node has; 0: none."""

@@ -21,6 +21,7 @@ class BundleQuery(msgspec.Struct):
     """Which bundle."""
 
     version: Annotated[int, Meta(ge=1)]
+    """The version of the policy."""
 
 
 async def show(tenant: TenantServices, call: Call) -> Reply:
