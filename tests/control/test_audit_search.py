@@ -76,9 +76,12 @@ def test_few_segments_are_in_memory_however_many_search(plane: ControlPlane) -> 
         return await get(key)
 
     async def scenario() -> list[int]:
-        searches = [service.audit_search.find(AuditQuery(text="gw-"), 1 << 49, 10) for _ in range(20)]
-        rebuilds = [service.index_upkeep.rebuild(1 << 49, "root") for _ in range(20)]
-        return [len(found.events) for found in (await asyncio.gather(*searches, *rebuilds))[:20]]  # type: ignore[union-attr]
+        rebuilds = [asyncio.ensure_future(service.index_upkeep.rebuild(1 << 49, "root")) for _ in range(20)]
+        found = await asyncio.gather(
+            *(service.audit_search.find(AuditQuery(text="gw-"), 1 << 49, 10) for _ in range(20))
+        )
+        await asyncio.gather(*rebuilds)
+        return [len(each.events) for each in found]
 
     plane.blobs.get = slow  # type: ignore[method-assign]
     assert all(asyncio.run(scenario()))
