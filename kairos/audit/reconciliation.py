@@ -21,6 +21,8 @@ MARGIN_S = RESTATE_S + CLOCK_SKEW_S  # so much earlier and later the other end m
 # An end may count a packet whole that the other counts in pieces, each with headers.
 _SLACK_BYTES, _SLACK = 65_536, 1.25
 _ICMP = (1, 58)
+ANY_GATEWAY = "any gateway"
+"""The node of a discrepancy that any gateway of the tenant should have told of."""
 Key = tuple[int, int, tuple[tuple[str, int], tuple[str, int]]]
 
 
@@ -121,7 +123,7 @@ def _settle(result: Reconciliation, books: dict[str, _Book], told_by: str, claim
     if not kind:
         result.agreed += 1
         return
-    node = claim.node or "any gateway"
+    node = claim.node or ANY_GATEWAY
     result.discrepancies.append(
         Discrepancy(kind, node, told_by, _text(row), row.opened, row.last, sum(row.packets), sum(row.bytes))
     )

@@ -76,9 +76,9 @@ def test_few_segments_are_in_memory_however_many_search(plane: ControlPlane) -> 
         return await get(key)
 
     async def scenario() -> list[int]:
-        searches = [service.audit_search.find(AuditQuery(text="gw-"), 1 << 49, 10) for _ in range(20)]
-        rebuilds = [service.index_upkeep.rebuild(1 << 49, "root") for _ in range(20)]
-        found, _ = await asyncio.gather(asyncio.gather(*searches), asyncio.gather(*rebuilds))
+        searches = asyncio.gather(*(service.audit_search.find(AuditQuery(text="gw-"), 1 << 49, 10) for _ in range(20)))
+        rebuilds = asyncio.gather(*(service.index_upkeep.rebuild(1 << 49, "root") for _ in range(20)))
+        found, _ = await searches, await rebuilds
         return [len(each.events) for each in found]
 
     plane.blobs.get = slow  # type: ignore[method-assign]

@@ -17,6 +17,7 @@ from kairos.audit.event import Event, EventBatch
 from kairos.audit.flow_record import LEDGER_WINDOW, FlowRow, FlowWindow
 from kairos_control.services import double_entry
 from kairos_control.services.double_entry import DoubleEntry
+from kairos_control.services.journal import EVENT_MAX
 
 
 @pytest.fixture
@@ -89,7 +90,32 @@ def test_more_than_can_be_checked_is_said(
     monkeypatch.setattr(double_entry, "EVENTS_MAX", 0)
     tell(plane, devices[0], flow(plane, devices[1]))
     assert checked(plane) == []
-    assert plane.audited("ledger.unchecked")
+    unchecked = plane.audited("ledger.unchecked")[0]
+    assert unchecked["detail"] == {"tellers": {devices[0].node: 1}}
+
+
+def test_a_gateway_that_accuses_everyone_floods_nothing(plane: ControlPlane, devices: tuple[Device, Device]) -> None:
+    """A finding for each name that it makes up would be more writes than an invocation has, and the check would never end."""
+    gateway, endpoint = devices
+    rows = [flow(plane, endpoint, 4000 + number) for number in range(120)]
+    for number in range(100):
+        rows[number] = msgspec.structs.replace(rows[number], device=f"ep-{number:016}")
+    for begin in range(0, 120, 30):
+        tell(plane, gateway, *rows[begin : begin + 30])
+    named, more = checked(plane)
+    assert (named["subject"], named["detail"]["count"]) == (endpoint.node, 20)
+    assert "subject" not in more
+    assert more["detail"]["tellers"] == {gateway.node: 100}
+    assert "100 more nodes" in more["reason"]
+
+
+def test_a_finding_is_no_larger_than_an_event(plane: ControlPlane, devices: tuple[Device, Device]) -> None:
+    gateway, endpoint = devices
+    for port in range(8):
+        tell(plane, gateway, msgspec.structs.replace(flow(plane, endpoint, port), source="x" * 12_000))
+    [found] = checked(plane)
+    assert found["subject"] == endpoint.node
+    assert len(msgspec.json.encode(found)) <= EVENT_MAX
 
 
 def test_more_bytes_than_can_be_checked_are_not_loaded(

@@ -9,20 +9,23 @@ that is still on its way is never held against a node.
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 
 import msgspec
 
 from kairos.audit.event import Event
 from kairos.audit.flow_record import LEDGER_WINDOW
-from kairos.audit.reconciliation import MARGIN_S, Discrepancy, reconcile
+from kairos.audit.reconciliation import ANY_GATEWAY, MARGIN_S, Discrepancy, reconcile
 from kairos.constants import CLOCK_SKEW_S
 
 from ..ports import Platform
 from ..store.audit_index import AuditIndexStore
+from ..store.devices import DeviceStore
 from ..store.fabric_events import FabricEventStore
 from ..store.ledger_checks import LedgerCheckStore
 from ..store.tenant_database import TenantDatabase
+from .journal import fitting
 from .segment_files import SegmentFiles
 
 STRETCH_S = 300  # the interval of the cron
@@ -31,12 +34,19 @@ STRETCHES_AT_ONCE = 4  # after an outage the next sweep goes on
 BEHIND_MAX_S = 86_400  # what was not checked within a day is skipped, and an event says so
 EVENTS_MAX, BYTES_MAX = 10_000, 16 * 1024 * 1024
 _SEGMENTS_AT_ONCE = 50
-_FLOWS_NAMED = 20  # in one event, which has at most 16 KiB
+_FLOWS_NAMED = 20  # in one event
+_NODES_NAMED = 50  # of one stretch, each by an event of its own
+_TELLERS_NAMED = 5
 _NAMED = f'"kind":"{LEDGER_WINDOW}"'.encode()
 
 
 class TooMuchError(Exception):
     """There are more windows than one check reads."""
+
+    def __init__(self, tellers: Counter[str]) -> None:
+        """tellers: how many windows each node told of those that were read."""
+        super().__init__("more windows than one check reads")
+        self.tellers = dict(tellers.most_common(_TELLERS_NAMED))
 
 
 class DoubleEntry:
@@ -47,6 +57,7 @@ class DoubleEntry:
         self._home = TenantDatabase(platform.databases, tenant)
         self._index = AuditIndexStore(self._home, tenant)
         self._checks = LedgerCheckStore(platform.databases.directory, tenant)
+        self._devices = DeviceStore(self._home, tenant)
         self._events = FabricEventStore(platform.databases.directory)
         self._files = SegmentFiles(platform.blobs, tenant)
 
@@ -75,25 +86,32 @@ class DoubleEntry:
         placement = await self._home.placement()
         try:
             events = [event async for event in self._windows(since - MARGIN_S)]
-        except TooMuchError:
+        except TooMuchError as error:
             reason = f"more than {EVENTS_MAX} reports of flows, or {BYTES_MAX >> 20} MiB: use kairos audit reconcile"
-            return await self._record(since, "", "ledger.unchecked", reason, {})
+            return await self._record(since, "", "ledger.unchecked", reason, {"tellers": error.tellers})
         if placement.moving_to or await self._home.changed() != placement:
             return None
         by_node: dict[str, list[Discrepancy]] = {}
         for each in reconcile(events, since, until).discrepancies:
             by_node.setdefault(each.node, []).append(each)
-        for node, found in by_node.items():
+        known = {ANY_GATEWAY, *await self._devices.known(by_node)}  # the names of others were made up
+        named = sorted(known & by_node.keys(), key=lambda node: (-len(by_node[node]), node))[:_NODES_NAMED]
+        for node in named:
+            found = by_node.pop(node)
             await self._record(since, node, "ledger.differs", _reason(found), {
                 "since": since, "until": until, "count": len(found),
                 "flows": [msgspec.to_builtins(each) for each in found[:_FLOWS_NAMED]],
             })  # fmt: skip
-        return len(by_node)
+        if by_node:
+            tellers = Counter(each.told_by for found in by_node.values() for each in found)
+            reason = f"flows of {len(by_node)} more nodes, or names that no node has"
+            detail = {"since": since, "until": until, "tellers": dict(tellers.most_common(_TELLERS_NAMED))}
+            await self._record(since, "", "ledger.differs", reason, detail)
+        return len(named) + bool(by_node)
 
     async def _windows(self, since: int) -> AsyncIterator[Event]:
-        """Windows of flows that began at `since` or later, out of the segments that may have them. Raises
-        TooMuchError."""
-        after, count, size = -1, 0, 0
+        """Windows of flows that began at `since` or later, out of the segments that may have them. Raises TooMuchError."""
+        after, size, tellers = -1, 0, Counter[str]()
         while segments := await self._index.with_windows(since - CLOCK_SKEW_S, after, _SEGMENTS_AT_ONCE):
             for segment in segments:
                 after = segment.first
@@ -102,9 +120,10 @@ class DoubleEntry:
                         continue
                     event = msgspec.json.decode(line, type=Event)
                     if event.kind == LEDGER_WINDOW and event.at >= since:
-                        count, size = count + 1, size + len(line)
-                        if count > EVENTS_MAX or size > BYTES_MAX:
-                            raise TooMuchError
+                        tellers[event.source] += 1
+                        size += len(line)
+                        if tellers.total() > EVENTS_MAX or size > BYTES_MAX:
+                            raise TooMuchError(tellers)
                         yield event
 
     async def _record(self, since: int, node: str, kind: str, reason: str, detail: dict[str, object]) -> int:
@@ -112,7 +131,7 @@ class DoubleEntry:
         name = hashlib.sha256(f"{kind} {self._tenant} {since} {node}".encode()).hexdigest()[:32]
         now = self._platform.clock()
         event = Event(name, now, self._tenant, "fabric", kind, "fabric", node, reason=reason, detail=detail)
-        await self._events.add(self._tenant, [event])
+        await self._events.add(self._tenant, [fitting(event)])
         return 1
 
 

@@ -108,7 +108,7 @@ class Journal:
     def _event(
         self, kind: str, actor: str, subject: str, outcome: str, rule: str, reason: str, detail: dict[str, Any]
     ) -> Event:
-        return _fitting(
+        return fitting(
             Event(
                 id=self._platform.entropy(16).hex(),
                 at=self._platform.clock(),
@@ -137,7 +137,7 @@ class Journal:
             raise
 
 
-def _fitting(event: Event) -> Event:
+def fitting(event: Event) -> Event:
     """The event, cut to EVENT_MAX bytes where it is larger; its detail then names in `cut` what is missing from it."""
     if len(msgspec.json.encode(event)) <= EVENT_MAX:
         return event
