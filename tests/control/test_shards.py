@@ -16,6 +16,8 @@ from kairos.api.telemetry import Measured, Sample
 from kairos_control.fabric import FabricServices
 from kairos_control.ports import DIRECTORY
 from kairos_control.services import admission, relocation, telemetry
+from kairos_control.store.placements import PlacementStore
+from kairos_control.store.tenant_database import TenantDatabase
 
 ACME = "/v1/tenants/acme"
 LISTS = (
@@ -314,3 +316,30 @@ def test_a_creation_or_deletion_that_dies_between_two_databases_is_made_again(pl
         plane.admin("GET", ACME)
     create(plane, "acme")
     assert not any(answers(plane).values())
+
+
+def test_a_placement_that_was_read_before_a_change_is_read_again(
+    plane: ControlPlane, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A write that asked where the records are, just before they begin to move, is refused."""
+    create(plane, "acme", "DB_1")
+    read, delayed = plane.store.first, asyncio.Event()
+
+    async def slow(sql: str, *values: Any) -> Any:
+        monkeypatch.setattr(plane.store, "first", read)
+        row = await read(sql, *values)
+        await delayed.wait()
+        return row
+
+    async def run() -> None:
+        home = TenantDatabase(plane.databases, "acme")
+        monkeypatch.setattr(plane.store, "first", slow)
+        late = asyncio.create_task(home.write([("DELETE FROM devices", ())]))
+        await asyncio.sleep(0)
+        await plane.store.write([PlacementStore.depart("acme", "DB_2")])
+        assert (await home.changed()).moving_to == "DB_2"
+        delayed.set()
+        with refused("moving"):
+            await late
+
+    asyncio.run(run())

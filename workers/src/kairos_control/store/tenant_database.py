@@ -23,17 +23,22 @@ class TenantDatabase:
         self._databases, self._tenant = databases, tenant
         self._placements = PlacementStore(databases.directory)
         self._placement: Placement | None = None
+        self._changes = 0
         self._writing = 0
         self._idle = asyncio.Event()
 
     async def placement(self) -> Placement:
-        if self._placement is None:
-            self._placement = await self._placements.of(self._tenant) or Placement()
-        return self._placement
+        while (placement := self._placement) is None:
+            changes = self._changes
+            found = await self._placements.of(self._tenant) or Placement()
+            if changes == self._changes:  # otherwise it may have been read before the change
+                self._placement = found
+        return placement
 
     async def changed(self) -> Placement:
         """The placement was changed in the directory. Returns it when no write from before is under way."""
         self._placement = None
+        self._changes += 1
         placement = await self.placement()
         while self._writing:
             self._idle.clear()
@@ -54,9 +59,9 @@ class TenantDatabase:
 
     async def write(self, statements: Sequence[Statement]) -> None:
         """All or none of them. Raises ConstraintError, moving."""
-        home = await self._home()
         await self.refuse_while_moving()
-        self._writing += 1
+        home = await self._home()
+        self._writing += 1  # nothing was awaited since the refusal that could have changed the placement
         try:
             await home.write(statements)
         finally:
