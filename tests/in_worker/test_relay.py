@@ -341,6 +341,8 @@ def test_idle_objects_are_evicted_and_their_sockets_live_on(
             assert (await socket.frame())[2] == b"and back"
             vni = {"name": "lab", "prefixes": ["10.9.0.0/24"]}
             await asyncio.to_thread(host.admin, "POST", f"/{TENANT}/vnis", vni)
+            member = f"/{TENANT}/vnis/lab/members/{endpoint.node}"  # only nodes that see a change get a push
+            await asyncio.to_thread(host.admin, "PUT", member, {})
             async with asyncio.timeout(WAIT_S):
                 while not isinstance(await anext(events), NetworkChanged):
                     continue  # the log's head may be pushed first
