@@ -129,12 +129,15 @@ class FabricHost:
         return await enroll(str(self.token(tenant, "gateway")), state, provider, "gateway", approve)
 
 
-def push_policy(host: FabricHost, version: int, bundle: bytes, tenant_name: str = TENANT) -> PolicyRecord:
+def push_policy(
+    host: FabricHost, version: int, bundle: bytes, tenant_name: str = TENANT, pushed_to: str = ""
+) -> PolicyRecord:
+    """Signs a bundle for one tenant and pushes it to that one, or to another (`pushed_to`)."""
     operator = host.operator
     key = default_provider().signing_key(operator.suite, operator.policy_seed)
     signature = key.sign(transcript.policy_bundle(tenant_name, version, bundle), labels.POLICY_BUNDLE)
     record = PolicyRecord(tenant_name, version, hashlib.sha384(bundle).digest(), signature)
-    host.admin("PUT", f"/{tenant_name}/policy", PolicyUpload(record, bundle))
+    host.admin("PUT", f"/{pushed_to or tenant_name}/policy", PolicyUpload(record, bundle))
     return record
 
 

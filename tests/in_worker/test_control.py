@@ -240,7 +240,7 @@ def test_bundles_live_in_r2_and_kv_and_outlive_the_worker(host: FabricHost, endp
 def test_a_bundle_that_the_operator_did_not_sign_is_refused(host: FabricHost) -> None:
     for version, tenant_name, code in ((1, TENANT, "policy-stale"), (7, "rival", "invalid")):
         with pytest.raises(ProblemError) as refusal:
-            push_policy(host, version, b"bundle", tenant_name)
+            push_policy(host, version, b"bundle", tenant_name, TENANT)
         assert refusal.value.code == code
     stranger = default_provider().signing_key(host.operator.suite, bytes(32))
     signature = stranger.sign(transcript.policy_bundle(TENANT, 9, b"bundle"), labels.POLICY_BUNDLE)
