@@ -12,6 +12,7 @@ from control_plane import ADMIN_TOKEN, INTERNAL_KEY, ControlPlane, Device
 from kairos.api.admin import Page
 from kairos.api.problem import ProblemError
 from kairos.api.telemetry import Measured, Sample, TelemetryRecord
+from kairos_control import queues
 from kairos_control.http.call import Call
 from kairos_control.services import telemetry
 from kairos_node.metrics import Timings
@@ -48,7 +49,7 @@ def past(plane: ControlPlane, by: str, **query: str) -> list[TelemetryRecord]:
 def deliver(plane: ControlPlane) -> None:
     """All that was ever sent, so most of it once more: queues do that."""
     messages = [msgspec.json.encode(message).decode() for message in plane.telemetry.messages]
-    asyncio.run(telemetry.keep(plane.platform, [telemetry.parse(message) for message in messages]))
+    asyncio.run(telemetry.keep(plane.platform, [queues.parse(message, Measured, "a sample") for message in messages]))
 
 
 def sweep(plane: ControlPlane) -> None:

@@ -13,6 +13,9 @@ from typing import Protocol, TypeVar
 
 import msgspec
 
+from kairos.api.telemetry import Measured
+from kairos.audit.event import Event
+
 from .fabric import FabricServices
 from .services import queued_events, telemetry
 from .services.double_entry import DoubleEntry
@@ -61,16 +64,16 @@ class Queues:
     async def consume(self, queue: str, messages: Sequence[Message]) -> None:
         """One batch. Each message is acknowledged or given back when this returns."""
         if queue == SWEEPS:
-            for message, tenant in await self._parsed(queue, messages, _tenant):
-                await self._handle(queue, [message], partial(self._sweep, tenant))
+            for message, sweep in await self._parsed(queue, messages, _Sweep, "a sweep"):
+                await self._handle(queue, [message], partial(self._sweep, sweep.tenant))
         elif queue == TELEMETRY:
-            samples = await self._parsed(queue, messages, telemetry.parse)
+            samples = await self._parsed(queue, messages, Measured, "a sample")
             measured = [each for _, each in samples]
             await self._handle(
                 queue, [each for each, _ in samples], lambda: telemetry.keep(self._fabric.platform, measured)
             )
         elif queue == EVENTS:
-            queued = await self._parsed(queue, messages, queued_events.parse)
+            queued = await self._parsed(queue, messages, Event, "an audit event")
             events = [each for _, each in queued]
             await self._handle(
                 queue, [each for each, _ in queued], lambda: queued_events.keep(self._fabric.store, events)
@@ -83,13 +86,13 @@ class Queues:
             )
 
     async def _parsed(
-        self, queue: str, messages: Sequence[Message], parse: Callable[[object], T]
+        self, queue: str, messages: Sequence[Message], type_: type[T], name: str
     ) -> list[tuple[Message, T]]:
         """The messages that can be parsed, each with its value. The others become dead letters."""
         parsed: list[tuple[Message, T]] = []
         for message in messages:
             try:
-                parsed.append((message, parse(message.body)))
+                parsed.append((message, parse(message.body, type_, name)))
             except ValueError as error:
                 keep = partial(self._fabric.dead_letters.keep, queue, str(error), [message.body])
                 await self._handle(queue, [message], keep)
@@ -120,11 +123,11 @@ class _Sweep(msgspec.Struct):
     tenant: str
 
 
-def _tenant(body: object) -> str:
-    """Raises ValueError."""
+def parse(body: object, type_: type[T], name: str) -> T:
+    """The value that a message holds as JSON text. name: what it is, for the error. Raises ValueError."""
     if not isinstance(body, str):
-        raise ValueError("not a sweep: the message is not text")
+        raise ValueError(f"not {name}: the message is not text")
     try:
-        return msgspec.json.decode(body, type=_Sweep).tenant
+        return msgspec.json.decode(body, type=type_)
     except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
-        raise ValueError(f"not a sweep: {error}") from None
+        raise ValueError(f"not {name}: {error}") from None

@@ -63,16 +63,6 @@ class Telemetry:
         await self._store.delete_old(now - MINUTES_KEPT_S, now - HOURS_KEPT_S, now - LIVE_S)
 
 
-def parse(message: object) -> Measured:
-    """A message of the queue: the JSON of a Measured. Raises ValueError."""
-    try:
-        if not isinstance(message, str):
-            raise TypeError("the message is not text")
-        return msgspec.json.decode(message, type=Measured)
-    except (msgspec.MsgspecError, UnicodeError, RecursionError, TypeError) as error:
-        raise ValueError(f"not a sample: {error}") from None
-
-
 async def keep(platform: Platform, measured: Sequence[Measured]) -> None:
     """One batch of the queue; what came before changes nothing. A sample of a tenant that is being moved is dropped."""
     placements = await PlacementStore(platform.databases.directory).of_each(each.tenant for each in measured)
