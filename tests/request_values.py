@@ -36,7 +36,7 @@ def fitting(info: inspect.Type) -> Any:
             return {}
         case inspect.AnyType():
             return 1
-    raise NotImplementedError(str(info))
+    raise TypeError(f"no value is known for {info}")
 
 
 def beyond(info: inspect.Type, path: str = "$") -> Iterator[tuple[str, Any]]:
@@ -72,7 +72,7 @@ def beyond(info: inspect.Type, path: str = "$") -> Iterator[tuple[str, Any]]:
         case inspect.BoolType() | inspect.AnyType():
             return
         case _:
-            raise NotImplementedError(str(info))
+            raise TypeError(f"no value is known for {info}")
 
 
 def cases(type_: Any) -> list[tuple[str, bytes]]:
