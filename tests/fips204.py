@@ -1,8 +1,8 @@
 """Just enough of ML-DSA, straight from FIPS 204, to make signatures that are wrong in exactly one way.
 
-The public key has t1 = 0, so w' = A z - c t1 2^d is A z and does not depend on the challenge. Whoever knows the message
-can then choose any z and any hints and compute the commitment hash that fits them: no private key is needed, and every
-check of a verifier passes except the one that the choice breaks. Such a key is legal; nobody would use it.
+The public key has t1 = 0, so w' = A z - c t1 2^d is A z and does not depend on the challenge. The test can then
+choose any z and any hints for a message and compute the commitment hash that fits them: no private key is needed, and
+every check of a verifier passes except the one that the choice breaks. Such a key is legal; nobody would use it.
 """
 
 from __future__ import annotations

@@ -62,7 +62,7 @@ def test_a_search_is_paged(plane: ControlPlane, gateway: Device) -> None:
 
 
 def test_few_segments_are_in_memory_however_many_search(plane: ControlPlane) -> None:
-    """A viewer can search as often as calls are taken, and whoever runs into the memory of an isolate ends all objects in it."""
+    """A viewer may send many searches at once. All objects of an isolate end when its memory is exceeded."""
     plane.joined("gateway")
     plane.seal()
     service, get, reading = plane.service("acme"), plane.blobs.get, [0, 0]

@@ -110,7 +110,7 @@ def test_a_new_account_a_renewal_and_a_rotation(
     assert len(account.created) == len(resources.RESOURCES)
     assert "migrations" not in account.scripts["kairos-fabric"]
 
-    # A new internal key: whoever accepts a key learns the new one before anyone shows it.
+    # A new internal key: each Worker accepts the new key before any Worker sends it.
     account.secret_calls.clear()
     before = dict(account.secrets["kairos-relay"])
     assert verb(operator, "rotate", "internal-key") == 0

@@ -54,7 +54,7 @@ class IndexUpkeep:
 
     async def _index(self, segments: Sequence[Segment]) -> None:
         for each in segments:
-            async with self._indexing:  # one segment in memory, whoever asks
+            async with self._indexing:  # at most one segment is in memory
                 await self._index_one(each)
 
     async def _index_one(self, segment: Segment) -> None:
