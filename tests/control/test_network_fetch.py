@@ -19,6 +19,7 @@ from kairos_control.store import network_changes
 from kairos_node.fabric import FabricClient, Signer
 from kairos_node.network_fetch import up_to_date
 from kairos_node.network_view import EMPTY
+from web_server import serving_web
 
 AT = "/v1/tenants/acme"
 Answer = Callable[[dict[str, list[str]], NetworkUpdate], object]
@@ -41,17 +42,9 @@ def fetched(
         return web.Response(status=reply.status, body=body, content_type=reply.content_type)
 
     async def scenario() -> Network:
-        application = web.Application()
-        application.router.add_route("*", "/{path:.*}", answer)
-        runner = web.AppRunner(application, shutdown_timeout=0.1)
-        await runner.setup()
-        try:
-            await web.TCPSite(runner, "127.0.0.1", 0).start()
-            url = f"http://127.0.0.1:{runner.addresses[0][1]}"
-            async with FabricClient(url, "acme", Signer(device.node, device.key), clock=lambda: plane.now) as client:
-                return await up_to_date(client, held, device.node)
-        finally:
-            await runner.cleanup()
+        signer = Signer(device.node, device.key)
+        async with serving_web(answer) as url, FabricClient(url, "acme", signer, clock=lambda: plane.now) as client:
+            return await up_to_date(client, held, device.node)
 
     return asyncio.run(scenario())
 

@@ -15,25 +15,15 @@ from kairos.crypto.suites import KR1
 from kairos.errors import BadMessage
 from kairos.identity.signed_request import parse_proof_untrusted
 from kairos_node.fabric import FabricClient, Signer
-
-Route = Callable[[web.Request], Awaitable[web.StreamResponse]]
+from web_server import Route, serving_web
 
 
 def asked(route: Route, call: Callable[[FabricClient], Awaitable[object]], signer: Signer | None = None) -> object:
     """What `call` got from a server that answers everything with `route`."""
 
     async def scenario() -> object:
-        application = web.Application()
-        application.router.add_route("*", "/{path:.*}", route)
-        runner = web.AppRunner(application, shutdown_timeout=0.1)
-        await runner.setup()
-        try:
-            await web.TCPSite(runner, "127.0.0.1", 0).start()
-            port = runner.addresses[0][1]
-            async with FabricClient(f"http://127.0.0.1:{port}", "acme", signer) as client:
-                return await asyncio.wait_for(call(client), 60)
-        finally:
-            await runner.cleanup()
+        async with serving_web(route) as url, FabricClient(url, "acme", signer) as client:
+            return await asyncio.wait_for(call(client), 60)
 
     return asyncio.run(scenario())
 
