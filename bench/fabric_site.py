@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import resource
 import shutil
 import time
 import urllib.request
@@ -30,7 +31,9 @@ ACTIVE = 100  # devices that are measured, spread over the population
 _EVENTS_A_DEVICE = 10  # of the log at the start
 _SETTLE_S = 60.0
 _LOOK_S = 0.05
-_CROWD_S = 240.0  # to open all events sockets
+_CROWD_S = 900.0  # to open all events sockets
+_FILES_A_SOCKET = 2  # of workerd, for one connection
+_OTHER_FILES = 600  # of workerd: its databases, and the connections of requests
 
 
 class Site:
@@ -61,9 +64,11 @@ class Site:
         self.devices = devices_of(members, self.host.operator.url, self._http)
 
     async def connect(self) -> int:
-        """Opens the events sockets of all, and of the gateway; returns how many of them came to be in time."""
+        """Opens the events sockets of the gateway and of all devices, or of as many as this machine's limit on open files admits;
+        returns how many of them came to be in time."""
+        most, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         await self.gateway.connect()
-        opening = asyncio.create_task(connect_all(self.devices))
+        opening = asyncio.create_task(connect_all(self.devices[: (most - _OTHER_FILES) // _FILES_A_SOCKET]))
         await asyncio.wait([opening], timeout=_CROWD_S)
         opening.cancel()
         await asyncio.gather(opening, return_exceptions=True)
@@ -84,9 +89,24 @@ class Site:
         )
         return int(fields["VmRSS"].split()[0]) * 1024
 
-    def usage(self) -> Counter[str]:
+    async def isolate_bytes(self) -> int:
+        """Memory of the Worker's isolate, which all its objects share, after a collection of garbage: V8's heap, and what it refers to
+        outside, the interpreter's memory above all. This is what Cloudflare limits to 128 MB."""
+        await asyncio.to_thread(self.usage, "?collect")
+        inspector = self.host.fabric.inspector("control").replace("ws:", "http:").rstrip("/")
+        async with self._http.get(f"{inspector}/json") as answer:
+            targets = json.loads(await answer.text())
+        [debugger] = [each["webSocketDebuggerUrl"] for each in targets if ":user:" in each["id"]]
+        async with self._http.ws_connect(debugger) as opened:
+            await opened.send_json({"id": 1, "method": "Runtime.getHeapUsage"})
+            while (answered := await opened.receive_json()).get("id") != 1:
+                pass
+        heap = answered["result"]
+        return int(heap["usedSize"] + heap["embedderHeapUsedSize"] + heap["backingStorageSize"])
+
+    def usage(self, options: str = "") -> Counter[str]:
         """What the Workers have asked of the platform so far (workers/local/meter.mjs)."""
-        with urllib.request.urlopen(f"{self.host.operator.url}/local/usage", timeout=60) as answer:
+        with urllib.request.urlopen(f"{self.host.operator.url}/local/usage{options}", timeout=60) as answer:
             return Counter(json.loads(answer.read()))
 
     async def settled(self) -> Counter[str]:

@@ -240,7 +240,7 @@ function bridged(Base, name, keeps) {
       const handlers = new Map();
       const invoke = async (property, args) => {
         if (meter && property === "fetch" && new URL(args[0].url).pathname === USAGE_PATH)
-          return report(python._module.HEAPU8.byteLength);
+          return report(new URL(args[0].url).searchParams.has("collect"));
         const refusal = property === "fetch" && !keeps && refusedAtTheEdge(args[0]);
         if (refusal) return refusal;
         instance ??= application[name](ctx, env);

@@ -1,5 +1,6 @@
-// One Worker in one workerd process: `node serve.mjs PLAN`. PLAN is JSON made by kairos_cli/fabric/plan.py. Writes {"ready": URL} on
-// standard output when it answers, and stops cleanly on SIGTERM or when standard input closes. SIGUSR2 runs its crons at once.
+// One Worker in one workerd process: `node serve.mjs PLAN`. PLAN is JSON made by kairos_cli/fabric/plan.py. Writes
+// {"ready": URL, "inspector": URL} on standard output when it answers, and stops cleanly on SIGTERM or when standard input closes. The
+// inspector is V8's; it runs where PLAN.meter is set. SIGUSR2 runs the Worker's crons at once.
 // `node serve.mjs PLAN snapshot` makes the memory snapshot instead.
 import { appendFileSync, existsSync, readFileSync, renameSync, writeFileSync } from "node:fs";
 import { mkdir, readFile, readdir, rename, writeFile } from "node:fs/promises";
@@ -75,7 +76,8 @@ function logged({ level, message }) {
 }
 
 async function start() {
-  const bound = makeSnapshot ? {} : { ...plan.bindings, resourcePersistencePath: plan.state, host: plan.host, port: plan.port };
+  const inspected = plan.meter ? { inspectorPort: 0 } : {};
+  const bound = makeSnapshot ? {} : { ...plan.bindings, ...inspected, resourcePersistencePath: plan.state, host: plan.host, port: plan.port };
   const common = {
     name: plan.name,
     compatibilityDate: plan.compatibilityDate,
@@ -151,5 +153,6 @@ if (makeSnapshot) {
   process.stdin.on("end", stop).resume(); // the process that started this one has ended
   await miniflare.ready;
   if (plan.crons.length) await runCrons(miniflare);
-  process.stdout.write(`${JSON.stringify({ ready: String(await miniflare.ready) })}\n`);
+  const inspector = plan.meter ? String(await miniflare.getInspectorURL()) : "";
+  process.stdout.write(`${JSON.stringify({ ready: String(await miniflare.ready), inspector })}\n`);
 }

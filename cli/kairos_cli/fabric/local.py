@@ -45,6 +45,7 @@ class LocalFabric:
         self.state = state
         self.host, self.port = host, port
         self._processes: dict[Worker, subprocess.Popen[bytes]] = {}
+        self._inspectors: dict[Worker, str] = {}
         self._faults = FaultLog(state)
 
     def start(self, steps: Steps = QUIET) -> None:
@@ -89,6 +90,7 @@ class LocalFabric:
                 stdout=subprocess.PIPE,
                 stderr=output,
                 start_new_session=True,
+                env=os.environ | ({"MINIFLARE_WORKERD_V8_FLAGS": "--expose-gc"} if self._meter else {}),
             )
         self._processes[worker] = process
 
@@ -132,6 +134,10 @@ class LocalFabric:
             for handle in handles:
                 os.close(handle)
 
+    def inspector(self, worker: Worker) -> str:
+        """The URL of V8's inspector; empty without the meter."""
+        return self._inspectors[worker]
+
     def _port(self, worker: Worker) -> int:
         return self.port + (worker == "relay")
 
@@ -150,6 +156,7 @@ class LocalFabric:
             if select.select([process.stdout], [], [], left)[0]:
                 line = process.stdout.readline()
                 if line.startswith(b'{"ready"'):
+                    self._inspectors[worker] = json.loads(line)["inspector"]
                     return
                 if not line:
                     break
