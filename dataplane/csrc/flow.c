@@ -101,6 +101,13 @@ static pthread_mutex_t *stripe_of(struct flow_table *t, uint32_t bucket) {
   return &t->stripes[bucket % FLOW_STRIPES];
 }
 
+/* Which end of an echo asks is part of its key: a request of the other end with the same identifier is a flow of its own. */
+enum { ASKED_BY_LOW = 1, ASKED_BY_HIGH = 2 };
+
+static bool is_icmp(uint8_t protocol) {
+  return protocol == IPPROTO_ICMP || protocol == IPPROTO_ICMPV6;
+}
+
 /* true: the source is the low end. */
 static bool make_key(uint32_t vni, const packet *p, flow_key *k) {
   size_t width = p->family == 4 ? 4 : 16;
@@ -109,6 +116,7 @@ static bool make_key(uint32_t vni, const packet *p, flow_key *k) {
   memset(k, 0, sizeof *k);
   k->vni = vni, k->family = p->family, k->protocol = p->protocol;
   k->low_port = source_low ? p->src_port : p->dst_port, k->high_port = source_low ? p->dst_port : p->src_port;
+  if (p->echo_request || p->echo_reply) k->high_port = source_low == p->echo_request ? ASKED_BY_LOW : ASKED_BY_HIGH;
   memcpy(k->low, source_low ? p->src : p->dst, width);
   memcpy(k->high, source_low ? p->dst : p->src, width);
   return source_low;
@@ -151,8 +159,8 @@ static void describe(const struct flow_table *t, const flow *f, uint64_t now, kd
                     .protocol = k->protocol,
                     .icmp_type = f->icmp_type,
                     .tcp_flags = (uint8_t)f->tcp_flags,
-                    .src_port = low ? k->low_port : k->high_port,
-                    .dst_port = low ? k->high_port : k->low_port,
+                    .src_port = low || is_icmp(k->protocol) ? k->low_port : k->high_port,
+                    .dst_port = low && !is_icmp(k->protocol) ? k->high_port : k->low_port,
                     .verdict = f->verdict,
                     .rule = f->rule,
                     .generation = f->generation,
@@ -264,12 +272,38 @@ bool flows_allow(kdp_engine *e, uint32_t vni, const packet *p) {
   return allowed;
 }
 
-/* An ICMP error passes when the packet it quotes belongs to an allowed flow. */
-static flow_answer pass_error(kdp_engine *e, lane *l, uint32_t vni, const packet *p) {
+/* The error counts for its flow in the direction in which it goes, against that of the packet it is about. It says nothing
+ * of whether the other end answers. */
+static void account_error(flow *f, bool quoted_source_low, const packet *error, const inner *in, uint64_t now) {
+  int way = quoted_source_low == f->initiator_is_low ? 1 : 0;
+  volume told = volume_of(in->vnet, in->len, error);
+  f->packets[way] += told.packets, f->bytes[way] += told.bytes, f->last_ms = now;
+}
+
+/* An ICMP error is about a packet of an allowed flow, goes to the source of that packet, and comes from where the packet
+ * went. So it says nothing to anyone but the two ends of the flow, whatever it quotes. */
+static flow_answer pass_error(kdp_engine *e, lane *l, const vni *v, const sender *from, const packet *p,
+                              const inner *in) {
+  struct flow_table *t = e->flows;
   packet quoted;
-  if (packet_parse_embedded(p, &quoted) && !(quoted.fragment && !quoted.first_fragment) && flows_allow(e, vni, &quoted))
-    return FLOW_PASS;
-  count(l, C_drop_unsolicited_icmp);
+  flow_key k;
+  int drop = C_drop_unsolicited_icmp;
+  if (p->fragment || !packet_parse_embedded(p, &quoted) || (quoted.fragment && !quoted.first_fragment) ||
+      quoted.family != p->family)
+    goto drop;
+  bool source_low = make_key(v->id, &quoted, &k);
+  bool directed =
+      memcmp(p->dst, quoted.src, p->family == 4 ? 4 : 16) == 0 && speaks_for(v, from, quoted.family, quoted.dst);
+  uint32_t bucket = bucket_of(t, &k);
+  pthread_mutex_lock(stripe_of(t, bucket));
+  flow *f = find(t, bucket, &k);
+  bool allowed = f != NULL && f->verdict == KDP_ALLOW;
+  if (allowed && directed) account_error(f, source_low, p, in, l->now_ms);
+  pthread_mutex_unlock(stripe_of(t, bucket));
+  if (allowed && directed) return FLOW_PASS;
+  if (allowed) drop = C_drop_misdirected_icmp;
+drop:
+  count(l, drop);
   return FLOW_DROP;
 }
 
@@ -278,6 +312,7 @@ static flow_answer pass_error(kdp_engine *e, lane *l, uint32_t vni, const packet
  * A refusal is for the end that was refused: the other end's packet is an attempt of its own. */
 static bool begins_anew(const flow *f, bool source_low, const packet *p) {
   bool from_initiator = source_low == f->initiator_is_low;
+  if (p->echo_reply) return false;
   if (is_opening(p->protocol, p->tcp_flags)) return !from_initiator || !is_opening(f->key.protocol, f->tcp_flags);
   return !from_initiator && f->verdict == KDP_DENY && !f->established;
 }
@@ -325,13 +360,17 @@ static flow_answer pass_fragment(kdp_engine *e, lane *l, uint32_t vni, const sen
   return verdict == KDP_ALLOW ? FLOW_PASS : FLOW_DROP;
 }
 
-flow_answer flows_pass(kdp_engine *e, lane *l, uint32_t vni, const sender *from, const packet *p, const inner *in,
+flow_answer flows_pass(kdp_engine *e, lane *l, const vni *v, const sender *from, const packet *p, const inner *in,
                        kdp_flow *opened) {
   struct flow_table *t = e->flows;
-  if (p->icmp_error) return pass_error(e, l, vni, p);
-  if (p->fragment && !p->first_fragment) return pass_fragment(e, l, vni, from, p, in);
+  if (p->icmp_error) return pass_error(e, l, v, from, p, in);
+  if (p->fragment && !p->first_fragment) return pass_fragment(e, l, v->id, from, p, in);
+  if (is_icmp(p->protocol) && !p->echo_request && !p->echo_reply) {
+    count(l, C_drop_icmp_type);
+    return FLOW_DROP;
+  }
   flow_key k;
-  bool source_low = make_key(vni, p, &k);
+  bool source_low = make_key(v->id, p, &k);
   uint32_t bucket = bucket_of(t, &k);
   pthread_mutex_t *stripe = stripe_of(t, bucket);
   flow_answer answer = FLOW_PASS;
@@ -345,7 +384,10 @@ flow_answer flows_pass(kdp_engine *e, lane *l, uint32_t vni, const sender *from,
                l->now_ms - f->last_ms > 1000)) {
     f->closing = false; /* the port pair is used again: same ends, same rule */
   }
-  if (unlikely(f == NULL)) {
+  if (unlikely(f == NULL && p->echo_reply)) {
+    count(l, C_drop_unsolicited_icmp);
+    answer = FLOW_DROP;
+  } else if (unlikely(f == NULL)) {
     answer = open_flow(e, l, &k, bucket, source_low, from, p, in, opened);
   } else {
     account(f, source_low, p, in, l->now_ms);
@@ -357,7 +399,7 @@ flow_answer flows_pass(kdp_engine *e, lane *l, uint32_t vni, const sender *from,
       answer = FLOW_REJECT;
     }
   }
-  if (p->fragment && (f = find(t, bucket, &k)) != NULL) fragment_remember(e, l, id_of(t, f), vni, p);
+  if (p->fragment && (f = find(t, bucket, &k)) != NULL) fragment_remember(e, l, id_of(t, f), v->id, p);
   pthread_mutex_unlock(stripe);
   return answer;
 }

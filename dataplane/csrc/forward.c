@@ -10,10 +10,20 @@ static bool matches(const lease *le, uint8_t family, const uint8_t *addr) {
   return rest == 0 || ((le->prefix[whole] ^ addr[whole]) >> (8 - rest)) == 0;
 }
 
-static bool source_is_leased(const session *s, const packet *p) {
+static bool is_leased(const session *s, uint8_t family, const uint8_t *addr) {
   for (size_t i = 0; i < s->lease_count; i++)
-    if (matches(&s->leases[i], p->family, p->src)) return true;
+    if (matches(&s->leases[i], family, addr)) return true;
   return false;
+}
+
+/* A session speaks for its leases; another VNI for the names that its addresses have here; the TUN for what this VNI does
+ * not lead to either of them. */
+bool speaks_for(const vni *v, const sender *from, uint8_t family, const uint8_t *addr) {
+  uint32_t hop;
+  if (likely(from->session != NULL && from->across == NULL)) return is_leased(from->session, family, addr);
+  bool led = fib_find(v->fib, family, addr, &hop);
+  if (from->across != NULL) return led && hop == (CROSSING | from->across->id);
+  return !led || hop == KDP_NEXT_HOP_LOCAL;
 }
 
 static bool is_multicast(const packet *p) {
@@ -31,7 +41,7 @@ static void ask(kdp_engine *e, lane *l, const sender *from, const kdp_flow *open
 static void forward_flow(kdp_engine *e, lane *l, vni *v, const sender *from, const struct virtio_net_hdr *vnet,
                          uint8_t *data, size_t len, packet *p) {
   kdp_flow opened;
-  switch (flows_pass(e, l, v->id, from, p, &(inner){vnet, data, len}, &opened)) {
+  switch (flows_pass(e, l, v, from, p, &(inner){vnet, data, len}, &opened)) {
     case FLOW_PASS: forward_allowed(e, l, v, from, vnet, data, len, p); break;
     case FLOW_ASK: ask(e, l, from, &opened); break;
     case FLOW_REJECT: reject(e, l, v, from, data, len, p); break;
@@ -143,10 +153,18 @@ void forward(kdp_engine *e, lane *l, vni *v, session *from, const struct virtio_
     count(l, C_drop_multicast);
     return;
   }
-  if (from != NULL && unlikely(!source_is_leased(from, &p))) {
-    atomic_fetch_add_explicit(&from->spoofed, 1, memory_order_relaxed);
+  const sender whose = {from, NULL};
+  if (unlikely(!speaks_for(v, &whose, p.family, p.src))) {
+    if (from != NULL) atomic_fetch_add_explicit(&from->spoofed, 1, memory_order_relaxed);
     count(l, C_drop_spoofed_source);
     return;
   }
-  forward_flow(e, l, v, &(sender){from, NULL}, vnet, data, len, &p);
+  if (unlikely(p.icmp_error)) {
+    len = packet_shorten_error(data, len, &p);
+    if (len == 0) {
+      count(l, C_drop_bad_packet);
+      return;
+    }
+  }
+  forward_flow(e, l, v, &whose, vnet, data, len, &p);
 }

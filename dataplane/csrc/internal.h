@@ -84,7 +84,9 @@ enum {
   X(drop_no_key) \
   X(drop_no_path) \
   X(drop_denied) \
+  X(drop_icmp_type) \
   X(drop_unsolicited_icmp) \
+  X(drop_misdirected_icmp) \
   X(drop_unknown_fragment) \
   X(drop_flow_table_full) \
   X(drop_flow_quota) \
@@ -141,9 +143,11 @@ typedef struct {
   uint8_t family, protocol, icmp_type, tcp_flags;
   bool fragment, first_fragment; /* fragment: any part of a fragmented packet */
   bool icmp_error;               /* then embedded is the packet it is about */
+  bool echo_request, echo_reply; /* no other ICMP message crosses a VNI */
   uint16_t l4;                   /* offset of the transport header */
   uint16_t src_port, dst_port;
   uint32_t fragment_id;
+  uint32_t fragment_start, fragment_end; /* the bytes of the original packet's payload that this fragment carries */
   const uint8_t *src, *dst;
   uint16_t l4_header; /* length of the transport header: TCP and UDP only */
   const uint8_t *embedded;
@@ -165,6 +169,9 @@ size_t packet_expired(const uint8_t *data, size_t len, const packet *p, const ui
                       size_t cap);
 /* ICMP fragmentation needed, or packet too big, said in the name of the destination; the same. */
 size_t packet_too_big(const uint8_t *data, size_t len, const packet *p, size_t mtu, uint8_t *out, size_t cap);
+/* An ICMP error is cut to the size that senders keep to (RFC 1812, RFC 4443). Returns its new length; 0: nothing of it is
+ * left. */
+size_t packet_shorten_error(uint8_t *data, size_t len, packet *p);
 /* One hop less. false: it was the last. */
 bool packet_spend_hop(uint8_t *ip);
 /* The headers of a UDP packet say `len`; its checksum is left to the kernel. */
@@ -368,7 +375,7 @@ typedef enum { FLOW_PASS, FLOW_DROP, FLOW_REJECT, FLOW_ASK } flow_answer;
 struct flow_table *flows_new(uint32_t max);
 void flows_free(struct flow_table *t);
 /* Counts the packet and says what to do. FLOW_ASK: `opened` is the new flow; the packet is parked until its verdict. */
-flow_answer flows_pass(kdp_engine *e, lane *l, uint32_t vni, const sender *from, const packet *p, const inner *in,
+flow_answer flows_pass(kdp_engine *e, lane *l, const vni *v, const sender *from, const packet *p, const inner *in,
                        kdp_flow *opened);
 /* Whether the flow of `p` lives and has leave. Counts nothing. */
 bool flows_allow(kdp_engine *e, uint32_t vni, const packet *p);
@@ -436,6 +443,8 @@ void forward(kdp_engine *e, lane *l, vni *v, session *from, const struct virtio_
 /* The same for a packet whose flow was just allowed. */
 void forward_allowed(kdp_engine *e, lane *l, vni *v, const sender *from, const struct virtio_net_hdr *vnet,
                      uint8_t *data, size_t len, packet *p);
+/* Whether the sender may have packets with this source address in VNI `v`. */
+bool speaks_for(const vni *v, const sender *from, uint8_t family, const uint8_t *addr);
 void reject(kdp_engine *e, lane *l, vni *v, const sender *from, const uint8_t *data, size_t len, const packet *p);
 
 /* -- translate.c --------------------------------------------------------------------------------------------------- */

@@ -11,7 +11,7 @@ from ipaddress import ip_address
 
 from kairos.errors import BadMessage
 from kairos_dataplane.engine import End, Flow, Network, Verdict
-from kairos_dataplane.pure.packet import ACK, FIN, RST, SYN, TCP, UDP, Packet, parse_untrusted
+from kairos_dataplane.pure.packet import ACK, FIN, ICMP, ICMP6, RST, SYN, TCP, UDP, Packet, parse_untrusted
 
 PENDING_LIFE_S = 5.0
 FLOWS_A_SESSION = 1 << 16
@@ -21,7 +21,7 @@ _FRAGMENT_SLOTS = 1024
 _ENDED_RING = 32768
 
 _Fragment = tuple[int, bytes, bytes, int, int]
-Key = tuple[int, int, tuple[tuple[bytes, int], tuple[bytes, int]]]
+Key = tuple[int, int, bytes, tuple[tuple[bytes, int], tuple[bytes, int]]]
 
 
 class Answer(Enum):
@@ -50,19 +50,30 @@ class _Entry:
     bytes: list[int] = field(default_factory=lambda: [0, 0])
 
     def account(self, packet: Packet, volume: tuple[int, int], now: float) -> None:
+        way = self._way(packet)
+        self._count(way, volume, now)
+        self.established |= way == 1
+        self.closing |= packet.protocol == TCP and bool(packet.tcp_flags & (RST | FIN))
+
+    def account_error(self, quoted: Packet, volume: tuple[int, int], now: float) -> None:
+        """An ICMP error goes against the packet that it is about. It says nothing of whether the other end answers."""
+        self._count(1 - self._way(quoted), volume, now)
+
+    def _way(self, packet: Packet) -> int:
         first = self.first
-        later = packet.fragment and not packet.first_fragment  # it has no ports
         source, opener = (packet.src, packet.src_port), (first.src, first.src_port)
-        way = 0 if source == opener or (later and packet.src == first.src) else 1
+        return 0 if source == opener or (packet.later_fragment and packet.src == first.src) else 1
+
+    def _count(self, way: int, volume: tuple[int, int], now: float) -> None:
         self.packets[way] += volume[0]
         self.bytes[way] += volume[1]
         self.seen = now
-        self.established |= way == 1
-        self.closing |= packet.protocol == TCP and bool(packet.tcp_flags & (RST | FIN))
 
     def superseded_by(self, packet: Packet) -> bool:
         """A SYN is a new attempt unless it repeats the one that opened the flow, and a refusal is for the end that was
         refused (csrc/flow.c says why)."""
+        if packet.echo_reply:
+            return False
         by_initiator = (packet.src, packet.src_port) == (self.first.src, self.first.src_port)
         if _is_opening(packet):
             return not by_initiator or not _is_opening(self.first)
@@ -107,9 +118,11 @@ def _is_opening(packet: Packet) -> bool:
 
 
 def _key(vni: int, packet: Packet) -> Key:
-    """The same for both directions."""
+    """The same for both directions. Of an echo also who asks: a request of the other end with the same identifier is a flow
+    of its own."""
     ends = sorted(((packet.src, packet.src_port), (packet.dst, packet.dst_port)))
-    return vni, packet.protocol, (ends[0], ends[1])
+    asks = packet.src if packet.echo_request else packet.dst if packet.echo_reply else b""
+    return vni, packet.protocol, asks, (ends[0], ends[1])
 
 
 def _fragment(vni: int, packet: Packet) -> _Fragment:
@@ -140,13 +153,16 @@ class FlowTable:
     def check(
         self, vni: int, session: int, packet: Packet, volume: tuple[int, int], now: float, from_vni: int = 0
     ) -> tuple[Answer, Flow | None]:
-        """Counts the packet and says what to do. ASK and WAIT come with the flow that waits for its verdict."""
-        if packet.quoted is not None:
-            return self._check_error(vni, packet.quoted), None
-        if packet.fragment and not packet.first_fragment:
+        """Counts the packet, which is no ICMP error, and says what to do. ASK and WAIT come with the flow that waits for its
+        verdict."""
+        if packet.later_fragment:
             return self._check_fragment(vni, packet, volume, now)
+        if packet.protocol in (ICMP, ICMP6) and not packet.echo_request and not packet.echo_reply:
+            return self._drop("drop_icmp_type"), None
         key = _key(vni, packet)
         entry = self._entries.get(key)
+        if entry is None and packet.echo_reply:
+            return self._drop("drop_unsolicited_icmp"), None
         if entry is None:
             return self._open(key, vni, session, packet, volume, now, from_vni)
         if entry.superseded_by(packet):
@@ -198,15 +214,23 @@ class FlowTable:
             self._remember_fragment(vni, packet, entry.id, now)
         return Answer.ASK, entry.describe(now)
 
-    def _check_error(self, vni: int, quoted: bytes) -> Answer:
-        """An ICMP error passes when the packet it quotes belongs to an allowed flow."""
+    def check_error(
+        self, vni: int, error: Packet, speaks_for: Callable[[bytes], bool], volume: tuple[int, int], now: float
+    ) -> Answer:
+        """An ICMP error is about a packet of an allowed flow, goes to the source of that packet, and comes from where the
+        packet went. speaks_for: whether the error's sender may have packets with this source address."""
         try:
-            packet = parse_untrusted(quoted, quoted=True)
+            quoted = parse_untrusted(error.quoted or b"", quoted=True)
         except BadMessage:
             return self._drop("drop_unsolicited_icmp")
-        entry = self._entries.get(_key(vni, packet))
-        if (packet.fragment and not packet.first_fragment) or entry is None or entry.verdict is not Verdict.ALLOW:
+        entry = self._entries.get(_key(vni, quoted))
+        if error.fragment or quoted.later_fragment or quoted.version != error.version:
             return self._drop("drop_unsolicited_icmp")
+        if entry is None or entry.verdict is not Verdict.ALLOW:
+            return self._drop("drop_unsolicited_icmp")
+        if error.dst != quoted.src or not speaks_for(quoted.dst):
+            return self._drop("drop_misdirected_icmp")
+        entry.account_error(quoted, volume, now)
         return Answer.PASS
 
     def _drop(self, counter: str) -> Answer:

@@ -33,6 +33,7 @@ from kairos_dataplane.pure.packet import (
     expired,
     parse_untrusted,
     refusal,
+    shortened_error,
     too_big,
     with_congestion,
     with_hop_spent,
@@ -165,19 +166,31 @@ class PacketPath:
         if packet.multicast:
             self._counters["drop_multicast"] += 1
             return
-        if session is not None and not session.leases_source(packet.src):
-            session.spoofed += 1
+        if not _speaks_for(vni, Sender(session), packet.src):
+            if session is not None:
+                session.spoofed += 1
             self._counters["drop_spoofed_source"] += 1
             return
+        if packet.quoted is not None:
+            try:
+                data = shortened_error(data, packet)
+            except BadMessage:
+                self._counters["drop_bad_packet"] += 1
+                return
+            packet = parse_untrusted(data)
         self._forward_flow(vni, Sender(session), offload, data, packet)
 
     def _forward_flow(self, vni: Vni, sender: Sender, offload: Offload, data: bytes, packet: Packet) -> None:
         """In this VNI: has its flow leave there?"""
         index = 0 if sender.session is None else sender.session.index
         across = 0 if sender.across is None else sender.across.id
-        answer, opened = self._flows.check(
-            vni.id, index, packet, volume(offload, data, packet), time.monotonic(), across
-        )
+        counted, now, opened = volume(offload, data, packet), time.monotonic(), None
+        if packet.quoted is not None:
+            answer = self._flows.check_error(
+                vni.id, packet, lambda address: _speaks_for(vni, sender, address), counted, now
+            )
+        else:
+            answer, opened = self._flows.check(vni.id, index, packet, counted, now, across)
         if answer is Answer.PASS:
             self._forward_allowed(vni, sender, offload, data, packet)
         elif answer is Answer.REJECT:
@@ -328,6 +341,16 @@ class PacketPath:
                 self._reject(vni, sender, data, packet)
                 continue
             self._forward_allowed(vni, sender, offload, data, packet)
+
+
+def _speaks_for(vni: Vni, sender: Sender, address: bytes) -> bool:
+    """A session speaks for its leases; another VNI for the names that its addresses have here; the TUN for what this VNI
+    does not lead to either of them."""
+    if sender.across is not None:
+        return vni.fib.find(address) == CROSSING | sender.across.id
+    if sender.session is not None:
+        return sender.session.leases_source(address)
+    return vni.fib.find(address) in (None, LOCAL)
 
 
 def _must_shrink(to: Session, offload: Offload, data: bytes, packet: Packet) -> bool:
