@@ -58,6 +58,7 @@ _TUN_OUTCOMES = [
     "drop_misdirected_icmp",
     "drop_spoofed_source",
     "drop_unknown_fragment",
+    "drop_overlapping_fragment",
     "drop_flow_table_full",
     "drop_flow_quota",
     "drop_too_large",

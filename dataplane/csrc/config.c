@@ -6,6 +6,15 @@
 
 #include "internal.h"
 
+void vni_free(vni *v) {
+  if (v == NULL) return;
+  fib_free(v->fib);
+  free(v->mappings);
+  fragments_free(&v->share);
+  if (v->tun >= 0) close(v->tun);
+  free(v);
+}
+
 int kdp_vni_add(kdp_engine *e, uint32_t id, int tun_fd) {
   vni *v = calloc(1, sizeof *v);
   int result = -ENOMEM;
@@ -24,9 +33,7 @@ int kdp_vni_add(kdp_engine *e, uint32_t id, int tun_fd) {
   pthread_rwlock_unlock(&e->config);
   if (result == 0) return 0;
 fail:
-  fib_free(v->fib);
-  if (v->tun >= 0) close(v->tun);
-  free(v);
+  vni_free(v);
   return result;
 }
 
@@ -47,6 +54,7 @@ void session_free(session *s) {
   for (int i = 0; i < KDP_EPOCHS; i++) rx_epoch_free(s->rx[i]);
   aead_key_free(s->tx_key);
   free(s->leases);
+  fragments_free(&s->share);
   pthread_mutex_destroy(&s->path_lock);
   free(s);
 }
@@ -74,10 +82,7 @@ int kdp_vni_remove(kdp_engine *e, uint32_t id) {
   }
   epoll_ctl(e->watch_tx, EPOLL_CTL_DEL, v->tun, NULL);
   pthread_rwlock_unlock(&e->config);
-  fib_free(v->fib);
-  free(v->mappings);
-  close(v->tun);
-  free(v);
+  vni_free(v);
   return 0;
 }
 

@@ -203,6 +203,7 @@ kdp_engine *kdp_create(const char *aead, uint32_t max_flows, char *error, size_t
   pthread_rwlock_init(&e->config, &attributes);
   pthread_mutex_init(&e->receive_lock, NULL);
   pthread_mutex_init(&e->host_lock, NULL);
+  pthread_mutex_init(&e->fragment_lock, NULL);
   e->udp = e->wake_tx = e->wake_rx = e->watch_tx = e->watch_rx = -1;
   e->wake_tx = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
   e->wake_rx = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
@@ -210,10 +211,9 @@ kdp_engine *kdp_create(const char *aead, uint32_t max_flows, char *error, size_t
   e->watch_rx = epoll_create1(EPOLL_CLOEXEC);
   e->flows = flows_new(max_flows);
   e->ended = ended_new();
-  e->fragments = fragments_new();
   e->parking = parking_new();
   e->events = events_new();
-  bool ok = e->flows != NULL && e->ended != NULL && e->fragments != NULL && e->parking != NULL && e->events != NULL;
+  bool ok = e->flows != NULL && e->ended != NULL && e->parking != NULL && e->events != NULL;
   for (int i = 0; i < LANES; i++) {
     e->lanes[i].out.bytes = malloc(OUTBOX_BYTES);
     e->lanes[i].run.buffer = malloc(RUN_BYTES + PACKET_MAX);
@@ -249,13 +249,10 @@ void kdp_destroy(kdp_engine *e) {
     pthread_join(e->rx_thread, NULL);
   }
   for (uint32_t i = 0; i < SESSIONS_MAX; i++) session_free(e->sessions[i]);
-  for (uint32_t i = 0; i < VNIS_MAX; i++)
-    if (e->vnis[i] != NULL)
-      fib_free(e->vnis[i]->fib), free(e->vnis[i]->mappings), close(e->vnis[i]->tun), free(e->vnis[i]);
+  for (uint32_t i = 0; i < VNIS_MAX; i++) vni_free(e->vnis[i]);
   relay_free_all(e);
   flows_free(e->flows);
   ended_free(e->ended);
-  fragments_free(e->fragments);
   parking_free(e->parking);
   events_free(e->events);
   for (int i = 0; i < LANES; i++) {
@@ -269,6 +266,7 @@ void kdp_destroy(kdp_engine *e) {
   pthread_rwlock_destroy(&e->config);
   pthread_mutex_destroy(&e->receive_lock);
   pthread_mutex_destroy(&e->host_lock);
+  pthread_mutex_destroy(&e->fragment_lock);
   free(e);
 }
 

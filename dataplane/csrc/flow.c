@@ -174,7 +174,7 @@ static void describe(const struct flow_table *t, const flow *f, uint64_t now, kd
 
 static void waits_no_more(kdp_engine *e, const flow *f) {
   session *from = f->from == 0 ? NULL : session_find(e, f->from);
-  if (from != NULL) atomic_fetch_sub_explicit(&from->waiting, 1, memory_order_relaxed);
+  if (from != NULL) atomic_fetch_sub_explicit(&from->share.waiting, 1, memory_order_relaxed);
 }
 
 /* Its stripe is held and it is already out of its chain. */
@@ -188,7 +188,7 @@ static void give_back(kdp_engine *e, flow *f, uint8_t why) {
   }
   if (f->verdict == KDP_PENDING) waits_no_more(e, f);
   session *from = f->from == 0 ? NULL : session_find(e, f->from);
-  if (from != NULL) atomic_fetch_sub_explicit(&from->flows, 1, memory_order_relaxed);
+  if (from != NULL) atomic_fetch_sub_explicit(&from->share.flows, 1, memory_order_relaxed);
   pthread_mutex_lock(&t->free_lock);
   if (f->from == 0) t->local_flows--;
   uint32_t turn = f->turn + 1;
@@ -223,11 +223,11 @@ static flow_answer open_flow(kdp_engine *e, lane *l, const flow_key *k, uint32_t
                              const sender *from, const packet *p, const inner *in, kdp_flow *opened) {
   struct flow_table *t = e->flows;
   session *owner = from->session;
-  if (owner != NULL && atomic_load_explicit(&owner->flows, memory_order_relaxed) >= FLOWS_A_SESSION) {
+  if (owner != NULL && atomic_load_explicit(&owner->share.flows, memory_order_relaxed) >= FLOWS_A_SESSION) {
     count(l, C_drop_flow_quota);
     return FLOW_DROP;
   }
-  if (owner != NULL && atomic_load_explicit(&owner->waiting, memory_order_relaxed) >= WAITING_A_SESSION) {
+  if (owner != NULL && atomic_load_explicit(&owner->share.waiting, memory_order_relaxed) >= WAITING_A_SESSION) {
     count(l, C_drop_undecided);
     return FLOW_DROP;
   }
@@ -237,8 +237,8 @@ static flow_answer open_flow(kdp_engine *e, lane *l, const flow_key *k, uint32_t
     return FLOW_DROP;
   }
   if (owner != NULL) {
-    atomic_fetch_add_explicit(&owner->flows, 1, memory_order_relaxed);
-    atomic_fetch_add_explicit(&owner->waiting, 1, memory_order_relaxed);
+    atomic_fetch_add_explicit(&owner->share.flows, 1, memory_order_relaxed);
+    atomic_fetch_add_explicit(&owner->share.waiting, 1, memory_order_relaxed);
   }
   uint32_t turn = f->turn;
   *f = (flow){.key = *k,
@@ -342,17 +342,17 @@ static flow *lock_flow(struct flow_table *t, uint64_t id, pthread_mutex_t **stri
 }
 
 /* A later fragment fares as its flow does now: it may wait with the first, and falls with it. */
-static flow_answer pass_fragment(kdp_engine *e, lane *l, uint32_t vni, const sender *from, const packet *p,
-                                 const inner *in) {
+static flow_answer pass_fragment(kdp_engine *e, lane *l, vni *v, const sender *from, const packet *p, const inner *in) {
   pthread_mutex_t *stripe;
-  uint64_t id = fragment_flow(e, l, vni, p);
-  flow *f = id == 0 ? NULL : lock_flow(e->flows, id, &stripe);
+  uint64_t id = fragment_flow(e, l, share_of(from, v), v->id, p);
+  if (id == 0) return FLOW_DROP;
+  flow *f = lock_flow(e->flows, id, &stripe);
   if (f == NULL) {
     count(l, C_drop_unknown_fragment);
     return FLOW_DROP;
   }
   flow_key k;
-  account(f, make_key(vni, p, &k), p, in, l->now_ms);
+  account(f, make_key(v->id, p, &k), p, in, l->now_ms);
   uint8_t verdict = f->verdict;
   if (verdict == KDP_PENDING) wait_for_verdict(e, l, f, from, in, C_drop_pending);
   pthread_mutex_unlock(stripe);
@@ -360,11 +360,11 @@ static flow_answer pass_fragment(kdp_engine *e, lane *l, uint32_t vni, const sen
   return verdict == KDP_ALLOW ? FLOW_PASS : FLOW_DROP;
 }
 
-flow_answer flows_pass(kdp_engine *e, lane *l, const vni *v, const sender *from, const packet *p, const inner *in,
+flow_answer flows_pass(kdp_engine *e, lane *l, vni *v, const sender *from, const packet *p, const inner *in,
                        kdp_flow *opened) {
   struct flow_table *t = e->flows;
   if (p->icmp_error) return pass_error(e, l, v, from, p, in);
-  if (p->fragment && !p->first_fragment) return pass_fragment(e, l, v->id, from, p, in);
+  if (p->fragment && !p->first_fragment) return pass_fragment(e, l, v, from, p, in);
   if (is_icmp(p->protocol) && !p->echo_request && !p->echo_reply) {
     count(l, C_drop_icmp_type);
     return FLOW_DROP;
@@ -399,7 +399,8 @@ flow_answer flows_pass(kdp_engine *e, lane *l, const vni *v, const sender *from,
       answer = FLOW_REJECT;
     }
   }
-  if (p->fragment && (f = find(t, bucket, &k)) != NULL) fragment_remember(e, l, id_of(t, f), v->id, p);
+  if (p->fragment && (f = find(t, bucket, &k)) != NULL)
+    fragment_remember(e, l, share_of(from, v), id_of(t, f), v->id, p);
   pthread_mutex_unlock(stripe);
   return answer;
 }

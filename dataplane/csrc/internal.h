@@ -88,6 +88,7 @@ enum {
   X(drop_unsolicited_icmp) \
   X(drop_misdirected_icmp) \
   X(drop_unknown_fragment) \
+  X(drop_overlapping_fragment) \
   X(drop_flow_table_full) \
   X(drop_flow_quota) \
   X(drop_undecided) \
@@ -232,8 +233,17 @@ typedef struct {
 /* FIB next hop of what is seen here of another VNI: this bit and that VNI's number. No session index has the bit. */
 enum { CROSSING = 1u << 30 };
 
+/* What one sender, a session or the TUN of a VNI, takes of what all of them share. */
+typedef struct fragment_list fragment_list;
+typedef struct {
+  _Atomic uint32_t flows;   /* in the flow table */
+  _Atomic uint32_t waiting; /* of these, those without a verdict */
+  fragment_list *fragments; /* guarded by fragment_lock; NULL: it has sent none */
+} share;
+
 typedef struct vni {
   uint32_t id;
+  share share; /* of its TUN */
   int tun;
   fib *fib;
   mapping *mappings;
@@ -254,10 +264,9 @@ typedef struct session {
   _Atomic uint64_t tx_counter;
   _Atomic uint64_t rx_datagrams;
   _Atomic uint64_t forged, replayed, spoofed; /* as the counters of the lane, for this session alone */
-  _Atomic uint32_t flows;                     /* opened by this session: its share of the table */
-  _Atomic uint32_t waiting;                   /* of these, those without a verdict */
-  _Atomic uint16_t limit;                     /* bytes of the largest datagram that the path carries; 0: not known */
-  uint64_t newest;                            /* highest counter of the newest epoch: only that one may move the path */
+  share share;
+  _Atomic uint16_t limit; /* bytes of the largest datagram that the path carries; 0: not known */
+  uint64_t newest;        /* highest counter of the newest epoch: only that one may move the path */
   uint32_t newest_epoch;
   /* The path is read by every sender and moved by the receiver: path_lock guards the three fields. */
   pthread_mutex_t path_lock;
@@ -273,6 +282,12 @@ typedef struct {
   session *session;
   vni *across;
 } sender;
+
+/* Of a sender whose packet is in VNI `in`. */
+static inline share *share_of(const sender *from, vni *in) {
+  if (from->session != NULL) return &from->session->share;
+  return from->across != NULL ? &from->across->share : &in->share;
+}
 
 /* Datagrams on their way to the UDP socket: consecutive ones of one size to one address leave as one GSO message. */
 typedef struct {
@@ -326,7 +341,6 @@ static inline void count(lane *l, int counter) {
 struct relay_queue;
 struct flow_table;
 struct ended_ring;
-struct fragments;
 struct parking;
 struct event_ring;
 
@@ -354,7 +368,7 @@ struct kdp_engine {
   bool corked; /* what the host lane makes waits for more of it; guarded by host_lock */
   struct flow_table *flows;
   struct ended_ring *ended;
-  struct fragments *fragments;
+  pthread_mutex_t fragment_lock; /* guards the fragments of every share */
   struct parking *parking;
   struct event_ring *events;
   lane lanes[LANES];
@@ -375,7 +389,7 @@ typedef enum { FLOW_PASS, FLOW_DROP, FLOW_REJECT, FLOW_ASK } flow_answer;
 struct flow_table *flows_new(uint32_t max);
 void flows_free(struct flow_table *t);
 /* Counts the packet and says what to do. FLOW_ASK: `opened` is the new flow; the packet is parked until its verdict. */
-flow_answer flows_pass(kdp_engine *e, lane *l, const vni *v, const sender *from, const packet *p, const inner *in,
+flow_answer flows_pass(kdp_engine *e, lane *l, vni *v, const sender *from, const packet *p, const inner *in,
                        kdp_flow *opened);
 /* Whether the flow of `p` lives and has leave. Counts nothing. */
 bool flows_allow(kdp_engine *e, uint32_t vni, const packet *p);
@@ -391,12 +405,11 @@ void ended_free(struct ended_ring *r);
 void ended_put(struct ended_ring *r, const kdp_flow *f); /* a full ring keeps what it has and counts the rest */
 
 /* -- fragment.c ---------------------------------------------------------------------------------------------------- */
-struct fragments *fragments_new(void);
-void fragments_free(struct fragments *t);
+void fragments_free(share *s);
 /* `first` belongs to this flow. */
-void fragment_remember(kdp_engine *e, const lane *l, uint64_t flow, uint32_t vni, const packet *first);
-/* The flow of a later fragment; 0: its first was not seen. */
-uint64_t fragment_flow(kdp_engine *e, const lane *l, uint32_t vni, const packet *later);
+void fragment_remember(kdp_engine *e, const lane *l, share *s, uint64_t flow, uint32_t vni, const packet *first);
+/* The flow of a later fragment; 0, and counted: its first was not seen, or overlaps it. */
+uint64_t fragment_flow(kdp_engine *e, lane *l, share *s, uint32_t vni, const packet *later);
 
 /* -- parked.c ------------------------------------------------------------------------------------------------------ */
 typedef struct {
@@ -460,6 +473,7 @@ void tun_write(lane *l, const vni *v, const struct virtio_net_hdr *vnet, uint8_t
 
 /* -- config.c ------------------------------------------------------------------------------------------------------ */
 void session_free(session *s); /* wipes its keys */
+void vni_free(vni *v);         /* closes its TUN */
 
 /* -- engine.c ------------------------------------------------------------------------------------------------------ */
 vni *vni_find(kdp_engine *e, uint32_t id);

@@ -46,6 +46,7 @@ COUNTERS = (
     "drop_unsolicited_icmp",
     "drop_misdirected_icmp",
     "drop_unknown_fragment",
+    "drop_overlapping_fragment",
     "drop_flow_table_full",
     "drop_flow_quota",
     "drop_undecided",

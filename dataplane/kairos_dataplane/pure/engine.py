@@ -149,8 +149,10 @@ class PureEngine(PacketPath):
     def remove_vni(self, vni: int) -> None:
         with self._lock:
             removed = self._vni(vni)
+            for session in [session for session in self._sessions.values() if session.vni == vni]:
+                self._flows.forget(vni, session.index, time.monotonic())
+                del self._sessions[session.index]
             self._flows.forget(vni, 0, time.monotonic())
-            self._sessions = {index: s for index, s in self._sessions.items() if s.vni != vni}
             del self._vnis[vni]
             with contextlib.suppress(KeyError):  # its interface was taken away before
                 self._selector.unregister(removed.tun)

@@ -17,10 +17,11 @@ PENDING_LIFE_S = 5.0
 FLOWS_A_SESSION = 1 << 16
 WAITING_A_SESSION = 512  # of the places in events and parking, which all share
 _FRAGMENT_LIFE_S = 30.0
-_FRAGMENT_SLOTS = 1024
+_FRAGMENTS_A_SENDER = 128
 _ENDED_RING = 32768
 
 _Fragment = tuple[int, bytes, bytes, int, int]
+Sharer = tuple[int, int]  # what a sender's share is found by: its session, or 0 and the VNI of its TUN
 Key = tuple[int, int, bytes, tuple[tuple[bytes, int], tuple[bytes, int]]]
 
 
@@ -127,14 +128,20 @@ def _key(vni: int, packet: Packet) -> Key:
 
 def _fragment(vni: int, packet: Packet) -> _Fragment:
     """The same for all fragments of one packet."""
-    return vni, packet.src, packet.dst, packet.protocol, packet.fragment_id
+    return vni, packet.src, packet.dst, packet.protocol if packet.version == 4 else 0, packet.fragment_id
 
 
-def _fragment_slot(vni: int, packet: Packet) -> int:
-    """A table of fixed size, where the newest packet takes the place: in the same order as in C."""
-    ends = int.from_bytes(packet.src[-4:]) * 0xC2B2AE35 ^ int.from_bytes(packet.dst[-4:])
-    mixed = (packet.fragment_id ^ vni * 0x9E3779B1 ^ ends) * 0x85EBCA6B & 0xFFFFFFFF
-    return (mixed ^ mixed >> 15) % _FRAGMENT_SLOTS
+def _sharer(vni: int, session: int, from_vni: int) -> Sharer:
+    return (session, 0) if session else (0, from_vni or vni)
+
+
+@dataclass(frozen=True, slots=True)
+class _First:
+    """A first fragment: to which flow it belongs, where it ends, and until when it is remembered."""
+
+    flow: int
+    end: int
+    until: float
 
 
 class FlowTable:
@@ -146,7 +153,7 @@ class FlowTable:
         self._share: Counter[int] = Counter()
         self._waiting: Counter[int] = Counter()  # of these, without a verdict
         self._ids = itertools.count(1)
-        self._fragments: dict[int, tuple[_Fragment, float, int]] = {}
+        self._fragments: dict[Sharer, dict[_Fragment, _First]] = {}  # of each sender, the oldest first
         self._ended: list[Flow] = []
         self._untold = 0
 
@@ -155,8 +162,9 @@ class FlowTable:
     ) -> tuple[Answer, Flow | None]:
         """Counts the packet, which is no ICMP error, and says what to do. ASK and WAIT come with the flow that waits for its
         verdict."""
+        sharer = _sharer(vni, session, from_vni)
         if packet.later_fragment:
-            return self._check_fragment(vni, packet, volume, now)
+            return self._check_fragment(vni, sharer, packet, volume, now)
         if packet.protocol in (ICMP, ICMP6) and not packet.echo_request and not packet.echo_reply:
             return self._drop("drop_icmp_type"), None
         key = _key(vni, packet)
@@ -169,7 +177,7 @@ class FlowTable:
             self._remove(lambda each: each is entry, End.REPLACED, now)
             return self._open(key, vni, session, packet, volume, now, from_vni)
         if packet.fragment:
-            self._remember_fragment(vni, packet, entry.id, now)
+            self._remember_fragment(vni, sharer, packet, entry.id, now)
         if entry.closing and _is_opening(packet) and entry.verdict is Verdict.ALLOW and now - entry.seen > 1.0:
             entry.closing = False  # the port pair is used again: same ends, same rule
         entry.account(packet, volume, now)
@@ -181,12 +189,16 @@ class FlowTable:
         return Answer.PASS, None
 
     def _check_fragment(
-        self, vni: int, packet: Packet, volume: tuple[int, int], now: float
+        self, vni: int, sharer: Sharer, packet: Packet, volume: tuple[int, int], now: float
     ) -> tuple[Answer, Flow | None]:
         """A later fragment fares as its flow does now: it may wait with the first, and falls with it."""
-        first, until, flow = self._fragments.get(_fragment_slot(vni, packet), (None, 0.0, 0))
-        found = self._by_id.get(flow)
-        if first != _fragment(vni, packet) or until <= now or found is None:
+        first = self._fragments.get(sharer, {}).get(_fragment(vni, packet))
+        if first is None or first.until <= now:
+            return self._drop("drop_unknown_fragment"), None
+        if packet.fragment_start < first.end:
+            return self._drop("drop_overlapping_fragment"), None
+        found = self._by_id.get(first.flow)
+        if found is None:
             return self._drop("drop_unknown_fragment"), None
         entry = found[1]
         entry.account(packet, volume, now)
@@ -211,7 +223,7 @@ class FlowTable:
         self._waiting[session] += 1
         self._counters["flows_opened"] += 1
         if packet.fragment:
-            self._remember_fragment(vni, packet, entry.id, now)
+            self._remember_fragment(vni, _sharer(vni, session, from_vni), packet, entry.id, now)
         return Answer.ASK, entry.describe(now)
 
     def check_error(
@@ -237,9 +249,15 @@ class FlowTable:
         self._counters[counter] += 1
         return Answer.DROP
 
-    def _remember_fragment(self, vni: int, packet: Packet, flow: int, now: float) -> None:
-        """Its later fragments belong to that flow for a while."""
-        self._fragments[_fragment_slot(vni, packet)] = _fragment(vni, packet), now + _FRAGMENT_LIFE_S, flow
+    def _remember_fragment(self, vni: int, sharer: Sharer, packet: Packet, flow: int, now: float) -> None:
+        """Its later fragments belong to that flow for a while. Nobody's fragments push out those of another sender."""
+        of_sender, name, end = self._fragments.setdefault(sharer, {}), _fragment(vni, packet), packet.fragment_end
+        known = of_sender.get(name)
+        if known is None and len(of_sender) == _FRAGMENTS_A_SENDER:
+            del of_sender[next(iter(of_sender))]
+        if known is not None and known.flow == flow:
+            end = max(end, known.end)
+        of_sender[name] = _First(flow, end, now + _FRAGMENT_LIFE_S)
 
     def decide(self, flow: int, verdict: Verdict, rule: int, generation: int) -> bool:
         found = self._by_id.get(flow)
@@ -257,6 +275,7 @@ class FlowTable:
             self._remove(lambda entry: entry.session == session, End.CUT, now)
         else:
             self._remove(lambda entry: vni in (entry.vni, entry.from_vni), End.CUT, now)
+        self._fragments.pop(_sharer(vni, session, 0), None)
 
     def age(self, now: float) -> None:
         self._counters["flows_aged"] += self._remove(
