@@ -61,6 +61,7 @@ _TUN_OUTCOMES = [
     "drop_overlapping_fragment",
     "drop_flow_table_full",
     "drop_flow_quota",
+    "drop_undecided",
     "drop_too_large",
 ]
 

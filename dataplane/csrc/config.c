@@ -38,6 +38,7 @@ fail:
 }
 
 static void session_unlink(kdp_engine *e, session *s) {
+  events_forget(e->events, &s->share);
   e->sessions[s->index & (SESSIONS_MAX - 1)] = NULL;
   for (int i = 0; i < LANES; i++)
     if (e->lanes[i].run.from == s) e->lanes[i].run.count = 0, e->lanes[i].run.from = NULL;
@@ -81,6 +82,7 @@ int kdp_vni_remove(kdp_engine *e, uint32_t id) {
     e->vnis[hole] = moved, e->vnis[at] = NULL, hole = at;
   }
   epoll_ctl(e->watch_tx, EPOLL_CTL_DEL, v->tun, NULL);
+  events_forget(e->events, &v->share);
   pthread_rwlock_unlock(&e->config);
   vni_free(v);
   return 0;

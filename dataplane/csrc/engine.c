@@ -279,7 +279,16 @@ int kdp_event_fd(kdp_engine *e) {
   return events_fd(e->events);
 }
 int kdp_events(kdp_engine *e, kdp_event *out, int max) {
-  return events_take(e->events, out, max);
+  int taken, kept = 0;
+  do {
+    taken = events_take(e->events, out, max);
+    for (int i = 0; i < taken; i++) {
+      if (out[i].type == KDP_EVENT_FLOW && !flows_asked(e, out[i].flow.id)) continue;
+      if (i != kept) out[kept] = out[i];
+      kept++;
+    }
+  } while (taken > 0 && kept == 0);
+  return kept;
 }
 
 int kdp_set_udp(kdp_engine *e, int fd) {
@@ -322,5 +331,6 @@ int kdp_counters(kdp_engine *e, uint64_t *out, int max) {
     out[c] = 0;
     for (int i = 0; i < LANES; i++) out[c] += counted(&e->lanes[i], c);
   }
+  if (max > C_drop_pending) out[C_drop_pending] += parking_lost(e->parking);
   return C_COUNT;
 }

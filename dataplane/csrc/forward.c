@@ -30,20 +30,11 @@ static bool is_multicast(const packet *p) {
   return p->family == 4 ? p->dst[0] >= 224 : p->dst[0] == 0xff || (p->dst[0] == 0xfe && (p->dst[1] & 0xc0) == 0x80);
 }
 
-/* A new flow, whose first packet waits: Python decides. */
-static void ask(kdp_engine *e, lane *l, const sender *from, const kdp_flow *opened) {
-  uint32_t session = from->session == NULL ? 0 : from->session->index;
-  kdp_event event = {.type = KDP_EVENT_FLOW, .session = session, .flow = *opened};
-  if (!events_put(e->events, &event)) count(l, C_drop_event_full); /* the flow ages out and its sender tries again */
-}
-
 /* In VNI `v`: has its flow leave there? */
 static void forward_flow(kdp_engine *e, lane *l, vni *v, const sender *from, const struct virtio_net_hdr *vnet,
                          uint8_t *data, size_t len, packet *p) {
-  kdp_flow opened;
-  switch (flows_pass(e, l, v, from, p, &(inner){vnet, data, len}, &opened)) {
+  switch (flows_pass(e, l, v, from, p, &(inner){vnet, data, len})) {
     case FLOW_PASS: forward_allowed(e, l, v, from, vnet, data, len, p); break;
-    case FLOW_ASK: ask(e, l, from, &opened); break;
     case FLOW_REJECT: reject(e, l, v, from, data, len, p); break;
     case FLOW_DROP: break; /* or parked: counted where it was seen */
   }

@@ -43,14 +43,17 @@ enum {
   LIMIT_MIN = 576, /* of a path: no IPv4 host takes less */
   SESSIONS_MAX = 1 << 16,
   VNIS_MAX = 1 << 12,
-  EVENTS_MAX = 2048,
-  PARKED_FLOWS = 1024,
+  EVENTS_MAX = 8192,
+  EVENTS_A_SENDER = 1024,
+  PARKED_FLOWS = 2048,
   PARKED_A_FLOW = 8,
   PARKED_BYTES = 2048,
-  PENDING_LIFE_MS = 5000, /* a flow nobody decided */
+  PENDING_LIFE_MS = 5000, /* a flow nobody decided, from its first packet on */
+  ASK_AGAIN_MS = 1000,    /* whose question was lost, or not answered */
   FLOW_STRIPES = 64,
-  FLOWS_A_SESSION = 1 << 16,
-  WAITING_A_SESSION = 512, /* of the places in events and parking, which all share */
+  FLOWS_A_SESSION = 1 << 16, /* and of any sender, at most as many as are free */
+  WAITING_A_SESSION = 512,   /* flows without a verdict */
+  WAITING_A_TUN = 1024,      /* it speaks for many hosts */
 };
 
 /* -- counters: every drop has a name ------------------------------------------------------------------------------- */
@@ -235,9 +238,17 @@ enum { CROSSING = 1u << 30 };
 
 /* What one sender, a session or the TUN of a VNI, takes of what all of them share. */
 typedef struct fragment_list fragment_list;
+typedef struct event_queue {
+  uint32_t first, newest, count; /* records of event.c, by index + 1 */
+  uint32_t path;                 /* of these, the one that tells where the path is; 0: none does */
+  struct event_queue *next;      /* in turn; valid while count > 0 */
+} event_queue;
+
 typedef struct {
   _Atomic uint32_t flows;   /* in the flow table */
   _Atomic uint32_t waiting; /* of these, those without a verdict */
+  uint32_t parked;          /* of these, those with packets; guarded by the parking */
+  event_queue events;       /* guarded by the event queues */
   fragment_list *fragments; /* guarded by fragment_lock; NULL: it has sent none */
 } share;
 
@@ -342,7 +353,7 @@ struct relay_queue;
 struct flow_table;
 struct ended_ring;
 struct parking;
-struct event_ring;
+struct event_queues;
 
 struct kdp_engine {
   /* Locks are taken in this order: host_lock, receive_lock, config, and below them one leaf at a time (a flow stripe,
@@ -370,31 +381,36 @@ struct kdp_engine {
   struct ended_ring *ended;
   pthread_mutex_t fragment_lock; /* guards the fragments of every share */
   struct parking *parking;
-  struct event_ring *events;
+  struct event_queues *events;
   lane lanes[LANES];
 };
 
 uint64_t clock_ms(void);
 
 /* -- event.c ------------------------------------------------------------------------------------------------------- */
-struct event_ring *events_new(void);
-void events_free(struct event_ring *r);
-int events_fd(struct event_ring *r);
-bool events_put(struct event_ring *r, const kdp_event *event); /* false: there is no room */
-void events_tell(struct event_ring *r);                        /* due after all that was put */
-int events_take(struct event_ring *r, kdp_event *out, int max);
+struct event_queues *events_new(void);
+void events_free(struct event_queues *q);
+int events_fd(struct event_queues *q);
+/* from: whose event it is; NULL: a relay queue's. false: there is no room for it. */
+bool events_put(struct event_queues *q, share *from, const kdp_event *event);
+void events_tell(struct event_queues *q); /* due after all that was put */
+int events_take(struct event_queues *q, kdp_event *out, int max);
+void events_forget(struct event_queues *q, share *from); /* before the share goes */
 
 /* -- flow.c -------------------------------------------------------------------------------------------------------- */
-typedef enum { FLOW_PASS, FLOW_DROP, FLOW_REJECT, FLOW_ASK } flow_answer;
+typedef enum { FLOW_PASS, FLOW_DROP, FLOW_REJECT } flow_answer;
 struct flow_table *flows_new(uint32_t max);
 void flows_free(struct flow_table *t);
-/* Counts the packet and says what to do. FLOW_ASK: `opened` is the new flow; the packet is parked until its verdict. */
-flow_answer flows_pass(kdp_engine *e, lane *l, vni *v, const sender *from, const packet *p, const inner *in,
-                       kdp_flow *opened);
+/* Counts the packet and says what to do. A packet of a flow without a verdict is parked until there is one, or dropped; in
+ * either case Python is asked. */
+flow_answer flows_pass(kdp_engine *e, lane *l, vni *v, const sender *from, const packet *p, const inner *in);
+/* Python has taken the question about this flow. false: it waits no more. */
+bool flows_asked(kdp_engine *e, uint64_t id);
 /* Whether the flow of `p` lives and has leave. Counts nothing. */
 bool flows_allow(kdp_engine *e, uint32_t vni, const packet *p);
-/* Sets the verdict of a live flow. false: it is gone. */
-bool flows_decide(kdp_engine *e, lane *l, uint64_t id, uint8_t verdict, uint32_t rule, uint32_t generation);
+/* Sets the verdict of a live flow, and gives the place of its parked packets, 0 if it has none. false: it is gone. */
+bool flows_decide(kdp_engine *e, lane *l, uint64_t id, uint8_t verdict, uint32_t rule, uint32_t generation,
+                  uint32_t *parked);
 /* session 0: the whole VNI, and what crossed from there. */
 void flows_forget(kdp_engine *e, uint32_t vni, uint32_t session);
 void flows_age(kdp_engine *e, lane *l);
@@ -420,8 +436,12 @@ typedef struct {
 } parked_packet;
 struct parking *parking_new(void);
 void parking_free(struct parking *g);
-bool park(kdp_engine *e, const lane *l, uint64_t flow, uint32_t vni, const sender *from, const inner *in);
-bool unpark(kdp_engine *e, uint64_t flow, parked_packet *out); /* the oldest; false: none is left */
+uint64_t parking_lost(struct parking *g); /* packets whose flow ended before its verdict */
+/* at: the place of the flow, 0 until it has one. Called with the flow's stripe held, so that a packet is parked before the
+ * verdict or not at all. */
+bool park(kdp_engine *e, share *owner, uint32_t *at, uint32_t vni, const sender *from, const inner *in);
+bool unpark(kdp_engine *e, uint32_t at, parked_packet *out); /* the oldest; false: none is left */
+void park_end(kdp_engine *e, uint32_t at);                   /* 0: nothing happens */
 
 /* -- relay.c ------------------------------------------------------------------------------------------------------- */
 void relay_queue_put(kdp_engine *e, lane *l, uint32_t relay, const uint8_t *datagram, size_t len);

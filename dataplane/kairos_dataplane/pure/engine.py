@@ -25,6 +25,7 @@ from kairos_dataplane.engine import (
     Address,
     Event,
     Flow,
+    FlowOpened,
     Mapping,
     Network,
     Offences,
@@ -64,7 +65,7 @@ class PureEngine(PacketPath):
 
     @property
     def event_fd(self) -> int:
-        return self._event_fd
+        return self._events.fd
 
     def close(self) -> None:
         if self._stopping:
@@ -78,7 +79,7 @@ class PureEngine(PacketPath):
             self.set_udp(-1)
             self._selector.close()
         os.close(self._wake_fd)
-        os.close(self._event_fd)
+        os.close(self._events.fd)
 
     def _run(self) -> None:
         aged = time.monotonic()
@@ -151,7 +152,9 @@ class PureEngine(PacketPath):
             removed = self._vni(vni)
             for session in [session for session in self._sessions.values() if session.vni == vni]:
                 self._flows.forget(vni, session.index, time.monotonic())
+                self._events.forget((session.index, 0))
                 del self._sessions[session.index]
+            self._events.forget((0, vni))
             self._flows.forget(vni, 0, time.monotonic())
             del self._vnis[vni]
             with contextlib.suppress(KeyError):  # its interface was taken away before
@@ -214,6 +217,7 @@ class PureEngine(PacketPath):
             vni = self._session(session).vni
             self._flows.forget(vni, session, time.monotonic())
             self._vni(vni).fib.forget(session)
+            self._events.forget((session, 0))
             del self._sessions[session]
 
     def add_lease(self, session: int, prefix: Network) -> None:
@@ -296,10 +300,10 @@ class PureEngine(PacketPath):
 
     def events(self) -> list[Event]:
         with self._lock:
-            taken = [self._events.popleft() for _ in range(min(_EVENTS_TAKEN, len(self._events)))]
-            if not self._events:
-                with contextlib.suppress(BlockingIOError):
-                    os.eventfd_read(self._event_fd)
+            taken: list[Event] = []
+            while len(taken) < _EVENTS_TAKEN and (event := self._events.take()) is not None:
+                if not isinstance(event, FlowOpened) or self._flows.asked(event.flow.id):
+                    taken.append(event)
             return taken
 
     def corked(self) -> AbstractContextManager[None]:
@@ -311,11 +315,9 @@ class PureEngine(PacketPath):
     def verdict(self, flow: int, verdict: Verdict, rule: int, generation: int) -> bool:
         with self._lock:
             live = self._flows.decide(flow, verdict, rule, generation)
-            lot = self._parked.pop(flow, None)
-            if lot is not None and live:
+            lot = self._take_lot(flow)
+            if lot is not None:
                 self._release(lot, verdict)
-            elif lot is not None:
-                self._counters["drop_pending"] += len(lot.packets)
             return live
 
     def flows(self) -> list[Flow]:

@@ -11,17 +11,18 @@ from ipaddress import ip_address
 
 from kairos.errors import BadMessage
 from kairos_dataplane.engine import End, Flow, Network, Verdict
+from kairos_dataplane.pure.events import Sharer
 from kairos_dataplane.pure.packet import ACK, FIN, ICMP, ICMP6, RST, SYN, TCP, UDP, Packet, parse_untrusted
 
 PENDING_LIFE_S = 5.0
-FLOWS_A_SESSION = 1 << 16
-WAITING_A_SESSION = 512  # of the places in events and parking, which all share
+ASK_AGAIN_S = 1.0
+FLOWS_A_SESSION = 1 << 16  # and of any sender, at most as many as are free
+WAITING_A_SESSION, WAITING_A_TUN = 512, 1024  # flows without a verdict
 _FRAGMENT_LIFE_S = 30.0
 _FRAGMENTS_A_SENDER = 128
 _ENDED_RING = 32768
 
 _Fragment = tuple[int, bytes, bytes, int, int]
-Sharer = tuple[int, int]  # what a sender's share is found by: its session, or 0 and the VNI of its TUN
 Key = tuple[int, int, bytes, tuple[tuple[bytes, int], tuple[bytes, int]]]
 
 
@@ -42,6 +43,8 @@ class _Entry:
     first: Packet
     opened: float
     seen: float
+    asked: float = 0.0
+    asking: bool = False  # without a verdict: the question is on its way
     verdict: Verdict = Verdict.PENDING
     rule: int = 0
     generation: int = 0
@@ -80,9 +83,13 @@ class _Entry:
             return not by_initiator or not _is_opening(self.first)
         return not by_initiator and self.verdict is Verdict.DENY and not self.established
 
-    def idle_limit_s(self) -> float:
+    def is_aged(self, now: float) -> bool:
+        """Whatever packets come, a decision that nobody gave ends the flow."""
         if self.verdict is Verdict.PENDING:
-            return PENDING_LIFE_S
+            return now - self.opened > PENDING_LIFE_S
+        return now - self.seen > self._idle_limit_s()
+
+    def _idle_limit_s(self) -> float:
         if self.verdict is Verdict.DENY:
             return 10.0
         if self.first.protocol == TCP:
@@ -114,6 +121,10 @@ class _Entry:
         )
 
 
+def sharer_of(vni: int, session: int, from_vni: int) -> Sharer:
+    return (session, 0) if session else (0, from_vni or vni)
+
+
 def _is_opening(packet: Packet) -> bool:
     return packet.protocol == TCP and packet.tcp_flags & (SYN | ACK) == SYN
 
@@ -131,10 +142,6 @@ def _fragment(vni: int, packet: Packet) -> _Fragment:
     return vni, packet.src, packet.dst, packet.protocol if packet.version == 4 else 0, packet.fragment_id
 
 
-def _sharer(vni: int, session: int, from_vni: int) -> Sharer:
-    return (session, 0) if session else (0, from_vni or vni)
-
-
 @dataclass(frozen=True, slots=True)
 class _First:
     """A first fragment: to which flow it belongs, where it ends, and until when it is remembered."""
@@ -145,13 +152,23 @@ class _First:
 
 
 class FlowTable:
-    def __init__(self, maximum: int, counters: Counter[str]) -> None:
+    """ask: puts the question about a flow for a sender, False when there is no room for it. gone: told of each flow that
+    ends, by id."""
+
+    def __init__(
+        self,
+        maximum: int,
+        counters: Counter[str],
+        ask: Callable[[Sharer, Flow], bool] = lambda _, __: True,
+        gone: Callable[[int], None] = lambda _: None,
+    ) -> None:
+        self._ask_for, self._gone = ask, gone
         self._maximum = maximum
         self._counters = counters
         self._entries: dict[Key, _Entry] = {}
         self._by_id: dict[int, tuple[Key, _Entry]] = {}
-        self._share: Counter[int] = Counter()
-        self._waiting: Counter[int] = Counter()  # of these, without a verdict
+        self._share: Counter[Sharer] = Counter()
+        self._waiting: Counter[Sharer] = Counter()  # of these, without a verdict
         self._ids = itertools.count(1)
         self._fragments: dict[Sharer, dict[_Fragment, _First]] = {}  # of each sender, the oldest first
         self._ended: list[Flow] = []
@@ -162,7 +179,7 @@ class FlowTable:
     ) -> tuple[Answer, Flow | None]:
         """Counts the packet, which is no ICMP error, and says what to do. ASK and WAIT come with the flow that waits for its
         verdict."""
-        sharer = _sharer(vni, session, from_vni)
+        sharer = sharer_of(vni, session, from_vni)
         if packet.later_fragment:
             return self._check_fragment(vni, sharer, packet, volume, now)
         if packet.protocol in (ICMP, ICMP6) and not packet.echo_request and not packet.echo_reply:
@@ -182,6 +199,8 @@ class FlowTable:
             entry.closing = False  # the port pair is used again: same ends, same rule
         entry.account(packet, volume, now)
         if entry.verdict is Verdict.PENDING:
+            if not entry.asking and now - entry.asked >= ASK_AGAIN_S:
+                self._ask(sharer, entry, now)
             return Answer.WAIT, entry.describe(now)
         if entry.verdict is Verdict.DENY:
             self._counters["drop_denied"] += 1
@@ -209,22 +228,36 @@ class FlowTable:
     def _open(
         self, key: Key, vni: int, session: int, packet: Packet, volume: tuple[int, int], now: float, from_vni: int
     ) -> tuple[Answer, Flow | None]:
-        if session and self._share[session] >= FLOWS_A_SESSION:
-            return self._drop("drop_flow_quota"), None
-        if session and self._waiting[session] >= WAITING_A_SESSION:
+        sharer, left = sharer_of(vni, session, from_vni), self._maximum - len(self._entries)
+        if self._waiting[sharer] >= (WAITING_A_SESSION if session else WAITING_A_TUN):
             return self._drop("drop_undecided"), None
-        if len(self._entries) >= self._maximum or (not session and self._share[0] >= self._maximum // 2):
-            return self._drop("drop_flow_table_full"), None
+        if self._share[sharer] >= left or (session and self._share[sharer] >= FLOWS_A_SESSION):
+            return self._drop("drop_flow_quota" if left else "drop_flow_table_full"), None
         entry = _Entry(next(self._ids), vni, session, from_vni, packet, now, now)
         entry.account(packet, volume, now)
         self._entries[key] = entry
         self._by_id[entry.id] = key, entry
-        self._share[session] += 1
-        self._waiting[session] += 1
+        self._share[sharer] += 1
+        self._waiting[sharer] += 1
         self._counters["flows_opened"] += 1
         if packet.fragment:
-            self._remember_fragment(vni, _sharer(vni, session, from_vni), packet, entry.id, now)
+            self._remember_fragment(vni, sharer, packet, entry.id, now)
+        self._ask(sharer, entry, now)
         return Answer.ASK, entry.describe(now)
+
+    def _ask(self, sharer: Sharer, entry: _Entry, now: float) -> None:
+        """sharer: whose packet asks."""
+        entry.asked = now
+        entry.asking = self._ask_for(sharer, entry.describe(now))
+        self._counters["drop_event_full"] += not entry.asking  # a later packet asks again
+
+    def asked(self, flow: int) -> bool:
+        """The question about it was taken. False: it waits no more."""
+        found = self._by_id.get(flow)
+        if found is None:
+            return False
+        found[1].asking = False
+        return found[1].verdict is Verdict.PENDING
 
     def check_error(
         self, vni: int, error: Packet, speaks_for: Callable[[bytes], bool], volume: tuple[int, int], now: float
@@ -264,7 +297,7 @@ class FlowTable:
         if found is None:
             return False
         entry = found[1]
-        self._waiting[entry.session] -= entry.verdict is Verdict.PENDING
+        self._waiting[self._owner(entry)] -= entry.verdict is Verdict.PENDING
         entry.verdict, entry.rule, entry.generation = Verdict(verdict), rule, generation
         self._counters["flows_denied"] += verdict == Verdict.DENY
         return True
@@ -275,19 +308,22 @@ class FlowTable:
             self._remove(lambda entry: entry.session == session, End.CUT, now)
         else:
             self._remove(lambda entry: vni in (entry.vni, entry.from_vni), End.CUT, now)
-        self._fragments.pop(_sharer(vni, session, 0), None)
+        self._fragments.pop(sharer_of(vni, session, 0), None)
 
     def age(self, now: float) -> None:
-        self._counters["flows_aged"] += self._remove(
-            lambda entry: now - entry.seen > entry.idle_limit_s(), End.IDLE, now
-        )
+        self._counters["flows_aged"] += self._remove(lambda entry: entry.is_aged(now), End.IDLE, now)
+
+    @staticmethod
+    def _owner(entry: _Entry) -> Sharer:
+        return sharer_of(entry.vni, entry.session, entry.from_vni)
 
     def _remove(self, gone: Callable[[_Entry], bool], why: End, now: float) -> int:
         removed = [(key, entry) for key, entry in self._entries.items() if gone(entry)]
         for key, entry in removed:
             del self._entries[key], self._by_id[entry.id]
-            self._share[entry.session] -= 1
-            self._waiting[entry.session] -= entry.verdict is Verdict.PENDING
+            self._share[self._owner(entry)] -= 1
+            self._waiting[self._owner(entry)] -= entry.verdict is Verdict.PENDING
+            self._gone(entry.id)
             if entry.verdict is Verdict.ALLOW:
                 self._tell_end(entry, why, now)
         return len(removed)

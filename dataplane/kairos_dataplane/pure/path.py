@@ -7,7 +7,7 @@ import socket
 import sys
 import threading
 import time
-from collections import Counter, deque
+from collections import Counter
 from dataclasses import dataclass, field
 
 from kairos.errors import BadMessage
@@ -25,7 +25,8 @@ from kairos_dataplane.engine import (
     RelayReady,
     Verdict,
 )
-from kairos_dataplane.pure.flows import PENDING_LIFE_S, Answer, Fib, FlowTable
+from kairos_dataplane.pure.events import EventQueues, Sharer
+from kairos_dataplane.pure.flows import Answer, Fib, FlowTable, sharer_of
 from kairos_dataplane.pure.packet import (
     TCP,
     Packet,
@@ -42,12 +43,11 @@ from kairos_dataplane.pure.segments import Offload, cut, volume, whole_untrusted
 from kairos_dataplane.pure.session import RelayQueue, Session
 from kairos_dataplane.pure.translate import translate
 
-_EVENTS_MAX = 2048
 IPV6_MTU_MIN = 1280
 CROSSING = 1 << 30  # next hop: what is seen of another VNI, with that VNI's number
 _TOS = (socket.IPPROTO_IP, socket.IP_TOS)
 _TCLASS = (socket.IPPROTO_IPV6, socket.IPV6_TCLASS)
-_PARKED_FLOWS, _PARKED_A_FLOW, _PARKED_BYTES = 1024, 8, 2048
+_PARKED_FLOWS, _PARKED_A_FLOW, _PARKED_BYTES = 2048, 8, 2048
 
 
 @dataclass(slots=True)
@@ -74,7 +74,6 @@ class _Lot:
     vni: int
     session: int
     across: int
-    since: float
     packets: list[tuple[Offload, bytes]] = field(default_factory=list)
 
 
@@ -87,19 +86,19 @@ class PacketPath:
         self._vnis: dict[int, Vni] = {}
         self._sessions: dict[int, Session] = {}
         self._relays: dict[int, RelayQueue] = {}
-        self._flows = FlowTable(max_flows, self._counters)
+        self._events = EventQueues()
+        self._flows = FlowTable(
+            max_flows, self._counters, lambda sharer, flow: self._events.put(sharer, FlowOpened(flow)), self._unpark
+        )
         self._parked: dict[int, _Lot] = {}
-        self._events: deque[Event] = deque()
-        self._event_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._parked_of: Counter[Sharer] = Counter()
         self._udp: socket.socket | None = None
 
-    def _emit(self, event: Event) -> bool:
-        if len(self._events) >= _EVENTS_MAX:
-            self._counters["drop_event_full"] += 1
-            return False
-        self._events.append(event)
-        os.eventfd_write(self._event_fd, 1)
-        return True
+    def _emit(self, sharer: Sharer, event: Event) -> bool:
+        if self._events.put(sharer, event):
+            return True
+        self._counters["drop_event_full"] += 1
+        return False
 
     # -- datagrams in --------------------------------------------------------------------------------------------------
 
@@ -129,7 +128,8 @@ class PacketPath:
             self._counters["drop_too_large"] += 1
         else:
             told = plain[:CONTROL_PAYLOAD_MAX]
-            self._emit(ControlReceived(session.index, int(header.type), told, source, relay, len(datagram)))
+            event = ControlReceived(session.index, int(header.type), told, source, relay, len(datagram))
+            self._emit((session.index, 0), event)
 
     def _follow(self, session: Session, source: Address | None, relay: int) -> None:
         kind = PathKind.RELAY if source is None else PathKind.DIRECT
@@ -140,7 +140,7 @@ class PacketPath:
             session.relay = relay
         else:
             session.address = source
-        self._emit(PathMoved(session.index, kind, source, relay))
+        self._emit((session.index, 0), PathMoved(session.index, kind, source, relay))
 
     def _receive_data(self, session: Session, plain: bytes, outer_ecn: int) -> None:
         try:
@@ -196,22 +196,37 @@ class PacketPath:
         elif answer is Answer.REJECT:
             self._reject(vni, sender, data, packet)
         elif opened is not None:
-            self._park(opened, offload, data, "drop_park_full" if answer is Answer.ASK else "drop_pending")
-            if answer is Answer.ASK:
-                self._emit(FlowOpened(opened))
+            parked = self._park(opened, offload, data)
+            self._counters["parked" if parked else "drop_park_full" if answer is Answer.ASK else "drop_pending"] += 1
 
-    def _park(self, flow: Flow, offload: Offload, data: bytes, otherwise: str) -> None:
-        """The packet waits while the verdict of its flow is found."""
-        now = time.monotonic()
-        if len(self._parked) >= _PARKED_FLOWS:
-            self._parked = {id: lot for id, lot in self._parked.items() if now - lot.since <= PENDING_LIFE_S}
-        if len(self._parked) < _PARKED_FLOWS:
-            lot = self._parked.setdefault(flow.id, _Lot(flow.vni, flow.session, flow.from_vni, now))
-            if len(data) <= _PARKED_BYTES and len(lot.packets) < _PARKED_A_FLOW:
-                lot.packets.append((offload, data))
-                self._counters["parked"] += 1
-                return
-        self._counters[otherwise] += 1
+    def _park(self, flow: Flow, offload: Offload, data: bytes) -> bool:
+        """The packet waits while the verdict of its flow is found. False: there is no room for it. A sender has places for
+        at most as many flows as are free."""
+        owner = sharer_of(flow.vni, flow.session, flow.from_vni)
+        if len(data) > _PARKED_BYTES:
+            return False
+        if flow.id not in self._parked:
+            if self._parked_of[owner] >= _PARKED_FLOWS - len(self._parked):
+                return False
+            self._parked[flow.id] = _Lot(flow.vni, flow.session, flow.from_vni)
+            self._parked_of[owner] += 1
+        lot = self._parked[flow.id]
+        if len(lot.packets) == _PARKED_A_FLOW:
+            return False
+        lot.packets.append((offload, data))
+        return True
+
+    def _take_lot(self, flow: int) -> _Lot | None:
+        lot = self._parked.pop(flow, None)
+        if lot is not None:
+            self._parked_of[sharer_of(lot.vni, lot.session, lot.across)] -= 1
+        return lot
+
+    def _unpark(self, flow: int) -> None:
+        """It ended before its verdict."""
+        lot = self._take_lot(flow)
+        if lot is not None:
+            self._counters["drop_pending"] += len(lot.packets)
 
     def _cross(self, vni: Vni, sender: Sender, other: int, offload: Offload, data: bytes, packet: Packet) -> None:
         """Over an interconnect, once: there it is a flow of the other VNI, with a verdict of its own."""
@@ -327,7 +342,7 @@ class PacketPath:
             return
         self._counters["drop_relay_full"] += queue.put(datagram)
         if not queue.told:
-            queue.told = self._emit(RelayReady(relay))
+            queue.told = self._emit((0, 0), RelayReady(relay))
 
     def _release(self, lot: _Lot, verdict: Verdict) -> None:
         vni, sender = self._vnis.get(lot.vni), Sender(self._sessions.get(lot.session), self._vnis.get(lot.across))
