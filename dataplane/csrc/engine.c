@@ -296,6 +296,7 @@ int kdp_set_udp(kdp_engine *e, int fd) {
   if (fd >= 0 && own < 0) return -errno;
   if (own >= 0) {
     setsockopt(own, IPPROTO_UDP, UDP_GRO, &on, sizeof on); /* without it datagrams come one by one: slower, right */
+    ignore_path_mtu(own);
     setsockopt(own, IPPROTO_IP, IP_RECVTOS, &on, sizeof on);
     setsockopt(own, IPPROTO_IPV6, IPV6_RECVTCLASS, &on, sizeof on); /* refused by an IPv4 socket */
     if (setsockopt(own, SOL_SOCKET, SO_RCVBUFFORCE, &size, sizeof size) != 0)

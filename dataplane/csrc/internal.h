@@ -457,6 +457,8 @@ void outbox_flush(kdp_engine *e, lane *l);
 void outbox_flush_whole(kdp_engine *e, lane *l); /* nothing of it may be fragmented on the way */
 /* The largest inner packet that the session's path carries; SIZE_MAX: not known. */
 size_t transmit_max(const session *s);
+/* No ICMP error changes how datagrams leave: it could be anyone's. */
+void ignore_path_mtu(int udp);
 
 /* -- receive.c ----------------------------------------------------------------------------------------------------- */
 /* Where a datagram came from. from NULL: out of `relay`. ecn: the two bits of its outer IP header. */

@@ -39,7 +39,7 @@ from kairos_dataplane.pure.session import SEALED_OVERHEAD, UDP_PAYLOAD_MAX, Rela
 
 _BATCH = 64
 _CONTROL_BYTES = 64
-_IP_MTU_DISCOVER, _IPV6_MTU_DISCOVER, _PMTUDISC_WANT, _PMTUDISC_PROBE = 10, 23, 1, 3  # <linux/in.h>, <linux/in6.h>
+_IP_MTU_DISCOVER, _IPV6_MTU_DISCOVER, _PMTUDISC_PROBE, _PMTUDISC_OMIT = 10, 23, 3, 5  # <linux/in.h>, <linux/in6.h>
 _EVENTS_TAKEN = 64
 _AGE_EVERY_S = 1.0
 
@@ -134,6 +134,7 @@ class PureEngine(PacketPath):
             self._udp = None if fd < 0 else socket.socket(fileno=os.dup(fd))
             if self._udp is not None:
                 self._udp.setblocking(False)
+                self._set_discovery(_PMTUDISC_OMIT)
                 self._udp.setsockopt(socket.IPPROTO_IP, socket.IP_RECVTOS, 1)
                 if self._udp.family == socket.AF_INET6:
                     self._udp.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVTCLASS, 1)
@@ -353,11 +354,13 @@ class PureEngine(PacketPath):
     @contextlib.contextmanager
     def _whole(self) -> Iterator[None]:
         """What is sent now must not be fragmented on its way."""
-        assert self._udp is not None
-        options = [(socket.IPPROTO_IP, _IP_MTU_DISCOVER), (socket.IPPROTO_IPV6, _IPV6_MTU_DISCOVER)]
-        options = options if self._udp.family == socket.AF_INET6 else options[:1]
-        for option in options:
-            self._udp.setsockopt(*option, _PMTUDISC_PROBE)
+        self._set_discovery(_PMTUDISC_PROBE)
         yield
-        for option in options:
-            self._udp.setsockopt(*option, _PMTUDISC_WANT)
+        self._set_discovery(_PMTUDISC_OMIT)
+
+    def _set_discovery(self, how: int) -> None:
+        """OMIT: no ICMP error changes how datagrams leave, because it could be anyone's."""
+        assert self._udp is not None
+        self._udp.setsockopt(socket.IPPROTO_IP, _IP_MTU_DISCOVER, how)
+        if self._udp.family == socket.AF_INET6:
+            self._udp.setsockopt(socket.IPPROTO_IPV6, _IPV6_MTU_DISCOVER, how)
