@@ -40,6 +40,21 @@ static void forward_flow(kdp_engine *e, lane *l, vni *v, const sender *from, con
   }
 }
 
+/* RFC 4443 section 2.4(f): a token bucket for each sender, so that nobody makes us answer to no end, and one sender's answers
+ * are not those of another. */
+static bool may_answer(lane *l, share *of) {
+  uint64_t before = atomic_load_explicit(&of->answered_ms, memory_order_relaxed), after;
+  do {
+    after = (before > l->now_ms ? before : l->now_ms) + ANSWER_EVERY_MS;
+    if (after > l->now_ms + ANSWERS_AT_ONCE * ANSWER_EVERY_MS) {
+      count(l, C_answers_limited);
+      return false;
+    }
+  } while (!atomic_compare_exchange_weak_explicit(&of->answered_ms, &before, after, memory_order_relaxed,
+                                                  memory_order_relaxed));
+  return true;
+}
+
 static void answer(kdp_engine *e, lane *l, vni *v, const sender *from, uint8_t *data, size_t len, const packet *p) {
   const struct virtio_net_hdr vnet = {0};
   if (from->session == NULL)
@@ -54,7 +69,8 @@ static void expire(kdp_engine *e, lane *l, vni *v, const sender *from, const uin
   packet parsed;
   count(l, C_drop_hop_limit);
   size_t error_len = packet_expired(data, len, p, p->family == 4 ? v->router4 : v->router6, error, sizeof error);
-  if (error_len > 0 && packet_parse(error, error_len, &parsed)) answer(e, l, v, from, error, error_len, &parsed);
+  if (error_len == 0 || !packet_parse(error, error_len, &parsed)) return;
+  if (may_answer(l, share_of(from, v))) answer(e, l, v, from, error, error_len, &parsed);
 }
 
 /* Over an interconnect, once: there it is a flow of the other VNI, with a verdict of its own. */
@@ -76,7 +92,7 @@ static void cross(kdp_engine *e, lane *l, vni *v, const sender *from, uint32_t o
 static void answer_refusal(kdp_engine *e, lane *l, vni *v, const sender *from, uint8_t *refusal, size_t len) {
   const struct virtio_net_hdr vnet = {0};
   packet parsed;
-  if (len == 0 || !packet_parse(refusal, len, &parsed)) return;
+  if (len == 0 || !packet_parse(refusal, len, &parsed) || !may_answer(l, share_of(from, v))) return;
   if (from->across != NULL && !translate(v, from->across, &vnet, refusal, len, &parsed)) return;
   count(l, C_rejects_sent);
   answer(e, l, from->across == NULL ? v : from->across, from, refusal, len, &parsed);

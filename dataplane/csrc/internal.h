@@ -54,6 +54,8 @@ enum {
   FLOWS_A_SESSION = 1 << 16, /* and of any sender, at most as many as are free */
   WAITING_A_SESSION = 512,   /* flows without a verdict */
   WAITING_A_TUN = 1024,      /* it speaks for many hosts */
+  ANSWER_EVERY_MS = 10,      /* RST and ICMP that we make, to one sender */
+  ANSWERS_AT_ONCE = 100,
 };
 
 /* -- counters: every drop has a name ------------------------------------------------------------------------------- */
@@ -73,6 +75,7 @@ enum {
   X(flows_denied) \
   X(flows_aged) \
   X(rejects_sent) \
+  X(answers_limited) \
   X(parked) \
   X(drop_short) \
   X(drop_bad_header) \
@@ -250,6 +253,8 @@ typedef struct {
   uint32_t parked;          /* of these, those with packets; guarded by the parking */
   event_queue events;       /* guarded by the event queues */
   fragment_list *fragments; /* guarded by fragment_lock; NULL: it has sent none */
+  /* When the answers that it got would have been sent at their steady rate. Relaxed: it orders nothing else. */
+  _Atomic uint64_t answered_ms;
 } share;
 
 typedef struct vni {

@@ -28,6 +28,7 @@ COUNTERS = (
     "flows_denied",
     "flows_aged",
     "rejects_sent",
+    "answers_limited",
     "parked",
     "drop_short",
     "drop_bad_header",

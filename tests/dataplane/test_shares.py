@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from itertools import pairwise
 
 import pytest
 from parties import PARTIES, Parties, address
 
-from engine_rig import Rig, ip_packet, udp_packet, wait_until, whole
+from engine_rig import Rig, ip_packet, tcp_packet, udp_packet, wait_until, whole
 from kairos.wire.datagram import DatagramType
 from kairos_dataplane import ControlReceived, FlowOpened, PathKind, PathMoved, Verdict
 from kairos_dataplane.pure.packet import UDP
@@ -177,3 +178,29 @@ def test_packets_of_a_flow_that_ends_undecided_are_counted(rig: Rig) -> None:
     rig.engine.cut_session(rig.session)
     assert rig.events() == []
     assert rig.drops() == {"drop_pending": 3}
+
+
+ANSWERS_AT_ONCE, ANSWERS_A_SECOND = 100, 100
+
+
+@pytest.mark.parametrize("kind", ["reset", "prohibited"])
+@pytest.mark.parametrize("flooding", ["mallory", "host"])
+def test_one_sender_gets_so_many_answers_and_takes_none_from_another(
+    parties: Parties, flooding: str, kind: str
+) -> None:
+    """RFC 4443 §2.4(f), and the same for TCP."""
+    make = tcp_packet if kind == "reset" else udp_packet
+
+    def answers(source: str, count: int) -> int:
+        packet = make(address(source), address("bob"), payload=b"no")
+        for _ in range(count):
+            parties.send(source, packet)
+            parties.rig.judge(Verdict.DENY)
+        return len(parties.received(source))
+
+    began = time.monotonic()
+    got = answers(flooding, 500)
+    assert ANSWERS_AT_ONCE <= got <= ANSWERS_AT_ONCE + ANSWERS_A_SECOND * (time.monotonic() - began) + 1
+    counted = parties.rig.counted()
+    assert (counted["rejects_sent"], counted["answers_limited"], counted["drop_denied"]) == (got, 500 - got, 500)
+    assert answers("peer", 10) == 10

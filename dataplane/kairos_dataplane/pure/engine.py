@@ -219,6 +219,7 @@ class PureEngine(PacketPath):
             self._flows.forget(vni, session, time.monotonic())
             self._vni(vni).fib.forget(session)
             self._events.forget((session, 0))
+            self._answered.pop((session, 0), None)
             del self._sessions[session]
 
     def add_lease(self, session: int, prefix: Network) -> None:

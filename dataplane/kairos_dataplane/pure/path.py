@@ -47,6 +47,7 @@ IPV6_MTU_MIN = 1280
 CROSSING = 1 << 30  # next hop: what is seen of another VNI, with that VNI's number
 _TOS = (socket.IPPROTO_IP, socket.IP_TOS)
 _TCLASS = (socket.IPPROTO_IPV6, socket.IPV6_TCLASS)
+_ANSWER_EVERY_S, _ANSWERS_AT_ONCE = 0.01, 100  # RST and ICMP that we make, to one sender
 _PARKED_FLOWS, _PARKED_A_FLOW, _PARKED_BYTES = 2048, 8, 2048
 
 
@@ -92,6 +93,9 @@ class PacketPath:
         )
         self._parked: dict[int, _Lot] = {}
         self._parked_of: Counter[Sharer] = Counter()
+        self._answered: dict[
+            Sharer, float
+        ] = {}  # when the answers that each got would have been sent at their steady rate
         self._udp: socket.socket | None = None
 
     def _emit(self, sharer: Sharer, event: Event) -> bool:
@@ -237,7 +241,7 @@ class PacketPath:
         if hopped is None:
             self._counters["drop_hop_limit"] += 1
             error = expired(data, packet, vni.routers[packet.version])
-            if error is not None:
+            if error is not None and self._may_answer(vni, sender):
                 self._answer(vni, sender, error)
             return
         to = self._vnis.get(other)
@@ -285,12 +289,24 @@ class PacketPath:
         self._answer_refusal(vni, sender, refusal(data, packet))
 
     def _answer_refusal(self, vni: Vni, sender: Sender, answer: bytes | None) -> None:
-        if answer is not None and sender.across is not None:
+        if answer is None or not self._may_answer(vni, sender):
+            return
+        if sender.across is not None:
             answer = translate(vni, sender.across, answer, parse_untrusted(answer), partial=False)
         if answer is None:
             return
         self._counters["rejects_sent"] += 1
         self._answer(sender.across or vni, sender, answer)
+
+    def _may_answer(self, vni: Vni, sender: Sender) -> bool:
+        """RFC 4443 §2.4(f): a token bucket for each sender."""
+        sharer, now = _sharer(vni, sender), time.monotonic()
+        after = max(self._answered.get(sharer, 0.0), now) + _ANSWER_EVERY_S
+        if after > now + _ANSWERS_AT_ONCE * _ANSWER_EVERY_S:
+            self._counters["answers_limited"] += 1
+            return False
+        self._answered[sharer] = after
+        return True
 
     def _answer(self, vni: Vni, sender: Sender, answer: bytes) -> None:
         packet = parse_untrusted(answer)
@@ -356,6 +372,11 @@ class PacketPath:
                 self._reject(vni, sender, data, packet)
                 continue
             self._forward_allowed(vni, sender, offload, data, packet)
+
+
+def _sharer(vni: Vni, sender: Sender) -> Sharer:
+    session, across = sender.session, sender.across
+    return sharer_of(vni.id, 0 if session is None else session.index, 0 if across is None else across.id)
 
 
 def _speaks_for(vni: Vni, sender: Sender, address: bytes) -> bool:
