@@ -83,6 +83,7 @@ int kdp_vni_remove(kdp_engine *e, uint32_t id) {
   }
   epoll_ctl(e->watch_tx, EPOLL_CTL_DEL, v->tun, NULL);
   events_forget(e->events, &v->share);
+  if (v->retry_ms != 0) e->resting--;
   pthread_rwlock_unlock(&e->config);
   vni_free(v);
   return 0;

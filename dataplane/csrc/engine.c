@@ -113,6 +113,7 @@ static void *tx_main(void *argument) {
     if (l->now_ms - aged_ms >= 100) {
       aged_ms = l->now_ms;
       flows_age(e, l);
+      if (unlikely(e->resting > 0)) tuns_retry(e, l);
     }
     pthread_rwlock_unlock(&e->config);
     learn_patience(&crowds, l->now_ms, counted(l, C_tx_datagrams) - before);

@@ -76,6 +76,7 @@ enum {
   X(flows_aged) \
   X(rejects_sent) \
   X(answers_limited) \
+  X(tun_read_errors) \
   X(parked) \
   X(drop_short) \
   X(drop_bad_header) \
@@ -261,6 +262,8 @@ typedef struct vni {
   uint32_t id;
   share share; /* of its TUN */
   int tun;
+  uint32_t failures; /* of reading the TUN, without success since */
+  uint64_t retry_ms; /* it is not waited for until then; 0: it is */
   fib *fib;
   mapping *mappings;
   size_t mapping_count;
@@ -374,6 +377,7 @@ struct kdp_engine {
   int udp;
   int wake_tx, wake_rx;   /* eventfds that end a wait */
   int watch_tx, watch_rx; /* epolls: of the TUNs, of the UDP socket; each with its eventfd */
+  uint32_t resting;       /* TUNs that are not waited for; the tx thread's, and a writer's of `config` */
   _Atomic bool stop;
   pthread_t tx_thread, rx_thread;
   bool threads;
@@ -495,6 +499,8 @@ bool translate(const vni *from, const vni *to, const struct virtio_net_hdr *vnet
 /* -- tun.c --------------------------------------------------------------------------------------------------------- */
 /* A batch; buffer: TUN_BYTES. true: some were joined and none is left, so more are likely to come together. */
 bool tun_read(kdp_engine *e, lane *l, vni *v, uint8_t *buffer);
+/* Those that have rested after a failure are waited for again. */
+void tuns_retry(kdp_engine *e, lane *l);
 /* To the host; a UDP super-packet that it refuses is taken apart in place. */
 void tun_write(lane *l, const vni *v, const struct virtio_net_hdr *vnet, uint8_t *data, size_t len, const packet *p);
 

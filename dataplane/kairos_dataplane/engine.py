@@ -29,6 +29,7 @@ COUNTERS = (
     "flows_aged",
     "rejects_sent",
     "answers_limited",
+    "tun_read_errors",
     "parked",
     "drop_short",
     "drop_bad_header",
@@ -173,7 +174,16 @@ class RelayReady:
     relay: int
 
 
-Event = FlowOpened | ControlReceived | PathMoved | RelayReady
+@dataclass(frozen=True, slots=True)
+class TunFailing:
+    """A VNI's TUN cannot be read, and is tried again and again."""
+
+    vni: int
+    error: int
+    """The errno of the newest failure; 0: it can be read again."""
+
+
+Event = FlowOpened | ControlReceived | PathMoved | RelayReady | TunFailing
 
 
 class Dataplane(Protocol):

@@ -30,6 +30,7 @@ from kairos_dataplane.engine import (
     Network,
     Offences,
     PathKind,
+    TunFailing,
     Verdict,
 )
 from kairos_dataplane.pure.packet import PACKET_MAX
@@ -42,6 +43,7 @@ _CONTROL_BYTES = 64
 _IP_MTU_DISCOVER, _IPV6_MTU_DISCOVER, _PMTUDISC_PROBE, _PMTUDISC_OMIT = 10, 23, 3, 5  # <linux/in.h>, <linux/in6.h>
 _EVENTS_TAKEN = 64
 _AGE_EVERY_S = 1.0
+_RETRY_FIRST_S, _RETRY_LAST_S, _FAILURES_TOLD = 0.1, 5.0, 4
 
 
 class PureEngine(PacketPath):
@@ -57,6 +59,7 @@ class PureEngine(PacketPath):
         self._wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._selector = selectors.DefaultSelector()
         self._selector.register(self._wake_fd, selectors.EVENT_READ)
+        self._resting: set[int] = set()  # VNIs whose TUN is not waited for after a failure
         self._stopping = False
         self._thread = threading.Thread(target=self._run, name="dataplane", daemon=True)
         self._thread.start()
@@ -84,8 +87,9 @@ class PureEngine(PacketPath):
     def _run(self) -> None:
         aged = time.monotonic()
         while not self._stopping:
-            ready = self._selector.select(_AGE_EVERY_S)
+            ready = self._selector.select(_RETRY_FIRST_S if self._resting else _AGE_EVERY_S)
             with self._lock:
+                self._retry_tuns()
                 for key, _ in ready:
                     if key.fd == self._wake_fd:
                         os.eventfd_read(self._wake_fd)
@@ -103,12 +107,36 @@ class PureEngine(PacketPath):
                 data = os.read(vni.tun, VNET_BYTES + PACKET_MAX)
             except BlockingIOError:
                 return
-            except OSError:  # the interface was taken away: it would be ready for ever
-                self._selector.unregister(vni.tun)
+            except OSError as error:
+                self._rest(vni, error.errno or errno.EIO)
                 return
+            if not data:
+                self._rest(vni, errno.ENODEV)
+                return
+            if vni.failures >= _FAILURES_TOLD:
+                self._emit((0, vni.id), TunFailing(vni.id, 0))
+            vni.failures = 0
             if len(data) <= VNET_BYTES:
-                return
+                self._counters["drop_bad_packet"] += 1
+                continue
             self._forward(vni, None, Offload.unpack(data), data[VNET_BYTES:])
+
+    def _rest(self, vni: Vni, error: int) -> None:
+        """The TUN would be ready all the time, so it is not waited for until it is tried again."""
+        self._counters["tun_read_errors"] += 1
+        vni.retry = time.monotonic() + min(_RETRY_FIRST_S * 2**vni.failures, _RETRY_LAST_S)
+        self._selector.unregister(vni.tun)
+        self._resting.add(vni.id)
+        vni.failures += 1
+        if vni.failures == _FAILURES_TOLD:
+            self._emit((0, vni.id), TunFailing(vni.id, error))
+
+    def _retry_tuns(self) -> None:
+        for vni in [self._vnis[vni] for vni in self._resting]:
+            if vni.retry <= time.monotonic():
+                self._resting.discard(vni.id)
+                vni.retry = 0.0
+                self._selector.register(vni.tun, selectors.EVENT_READ, vni.id)
 
     def _read_udp(self) -> None:
         for _ in range(_BATCH):
@@ -158,7 +186,9 @@ class PureEngine(PacketPath):
             self._events.forget((0, vni))
             self._flows.forget(vni, 0, time.monotonic())
             del self._vnis[vni]
-            with contextlib.suppress(KeyError):  # its interface was taken away before
+            if vni in self._resting:
+                self._resting.discard(vni)
+            else:
                 self._selector.unregister(removed.tun)
             os.close(removed.tun)
 

@@ -58,6 +58,10 @@ class Vni:
     fib: Fib = field(default_factory=Fib)
     mappings: list[Mapping] = field(default_factory=list)
     routers: dict[int, bytes] = field(default_factory=lambda: {4: bytes(4), 6: bytes(16)})
+    failures: int = 0
+    """Of reading the TUN, without success since."""
+    retry: float = 0.0
+    """The TUN is not waited for until then; 0: it is."""
 
 
 @dataclass(frozen=True, slots=True)
