@@ -53,10 +53,15 @@ _TUN_OUTCOMES = [
     "drop_denied",
     "drop_pending",
     "drop_park_full",
+    "drop_icmp_type",
     "drop_unsolicited_icmp",
+    "drop_misdirected_icmp",
+    "drop_spoofed_source",
     "drop_unknown_fragment",
+    "drop_overlapping_fragment",
     "drop_flow_table_full",
     "drop_flow_quota",
+    "drop_undecided",
     "drop_too_large",
 ]
 
@@ -93,7 +98,15 @@ def tcp_packet(
 
 
 def echo_request(src: str, dst: str, ident: int = 9) -> bytes:
-    body = struct.pack("!BBHHH", 8, 0, 0, ident, 1) + b"echo"
+    return _echo(8, src, dst, ident)
+
+
+def echo_reply(src: str, dst: str, ident: int = 9) -> bytes:
+    return _echo(0, src, dst, ident)
+
+
+def _echo(kind: int, src: str, dst: str, ident: int) -> bytes:
+    body = struct.pack("!BBHHH", kind, 0, 0, ident, 1) + b"echo"
     return ip_packet(src, dst, ICMP, body[:2] + checksum(body).to_bytes(2) + body[4:])
 
 

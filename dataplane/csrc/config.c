@@ -6,6 +6,15 @@
 
 #include "internal.h"
 
+void vni_free(vni *v) {
+  if (v == NULL) return;
+  fib_free(v->fib);
+  free(v->mappings);
+  fragments_free(&v->share);
+  if (v->tun >= 0) close(v->tun);
+  free(v);
+}
+
 int kdp_vni_add(kdp_engine *e, uint32_t id, int tun_fd) {
   vni *v = calloc(1, sizeof *v);
   int result = -ENOMEM;
@@ -24,13 +33,12 @@ int kdp_vni_add(kdp_engine *e, uint32_t id, int tun_fd) {
   pthread_rwlock_unlock(&e->config);
   if (result == 0) return 0;
 fail:
-  fib_free(v->fib);
-  if (v->tun >= 0) close(v->tun);
-  free(v);
+  vni_free(v);
   return result;
 }
 
 static void session_unlink(kdp_engine *e, session *s) {
+  events_forget(e->events, &s->share);
   e->sessions[s->index & (SESSIONS_MAX - 1)] = NULL;
   for (int i = 0; i < LANES; i++)
     if (e->lanes[i].run.from == s) e->lanes[i].run.count = 0, e->lanes[i].run.from = NULL;
@@ -47,6 +55,7 @@ void session_free(session *s) {
   for (int i = 0; i < KDP_EPOCHS; i++) rx_epoch_free(s->rx[i]);
   aead_key_free(s->tx_key);
   free(s->leases);
+  fragments_free(&s->share);
   pthread_mutex_destroy(&s->path_lock);
   free(s);
 }
@@ -73,11 +82,10 @@ int kdp_vni_remove(kdp_engine *e, uint32_t id) {
     e->vnis[hole] = moved, e->vnis[at] = NULL, hole = at;
   }
   epoll_ctl(e->watch_tx, EPOLL_CTL_DEL, v->tun, NULL);
+  events_forget(e->events, &v->share);
+  if (v->retry_ms != 0) e->resting--;
   pthread_rwlock_unlock(&e->config);
-  fib_free(v->fib);
-  free(v->mappings);
-  close(v->tun);
-  free(v);
+  vni_free(v);
   return 0;
 }
 

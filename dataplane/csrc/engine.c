@@ -113,6 +113,7 @@ static void *tx_main(void *argument) {
     if (l->now_ms - aged_ms >= 100) {
       aged_ms = l->now_ms;
       flows_age(e, l);
+      if (unlikely(e->resting > 0)) tuns_retry(e, l);
     }
     pthread_rwlock_unlock(&e->config);
     learn_patience(&crowds, l->now_ms, counted(l, C_tx_datagrams) - before);
@@ -203,6 +204,7 @@ kdp_engine *kdp_create(const char *aead, uint32_t max_flows, char *error, size_t
   pthread_rwlock_init(&e->config, &attributes);
   pthread_mutex_init(&e->receive_lock, NULL);
   pthread_mutex_init(&e->host_lock, NULL);
+  pthread_mutex_init(&e->fragment_lock, NULL);
   e->udp = e->wake_tx = e->wake_rx = e->watch_tx = e->watch_rx = -1;
   e->wake_tx = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
   e->wake_rx = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
@@ -210,10 +212,9 @@ kdp_engine *kdp_create(const char *aead, uint32_t max_flows, char *error, size_t
   e->watch_rx = epoll_create1(EPOLL_CLOEXEC);
   e->flows = flows_new(max_flows);
   e->ended = ended_new();
-  e->fragments = fragments_new();
   e->parking = parking_new();
   e->events = events_new();
-  bool ok = e->flows != NULL && e->ended != NULL && e->fragments != NULL && e->parking != NULL && e->events != NULL;
+  bool ok = e->flows != NULL && e->ended != NULL && e->parking != NULL && e->events != NULL;
   for (int i = 0; i < LANES; i++) {
     e->lanes[i].out.bytes = malloc(OUTBOX_BYTES);
     e->lanes[i].run.buffer = malloc(RUN_BYTES + PACKET_MAX);
@@ -249,13 +250,10 @@ void kdp_destroy(kdp_engine *e) {
     pthread_join(e->rx_thread, NULL);
   }
   for (uint32_t i = 0; i < SESSIONS_MAX; i++) session_free(e->sessions[i]);
-  for (uint32_t i = 0; i < VNIS_MAX; i++)
-    if (e->vnis[i] != NULL)
-      fib_free(e->vnis[i]->fib), free(e->vnis[i]->mappings), close(e->vnis[i]->tun), free(e->vnis[i]);
+  for (uint32_t i = 0; i < VNIS_MAX; i++) vni_free(e->vnis[i]);
   relay_free_all(e);
   flows_free(e->flows);
   ended_free(e->ended);
-  fragments_free(e->fragments);
   parking_free(e->parking);
   events_free(e->events);
   for (int i = 0; i < LANES; i++) {
@@ -269,6 +267,7 @@ void kdp_destroy(kdp_engine *e) {
   pthread_rwlock_destroy(&e->config);
   pthread_mutex_destroy(&e->receive_lock);
   pthread_mutex_destroy(&e->host_lock);
+  pthread_mutex_destroy(&e->fragment_lock);
   free(e);
 }
 
@@ -281,7 +280,16 @@ int kdp_event_fd(kdp_engine *e) {
   return events_fd(e->events);
 }
 int kdp_events(kdp_engine *e, kdp_event *out, int max) {
-  return events_take(e->events, out, max);
+  int taken, kept = 0;
+  do {
+    taken = events_take(e->events, out, max);
+    for (int i = 0; i < taken; i++) {
+      if (out[i].type == KDP_EVENT_FLOW && !flows_asked(e, out[i].flow.id)) continue;
+      if (i != kept) out[kept] = out[i];
+      kept++;
+    }
+  } while (taken > 0 && kept == 0);
+  return kept;
 }
 
 int kdp_set_udp(kdp_engine *e, int fd) {
@@ -289,6 +297,7 @@ int kdp_set_udp(kdp_engine *e, int fd) {
   if (fd >= 0 && own < 0) return -errno;
   if (own >= 0) {
     setsockopt(own, IPPROTO_UDP, UDP_GRO, &on, sizeof on); /* without it datagrams come one by one: slower, right */
+    ignore_path_mtu(own);
     setsockopt(own, IPPROTO_IP, IP_RECVTOS, &on, sizeof on);
     setsockopt(own, IPPROTO_IPV6, IPV6_RECVTCLASS, &on, sizeof on); /* refused by an IPv4 socket */
     if (setsockopt(own, SOL_SOCKET, SO_RCVBUFFORCE, &size, sizeof size) != 0)
@@ -324,5 +333,6 @@ int kdp_counters(kdp_engine *e, uint64_t *out, int max) {
     out[c] = 0;
     for (int i = 0; i < LANES; i++) out[c] += counted(&e->lanes[i], c);
   }
+  if (max > C_drop_pending) out[C_drop_pending] += parking_lost(e->parking);
   return C_COUNT;
 }

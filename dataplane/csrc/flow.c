@@ -1,9 +1,9 @@
 /* The flow table: one verdict a 5-tuple and VNI, found in one lookup, in both directions.
  *
  * Memory is one mapping, touched as flows come; nothing is allocated afterwards. Buckets are chains of entry indexes,
- * guarded by stripes of locks. Each session (and each TUN) has its own share, so that one peer's flood of new flows
- * never takes the place of another's: a full share refuses the flooder, nothing is evicted. The same holds for the room
- * where packets and questions wait for a verdict: each session may have a few of its flows there. */
+ * guarded by stripes of locks. A sender (a session, or the TUN of a VNI) has at most as many flows as are free, so some
+ * always are: k floods at once leave one part in k + 1 of the table to all others. A full share refuses the flooder,
+ * nothing is evicted. The same holds for the places where packets and questions wait for a verdict. */
 #include <netinet/tcp.h>
 #include <stdlib.h>
 #include <sys/mman.h>
@@ -23,10 +23,12 @@ typedef struct {
 typedef struct {
   flow_key key;
   bool initiator_is_low, closing, established;
+  bool asking; /* without a verdict: the question is on its way to Python */
   uint8_t verdict, icmp_type;
   uint32_t turn; /* of this slot: makes ids unique */
   uint32_t next, from, across, rule, generation, tcp_flags;
-  uint64_t opened_ms, last_ms;
+  uint32_t parked; /* the place of its packets that wait; 0: none do */
+  uint64_t opened_ms, last_ms, asked_ms;
   uint64_t packets[2], bytes[2];
 } flow;
 
@@ -38,8 +40,8 @@ struct flow_table {
   /* bucket + 1 of each live entry, 0 of a free one: set under the bucket's stripe, read to find that stripe. */
   _Atomic uint32_t *homes;
   pthread_mutex_t stripes[FLOW_STRIPES];
-  pthread_mutex_t free_lock; /* guards free_head, fresh and local_flows */
-  uint32_t free_head, fresh, local_flows;
+  pthread_mutex_t free_lock; /* guards free_head, fresh and live */
+  uint32_t free_head, fresh, live;
   uint32_t age_at;
 };
 
@@ -101,6 +103,13 @@ static pthread_mutex_t *stripe_of(struct flow_table *t, uint32_t bucket) {
   return &t->stripes[bucket % FLOW_STRIPES];
 }
 
+/* Which end of an echo asks is part of its key: a request of the other end with the same identifier is a flow of its own. */
+enum { ASKED_BY_LOW = 1, ASKED_BY_HIGH = 2 };
+
+static bool is_icmp(uint8_t protocol) {
+  return protocol == IPPROTO_ICMP || protocol == IPPROTO_ICMPV6;
+}
+
 /* true: the source is the low end. */
 static bool make_key(uint32_t vni, const packet *p, flow_key *k) {
   size_t width = p->family == 4 ? 4 : 16;
@@ -109,6 +118,7 @@ static bool make_key(uint32_t vni, const packet *p, flow_key *k) {
   memset(k, 0, sizeof *k);
   k->vni = vni, k->family = p->family, k->protocol = p->protocol;
   k->low_port = source_low ? p->src_port : p->dst_port, k->high_port = source_low ? p->dst_port : p->src_port;
+  if (p->echo_request || p->echo_reply) k->high_port = source_low == p->echo_request ? ASKED_BY_LOW : ASKED_BY_HIGH;
   memcpy(k->low, source_low ? p->src : p->dst, width);
   memcpy(k->high, source_low ? p->dst : p->src, width);
   return source_low;
@@ -124,20 +134,31 @@ static uint64_t id_of(const struct flow_table *t, const flow *f) {
   return (uint64_t)f->turn << 32 | (uint64_t)(f - t->entries + 1);
 }
 
-static flow *take_entry(struct flow_table *t, session *from) {
+/* NULL, and counted: the table is full, or the sender has its share. */
+static flow *take_entry(struct flow_table *t, lane *l, share *of, bool of_session) {
   flow *f = NULL;
   pthread_mutex_lock(&t->free_lock);
-  if (from == NULL && t->local_flows >= t->max / 2) goto out;
+  uint32_t own = atomic_load_explicit(&of->flows, memory_order_relaxed), left = t->max - t->live;
+  if (own >= left || (of_session && own >= FLOWS_A_SESSION)) {
+    count(l, left == 0 ? C_drop_flow_table_full : C_drop_flow_quota);
+    goto out;
+  }
   if (t->free_head != NONE) {
     f = &t->entries[t->free_head];
     t->free_head = f->next;
-  } else if (t->fresh < t->max) {
+  } else {
     f = &t->entries[t->fresh++];
   }
-  if (f != NULL && from == NULL) t->local_flows++;
+  t->live++;
+  atomic_fetch_add_explicit(&of->flows, 1, memory_order_relaxed);
 out:
   pthread_mutex_unlock(&t->free_lock);
   return f;
+}
+
+/* Each thread has a clock of its own, so what another one wrote may lie ahead. */
+static uint64_t since(uint64_t now_ms, uint64_t then_ms) {
+  return now_ms > then_ms ? now_ms - then_ms : 0;
 }
 
 static void describe(const struct flow_table *t, const flow *f, uint64_t now, kdp_flow *out) {
@@ -151,22 +172,27 @@ static void describe(const struct flow_table *t, const flow *f, uint64_t now, kd
                     .protocol = k->protocol,
                     .icmp_type = f->icmp_type,
                     .tcp_flags = (uint8_t)f->tcp_flags,
-                    .src_port = low ? k->low_port : k->high_port,
-                    .dst_port = low ? k->high_port : k->low_port,
+                    .src_port = low || is_icmp(k->protocol) ? k->low_port : k->high_port,
+                    .dst_port = low && !is_icmp(k->protocol) ? k->high_port : k->low_port,
                     .verdict = f->verdict,
                     .rule = f->rule,
                     .generation = f->generation,
-                    .age_ms = now - f->opened_ms,
-                    .idle_ms = now - f->last_ms};
+                    .age_ms = since(now, f->opened_ms),
+                    .idle_ms = since(now, f->last_ms)};
   memcpy(out->src, low ? k->low : k->high, 16);
   memcpy(out->dst, low ? k->high : k->low, 16);
   memcpy(out->packets, f->packets, sizeof out->packets);
   memcpy(out->bytes, f->bytes, sizeof out->bytes);
 }
 
+/* Of the sender that opened it: a session or VNI keeps its share for as long as it has flows. */
+static share *owner_of(kdp_engine *e, const flow *f) {
+  if (f->from != 0) return &session_find(e, f->from)->share;
+  return &vni_find(e, f->across != 0 ? f->across : f->key.vni)->share;
+}
+
 static void waits_no_more(kdp_engine *e, const flow *f) {
-  session *from = f->from == 0 ? NULL : session_find(e, f->from);
-  if (from != NULL) atomic_fetch_sub_explicit(&from->waiting, 1, memory_order_relaxed);
+  atomic_fetch_sub_explicit(&owner_of(e, f)->waiting, 1, memory_order_relaxed);
 }
 
 /* Its stripe is held and it is already out of its chain. */
@@ -179,10 +205,10 @@ static void give_back(kdp_engine *e, flow *f, uint8_t why) {
     ended_put(e->ended, &over);
   }
   if (f->verdict == KDP_PENDING) waits_no_more(e, f);
-  session *from = f->from == 0 ? NULL : session_find(e, f->from);
-  if (from != NULL) atomic_fetch_sub_explicit(&from->flows, 1, memory_order_relaxed);
+  park_end(e, f->parked);
+  atomic_fetch_sub_explicit(&owner_of(e, f)->flows, 1, memory_order_relaxed);
   pthread_mutex_lock(&t->free_lock);
-  if (f->from == 0) t->local_flows--;
+  t->live--;
   uint32_t turn = f->turn + 1;
   atomic_store_explicit(&t->homes[f - t->entries], 0, memory_order_relaxed); /* ordered by the stripe */
   memset(f, 0, sizeof *f);
@@ -205,33 +231,33 @@ static void account(flow *f, bool source_low, const packet *p, const inner *in, 
 }
 
 /* The stripe is held: the verdict cannot come before the packet stands where it will be looked for. */
-static void wait_for_verdict(kdp_engine *e, lane *l, const flow *f, const sender *from, const inner *in,
-                             int otherwise) {
-  bool parked = park(e, l, id_of(e->flows, f), f->key.vni, from, in);
+static void wait_for_verdict(kdp_engine *e, lane *l, flow *f, const sender *from, const inner *in, int otherwise) {
+  bool parked = park(e, owner_of(e, f), &f->parked, f->key.vni, from, in);
   count(l, parked ? C_parked : otherwise);
 }
 
-static flow_answer open_flow(kdp_engine *e, lane *l, const flow_key *k, uint32_t bucket, bool source_low,
-                             const sender *from, const packet *p, const inner *in, kdp_flow *opened) {
+/* Python decides. The stripe is held: the question is put before it can be answered. `of` pays: whose packet asks. */
+static void ask(kdp_engine *e, lane *l, flow *f, share *of) {
+  kdp_event event = {.type = KDP_EVENT_FLOW, .session = f->from};
+  describe(e->flows, f, l->now_ms, &event.flow);
+  f->asked_ms = l->now_ms;
+  f->asking = events_put(e->events, of, &event);
+  if (!f->asking) count(l, C_drop_event_full); /* a later packet asks again */
+}
+
+static void open_flow(kdp_engine *e, lane *l, const flow_key *k, uint32_t bucket, bool source_low, vni *v,
+                      const sender *from, const packet *p, const inner *in) {
   struct flow_table *t = e->flows;
   session *owner = from->session;
-  if (owner != NULL && atomic_load_explicit(&owner->flows, memory_order_relaxed) >= FLOWS_A_SESSION) {
-    count(l, C_drop_flow_quota);
-    return FLOW_DROP;
-  }
-  if (owner != NULL && atomic_load_explicit(&owner->waiting, memory_order_relaxed) >= WAITING_A_SESSION) {
+  share *of = share_of(from, v);
+  uint32_t waiting = atomic_load_explicit(&of->waiting, memory_order_relaxed);
+  if (waiting >= (owner != NULL ? WAITING_A_SESSION : WAITING_A_TUN)) {
     count(l, C_drop_undecided);
-    return FLOW_DROP;
+    return;
   }
-  flow *f = take_entry(t, owner);
-  if (f == NULL) {
-    count(l, C_drop_flow_table_full);
-    return FLOW_DROP;
-  }
-  if (owner != NULL) {
-    atomic_fetch_add_explicit(&owner->flows, 1, memory_order_relaxed);
-    atomic_fetch_add_explicit(&owner->waiting, 1, memory_order_relaxed);
-  }
+  flow *f = take_entry(t, l, of, owner != NULL);
+  if (f == NULL) return;
+  atomic_fetch_add_explicit(&of->waiting, 1, memory_order_relaxed);
   uint32_t turn = f->turn;
   *f = (flow){.key = *k,
               .turn = turn,
@@ -246,10 +272,9 @@ static flow_answer open_flow(kdp_engine *e, lane *l, const flow_key *k, uint32_t
   __atomic_store_n(&t->buckets[bucket], (uint32_t)(f - t->entries) + 1, __ATOMIC_RELAXED); /* see bucket_is_empty */
   atomic_store_explicit(&t->homes[f - t->entries], bucket + 1, memory_order_relaxed);      /* ordered by the stripe */
   account(f, source_low, p, in, l->now_ms);
-  describe(t, f, l->now_ms, opened);
   count(l, C_flows_opened);
   wait_for_verdict(e, l, f, from, in, C_drop_park_full);
-  return FLOW_ASK;
+  ask(e, l, f, of);
 }
 
 bool flows_allow(kdp_engine *e, uint32_t vni, const packet *p) {
@@ -264,12 +289,38 @@ bool flows_allow(kdp_engine *e, uint32_t vni, const packet *p) {
   return allowed;
 }
 
-/* An ICMP error passes when the packet it quotes belongs to an allowed flow. */
-static flow_answer pass_error(kdp_engine *e, lane *l, uint32_t vni, const packet *p) {
+/* The error counts for its flow in the direction in which it goes, against that of the packet it is about. It says nothing
+ * of whether the other end answers. */
+static void account_error(flow *f, bool quoted_source_low, const packet *error, const inner *in, uint64_t now) {
+  int way = quoted_source_low == f->initiator_is_low ? 1 : 0;
+  volume told = volume_of(in->vnet, in->len, error);
+  f->packets[way] += told.packets, f->bytes[way] += told.bytes, f->last_ms = now;
+}
+
+/* An ICMP error is about a packet of an allowed flow, goes to the source of that packet, and comes from where the packet
+ * went. So it says nothing to anyone but the two ends of the flow, whatever it quotes. */
+static flow_answer pass_error(kdp_engine *e, lane *l, const vni *v, const sender *from, const packet *p,
+                              const inner *in) {
+  struct flow_table *t = e->flows;
   packet quoted;
-  if (packet_parse_embedded(p, &quoted) && !(quoted.fragment && !quoted.first_fragment) && flows_allow(e, vni, &quoted))
-    return FLOW_PASS;
-  count(l, C_drop_unsolicited_icmp);
+  flow_key k;
+  int drop = C_drop_unsolicited_icmp;
+  if (p->fragment || !packet_parse_embedded(p, &quoted) || (quoted.fragment && !quoted.first_fragment) ||
+      quoted.family != p->family)
+    goto drop;
+  bool source_low = make_key(v->id, &quoted, &k);
+  bool directed =
+      memcmp(p->dst, quoted.src, p->family == 4 ? 4 : 16) == 0 && speaks_for(v, from, quoted.family, quoted.dst);
+  uint32_t bucket = bucket_of(t, &k);
+  pthread_mutex_lock(stripe_of(t, bucket));
+  flow *f = find(t, bucket, &k);
+  bool allowed = f != NULL && f->verdict == KDP_ALLOW;
+  if (allowed && directed) account_error(f, source_low, p, in, l->now_ms);
+  pthread_mutex_unlock(stripe_of(t, bucket));
+  if (allowed && directed) return FLOW_PASS;
+  if (allowed) drop = C_drop_misdirected_icmp;
+drop:
+  count(l, drop);
   return FLOW_DROP;
 }
 
@@ -278,6 +329,7 @@ static flow_answer pass_error(kdp_engine *e, lane *l, uint32_t vni, const packet
  * A refusal is for the end that was refused: the other end's packet is an attempt of its own. */
 static bool begins_anew(const flow *f, bool source_low, const packet *p) {
   bool from_initiator = source_low == f->initiator_is_low;
+  if (p->echo_reply) return false;
   if (is_opening(p->protocol, p->tcp_flags)) return !from_initiator || !is_opening(f->key.protocol, f->tcp_flags);
   return !from_initiator && f->verdict == KDP_DENY && !f->established;
 }
@@ -307,17 +359,17 @@ static flow *lock_flow(struct flow_table *t, uint64_t id, pthread_mutex_t **stri
 }
 
 /* A later fragment fares as its flow does now: it may wait with the first, and falls with it. */
-static flow_answer pass_fragment(kdp_engine *e, lane *l, uint32_t vni, const sender *from, const packet *p,
-                                 const inner *in) {
+static flow_answer pass_fragment(kdp_engine *e, lane *l, vni *v, const sender *from, const packet *p, const inner *in) {
   pthread_mutex_t *stripe;
-  uint64_t id = fragment_flow(e, l, vni, p);
-  flow *f = id == 0 ? NULL : lock_flow(e->flows, id, &stripe);
+  uint64_t id = fragment_flow(e, l, share_of(from, v), v->id, p);
+  if (id == 0) return FLOW_DROP;
+  flow *f = lock_flow(e->flows, id, &stripe);
   if (f == NULL) {
     count(l, C_drop_unknown_fragment);
     return FLOW_DROP;
   }
   flow_key k;
-  account(f, make_key(vni, p, &k), p, in, l->now_ms);
+  account(f, make_key(v->id, p, &k), p, in, l->now_ms);
   uint8_t verdict = f->verdict;
   if (verdict == KDP_PENDING) wait_for_verdict(e, l, f, from, in, C_drop_pending);
   pthread_mutex_unlock(stripe);
@@ -325,13 +377,16 @@ static flow_answer pass_fragment(kdp_engine *e, lane *l, uint32_t vni, const sen
   return verdict == KDP_ALLOW ? FLOW_PASS : FLOW_DROP;
 }
 
-flow_answer flows_pass(kdp_engine *e, lane *l, uint32_t vni, const sender *from, const packet *p, const inner *in,
-                       kdp_flow *opened) {
+flow_answer flows_pass(kdp_engine *e, lane *l, vni *v, const sender *from, const packet *p, const inner *in) {
   struct flow_table *t = e->flows;
-  if (p->icmp_error) return pass_error(e, l, vni, p);
-  if (p->fragment && !p->first_fragment) return pass_fragment(e, l, vni, from, p, in);
+  if (p->icmp_error) return pass_error(e, l, v, from, p, in);
+  if (p->fragment && !p->first_fragment) return pass_fragment(e, l, v, from, p, in);
+  if (is_icmp(p->protocol) && !p->echo_request && !p->echo_reply) {
+    count(l, C_drop_icmp_type);
+    return FLOW_DROP;
+  }
   flow_key k;
-  bool source_low = make_key(vni, p, &k);
+  bool source_low = make_key(v->id, p, &k);
   uint32_t bucket = bucket_of(t, &k);
   pthread_mutex_t *stripe = stripe_of(t, bucket);
   flow_answer answer = FLOW_PASS;
@@ -342,22 +397,28 @@ flow_answer flows_pass(kdp_engine *e, lane *l, uint32_t vni, const sender *from,
     f = NULL;
   }
   if (unlikely(f != NULL && f->closing && is_opening(p->protocol, p->tcp_flags) && f->verdict == KDP_ALLOW &&
-               l->now_ms - f->last_ms > 1000)) {
+               since(l->now_ms, f->last_ms) > 1000)) {
     f->closing = false; /* the port pair is used again: same ends, same rule */
   }
-  if (unlikely(f == NULL)) {
-    answer = open_flow(e, l, &k, bucket, source_low, from, p, in, opened);
+  if (unlikely(f == NULL && p->echo_reply)) {
+    count(l, C_drop_unsolicited_icmp);
+    answer = FLOW_DROP;
+  } else if (unlikely(f == NULL)) {
+    open_flow(e, l, &k, bucket, source_low, v, from, p, in);
+    answer = FLOW_DROP;
   } else {
     account(f, source_low, p, in, l->now_ms);
     if (unlikely(f->verdict == KDP_PENDING)) {
       wait_for_verdict(e, l, f, from, in, C_drop_pending);
+      if (!f->asking && since(l->now_ms, f->asked_ms) >= ASK_AGAIN_MS) ask(e, l, f, share_of(from, v));
       answer = FLOW_DROP;
     } else if (unlikely(f->verdict == KDP_DENY)) {
       count(l, C_drop_denied);
       answer = FLOW_REJECT;
     }
   }
-  if (p->fragment && (f = find(t, bucket, &k)) != NULL) fragment_remember(e, l, id_of(t, f), vni, p);
+  if (p->fragment && (f = find(t, bucket, &k)) != NULL)
+    fragment_remember(e, l, share_of(from, v), id_of(t, f), v->id, p);
   pthread_mutex_unlock(stripe);
   return answer;
 }
@@ -404,13 +465,12 @@ void flows_forget(kdp_engine *e, uint32_t vni, uint32_t session) {
   for (uint32_t bucket = 0; bucket <= e->flows->mask; bucket++) sweep(e, bucket, is_forgotten, &with, KDP_END_CUT);
 }
 
-/* Idle lives, in ms: a closed TCP flow, a decision nobody gave, a denial, one-sided flows, everything else. */
+/* Lives, in ms: a decision nobody gave, whatever packets come meanwhile; without a packet, a denial, a closed TCP flow,
+ * one-sided flows, everything else. */
 static bool is_aged(const flow *f, const void *with) {
-  uint64_t idle = *(const uint64_t *)with - f->last_ms, limit = 60000;
-  if ((int64_t)idle < 0) return false;
-  if (f->verdict == KDP_PENDING)
-    limit = PENDING_LIFE_MS;
-  else if (f->verdict == KDP_DENY)
+  uint64_t now = *(const uint64_t *)with, idle = since(now, f->last_ms), limit = 60000;
+  if (f->verdict == KDP_PENDING) return since(now, f->opened_ms) > PENDING_LIFE_MS;
+  if (f->verdict == KDP_DENY)
     limit = 10000;
   else if (f->key.protocol == IPPROTO_TCP)
     limit = f->closing ? 10000 : f->established ? 3600000 : 60000;
@@ -425,12 +485,25 @@ void flows_age(kdp_engine *e, lane *l) {
     count_n(l, C_flows_aged, sweep(e, t->age_at, is_aged, &l->now_ms, KDP_END_IDLE));
 }
 
-bool flows_decide(kdp_engine *e, lane *l, uint64_t id, uint8_t verdict, uint32_t rule, uint32_t generation) {
+bool flows_asked(kdp_engine *e, uint64_t id) {
+  pthread_mutex_t *stripe;
+  flow *f = lock_flow(e->flows, id, &stripe);
+  if (f == NULL) return false;
+  bool waits = f->verdict == KDP_PENDING;
+  f->asking = false;
+  pthread_mutex_unlock(stripe);
+  return waits;
+}
+
+bool flows_decide(kdp_engine *e, lane *l, uint64_t id, uint8_t verdict, uint32_t rule, uint32_t generation,
+                  uint32_t *parked) {
   pthread_mutex_t *stripe;
   flow *f = lock_flow(e->flows, id, &stripe);
   if (f == NULL) return false;
   if (f->verdict == KDP_PENDING) waits_no_more(e, f);
   f->verdict = verdict, f->rule = rule, f->generation = generation;
+  *parked = f->parked;
+  f->parked = 0;
   pthread_mutex_unlock(stripe);
   if (verdict == KDP_DENY) count(l, C_flows_denied);
   return true;

@@ -10,33 +10,49 @@ static bool matches(const lease *le, uint8_t family, const uint8_t *addr) {
   return rest == 0 || ((le->prefix[whole] ^ addr[whole]) >> (8 - rest)) == 0;
 }
 
-static bool source_is_leased(const session *s, const packet *p) {
+static bool is_leased(const session *s, uint8_t family, const uint8_t *addr) {
   for (size_t i = 0; i < s->lease_count; i++)
-    if (matches(&s->leases[i], p->family, p->src)) return true;
+    if (matches(&s->leases[i], family, addr)) return true;
   return false;
+}
+
+/* A session speaks for its leases; another VNI for the names that its addresses have here; the TUN for what this VNI does
+ * not lead to either of them. */
+bool speaks_for(const vni *v, const sender *from, uint8_t family, const uint8_t *addr) {
+  uint32_t hop;
+  if (likely(from->session != NULL && from->across == NULL)) return is_leased(from->session, family, addr);
+  bool led = fib_find(v->fib, family, addr, &hop);
+  if (from->across != NULL) return led && hop == (CROSSING | from->across->id);
+  return !led || hop == KDP_NEXT_HOP_LOCAL;
 }
 
 static bool is_multicast(const packet *p) {
   return p->family == 4 ? p->dst[0] >= 224 : p->dst[0] == 0xff || (p->dst[0] == 0xfe && (p->dst[1] & 0xc0) == 0x80);
 }
 
-/* A new flow, whose first packet waits: Python decides. */
-static void ask(kdp_engine *e, lane *l, const sender *from, const kdp_flow *opened) {
-  uint32_t session = from->session == NULL ? 0 : from->session->index;
-  kdp_event event = {.type = KDP_EVENT_FLOW, .session = session, .flow = *opened};
-  if (!events_put(e->events, &event)) count(l, C_drop_event_full); /* the flow ages out and its sender tries again */
-}
-
 /* In VNI `v`: has its flow leave there? */
 static void forward_flow(kdp_engine *e, lane *l, vni *v, const sender *from, const struct virtio_net_hdr *vnet,
                          uint8_t *data, size_t len, packet *p) {
-  kdp_flow opened;
-  switch (flows_pass(e, l, v->id, from, p, &(inner){vnet, data, len}, &opened)) {
+  switch (flows_pass(e, l, v, from, p, &(inner){vnet, data, len})) {
     case FLOW_PASS: forward_allowed(e, l, v, from, vnet, data, len, p); break;
-    case FLOW_ASK: ask(e, l, from, &opened); break;
     case FLOW_REJECT: reject(e, l, v, from, data, len, p); break;
     case FLOW_DROP: break; /* or parked: counted where it was seen */
   }
+}
+
+/* RFC 4443 section 2.4(f): a token bucket for each sender, so that nobody makes us answer to no end, and one sender's answers
+ * are not those of another. */
+static bool may_answer(lane *l, share *of) {
+  uint64_t before = atomic_load_explicit(&of->answered_ms, memory_order_relaxed), after;
+  do {
+    after = (before > l->now_ms ? before : l->now_ms) + ANSWER_EVERY_MS;
+    if (after > l->now_ms + ANSWERS_AT_ONCE * ANSWER_EVERY_MS) {
+      count(l, C_answers_limited);
+      return false;
+    }
+  } while (!atomic_compare_exchange_weak_explicit(&of->answered_ms, &before, after, memory_order_relaxed,
+                                                  memory_order_relaxed));
+  return true;
 }
 
 static void answer(kdp_engine *e, lane *l, vni *v, const sender *from, uint8_t *data, size_t len, const packet *p) {
@@ -53,7 +69,8 @@ static void expire(kdp_engine *e, lane *l, vni *v, const sender *from, const uin
   packet parsed;
   count(l, C_drop_hop_limit);
   size_t error_len = packet_expired(data, len, p, p->family == 4 ? v->router4 : v->router6, error, sizeof error);
-  if (error_len > 0 && packet_parse(error, error_len, &parsed)) answer(e, l, v, from, error, error_len, &parsed);
+  if (error_len == 0 || !packet_parse(error, error_len, &parsed)) return;
+  if (may_answer(l, share_of(from, v))) answer(e, l, v, from, error, error_len, &parsed);
 }
 
 /* Over an interconnect, once: there it is a flow of the other VNI, with a verdict of its own. */
@@ -75,7 +92,7 @@ static void cross(kdp_engine *e, lane *l, vni *v, const sender *from, uint32_t o
 static void answer_refusal(kdp_engine *e, lane *l, vni *v, const sender *from, uint8_t *refusal, size_t len) {
   const struct virtio_net_hdr vnet = {0};
   packet parsed;
-  if (len == 0 || !packet_parse(refusal, len, &parsed)) return;
+  if (len == 0 || !packet_parse(refusal, len, &parsed) || !may_answer(l, share_of(from, v))) return;
   if (from->across != NULL && !translate(v, from->across, &vnet, refusal, len, &parsed)) return;
   count(l, C_rejects_sent);
   answer(e, l, from->across == NULL ? v : from->across, from, refusal, len, &parsed);
@@ -143,10 +160,18 @@ void forward(kdp_engine *e, lane *l, vni *v, session *from, const struct virtio_
     count(l, C_drop_multicast);
     return;
   }
-  if (from != NULL && unlikely(!source_is_leased(from, &p))) {
-    atomic_fetch_add_explicit(&from->spoofed, 1, memory_order_relaxed);
+  const sender whose = {from, NULL};
+  if (unlikely(!speaks_for(v, &whose, p.family, p.src))) {
+    if (from != NULL) atomic_fetch_add_explicit(&from->spoofed, 1, memory_order_relaxed);
     count(l, C_drop_spoofed_source);
     return;
   }
-  forward_flow(e, l, v, &(sender){from, NULL}, vnet, data, len, &p);
+  if (unlikely(p.icmp_error)) {
+    len = packet_shorten_error(data, len, &p);
+    if (len == 0) {
+      count(l, C_drop_bad_packet);
+      return;
+    }
+  }
+  forward_flow(e, l, v, &whose, vnet, data, len, &p);
 }

@@ -1,60 +1,78 @@
-/* Later fragments carry no ports: they belong to the flow of the first fragment of the same packet. */
+/* Later fragments carry no ports: they belong to the flow of the first fragment of the same packet.
+ *
+ * Each sender has a list of its own, so nobody's fragments push out those of another. It is made with the sender's first
+ * fragment, and searched from end to end: there is no hash for which a peer could choose identifications that meet. */
 #include <stdlib.h>
 
 #include "internal.h"
 
-enum { SLOTS = 1024, LIFE_MS = 30000 /* as long as Linux waits for the rest */ };
+enum { LIST = 128 /* packets of one sender whose fragments are under way */, LIFE_MS = 30000 /* as Linux waits */ };
 
 typedef struct {
-  uint32_t vni, id;
   uint8_t family, protocol, src[16], dst[16];
+  uint32_t end; /* of the first fragment: no other may start before it */
   uint64_t until_ms, flow;
 } fragment;
 
-struct fragments {
-  pthread_mutex_t lock; /* guards the slots */
-  fragment slots[SLOTS];
+struct fragment_list {
+  uint64_t names[LIST]; /* VNI and identification: a packet is remembered once in each VNI that it passes */
+  fragment packets[LIST];
+  uint32_t oldest;
 };
 
-/* The same packet is remembered once in each VNI that it passes. */
-static uint32_t slot_of(uint32_t vni, const packet *p) {
-  size_t last = p->family == 4 ? 0 : 12;
-  uint32_t h = p->fragment_id ^ vni * 0x9e3779b1u ^ get32(p->src + last) * 0xc2b2ae35u ^ get32(p->dst + last);
-  h *= 0x85ebca6bu;
-  return (h ^ h >> 15) % SLOTS;
+static uint64_t name_of(uint32_t vni, const packet *p) {
+  return (uint64_t)vni << 32 | p->fragment_id;
 }
 
-struct fragments *fragments_new(void) {
-  struct fragments *t = calloc(1, sizeof *t);
-  if (t != NULL) pthread_mutex_init(&t->lock, NULL);
-  return t;
+/* RFC 8200: later fragments of IPv6 may repeat another next header than the first. */
+static uint8_t protocol_of(const packet *p) {
+  return p->family == 4 ? p->protocol : 0;
 }
 
-void fragments_free(struct fragments *t) {
-  if (t == NULL) return;
-  pthread_mutex_destroy(&t->lock);
-  free(t);
-}
-
-void fragment_remember(kdp_engine *e, const lane *l, uint64_t flow, uint32_t vni, const packet *p) {
-  struct fragments *t = e->fragments;
+static fragment *find(fragment_list *list, uint32_t vni, const packet *p) {
   size_t width = p->family == 4 ? 4 : 16;
-  fragment f = {.vni = vni, .id = p->fragment_id, .family = p->family, .protocol = p->protocol, .flow = flow};
-  f.until_ms = l->now_ms + LIFE_MS;
-  memcpy(f.src, p->src, width), memcpy(f.dst, p->dst, width);
-  pthread_mutex_lock(&t->lock);
-  t->slots[slot_of(vni, p)] = f;
-  pthread_mutex_unlock(&t->lock);
+  uint64_t name = name_of(vni, p);
+  for (uint32_t i = 0; list != NULL && i < LIST; i++) {
+    fragment *f = &list->packets[i];
+    if (likely(list->names[i] != name || f->family != p->family || f->protocol != protocol_of(p))) continue;
+    if (memcmp(f->src, p->src, width) == 0 && memcmp(f->dst, p->dst, width) == 0) return f;
+  }
+  return NULL;
 }
 
-uint64_t fragment_flow(kdp_engine *e, const lane *l, uint32_t vni, const packet *p) {
-  struct fragments *t = e->fragments;
+void fragments_free(share *s) {
+  free(s->fragments);
+  s->fragments = NULL;
+}
+
+void fragment_remember(kdp_engine *e, const lane *l, share *s, uint64_t flow, uint32_t vni, const packet *p) {
   size_t width = p->family == 4 ? 4 : 16;
-  pthread_mutex_lock(&t->lock);
-  const fragment *f = &t->slots[slot_of(vni, p)];
-  bool known = f->until_ms > l->now_ms && f->vni == vni && f->id == p->fragment_id && f->family == p->family &&
-               f->protocol == p->protocol && memcmp(f->src, p->src, width) == 0 && memcmp(f->dst, p->dst, width) == 0;
-  uint64_t flow = known ? f->flow : 0;
-  pthread_mutex_unlock(&t->lock);
+  pthread_mutex_lock(&e->fragment_lock);
+  if (s->fragments == NULL) s->fragments = calloc(1, sizeof *s->fragments);
+  fragment_list *list = s->fragments;
+  fragment *f = find(list, vni, p);
+  if (f == NULL && list != NULL) {
+    list->names[list->oldest] = name_of(vni, p);
+    f = &list->packets[list->oldest];
+    list->oldest = (list->oldest + 1) % LIST;
+    *f = (fragment){.family = p->family, .protocol = protocol_of(p)};
+    memcpy(f->src, p->src, width);
+    memcpy(f->dst, p->dst, width);
+  }
+  if (f != NULL) { /* NULL: no memory, so the later fragments are dropped */
+    f->end = f->flow == flow && f->end > p->fragment_end ? f->end : p->fragment_end;
+    f->flow = flow;
+    f->until_ms = l->now_ms + LIFE_MS;
+  }
+  pthread_mutex_unlock(&e->fragment_lock);
+}
+
+uint64_t fragment_flow(kdp_engine *e, lane *l, share *s, uint32_t vni, const packet *p) {
+  pthread_mutex_lock(&e->fragment_lock);
+  const fragment *f = find(s->fragments, vni, p);
+  bool known = f != NULL && f->until_ms > l->now_ms;
+  uint64_t flow = known && p->fragment_start >= f->end ? f->flow : 0;
+  pthread_mutex_unlock(&e->fragment_lock);
+  if (flow == 0) count(l, known ? C_drop_overlapping_fragment : C_drop_unknown_fragment);
   return flow;
 }

@@ -43,14 +43,19 @@ enum {
   LIMIT_MIN = 576, /* of a path: no IPv4 host takes less */
   SESSIONS_MAX = 1 << 16,
   VNIS_MAX = 1 << 12,
-  EVENTS_MAX = 2048,
-  PARKED_FLOWS = 1024,
+  EVENTS_MAX = 8192,
+  EVENTS_A_SENDER = 1024,
+  PARKED_FLOWS = 2048,
   PARKED_A_FLOW = 8,
   PARKED_BYTES = 2048,
-  PENDING_LIFE_MS = 5000, /* a flow nobody decided */
+  PENDING_LIFE_MS = 5000, /* a flow nobody decided, from its first packet on */
+  ASK_AGAIN_MS = 1000,    /* whose question was lost, or not answered */
   FLOW_STRIPES = 64,
-  FLOWS_A_SESSION = 1 << 16,
-  WAITING_A_SESSION = 512, /* of the places in events and parking, which all share */
+  FLOWS_A_SESSION = 1 << 16, /* and of any sender, at most as many as are free */
+  WAITING_A_SESSION = 512,   /* flows without a verdict */
+  WAITING_A_TUN = 1024,      /* it speaks for many hosts */
+  ANSWER_EVERY_MS = 10,      /* RST and ICMP that we make, to one sender */
+  ANSWERS_AT_ONCE = 100,
 };
 
 /* -- counters: every drop has a name ------------------------------------------------------------------------------- */
@@ -70,6 +75,8 @@ enum {
   X(flows_denied) \
   X(flows_aged) \
   X(rejects_sent) \
+  X(answers_limited) \
+  X(tun_read_errors) \
   X(parked) \
   X(drop_short) \
   X(drop_bad_header) \
@@ -84,8 +91,11 @@ enum {
   X(drop_no_key) \
   X(drop_no_path) \
   X(drop_denied) \
+  X(drop_icmp_type) \
   X(drop_unsolicited_icmp) \
+  X(drop_misdirected_icmp) \
   X(drop_unknown_fragment) \
+  X(drop_overlapping_fragment) \
   X(drop_flow_table_full) \
   X(drop_flow_quota) \
   X(drop_undecided) \
@@ -141,9 +151,11 @@ typedef struct {
   uint8_t family, protocol, icmp_type, tcp_flags;
   bool fragment, first_fragment; /* fragment: any part of a fragmented packet */
   bool icmp_error;               /* then embedded is the packet it is about */
+  bool echo_request, echo_reply; /* no other ICMP message crosses a VNI */
   uint16_t l4;                   /* offset of the transport header */
   uint16_t src_port, dst_port;
   uint32_t fragment_id;
+  uint32_t fragment_start, fragment_end; /* the bytes of the original packet's payload that this fragment carries */
   const uint8_t *src, *dst;
   uint16_t l4_header; /* length of the transport header: TCP and UDP only */
   const uint8_t *embedded;
@@ -165,6 +177,9 @@ size_t packet_expired(const uint8_t *data, size_t len, const packet *p, const ui
                       size_t cap);
 /* ICMP fragmentation needed, or packet too big, said in the name of the destination; the same. */
 size_t packet_too_big(const uint8_t *data, size_t len, const packet *p, size_t mtu, uint8_t *out, size_t cap);
+/* An ICMP error is cut to the size that senders keep to (RFC 1812, RFC 4443). Returns its new length; 0: nothing of it is
+ * left. */
+size_t packet_shorten_error(uint8_t *data, size_t len, packet *p);
 /* One hop less. false: it was the last. */
 bool packet_spend_hop(uint8_t *ip);
 /* The headers of a UDP packet say `len`; its checksum is left to the kernel. */
@@ -225,9 +240,30 @@ typedef struct {
 /* FIB next hop of what is seen here of another VNI: this bit and that VNI's number. No session index has the bit. */
 enum { CROSSING = 1u << 30 };
 
+/* What one sender, a session or the TUN of a VNI, takes of what all of them share. */
+typedef struct fragment_list fragment_list;
+typedef struct event_queue {
+  uint32_t first, newest, count; /* records of event.c, by index + 1 */
+  uint32_t path;                 /* of these, the one that tells where the path is; 0: none does */
+  struct event_queue *next;      /* in turn; valid while count > 0 */
+} event_queue;
+
+typedef struct {
+  _Atomic uint32_t flows;   /* in the flow table */
+  _Atomic uint32_t waiting; /* of these, those without a verdict */
+  uint32_t parked;          /* of these, those with packets; guarded by the parking */
+  event_queue events;       /* guarded by the event queues */
+  fragment_list *fragments; /* guarded by fragment_lock; NULL: it has sent none */
+  /* When the answers that it got would have been sent at their steady rate. Relaxed: it orders nothing else. */
+  _Atomic uint64_t answered_ms;
+} share;
+
 typedef struct vni {
   uint32_t id;
+  share share; /* of its TUN */
   int tun;
+  uint32_t failures; /* of reading the TUN, without success since */
+  uint64_t retry_ms; /* it is not waited for until then; 0: it is */
   fib *fib;
   mapping *mappings;
   size_t mapping_count;
@@ -247,10 +283,9 @@ typedef struct session {
   _Atomic uint64_t tx_counter;
   _Atomic uint64_t rx_datagrams;
   _Atomic uint64_t forged, replayed, spoofed; /* as the counters of the lane, for this session alone */
-  _Atomic uint32_t flows;                     /* opened by this session: its share of the table */
-  _Atomic uint32_t waiting;                   /* of these, those without a verdict */
-  _Atomic uint16_t limit;                     /* bytes of the largest datagram that the path carries; 0: not known */
-  uint64_t newest;                            /* highest counter of the newest epoch: only that one may move the path */
+  share share;
+  _Atomic uint16_t limit; /* bytes of the largest datagram that the path carries; 0: not known */
+  uint64_t newest;        /* highest counter of the newest epoch: only that one may move the path */
   uint32_t newest_epoch;
   /* The path is read by every sender and moved by the receiver: path_lock guards the three fields. */
   pthread_mutex_t path_lock;
@@ -266,6 +301,12 @@ typedef struct {
   session *session;
   vni *across;
 } sender;
+
+/* Of a sender whose packet is in VNI `in`. */
+static inline share *share_of(const sender *from, vni *in) {
+  if (from->session != NULL) return &from->session->share;
+  return from->across != NULL ? &from->across->share : &in->share;
+}
 
 /* Datagrams on their way to the UDP socket: consecutive ones of one size to one address leave as one GSO message. */
 typedef struct {
@@ -319,9 +360,8 @@ static inline void count(lane *l, int counter) {
 struct relay_queue;
 struct flow_table;
 struct ended_ring;
-struct fragments;
 struct parking;
-struct event_ring;
+struct event_queues;
 
 struct kdp_engine {
   /* Locks are taken in this order: host_lock, receive_lock, config, and below them one leaf at a time (a flow stripe,
@@ -337,6 +377,7 @@ struct kdp_engine {
   int udp;
   int wake_tx, wake_rx;   /* eventfds that end a wait */
   int watch_tx, watch_rx; /* epolls: of the TUNs, of the UDP socket; each with its eventfd */
+  uint32_t resting;       /* TUNs that are not waited for; the tx thread's, and a writer's of `config` */
   _Atomic bool stop;
   pthread_t tx_thread, rx_thread;
   bool threads;
@@ -347,33 +388,38 @@ struct kdp_engine {
   bool corked; /* what the host lane makes waits for more of it; guarded by host_lock */
   struct flow_table *flows;
   struct ended_ring *ended;
-  struct fragments *fragments;
+  pthread_mutex_t fragment_lock; /* guards the fragments of every share */
   struct parking *parking;
-  struct event_ring *events;
+  struct event_queues *events;
   lane lanes[LANES];
 };
 
 uint64_t clock_ms(void);
 
 /* -- event.c ------------------------------------------------------------------------------------------------------- */
-struct event_ring *events_new(void);
-void events_free(struct event_ring *r);
-int events_fd(struct event_ring *r);
-bool events_put(struct event_ring *r, const kdp_event *event); /* false: there is no room */
-void events_tell(struct event_ring *r);                        /* due after all that was put */
-int events_take(struct event_ring *r, kdp_event *out, int max);
+struct event_queues *events_new(void);
+void events_free(struct event_queues *q);
+int events_fd(struct event_queues *q);
+/* from: whose event it is; NULL: a relay queue's. false: there is no room for it. */
+bool events_put(struct event_queues *q, share *from, const kdp_event *event);
+void events_tell(struct event_queues *q); /* due after all that was put */
+int events_take(struct event_queues *q, kdp_event *out, int max);
+void events_forget(struct event_queues *q, share *from); /* before the share goes */
 
 /* -- flow.c -------------------------------------------------------------------------------------------------------- */
-typedef enum { FLOW_PASS, FLOW_DROP, FLOW_REJECT, FLOW_ASK } flow_answer;
+typedef enum { FLOW_PASS, FLOW_DROP, FLOW_REJECT } flow_answer;
 struct flow_table *flows_new(uint32_t max);
 void flows_free(struct flow_table *t);
-/* Counts the packet and says what to do. FLOW_ASK: `opened` is the new flow; the packet is parked until its verdict. */
-flow_answer flows_pass(kdp_engine *e, lane *l, uint32_t vni, const sender *from, const packet *p, const inner *in,
-                       kdp_flow *opened);
+/* Counts the packet and says what to do. A packet of a flow without a verdict is parked until there is one, or dropped; in
+ * either case Python is asked. */
+flow_answer flows_pass(kdp_engine *e, lane *l, vni *v, const sender *from, const packet *p, const inner *in);
+/* Python has taken the question about this flow. false: it waits no more. */
+bool flows_asked(kdp_engine *e, uint64_t id);
 /* Whether the flow of `p` lives and has leave. Counts nothing. */
 bool flows_allow(kdp_engine *e, uint32_t vni, const packet *p);
-/* Sets the verdict of a live flow. false: it is gone. */
-bool flows_decide(kdp_engine *e, lane *l, uint64_t id, uint8_t verdict, uint32_t rule, uint32_t generation);
+/* Sets the verdict of a live flow, and gives the place of its parked packets, 0 if it has none. false: it is gone. */
+bool flows_decide(kdp_engine *e, lane *l, uint64_t id, uint8_t verdict, uint32_t rule, uint32_t generation,
+                  uint32_t *parked);
 /* session 0: the whole VNI, and what crossed from there. */
 void flows_forget(kdp_engine *e, uint32_t vni, uint32_t session);
 void flows_age(kdp_engine *e, lane *l);
@@ -384,12 +430,11 @@ void ended_free(struct ended_ring *r);
 void ended_put(struct ended_ring *r, const kdp_flow *f); /* a full ring keeps what it has and counts the rest */
 
 /* -- fragment.c ---------------------------------------------------------------------------------------------------- */
-struct fragments *fragments_new(void);
-void fragments_free(struct fragments *t);
+void fragments_free(share *s);
 /* `first` belongs to this flow. */
-void fragment_remember(kdp_engine *e, const lane *l, uint64_t flow, uint32_t vni, const packet *first);
-/* The flow of a later fragment; 0: its first was not seen. */
-uint64_t fragment_flow(kdp_engine *e, const lane *l, uint32_t vni, const packet *later);
+void fragment_remember(kdp_engine *e, const lane *l, share *s, uint64_t flow, uint32_t vni, const packet *first);
+/* The flow of a later fragment; 0, and counted: its first was not seen, or overlaps it. */
+uint64_t fragment_flow(kdp_engine *e, lane *l, share *s, uint32_t vni, const packet *later);
 
 /* -- parked.c ------------------------------------------------------------------------------------------------------ */
 typedef struct {
@@ -400,8 +445,12 @@ typedef struct {
 } parked_packet;
 struct parking *parking_new(void);
 void parking_free(struct parking *g);
-bool park(kdp_engine *e, const lane *l, uint64_t flow, uint32_t vni, const sender *from, const inner *in);
-bool unpark(kdp_engine *e, uint64_t flow, parked_packet *out); /* the oldest; false: none is left */
+uint64_t parking_lost(struct parking *g); /* packets whose flow ended before its verdict */
+/* at: the place of the flow, 0 until it has one. Called with the flow's stripe held, so that a packet is parked before the
+ * verdict or not at all. */
+bool park(kdp_engine *e, share *owner, uint32_t *at, uint32_t vni, const sender *from, const inner *in);
+bool unpark(kdp_engine *e, uint32_t at, parked_packet *out); /* the oldest; false: none is left */
+void park_end(kdp_engine *e, uint32_t at);                   /* 0: nothing happens */
 
 /* -- relay.c ------------------------------------------------------------------------------------------------------- */
 void relay_queue_put(kdp_engine *e, lane *l, uint32_t relay, const uint8_t *datagram, size_t len);
@@ -417,6 +466,8 @@ void outbox_flush(kdp_engine *e, lane *l);
 void outbox_flush_whole(kdp_engine *e, lane *l); /* nothing of it may be fragmented on the way */
 /* The largest inner packet that the session's path carries; SIZE_MAX: not known. */
 size_t transmit_max(const session *s);
+/* No ICMP error changes how datagrams leave: it could be anyone's. */
+void ignore_path_mtu(int udp);
 
 /* -- receive.c ----------------------------------------------------------------------------------------------------- */
 /* Where a datagram came from. from NULL: out of `relay`. ecn: the two bits of its outer IP header. */
@@ -436,6 +487,8 @@ void forward(kdp_engine *e, lane *l, vni *v, session *from, const struct virtio_
 /* The same for a packet whose flow was just allowed. */
 void forward_allowed(kdp_engine *e, lane *l, vni *v, const sender *from, const struct virtio_net_hdr *vnet,
                      uint8_t *data, size_t len, packet *p);
+/* Whether the sender may have packets with this source address in VNI `v`. */
+bool speaks_for(const vni *v, const sender *from, uint8_t family, const uint8_t *addr);
 void reject(kdp_engine *e, lane *l, vni *v, const sender *from, const uint8_t *data, size_t len, const packet *p);
 
 /* -- translate.c --------------------------------------------------------------------------------------------------- */
@@ -446,11 +499,14 @@ bool translate(const vni *from, const vni *to, const struct virtio_net_hdr *vnet
 /* -- tun.c --------------------------------------------------------------------------------------------------------- */
 /* A batch; buffer: TUN_BYTES. true: some were joined and none is left, so more are likely to come together. */
 bool tun_read(kdp_engine *e, lane *l, vni *v, uint8_t *buffer);
+/* Those that have rested after a failure are waited for again. */
+void tuns_retry(kdp_engine *e, lane *l);
 /* To the host; a UDP super-packet that it refuses is taken apart in place. */
 void tun_write(lane *l, const vni *v, const struct virtio_net_hdr *vnet, uint8_t *data, size_t len, const packet *p);
 
 /* -- config.c ------------------------------------------------------------------------------------------------------ */
 void session_free(session *s); /* wipes its keys */
+void vni_free(vni *v);         /* closes its TUN */
 
 /* -- engine.c ------------------------------------------------------------------------------------------------------ */
 vni *vni_find(kdp_engine *e, uint32_t id);

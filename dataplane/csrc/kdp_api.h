@@ -21,7 +21,7 @@ typedef struct {
 
 enum { KDP_DENY = 0, KDP_ALLOW = 1, KDP_PENDING = 2 };
 enum { KDP_PATH_NONE = 0, KDP_PATH_RELAY = 1, KDP_PATH_DIRECT = 2 };
-enum { KDP_EVENT_FLOW = 1, KDP_EVENT_CONTROL = 2, KDP_EVENT_PATH = 3, KDP_EVENT_RELAY = 4 };
+enum { KDP_EVENT_FLOW = 1, KDP_EVENT_CONTROL = 2, KDP_EVENT_PATH = 3, KDP_EVENT_RELAY = 4, KDP_EVENT_TUN = 5 };
 enum { KDP_END_NONE = 0, KDP_END_IDLE = 1, KDP_END_CLOSED = 2, KDP_END_CUT = 3, KDP_END_REPLACED = 4 };
 enum { KDP_NEXT_HOP_LOCAL = 0 }; /* FIB next hop: this VNI's TUN; any other value is a session index */
 
@@ -52,11 +52,14 @@ typedef struct {
 } kdp_flow;
 
 /* FLOW: `flow` waits for kdp_flow_verdict. CONTROL: an authenticated PROBE, PROBE_ACK, KEEPALIVE or CLAIM. PATH: the peer of
- * `session` is now reached over `path`. RELAY: datagrams wait in relay queue `relay`. */
+ * `session` is now reached over `path`. RELAY: datagrams wait in relay queue `relay`. TUN: that of `vni` cannot be read,
+ * for the reason `error`, and is tried again and again; error 0: it can. */
 typedef struct {
   uint32_t type;
   uint32_t session;
   uint32_t relay;
+  uint32_t vni;
+  uint32_t error;
   uint8_t path;
   uint8_t control_type;
   uint16_t payload_len;

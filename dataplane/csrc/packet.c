@@ -1,14 +1,31 @@
 /* The inner packet. It comes from an authenticated peer, or from this host, and is trusted in neither case. */
 #include <netinet/icmp6.h>
+#include <netinet/ip.h>
 #include <netinet/ip_icmp.h>
 #include <netinet/tcp.h>
 
 #include "internal.h"
 
 enum { ECHO4_REQUEST = 8, ECHO4_REPLY = 0, ECHO6_REQUEST = 128, ECHO6_REPLY = 129 };
+enum { EXTENSIONS_MAX = 8 };
+enum { ICMP4_ERROR_MAX = 576, ICMP6_ERROR_MAX = 1280 };
 
 static bool icmp_is_error(uint8_t protocol, uint8_t type) {
   return protocol == IPPROTO_ICMP ? type == 3 || type == 11 || type == 12 : type >= 1 && type <= 4;
+}
+
+static bool parse_icmp(const uint8_t *l4, size_t len, packet *p) {
+  if (len < 8 || (p->family == 4) != (p->protocol == IPPROTO_ICMP)) return false;
+  p->icmp_type = l4[0];
+  p->icmp_error = icmp_is_error(p->protocol, l4[0]);
+  p->echo_request = l4[0] == (p->family == 4 ? ECHO4_REQUEST : ECHO6_REQUEST);
+  p->echo_reply = l4[0] == (p->family == 4 ? ECHO4_REPLY : ECHO6_REPLY);
+  if (p->icmp_error) {
+    p->embedded = l4 + 8;
+    p->embedded_len = len - 8;
+  }
+  if (p->echo_request || p->echo_reply) p->src_port = p->dst_port = get16(l4 + 4);
+  return true;
 }
 
 /* Ports, or the echo id as both. `len` is what is really there behind the IP header. */
@@ -28,54 +45,79 @@ static bool parse_transport(const uint8_t *l4, size_t len, packet *p, bool quote
       p->l4_header = 8;
       return true;
     case IPPROTO_ICMP:
-    case IPPROTO_ICMPV6:
-      if (len < 8) return false;
-      p->icmp_type = l4[0];
-      p->icmp_error = icmp_is_error(p->protocol, l4[0]);
-      if (p->icmp_error) {
-        p->embedded = l4 + 8, p->embedded_len = len - 8;
-      } else {
-        bool echo4 = p->protocol == IPPROTO_ICMP && (l4[0] == ECHO4_REQUEST || l4[0] == ECHO4_REPLY);
-        bool echo6 = p->protocol == IPPROTO_ICMPV6 && (l4[0] == ECHO6_REQUEST || l4[0] == ECHO6_REPLY);
-        if (echo4 || echo6) p->src_port = p->dst_port = get16(l4 + 4);
-      }
-      return true;
+    case IPPROTO_ICMPV6: return parse_icmp(l4, len, p);
     default: return true;
   }
+}
+
+/* A source route (RFC 791) would lead the packet to an address that nobody judged. */
+static bool options4_are_harmless(const uint8_t *options, size_t len) {
+  while (len > 0) {
+    if (options[0] == IPOPT_EOL) return true;
+    size_t size = 1;
+    if (options[0] != IPOPT_NOP) {
+      if (len < 2 || options[1] < 2 || options[1] > len) return false;
+      if (options[0] == IPOPT_LSRR || options[0] == IPOPT_SSRR) return false;
+      size = options[1];
+    }
+    options += size;
+    len -= size;
+  }
+  return true;
 }
 
 static bool parse4(const uint8_t *d, size_t len, packet *p, bool quoted) {
   if (len < 20) return false;
   size_t header = (size_t)(d[0] & 15) * 4, total = get16(d + 2);
   if (header < 20 || header > len || total < header || (!quoted && total != len)) return false;
+  if (!options4_are_harmless(d + 20, header - 20)) return false;
   uint16_t offset = get16(d + 6);
   p->family = 4, p->protocol = d[9], p->src = d + 12, p->dst = d + 16, p->l4 = (uint16_t)header;
   p->fragment = (offset & 0x3fff) != 0, p->first_fragment = (offset & 0x1fff) == 0, p->fragment_id = get16(d + 4);
+  p->fragment_start = (offset & 0x1fffu) * 8;
+  p->fragment_end = p->fragment_start + (uint32_t)(total - header);
+  if (p->fragment_end + header > PACKET_MAX) return false;
   /* RFC 3128: a later fragment must not write over the TCP header that was judged. */
   if (p->fragment && !p->first_fragment && p->protocol == IPPROTO_TCP && (offset & 0x1fff) < 3) return false;
   if (total < len) len = total;
   return parse_transport(d + header, len - header, p, quoted);
 }
 
+static bool is_extension(uint8_t header) {
+  return header == IPPROTO_HOPOPTS || header == IPPROTO_DSTOPTS || header == IPPROTO_ROUTING ||
+         header == IPPROTO_FRAGMENT;
+}
+
+/* `header` with all that follows it. A fragment has one such header (RFC 8200 section 4.5). */
+static bool parse_fragment6(const uint8_t *header, size_t len, packet *p) {
+  if (p->fragment) return false;
+  p->fragment = true;
+  p->fragment_start = get16(header + 2) & 0xfff8u;
+  p->fragment_end = p->fragment_start + (uint32_t)(len - 8);
+  p->first_fragment = p->fragment_start == 0;
+  p->fragment_id = get32(header + 4);
+  return p->fragment_end <= PACKET_MAX;
+}
+
+/* RFC 8200: hop-by-hop options stand first. A routing header is refused, because the packet would go on to an address
+ * that nobody judged; so is a chain that is longer than any sender makes, because its end is not looked at. */
 static bool parse6(const uint8_t *d, size_t len, packet *p, bool quoted) {
   if (len < 40) return false;
   size_t total = 40 + (size_t)get16(d + 4), at = 40;
   if (!quoted && total != len) return false;
   p->family = 6, p->src = d + 8, p->dst = d + 24;
-  uint8_t next = d[6];
-  for (int depth = 0; depth < 8; depth++) {
-    if (next == IPPROTO_HOPOPTS || next == IPPROTO_DSTOPTS) { /* a routing header is not skipped: nothing sends one */
-      if (at + 8 > len || at + (size_t)(d[at + 1] + 1) * 8 > len) return false;
-      next = d[at], at += (size_t)(d[at + 1] + 1) * 8;
-    } else if (next == IPPROTO_FRAGMENT && !p->fragment) {
-      if (at + 8 > len) return false;
-      p->fragment = true, p->first_fragment = (get16(d + at + 2) & 0xfff8) == 0, p->fragment_id = get32(d + at + 4);
-      next = d[at], at += 8;
-    } else {
-      break;
-    }
+  p->protocol = d[6];
+  for (int depth = 0; is_extension(p->protocol); depth++) {
+    if (at + 8 > len || depth == EXTENSIONS_MAX) return false;
+    size_t size = p->protocol == IPPROTO_FRAGMENT ? 8 : (size_t)(d[at + 1] + 1) * 8;
+    if (p->protocol == IPPROTO_ROUTING || at + size > len) return false;
+    if (p->protocol == IPPROTO_HOPOPTS && depth > 0) return false;
+    if (p->protocol == IPPROTO_FRAGMENT && !parse_fragment6(d + at, len - at, p)) return false;
+    p->protocol = d[at];
+    at += size;
+    if (p->fragment && !p->first_fragment) break; /* what follows is payload, whatever it looks like */
   }
-  p->protocol = next, p->l4 = (uint16_t)at;
+  p->l4 = (uint16_t)at;
   return parse_transport(d + at, len - at, p, quoted);
 }
 
@@ -220,6 +262,44 @@ size_t packet_too_big(const uint8_t *data, size_t len, const packet *p, size_t m
   if (!may_answer(p, cap)) return 0;
   return p->family == 4 ? icmp_error(data, len, p, p->dst, 3, 4, (uint32_t)mtu, out)
                         : icmp_error(data, len, p, p->dst, 2, 0, (uint32_t)mtu, out);
+}
+
+/* `change` is the sum of ~old + new over the 16-bit words that were replaced (RFC 1624): what was wrong stays wrong. */
+static void adjust_checksum(uint8_t *at, uint64_t change) {
+  uint64_t sum = (uint16_t)~get16(at) + change;
+  while (sum >> 16) sum = (sum & 0xffff) + (sum >> 16);
+  put16(at, (uint16_t)~sum);
+}
+
+static uint32_t replace16(uint8_t *at, uint16_t fresh) {
+  uint32_t change = (uint32_t)(uint16_t)~get16(at) + fresh;
+  put16(at, fresh);
+  return change;
+}
+
+/* RFC 4884: what follows the quotation is cut off, so nothing may say how long the quotation is. */
+static uint32_t forget_extensions(uint8_t *icmp, uint8_t family) {
+  if (family == 4) return replace16(icmp + 4, (uint16_t)(icmp[4] << 8));
+  bool has_length = icmp[0] == ICMP6_DST_UNREACH || icmp[0] == ICMP6_TIME_EXCEEDED;
+  return has_length ? replace16(icmp + 4, icmp[5]) : 0;
+}
+
+size_t packet_shorten_error(uint8_t *data, size_t len, packet *p) {
+  size_t most = p->family == 4 ? ICMP4_ERROR_MAX : ICMP6_ERROR_MAX;
+  if (likely(len <= most)) return len;
+  if (p->l4 + 8u > most) return 0;
+  uint8_t *icmp = data + p->l4;
+  uint64_t change = forget_extensions(icmp, p->family);
+  for (size_t at = most; at < len; at += 2) change += (uint16_t)~(at + 1 < len ? get16(data + at) : data[at] << 8);
+  if (p->family == 4) {
+    adjust_checksum(data + 10, replace16(data + 2, (uint16_t)most));
+  } else {
+    put16(data + 4, (uint32_t)most - 40);
+    change += (uint32_t)(uint16_t)~(len - p->l4) + (uint32_t)(most - p->l4);
+  }
+  adjust_checksum(icmp + 2, change);
+  p->embedded_len -= len - most;
+  return most;
 }
 
 bool packet_spend_hop(uint8_t *ip) {

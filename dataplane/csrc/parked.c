@@ -1,23 +1,22 @@
 /* Packets of new flows, waiting for their verdicts: a few a flow, since a resolver asks twice and QUIC greets in several
- * datagrams; the number of flows that wait is fixed. A slot whose flow was never decided is taken over once that flow has
- * aged out. Called with the flow's stripe held, so that a packet is parked before the verdict or not at all. */
+ * datagrams. The number of flows that wait so is fixed, and a sender has at most as many of these places as are free, so
+ * some always are. A flow knows its place, and gives it back with its verdict or its end. */
 #include <openssl/crypto.h>
 #include <stdlib.h>
 
 #include "internal.h"
 
 typedef struct {
-  uint64_t flow; /* 0: free */
-  uint64_t since_ms;
-  uint32_t count, taken;
-  parked_packet *packets[PARKED_A_FLOW]; /* each allocated once in the slot's life */
-} slot;
-
-enum { NEARBY = 16 };
+  share *owner; /* of the flow */
+  uint32_t count, taken, next;
+  parked_packet *packets[PARKED_A_FLOW]; /* each allocated once in the place's life */
+} place;
 
 struct parking {
-  pthread_mutex_t lock; /* guards all below; new flows are rare, so it is not contended */
-  slot slots[PARKED_FLOWS];
+  pthread_mutex_t lock; /* guards all below, and `parked` of every share; new flows are rare, so it is not contended */
+  uint32_t used, touched, free;
+  uint64_t lost; /* packets whose flow ended before its verdict */
+  place places[PARKED_FLOWS];
 };
 
 struct parking *parking_new(void) {
@@ -29,7 +28,7 @@ struct parking *parking_new(void) {
 void parking_free(struct parking *g) {
   if (g == NULL) return;
   for (int i = 0; i < PARKED_FLOWS * PARKED_A_FLOW; i++) {
-    parked_packet *p = g->slots[i / PARKED_A_FLOW].packets[i % PARKED_A_FLOW];
+    parked_packet *p = g->places[i / PARKED_A_FLOW].packets[i % PARKED_A_FLOW];
     if (p != NULL) OPENSSL_cleanse(p, sizeof *p);
     free(p);
   }
@@ -37,62 +36,74 @@ void parking_free(struct parking *g) {
   free(g);
 }
 
-static bool put(slot *s, const inner *in, uint32_t vni, const sender *from) {
-  if (s->count == PARKED_A_FLOW) return false;
-  parked_packet **p = &s->packets[s->count];
+uint64_t parking_lost(struct parking *g) {
+  pthread_mutex_lock(&g->lock);
+  uint64_t lost = g->lost;
+  pthread_mutex_unlock(&g->lock);
+  return lost;
+}
+
+/* The lock is held. 0: there is no room for this sender. */
+static uint32_t take_place(struct parking *g, share *owner) {
+  if (owner->parked >= PARKED_FLOWS - g->used) return 0;
+  uint32_t at = g->free;
+  if (at == 0)
+    at = ++g->touched;
+  else
+    g->free = g->places[at - 1].next;
+  place *p = &g->places[at - 1];
+  p->owner = owner;
+  p->count = p->taken = 0;
+  owner->parked++;
+  g->used++;
+  return at;
+}
+
+static bool put(place *at, const inner *in, uint32_t vni, const sender *from) {
+  if (at->count == PARKED_A_FLOW) return false;
+  parked_packet **p = &at->packets[at->count];
   if (*p == NULL) *p = calloc(1, sizeof **p);
   if (*p == NULL) return false;
   (*p)->vni = vni, (*p)->vnet = *in->vnet, (*p)->len = (uint16_t)in->len;
   (*p)->from = from->session == NULL ? 0 : from->session->index;
   (*p)->across = from->across == NULL ? 0 : from->across->id;
   memcpy((*p)->data, in->data, in->len);
-  s->count++;
+  at->count++;
   return true;
 }
 
-/* A flow's place is one of these few, so that two flows hardly ever want the same one while others are free. */
-static slot *nearby(struct parking *g, uint64_t flow, int i) {
-  return &g->slots[((flow * 0x9e3779b97f4a7c15ull >> 32) + (uint64_t)i) % PARKED_FLOWS];
-}
-
-static slot *slot_of(struct parking *g, uint64_t flow) {
-  for (int i = 0; i < NEARBY; i++)
-    if (nearby(g, flow, i)->flow == flow) return nearby(g, flow, i);
-  return NULL;
-}
-
-static slot *free_slot(struct parking *g, uint64_t flow, uint64_t now_ms) {
-  for (int i = 0; i < NEARBY; i++) {
-    slot *s = nearby(g, flow, i);
-    if (s->flow != 0 && (int64_t)(now_ms - s->since_ms) <= PENDING_LIFE_MS) continue;
-    s->flow = flow, s->since_ms = now_ms, s->count = s->taken = 0;
-    return s;
-  }
-  return NULL;
-}
-
-bool park(kdp_engine *e, const lane *l, uint64_t flow, uint32_t vni, const sender *from, const inner *in) {
+bool park(kdp_engine *e, share *owner, uint32_t *at, uint32_t vni, const sender *from, const inner *in) {
   struct parking *g = e->parking;
   if (in->len > PARKED_BYTES) return false;
   pthread_mutex_lock(&g->lock);
-  slot *s = slot_of(g, flow);
-  if (s == NULL) s = free_slot(g, flow, l->now_ms);
-  bool parked = s != NULL && put(s, in, vni, from);
+  if (*at == 0) *at = take_place(g, owner);
+  bool parked = *at != 0 && put(&g->places[*at - 1], in, vni, from);
   pthread_mutex_unlock(&g->lock);
   return parked;
 }
 
-bool unpark(kdp_engine *e, uint64_t flow, parked_packet *out) {
+bool unpark(kdp_engine *e, uint32_t at, parked_packet *out) {
   struct parking *g = e->parking;
+  if (at == 0) return false;
   pthread_mutex_lock(&g->lock);
-  slot *s = slot_of(g, flow);
-  bool found = s != NULL && s->taken < s->count;
-  if (found)
-    *out = *s->packets[s->taken++];
-  else if (s != NULL)
-    s->flow = 0;
+  place *p = &g->places[at - 1];
+  bool found = p->taken < p->count;
+  if (found) *out = *p->packets[p->taken++];
   pthread_mutex_unlock(&g->lock);
   return found;
+}
+
+void park_end(kdp_engine *e, uint32_t at) {
+  struct parking *g = e->parking;
+  if (at == 0) return;
+  pthread_mutex_lock(&g->lock);
+  place *p = &g->places[at - 1];
+  g->lost += p->count - p->taken;
+  p->owner->parked--;
+  p->next = g->free;
+  g->free = at;
+  g->used--;
+  pthread_mutex_unlock(&g->lock);
 }
 
 /* A packet of a flow that was just decided. */
@@ -115,17 +126,14 @@ static void release(kdp_engine *e, lane *l, parked_packet *w, uint8_t verdict) {
 int kdp_flow_verdict(kdp_engine *e, uint64_t id, uint8_t verdict, uint32_t rule, uint32_t generation) {
   lane *l = &e->lanes[LANE_HOST];
   parked_packet waiting;
+  uint32_t at = 0;
   if ((id & UINT32_MAX) == 0 || verdict > KDP_ALLOW) return -EINVAL;
   pthread_mutex_lock(&e->host_lock);
   pthread_rwlock_rdlock(&e->config);
   l->now_ms = clock_ms();
-  bool live = flows_decide(e, l, id, verdict, rule, generation);
-  while (unpark(e, id, &waiting)) {
-    if (live)
-      release(e, l, &waiting, verdict);
-    else
-      count(l, C_drop_pending);
-  }
+  bool live = flows_decide(e, l, id, verdict, rule, generation, &at);
+  while (unpark(e, at, &waiting)) release(e, l, &waiting, verdict);
+  park_end(e, at);
   if (!e->corked) batch_end(e, l);
   pthread_rwlock_unlock(&e->config);
   pthread_mutex_unlock(&e->host_lock);

@@ -153,7 +153,7 @@ static void follow_path(kdp_engine *e, lane *l, session *s, const rx_epoch *k, u
   pthread_mutex_unlock(&s->path_lock);
   kdp_event event = {.type = KDP_EVENT_PATH, .session = s->index, .relay = o->relay, .path = kind};
   if (o->from != NULL) sockaddr_to_addr(o->from, &event.addr);
-  if (!events_put(e->events, &event)) count(l, C_drop_event_full);
+  if (!events_put(e->events, &s->share, &event)) count(l, C_drop_event_full);
 }
 
 static void control(kdp_engine *e, lane *l, session *s, uint8_t type, const uint8_t *plain, size_t len,
@@ -172,7 +172,7 @@ static void control(kdp_engine *e, lane *l, session *s, uint8_t type, const uint
   }
   memcpy(event.payload, plain, told);
   if (o->from != NULL) sockaddr_to_addr(o->from, &event.addr);
-  if (!events_put(e->events, &event)) count(l, C_drop_event_full);
+  if (!events_put(e->events, &s->share, &event)) count(l, C_drop_event_full);
 }
 
 void receive(kdp_engine *e, lane *l, const uint8_t *datagram, size_t len, const origin *o) {

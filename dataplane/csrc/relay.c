@@ -87,7 +87,7 @@ void relay_queue_put(kdp_engine *e, lane *l, uint32_t relay, const uint8_t *data
   pthread_mutex_unlock(&q->lock);
   if (tell) {
     kdp_event event = {.type = KDP_EVENT_RELAY, .relay = relay};
-    if (!events_put(e->events, &event)) {
+    if (!events_put(e->events, NULL, &event)) {
       count(l, C_drop_event_full);
       pthread_mutex_lock(&q->lock);
       q->told = false; /* the next datagram tries again */

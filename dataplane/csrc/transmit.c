@@ -229,9 +229,14 @@ static void set_discovery(int udp, int ipv4, int ipv6) {
   setsockopt(udp, IPPROTO_IPV6, IPV6_MTU_DISCOVER, &ipv6, sizeof ipv6); /* refused by an IPv4 socket */
 }
 
+/* With "want", the kernel's default, a forged "fragmentation needed" stops segmentation offload to a peer for ten minutes. */
+void ignore_path_mtu(int udp) {
+  set_discovery(udp, IP_PMTUDISC_OMIT, IPV6_PMTUDISC_OMIT);
+}
+
 /* The option is the socket's: what another thread sends meanwhile goes whole as well, or is too large for the link. */
 void outbox_flush_whole(kdp_engine *e, lane *l) {
   set_discovery(e->udp, IP_PMTUDISC_PROBE, IPV6_PMTUDISC_PROBE);
   outbox_flush(e, l);
-  set_discovery(e->udp, IP_PMTUDISC_WANT, IPV6_PMTUDISC_WANT);
+  ignore_path_mtu(e->udp);
 }

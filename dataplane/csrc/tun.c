@@ -6,6 +6,7 @@
 
 #include "internal.h"
 
+enum { RETRY_FIRST_MS = 100, RETRY_LAST_MS = 5000, RETRY_DOUBLINGS = 8, FAILURES_TOLD = 4 };
 enum { UDP4_HEADERS = 28, UDP6_HEADERS = 48, IP4_DF = 0x4000, SUPER_MAX = 65000 };
 
 /* Packets that are being joined: the first with its headers, of the others the payload behind it. */
@@ -72,6 +73,38 @@ static bool forward_train(kdp_engine *e, lane *l, vni *v, train *t) {
   return joined;
 }
 
+static void tell(kdp_engine *e, lane *l, vni *v, int error) {
+  kdp_event event = {.type = KDP_EVENT_TUN, .vni = v->id, .error = (uint32_t)error};
+  if (!events_put(e->events, &v->share, &event)) count(l, C_drop_event_full);
+}
+
+/* The interface may have been taken away, or the kernel may be out of memory for a moment. It would be ready all the time,
+ * so it is not waited for until it is tried again. */
+static void rest(kdp_engine *e, lane *l, vni *v, int error) {
+  count(l, C_tun_read_errors);
+  uint64_t pause = v->failures < RETRY_DOUBLINGS ? (uint64_t)RETRY_FIRST_MS << v->failures : RETRY_LAST_MS;
+  v->retry_ms = l->now_ms + (pause < RETRY_LAST_MS ? pause : RETRY_LAST_MS);
+  e->resting++;
+  epoll_ctl(e->watch_tx, EPOLL_CTL_DEL, v->tun, NULL);
+  if (++v->failures == FAILURES_TOLD) tell(e, l, v, error);
+}
+
+static void recover(kdp_engine *e, lane *l, vni *v) {
+  if (v->failures >= FAILURES_TOLD) tell(e, l, v, 0);
+  v->failures = 0;
+}
+
+void tuns_retry(kdp_engine *e, lane *l) {
+  for (uint32_t i = 0; i < VNIS_MAX && e->resting > 0; i++) {
+    vni *v = e->vnis[i];
+    if (v == NULL || v->retry_ms == 0 || v->retry_ms > l->now_ms) continue;
+    struct epoll_event watch = {.events = EPOLLIN, .data.u32 = v->id};
+    v->retry_ms = 0;
+    e->resting--;
+    if (epoll_ctl(e->watch_tx, EPOLL_CTL_ADD, v->tun, &watch) != 0) rest(e, l, v, errno);
+  }
+}
+
 bool tun_read(kdp_engine *e, lane *l, vni *v, uint8_t *buffer) {
   train t = {.count = 0};
   bool joined = false, drained = false;
@@ -79,10 +112,14 @@ bool tun_read(kdp_engine *e, lane *l, vni *v, uint8_t *buffer) {
   for (int i = 0; i < BATCH; i++) {
     uint8_t *end = t.count == 0 ? buffer : t.data + t.len, *data = end + sizeof vnet;
     ssize_t n = read(v->tun, end, sizeof vnet + PACKET_MAX);
-    if (n < 0 && errno != EAGAIN && errno != EINTR) /* the interface was taken away: it would be ready for ever */
-      epoll_ctl(e->watch_tx, EPOLL_CTL_DEL, v->tun, NULL);
-    drained = n <= (ssize_t)sizeof vnet;
+    if (unlikely(n == 0 || (n < 0 && errno != EAGAIN && errno != EINTR))) rest(e, l, v, n == 0 ? ENODEV : errno);
+    drained = n <= 0;
     if (drained) break;
+    if (unlikely(v->failures > 0)) recover(e, l, v);
+    if (unlikely(n <= (ssize_t)sizeof vnet)) {
+      count(l, C_drop_bad_packet);
+      continue;
+    }
     size_t len = (size_t)n - sizeof vnet;
     memcpy(&vnet, end, sizeof vnet);
     if (extends(e, v, &t, &vnet, data, len)) {

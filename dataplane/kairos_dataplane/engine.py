@@ -28,6 +28,8 @@ COUNTERS = (
     "flows_denied",
     "flows_aged",
     "rejects_sent",
+    "answers_limited",
+    "tun_read_errors",
     "parked",
     "drop_short",
     "drop_bad_header",
@@ -42,8 +44,11 @@ COUNTERS = (
     "drop_no_key",
     "drop_no_path",
     "drop_denied",
+    "drop_icmp_type",
     "drop_unsolicited_icmp",
+    "drop_misdirected_icmp",
     "drop_unknown_fragment",
+    "drop_overlapping_fragment",
     "drop_flow_table_full",
     "drop_flow_quota",
     "drop_undecided",
@@ -169,7 +174,16 @@ class RelayReady:
     relay: int
 
 
-Event = FlowOpened | ControlReceived | PathMoved | RelayReady
+@dataclass(frozen=True, slots=True)
+class TunFailing:
+    """A VNI's TUN cannot be read, and is tried again and again."""
+
+    vni: int
+    error: int
+    """The errno of the newest failure; 0: it can be read again."""
+
+
+Event = FlowOpened | ControlReceived | PathMoved | RelayReady | TunFailing
 
 
 class Dataplane(Protocol):

@@ -26,6 +26,7 @@ from kairos_dataplane.engine import (
     PathKind,
     PathMoved,
     RelayReady,
+    TunFailing,
     Verdict,
 )
 
@@ -101,6 +102,8 @@ def _event(raw: Any) -> Event:
         return ControlReceived(raw.session, raw.control_type, payload, _address(raw.addr), raw.relay, raw.size)
     if raw.type == lib.KDP_EVENT_PATH:
         return PathMoved(raw.session, PathKind(raw.path), _address(raw.addr), raw.relay)
+    if raw.type == lib.KDP_EVENT_TUN:
+        return TunFailing(raw.vni, raw.error)
     return RelayReady(raw.relay)
 
 

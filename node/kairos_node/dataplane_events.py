@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 from kairos.errors import BadMessage
 from kairos.protocol.path_mtu import is_size_probe, limit_told_untrusted
 from kairos.wire.datagram import DatagramType
-from kairos_dataplane import ControlReceived, Dataplane, Event, Flow, FlowOpened, PathMoved, RelayReady
+from kairos_dataplane import ControlReceived, Dataplane, Event, Flow, FlowOpened, PathMoved, RelayReady, TunFailing
 from kairos_node.relay_link import RelayLink
 
 _log = logging.getLogger(__name__)
@@ -60,6 +61,12 @@ class DataplaneEvents:
                 self._control(event)
             case PathMoved():
                 self._listeners.moved(event)
+            case TunFailing(vni, 0):
+                _log.info("the interface of VNI %d can be read again", vni)
+            case TunFailing(vni, error):
+                _log.error(
+                    "the interface of VNI %d cannot be read, its host sends nothing: %s", vni, os.strerror(error)
+                )
 
     def _control(self, event: ControlReceived) -> None:
         if event.type == DatagramType.PROBE:

@@ -114,19 +114,22 @@ class FlowJudge:
             self._claims.heard_untrusted(event)
 
     def judge_again(self, flows: Iterable[Flow] | None = None) -> None:
-        """Policy, network or posture changed: flows that lose their allow are cut, in both directions."""
+        """Policy, network or posture changed: flows that lose their allow are cut, in both directions. A flow that waits for
+        its first verdict gets it here; the data plane then does not hand out its question."""
         self._memo.forget()
         for flow in self._dataplane.flows() if flows is None else flows:
-            if flow.verdict is not Verdict.PENDING:
-                flow, document, decision = self._judge(flow)
-                self._tell(flow, decision)
-                if decision.allow != (flow.verdict is Verdict.ALLOW):
-                    self._report(flow, document, decision)
-                    if decision.allow:
-                        self.ledger.opened(flow.id, self._row(flow, document, decision.rule))
-                    else:
-                        self.ledger.over(flow, "denied", time.time())
-                        self.lost(flow)
+            if flow.verdict is Verdict.PENDING:
+                self.opened(flow)
+                continue
+            flow, document, decision = self._judge(flow)
+            self._tell(flow, decision)
+            if decision.allow != (flow.verdict is Verdict.ALLOW):
+                self._report(flow, document, decision)
+                if decision.allow:
+                    self.ledger.opened(flow.id, self._row(flow, document, decision.rule))
+                else:
+                    self.ledger.over(flow, "denied", time.time())
+                    self.lost(flow)
 
     def rule_named(self, number: int) -> str:
         return self._rules[number] if number < len(self._rules) else ""

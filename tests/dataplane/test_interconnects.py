@@ -29,7 +29,7 @@ from joined_vnis import (
     one_hop_back,
 )
 
-from engine_rig import HOST, HOST6, VNI, Rig, echo_request, ip_packet, tcp_packet, udp_packet
+from engine_rig import HOST, HOST6, VNI, Rig, echo_reply, echo_request, ip_packet, tcp_packet, udp_packet
 from kairos.wire.datagram import TRAILER, SegmentKind
 from kairos_dataplane import Mapping, Verdict
 from kairos_dataplane.pure.packet import ACK, ICMP, PSH, RST, SYN, TCP, UDP, checksum, parse_untrusted, pseudo_sum
@@ -67,8 +67,8 @@ def joined(rig: Rig) -> Iterator[Joined]:
         (
             echo_request(ALICE, BOB_SEEN),
             echo_request(ALICE_SEEN, BOB),
-            echo_request(BOB, ALICE_SEEN),
-            echo_request(BOB_SEEN, ALICE),
+            echo_reply(BOB, ALICE_SEEN),
+            echo_reply(BOB_SEEN, ALICE),
         ),
     ],
 )

@@ -9,15 +9,19 @@ import hashlib
 import os
 import random
 import socket
+import struct
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from ipaddress import ip_address
 
 import pytest
 
 from engine_rig import wait_until
+from kairos.wire.datagram import DatagramType
 from kairos_dataplane import Dataplane, Flow, Verdict, load
-from two_hosts import Host, sh, two_hosts
+from kairos_dataplane.pure.packet import checksum
+from two_hosts import Host, inside, sh, two_hosts
 
 pytestmark = pytest.mark.skipif(
     os.geteuid() != 0 or not os.path.exists("/dev/net/tun"), reason="network namespaces need root and /dev/net/tun"
@@ -135,6 +139,29 @@ def test_a_packet_above_the_mtu_with_df_is_told_so(pair: Pair) -> None:
     assert "too long" in refused.stdout + refused.stderr
     assert a.run(f"ping -c 1 -W 5 {b.address()}").returncode == 0
     assert a.run(f"ping -c 3 -i 0.1 -W 1 -s 4000 {b.address()}").returncode == 0
+
+
+def forge_fragmentation_needed(victim: Host, sender: Host, mtu: int) -> None:
+    """What anyone who can send ICMP says of the victim's datagrams to the sender."""
+    ends = [ip_address(f"10.78.0.{host.side + 1}").packed for host in (victim, sender)]
+    quoted = struct.pack("!BBHHHBBH", 0x45, 0, 1400, 0, 0x4000, 64, 17, 0) + ends[0] + ends[1]
+    body = struct.pack("!BBHHH", 3, 4, 0, 0, mtu) + quoted + struct.pack("!HHHH", 7000, 7000, 1380, 0)
+    with inside(sender.name), socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP) as raw:
+        raw.sendto(body[:2] + checksum(body).to_bytes(2) + body[4:], (str(ip_address(ends[0])), 0))
+
+
+def test_a_forged_icmp_error_changes_nothing(pair: Pair) -> None:
+    """Neither segmentation offload nor the size of what is sent; nor once a probe was sent."""
+    a, b = pair
+    for _ in range(2):
+        forge_fragmentation_needed(a, b, 600)
+        assert " mtu " not in a.run("ip route get 10.78.0.2").stdout
+        with closing(Stream(a, b)) as stream:
+            stream.carry(1 << 20)
+        sent = a.run("cat /proc/net/snmp").stdout.splitlines()
+        names, values = (line.split()[1:] for line in sent if line.startswith("Ip:"))
+        assert dict(zip(names, values, strict=True))["FragCreates"] == "0"
+        a.dataplane.send_control(a.session, DatagramType.PROBE, b"probe", size=1_200)
 
 
 def test_a_denied_connection_is_refused_at_once(pair: Pair) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+
 import pytest
 
 from engine_rig import HOST, HOST6, PEER, PEER6, RELAY, Rig, tcp_packet, udp_packet
@@ -121,3 +123,18 @@ def test_no_other_control_datagram_may(rig: Rig) -> None:
     for kind in (DatagramType.KEEPALIVE, DatagramType.CLAIM):
         rig.put(rig.seal(bytes(1_201), kind))
     assert rig.drops() == {"drop_too_large": 2}
+
+
+IP_MTU_DISCOVER, IPV6_MTU_DISCOVER, OMIT = 10, 23, 5
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
+def test_no_icmp_error_changes_how_datagrams_leave(rig: Rig, host: str) -> None:
+    """Nor does a probe, which sets other options for its own sake."""
+    with rig.over_udp(host) as (ours, peer):
+        for _ in range(2):
+            assert ours.getsockopt(socket.IPPROTO_IP, IP_MTU_DISCOVER) == OMIT
+            if ":" in host:
+                assert ours.getsockopt(socket.IPPROTO_IPV6, IPV6_MTU_DISCOVER) == OMIT
+            rig.engine.send_control(rig.session, DatagramType.PROBE, b"probe", size=1_400)
+            assert len(peer.recv(2_000)) == 1_400

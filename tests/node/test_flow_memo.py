@@ -218,3 +218,18 @@ def test_a_flow_that_differs_in_anything_else_is_another_question(
         assert before != after
 
     run(engines["shipped"], monkeypatch, check)
+
+
+def test_a_flow_that_waits_is_judged_with_all_others_and_not_twice(
+    engines: dict[str, Engine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its question may be lost, or come too late."""
+
+    def check(case: Case) -> None:
+        case.rig.put(case.rig.seal(whole(tcp_packet(PEER, HOST, ports=(2001, 443)))))
+        with news(case):
+            case.judge.judge_again()
+        assert case.verdicts() == {Verdict.ALLOW}
+        assert case.rig.opened() == []
+
+    run(engines["shipped"], monkeypatch, check)

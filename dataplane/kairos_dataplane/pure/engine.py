@@ -25,10 +25,12 @@ from kairos_dataplane.engine import (
     Address,
     Event,
     Flow,
+    FlowOpened,
     Mapping,
     Network,
     Offences,
     PathKind,
+    TunFailing,
     Verdict,
 )
 from kairos_dataplane.pure.packet import PACKET_MAX
@@ -38,9 +40,10 @@ from kairos_dataplane.pure.session import SEALED_OVERHEAD, UDP_PAYLOAD_MAX, Rela
 
 _BATCH = 64
 _CONTROL_BYTES = 64
-_IP_MTU_DISCOVER, _IPV6_MTU_DISCOVER, _PMTUDISC_WANT, _PMTUDISC_PROBE = 10, 23, 1, 3  # <linux/in.h>, <linux/in6.h>
+_IP_MTU_DISCOVER, _IPV6_MTU_DISCOVER, _PMTUDISC_PROBE, _PMTUDISC_OMIT = 10, 23, 3, 5  # <linux/in.h>, <linux/in6.h>
 _EVENTS_TAKEN = 64
 _AGE_EVERY_S = 1.0
+_RETRY_FIRST_S, _RETRY_LAST_S, _FAILURES_TOLD = 0.1, 5.0, 4
 
 
 class PureEngine(PacketPath):
@@ -56,6 +59,7 @@ class PureEngine(PacketPath):
         self._wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._selector = selectors.DefaultSelector()
         self._selector.register(self._wake_fd, selectors.EVENT_READ)
+        self._resting: set[int] = set()  # VNIs whose TUN is not waited for after a failure
         self._stopping = False
         self._thread = threading.Thread(target=self._run, name="dataplane", daemon=True)
         self._thread.start()
@@ -64,7 +68,7 @@ class PureEngine(PacketPath):
 
     @property
     def event_fd(self) -> int:
-        return self._event_fd
+        return self._events.fd
 
     def close(self) -> None:
         if self._stopping:
@@ -78,13 +82,14 @@ class PureEngine(PacketPath):
             self.set_udp(-1)
             self._selector.close()
         os.close(self._wake_fd)
-        os.close(self._event_fd)
+        os.close(self._events.fd)
 
     def _run(self) -> None:
         aged = time.monotonic()
         while not self._stopping:
-            ready = self._selector.select(_AGE_EVERY_S)
+            ready = self._selector.select(_RETRY_FIRST_S if self._resting else _AGE_EVERY_S)
             with self._lock:
+                self._retry_tuns()
                 for key, _ in ready:
                     if key.fd == self._wake_fd:
                         os.eventfd_read(self._wake_fd)
@@ -102,12 +107,36 @@ class PureEngine(PacketPath):
                 data = os.read(vni.tun, VNET_BYTES + PACKET_MAX)
             except BlockingIOError:
                 return
-            except OSError:  # the interface was taken away: it would be ready for ever
-                self._selector.unregister(vni.tun)
+            except OSError as error:
+                self._rest(vni, error.errno or errno.EIO)
                 return
+            if not data:
+                self._rest(vni, errno.ENODEV)
+                return
+            if vni.failures >= _FAILURES_TOLD:
+                self._emit((0, vni.id), TunFailing(vni.id, 0))
+            vni.failures = 0
             if len(data) <= VNET_BYTES:
-                return
+                self._counters["drop_bad_packet"] += 1
+                continue
             self._forward(vni, None, Offload.unpack(data), data[VNET_BYTES:])
+
+    def _rest(self, vni: Vni, error: int) -> None:
+        """The TUN would be ready all the time, so it is not waited for until it is tried again."""
+        self._counters["tun_read_errors"] += 1
+        vni.retry = time.monotonic() + min(_RETRY_FIRST_S * 2**vni.failures, _RETRY_LAST_S)
+        self._selector.unregister(vni.tun)
+        self._resting.add(vni.id)
+        vni.failures += 1
+        if vni.failures == _FAILURES_TOLD:
+            self._emit((0, vni.id), TunFailing(vni.id, error))
+
+    def _retry_tuns(self) -> None:
+        for vni in [self._vnis[vni] for vni in self._resting]:
+            if vni.retry <= time.monotonic():
+                self._resting.discard(vni.id)
+                vni.retry = 0.0
+                self._selector.register(vni.tun, selectors.EVENT_READ, vni.id)
 
     def _read_udp(self) -> None:
         for _ in range(_BATCH):
@@ -133,6 +162,7 @@ class PureEngine(PacketPath):
             self._udp = None if fd < 0 else socket.socket(fileno=os.dup(fd))
             if self._udp is not None:
                 self._udp.setblocking(False)
+                self._set_discovery(_PMTUDISC_OMIT)
                 self._udp.setsockopt(socket.IPPROTO_IP, socket.IP_RECVTOS, 1)
                 if self._udp.family == socket.AF_INET6:
                     self._udp.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVTCLASS, 1)
@@ -149,10 +179,16 @@ class PureEngine(PacketPath):
     def remove_vni(self, vni: int) -> None:
         with self._lock:
             removed = self._vni(vni)
+            for session in [session for session in self._sessions.values() if session.vni == vni]:
+                self._flows.forget(vni, session.index, time.monotonic())
+                self._events.forget((session.index, 0))
+                del self._sessions[session.index]
+            self._events.forget((0, vni))
             self._flows.forget(vni, 0, time.monotonic())
-            self._sessions = {index: s for index, s in self._sessions.items() if s.vni != vni}
             del self._vnis[vni]
-            with contextlib.suppress(KeyError):  # its interface was taken away before
+            if vni in self._resting:
+                self._resting.discard(vni)
+            else:
                 self._selector.unregister(removed.tun)
             os.close(removed.tun)
 
@@ -212,6 +248,8 @@ class PureEngine(PacketPath):
             vni = self._session(session).vni
             self._flows.forget(vni, session, time.monotonic())
             self._vni(vni).fib.forget(session)
+            self._events.forget((session, 0))
+            self._answered.pop((session, 0), None)
             del self._sessions[session]
 
     def add_lease(self, session: int, prefix: Network) -> None:
@@ -294,10 +332,10 @@ class PureEngine(PacketPath):
 
     def events(self) -> list[Event]:
         with self._lock:
-            taken = [self._events.popleft() for _ in range(min(_EVENTS_TAKEN, len(self._events)))]
-            if not self._events:
-                with contextlib.suppress(BlockingIOError):
-                    os.eventfd_read(self._event_fd)
+            taken: list[Event] = []
+            while len(taken) < _EVENTS_TAKEN and (event := self._events.take()) is not None:
+                if not isinstance(event, FlowOpened) or self._flows.asked(event.flow.id):
+                    taken.append(event)
             return taken
 
     def corked(self) -> AbstractContextManager[None]:
@@ -309,11 +347,9 @@ class PureEngine(PacketPath):
     def verdict(self, flow: int, verdict: Verdict, rule: int, generation: int) -> bool:
         with self._lock:
             live = self._flows.decide(flow, verdict, rule, generation)
-            lot = self._parked.pop(flow, None)
-            if lot is not None and live:
+            lot = self._take_lot(flow)
+            if lot is not None:
                 self._release(lot, verdict)
-            elif lot is not None:
-                self._counters["drop_pending"] += len(lot.packets)
             return live
 
     def flows(self) -> list[Flow]:
@@ -349,11 +385,13 @@ class PureEngine(PacketPath):
     @contextlib.contextmanager
     def _whole(self) -> Iterator[None]:
         """What is sent now must not be fragmented on its way."""
-        assert self._udp is not None
-        options = [(socket.IPPROTO_IP, _IP_MTU_DISCOVER), (socket.IPPROTO_IPV6, _IPV6_MTU_DISCOVER)]
-        options = options if self._udp.family == socket.AF_INET6 else options[:1]
-        for option in options:
-            self._udp.setsockopt(*option, _PMTUDISC_PROBE)
+        self._set_discovery(_PMTUDISC_PROBE)
         yield
-        for option in options:
-            self._udp.setsockopt(*option, _PMTUDISC_WANT)
+        self._set_discovery(_PMTUDISC_OMIT)
+
+    def _set_discovery(self, how: int) -> None:
+        """OMIT: no ICMP error changes how datagrams leave, because it could be anyone's."""
+        assert self._udp is not None
+        self._udp.setsockopt(socket.IPPROTO_IP, _IP_MTU_DISCOVER, how)
+        if self._udp.family == socket.AF_INET6:
+            self._udp.setsockopt(socket.IPPROTO_IPV6, _IPV6_MTU_DISCOVER, how)

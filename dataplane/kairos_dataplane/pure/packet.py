@@ -8,16 +8,20 @@ from dataclasses import dataclass
 from kairos.errors import BadMessage
 
 TCP, UDP, ICMP, ICMP6 = 6, 17, 1, 58
-_HOP_OPTIONS, _DESTINATION_OPTIONS, _FRAGMENT = 0, 60, 44
+_HOP_OPTIONS, _ROUTING, _FRAGMENT, _DESTINATION_OPTIONS = 0, 43, 44, 60
+_EXTENSIONS_MAX = 8
+_END_OF_OPTIONS, _NO_OPERATION, _SOURCE_ROUTES = 0, 1, (131, 137)
 FIN, SYN, RST, PSH, ACK, CWR = 1, 2, 4, 8, 16, 128
 PACKET_MAX = 65_535
 _QUOTED_MAX = 128
+_ICMP4_ERROR_MAX, _ICMP6_ERROR_MAX = 576, 1280
 
 
 @dataclass(slots=True)
 class Packet:
     """l4: offset of the transport header, l4_header its length (TCP and UDP). quoted: what an ICMP error is about.
-    ICMP echo ids stand in both ports."""
+    ICMP echo ids stand in both ports; no ICMP message but echoes and errors crosses a VNI. fragment_start, fragment_end:
+    the bytes of the original packet's payload that this fragment carries."""
 
     version: int
     protocol: int
@@ -27,12 +31,21 @@ class Packet:
     fragment: bool = False
     first_fragment: bool = False
     fragment_id: int = 0
+    fragment_start: int = 0
+    fragment_end: int = 0
     l4_header: int = 0
     src_port: int = 0
     dst_port: int = 0
     icmp_type: int = 0
     tcp_flags: int = 0
     quoted: bytes | None = None
+    echo_request: bool = False
+    echo_reply: bool = False
+
+    @property
+    def later_fragment(self) -> bool:
+        """It has no transport header."""
+        return self.fragment and not self.first_fragment
 
     @property
     def multicast(self) -> bool:
@@ -52,7 +65,7 @@ def parse_untrusted(data: bytes, quoted: bool = False) -> Packet:
         packet, end = _parse6(data, quoted)
     else:
         raise BadMessage(f"IP version {data[0] >> 4}")
-    if not packet.fragment or packet.first_fragment:
+    if not packet.later_fragment:
         _parse_transport(data[packet.l4 : end], packet, quoted)
     return packet
 
@@ -63,13 +76,29 @@ def _parse4(data: bytes, quoted: bool) -> tuple[Packet, int]:
     header, total = (data[0] & 15) * 4, int.from_bytes(data[2:4])
     if header < 20 or header > len(data) or total < header or (not quoted and total != len(data)):
         raise BadMessage("IPv4 lengths do not fit")
+    _check_options4_untrusted(data[20:header])
     offset = int.from_bytes(data[6:8])
     packet = Packet(4, data[9], data[12:16], data[16:20], header)
+    packet.fragment_start = (offset & 0x1FFF) * 8
+    packet.fragment_end = packet.fragment_start + total - header
+    if packet.fragment_end + header > PACKET_MAX:
+        raise BadMessage("fragment reaches beyond the longest packet")
     packet.fragment, packet.first_fragment = offset & 0x3FFF != 0, offset & 0x1FFF == 0
     packet.fragment_id = int.from_bytes(data[4:6])
     if not packet.first_fragment and packet.protocol == TCP and offset & 0x1FFF < 3:
         raise BadMessage("fragment would write over the TCP header (RFC 3128)")
     return packet, min(total, len(data))
+
+
+def _check_options4_untrusted(options: bytes) -> None:
+    """A source route (RFC 791) would lead the packet to an address that nobody judged. Raises BadMessage."""
+    while options and options[0] != _END_OF_OPTIONS:
+        size = 1
+        if options[0] != _NO_OPERATION:
+            size = options[1] if len(options) >= 2 else 0
+            if not 2 <= size <= len(options) or options[0] in _SOURCE_ROUTES:
+                raise BadMessage("IPv4 options are cut, or are a source route")
+        options = options[size:]
 
 
 def _parse6(data: bytes, quoted: bool) -> tuple[Packet, int]:
@@ -78,22 +107,37 @@ def _parse6(data: bytes, quoted: bool) -> tuple[Packet, int]:
     if not quoted and 40 + int.from_bytes(data[4:6]) != len(data):
         raise BadMessage("IPv6 length does not fit")
     packet = Packet(6, data[6], data[8:24], data[24:40], 40)
-    for _ in range(8):
+    depth = 0
+    while packet.protocol in (_HOP_OPTIONS, _ROUTING, _FRAGMENT, _DESTINATION_OPTIONS):
         at = packet.l4
-        if packet.protocol in (_HOP_OPTIONS, _DESTINATION_OPTIONS):
-            size = (data[at + 1] + 1) * 8 if at + 8 <= len(data) else 8
-        elif packet.protocol == _FRAGMENT and not packet.fragment:
-            size = 8
-        else:
-            break
+        if at + 8 > len(data) or depth == _EXTENSIONS_MAX:
+            raise BadMessage("IPv6 extension headers are cut, or too many")
+        if packet.protocol == _ROUTING or (packet.protocol == _HOP_OPTIONS and depth):
+            raise BadMessage("IPv6 routing header, or hop-by-hop options that do not stand first")
+        size = 8 if packet.protocol == _FRAGMENT else (data[at + 1] + 1) * 8
         if at + size > len(data):
             raise BadMessage("IPv6 extension header is cut")
         if packet.protocol == _FRAGMENT:
-            packet.fragment, packet.first_fragment = True, int.from_bytes(data[at + 2 : at + 4]) & 0xFFF8 == 0
-            packet.fragment_id = int.from_bytes(data[at + 4 : at + 8])
+            _parse_fragment6(data[at:], packet)
         packet.protocol = data[at]
         packet.l4 += size
+        depth += 1
+        if packet.later_fragment:  # what follows is payload, whatever it looks like
+            break
     return packet, len(data)
+
+
+def _parse_fragment6(header: bytes, packet: Packet) -> None:
+    """header: with all that follows it. A fragment has one such header (RFC 8200 §4.5)."""
+    if packet.fragment:
+        raise BadMessage("IPv6 fragment within a fragment")
+    packet.fragment = True
+    packet.fragment_start = int.from_bytes(header[2:4]) & 0xFFF8
+    packet.fragment_end = packet.fragment_start + len(header) - 8
+    packet.first_fragment = packet.fragment_start == 0
+    packet.fragment_id = int.from_bytes(header[4:8])
+    if packet.fragment_end > PACKET_MAX:
+        raise BadMessage("fragment reaches beyond the longest packet")
 
 
 def _parse_transport(l4: bytes, packet: Packet, quoted: bool) -> None:
@@ -112,13 +156,14 @@ def _parse_transport(l4: bytes, packet: Packet, quoted: bool) -> None:
         packet.src_port, packet.dst_port = struct.unpack_from("!HH", l4)
         packet.l4_header = 8
     elif packet.protocol in (ICMP, ICMP6):
-        if len(l4) < 8:
-            raise BadMessage("ICMP header is cut")
+        if len(l4) < 8 or (packet.protocol == ICMP) != (packet.version == 4):
+            raise BadMessage("ICMP header is cut, or of the other IP version")
         packet.icmp_type = l4[0]
-        errors, echoes = ((3, 11, 12), (8, 0)) if packet.protocol == ICMP else ((1, 2, 3, 4), (128, 129))
+        errors, request, reply = ((3, 11, 12), 8, 0) if packet.protocol == ICMP else ((1, 2, 3, 4), 128, 129)
+        packet.echo_request, packet.echo_reply = l4[0] == request, l4[0] == reply
         if l4[0] in errors:
             packet.quoted = l4[8:]
-        elif l4[0] in echoes:
+        elif packet.echo_request or packet.echo_reply:
             packet.src_port = packet.dst_port = int.from_bytes(l4[4:6])
 
 
@@ -179,6 +224,49 @@ def too_big(data: bytes, packet: Packet, mtu: int) -> bytes | None:
     if packet.fragment or packet.quoted is not None:
         return None
     return _icmp_error(data, packet, packet.dst, (3, 4) if packet.version == 4 else (2, 0), mtu)
+
+
+def shortened_error(data: bytes, packet: Packet) -> bytes:
+    """An ICMP error is cut to the size that senders keep to (RFC 1812, RFC 4443); checksums follow by difference. Raises
+    BadMessage: nothing of it is left."""
+    most = _ICMP4_ERROR_MAX if packet.version == 4 else _ICMP6_ERROR_MAX
+    if len(data) <= most:
+        return data
+    if packet.l4 + 8 > most:
+        raise BadMessage("ICMP error behind too many headers")
+    changed = bytearray(data[:most])
+    # RFC 4884: what follows the quotation is cut off, so nothing may say how long the quotation is.
+    length_at = packet.l4 + (5 if packet.version == 4 else 4)
+    if packet.version == 4 or packet.icmp_type in (1, 3):
+        changed[length_at] = 0
+    words = slice(packet.l4 + 4, packet.l4 + 6)
+    change = _difference(data[words], changed[words]) + _difference(data[most:], b"")
+    if packet.version == 4:
+        changed[2:4] = most.to_bytes(2)
+        _adjust(changed, 10, _difference(data[2:4], changed[2:4]))
+    else:
+        changed[4:6] = (most - 40).to_bytes(2)
+        change += _difference((len(data) - packet.l4).to_bytes(2), (most - packet.l4).to_bytes(2))
+    _adjust(changed, packet.l4 + 2, change)
+    return bytes(changed)
+
+
+def _difference(old: bytes | bytearray, new: bytes | bytearray) -> int:
+    """The sum of ~old + new over the 16-bit words (RFC 1624)."""
+    change = 0
+    for at in range(0, len(old), 2):
+        change += int.from_bytes(old[at : at + 2].ljust(2, b"\0")) ^ 0xFFFF
+    for at in range(0, len(new), 2):
+        change += int.from_bytes(new[at : at + 2])
+    return change
+
+
+def _adjust(data: bytearray, at: int, change: int) -> None:
+    """The checksum there follows a change, so that what was wrong stays wrong."""
+    total = (int.from_bytes(data[at : at + 2]) ^ 0xFFFF) + change
+    while total >> 16:
+        total = (total & 0xFFFF) + (total >> 16)
+    data[at : at + 2] = (total ^ 0xFFFF).to_bytes(2)
 
 
 def with_hop_spent(data: bytes) -> bytes | None:

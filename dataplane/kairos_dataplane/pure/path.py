@@ -7,7 +7,7 @@ import socket
 import sys
 import threading
 import time
-from collections import Counter, deque
+from collections import Counter
 from dataclasses import dataclass, field
 
 from kairos.errors import BadMessage
@@ -25,7 +25,8 @@ from kairos_dataplane.engine import (
     RelayReady,
     Verdict,
 )
-from kairos_dataplane.pure.flows import PENDING_LIFE_S, Answer, Fib, FlowTable
+from kairos_dataplane.pure.events import EventQueues, Sharer
+from kairos_dataplane.pure.flows import Answer, Fib, FlowTable, sharer_of
 from kairos_dataplane.pure.packet import (
     TCP,
     Packet,
@@ -33,6 +34,7 @@ from kairos_dataplane.pure.packet import (
     expired,
     parse_untrusted,
     refusal,
+    shortened_error,
     too_big,
     with_congestion,
     with_hop_spent,
@@ -41,12 +43,12 @@ from kairos_dataplane.pure.segments import Offload, cut, volume, whole_untrusted
 from kairos_dataplane.pure.session import RelayQueue, Session
 from kairos_dataplane.pure.translate import translate
 
-_EVENTS_MAX = 2048
 IPV6_MTU_MIN = 1280
 CROSSING = 1 << 30  # next hop: what is seen of another VNI, with that VNI's number
 _TOS = (socket.IPPROTO_IP, socket.IP_TOS)
 _TCLASS = (socket.IPPROTO_IPV6, socket.IPV6_TCLASS)
-_PARKED_FLOWS, _PARKED_A_FLOW, _PARKED_BYTES = 1024, 8, 2048
+_ANSWER_EVERY_S, _ANSWERS_AT_ONCE = 0.01, 100  # RST and ICMP that we make, to one sender
+_PARKED_FLOWS, _PARKED_A_FLOW, _PARKED_BYTES = 2048, 8, 2048
 
 
 @dataclass(slots=True)
@@ -56,6 +58,10 @@ class Vni:
     fib: Fib = field(default_factory=Fib)
     mappings: list[Mapping] = field(default_factory=list)
     routers: dict[int, bytes] = field(default_factory=lambda: {4: bytes(4), 6: bytes(16)})
+    failures: int = 0
+    """Of reading the TUN, without success since."""
+    retry: float = 0.0
+    """The TUN is not waited for until then; 0: it is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +79,6 @@ class _Lot:
     vni: int
     session: int
     across: int
-    since: float
     packets: list[tuple[Offload, bytes]] = field(default_factory=list)
 
 
@@ -86,19 +91,22 @@ class PacketPath:
         self._vnis: dict[int, Vni] = {}
         self._sessions: dict[int, Session] = {}
         self._relays: dict[int, RelayQueue] = {}
-        self._flows = FlowTable(max_flows, self._counters)
+        self._events = EventQueues()
+        self._flows = FlowTable(
+            max_flows, self._counters, lambda sharer, flow: self._events.put(sharer, FlowOpened(flow)), self._unpark
+        )
         self._parked: dict[int, _Lot] = {}
-        self._events: deque[Event] = deque()
-        self._event_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._parked_of: Counter[Sharer] = Counter()
+        self._answered: dict[
+            Sharer, float
+        ] = {}  # when the answers that each got would have been sent at their steady rate
         self._udp: socket.socket | None = None
 
-    def _emit(self, event: Event) -> bool:
-        if len(self._events) >= _EVENTS_MAX:
-            self._counters["drop_event_full"] += 1
-            return False
-        self._events.append(event)
-        os.eventfd_write(self._event_fd, 1)
-        return True
+    def _emit(self, sharer: Sharer, event: Event) -> bool:
+        if self._events.put(sharer, event):
+            return True
+        self._counters["drop_event_full"] += 1
+        return False
 
     # -- datagrams in --------------------------------------------------------------------------------------------------
 
@@ -128,7 +136,8 @@ class PacketPath:
             self._counters["drop_too_large"] += 1
         else:
             told = plain[:CONTROL_PAYLOAD_MAX]
-            self._emit(ControlReceived(session.index, int(header.type), told, source, relay, len(datagram)))
+            event = ControlReceived(session.index, int(header.type), told, source, relay, len(datagram))
+            self._emit((session.index, 0), event)
 
     def _follow(self, session: Session, source: Address | None, relay: int) -> None:
         kind = PathKind.RELAY if source is None else PathKind.DIRECT
@@ -139,7 +148,7 @@ class PacketPath:
             session.relay = relay
         else:
             session.address = source
-        self._emit(PathMoved(session.index, kind, source, relay))
+        self._emit((session.index, 0), PathMoved(session.index, kind, source, relay))
 
     def _receive_data(self, session: Session, plain: bytes, outer_ecn: int) -> None:
         try:
@@ -165,40 +174,67 @@ class PacketPath:
         if packet.multicast:
             self._counters["drop_multicast"] += 1
             return
-        if session is not None and not session.leases_source(packet.src):
-            session.spoofed += 1
+        if not _speaks_for(vni, Sender(session), packet.src):
+            if session is not None:
+                session.spoofed += 1
             self._counters["drop_spoofed_source"] += 1
             return
+        if packet.quoted is not None:
+            try:
+                data = shortened_error(data, packet)
+            except BadMessage:
+                self._counters["drop_bad_packet"] += 1
+                return
+            packet = parse_untrusted(data)
         self._forward_flow(vni, Sender(session), offload, data, packet)
 
     def _forward_flow(self, vni: Vni, sender: Sender, offload: Offload, data: bytes, packet: Packet) -> None:
         """In this VNI: has its flow leave there?"""
         index = 0 if sender.session is None else sender.session.index
         across = 0 if sender.across is None else sender.across.id
-        answer, opened = self._flows.check(
-            vni.id, index, packet, volume(offload, data, packet), time.monotonic(), across
-        )
+        counted, now, opened = volume(offload, data, packet), time.monotonic(), None
+        if packet.quoted is not None:
+            answer = self._flows.check_error(
+                vni.id, packet, lambda address: _speaks_for(vni, sender, address), counted, now
+            )
+        else:
+            answer, opened = self._flows.check(vni.id, index, packet, counted, now, across)
         if answer is Answer.PASS:
             self._forward_allowed(vni, sender, offload, data, packet)
         elif answer is Answer.REJECT:
             self._reject(vni, sender, data, packet)
         elif opened is not None:
-            self._park(opened, offload, data, "drop_park_full" if answer is Answer.ASK else "drop_pending")
-            if answer is Answer.ASK:
-                self._emit(FlowOpened(opened))
+            parked = self._park(opened, offload, data)
+            self._counters["parked" if parked else "drop_park_full" if answer is Answer.ASK else "drop_pending"] += 1
 
-    def _park(self, flow: Flow, offload: Offload, data: bytes, otherwise: str) -> None:
-        """The packet waits while the verdict of its flow is found."""
-        now = time.monotonic()
-        if len(self._parked) >= _PARKED_FLOWS:
-            self._parked = {id: lot for id, lot in self._parked.items() if now - lot.since <= PENDING_LIFE_S}
-        if len(self._parked) < _PARKED_FLOWS:
-            lot = self._parked.setdefault(flow.id, _Lot(flow.vni, flow.session, flow.from_vni, now))
-            if len(data) <= _PARKED_BYTES and len(lot.packets) < _PARKED_A_FLOW:
-                lot.packets.append((offload, data))
-                self._counters["parked"] += 1
-                return
-        self._counters[otherwise] += 1
+    def _park(self, flow: Flow, offload: Offload, data: bytes) -> bool:
+        """The packet waits while the verdict of its flow is found. False: there is no room for it. A sender has places for
+        at most as many flows as are free."""
+        owner = sharer_of(flow.vni, flow.session, flow.from_vni)
+        if len(data) > _PARKED_BYTES:
+            return False
+        if flow.id not in self._parked:
+            if self._parked_of[owner] >= _PARKED_FLOWS - len(self._parked):
+                return False
+            self._parked[flow.id] = _Lot(flow.vni, flow.session, flow.from_vni)
+            self._parked_of[owner] += 1
+        lot = self._parked[flow.id]
+        if len(lot.packets) == _PARKED_A_FLOW:
+            return False
+        lot.packets.append((offload, data))
+        return True
+
+    def _take_lot(self, flow: int) -> _Lot | None:
+        lot = self._parked.pop(flow, None)
+        if lot is not None:
+            self._parked_of[sharer_of(lot.vni, lot.session, lot.across)] -= 1
+        return lot
+
+    def _unpark(self, flow: int) -> None:
+        """It ended before its verdict."""
+        lot = self._take_lot(flow)
+        if lot is not None:
+            self._counters["drop_pending"] += len(lot.packets)
 
     def _cross(self, vni: Vni, sender: Sender, other: int, offload: Offload, data: bytes, packet: Packet) -> None:
         """Over an interconnect, once: there it is a flow of the other VNI, with a verdict of its own."""
@@ -209,7 +245,7 @@ class PacketPath:
         if hopped is None:
             self._counters["drop_hop_limit"] += 1
             error = expired(data, packet, vni.routers[packet.version])
-            if error is not None:
+            if error is not None and self._may_answer(vni, sender):
                 self._answer(vni, sender, error)
             return
         to = self._vnis.get(other)
@@ -257,12 +293,24 @@ class PacketPath:
         self._answer_refusal(vni, sender, refusal(data, packet))
 
     def _answer_refusal(self, vni: Vni, sender: Sender, answer: bytes | None) -> None:
-        if answer is not None and sender.across is not None:
+        if answer is None or not self._may_answer(vni, sender):
+            return
+        if sender.across is not None:
             answer = translate(vni, sender.across, answer, parse_untrusted(answer), partial=False)
         if answer is None:
             return
         self._counters["rejects_sent"] += 1
         self._answer(sender.across or vni, sender, answer)
+
+    def _may_answer(self, vni: Vni, sender: Sender) -> bool:
+        """RFC 4443 §2.4(f): a token bucket for each sender."""
+        sharer, now = _sharer(vni, sender), time.monotonic()
+        after = max(self._answered.get(sharer, 0.0), now) + _ANSWER_EVERY_S
+        if after > now + _ANSWERS_AT_ONCE * _ANSWER_EVERY_S:
+            self._counters["answers_limited"] += 1
+            return False
+        self._answered[sharer] = after
+        return True
 
     def _answer(self, vni: Vni, sender: Sender, answer: bytes) -> None:
         packet = parse_untrusted(answer)
@@ -314,7 +362,7 @@ class PacketPath:
             return
         self._counters["drop_relay_full"] += queue.put(datagram)
         if not queue.told:
-            queue.told = self._emit(RelayReady(relay))
+            queue.told = self._emit((0, 0), RelayReady(relay))
 
     def _release(self, lot: _Lot, verdict: Verdict) -> None:
         vni, sender = self._vnis.get(lot.vni), Sender(self._sessions.get(lot.session), self._vnis.get(lot.across))
@@ -328,6 +376,21 @@ class PacketPath:
                 self._reject(vni, sender, data, packet)
                 continue
             self._forward_allowed(vni, sender, offload, data, packet)
+
+
+def _sharer(vni: Vni, sender: Sender) -> Sharer:
+    session, across = sender.session, sender.across
+    return sharer_of(vni.id, 0 if session is None else session.index, 0 if across is None else across.id)
+
+
+def _speaks_for(vni: Vni, sender: Sender, address: bytes) -> bool:
+    """A session speaks for its leases; another VNI for the names that its addresses have here; the TUN for what this VNI
+    does not lead to either of them."""
+    if sender.across is not None:
+        return vni.fib.find(address) == CROSSING | sender.across.id
+    if sender.session is not None:
+        return sender.session.leases_source(address)
+    return vni.fib.find(address) in (None, LOCAL)
 
 
 def _must_shrink(to: Session, offload: Offload, data: bytes, packet: Packet) -> bool:
