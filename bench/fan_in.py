@@ -71,6 +71,7 @@ class FanIn:
         self._peers = itertools.cycle(peers)
         for frame in self._frames(sessions, 1):
             self.engine.put_relay(RELAY, frame)
+            self.engine.settle()
             self._allow()
         self._drain()
 
@@ -78,9 +79,10 @@ class FanIn:
         """What so many packets cost, `run` of one session after each other. Raises RuntimeError when one is lost."""
         before, seconds = self.engine.counters()["rx_packets"], 0.0
         for frame in self._frames(packets, run):
-            began = time.thread_time()
+            began = time.process_time()
             self.engine.put_relay(RELAY, frame)
-            seconds += time.thread_time() - began
+            self.engine.settle()
+            seconds += time.process_time() - began
             self._drain()
         counters = self.engine.counters()
         if counters["rx_packets"] - before != packets:

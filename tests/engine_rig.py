@@ -142,6 +142,7 @@ class Rig:
 
     def put(self, *datagrams: bytes) -> None:
         self.engine.put_relay(RELAY, b"".join(len(d).to_bytes(2) + d for d in datagrams))
+        self.engine.settle()
 
     def sent(self) -> list[tuple[DatagramHeader, bytes]]:
         """What the engine has sent to the peer: header and plaintext."""
@@ -173,7 +174,7 @@ class Rig:
         for packet in packets:
             self.tun.send((offload or Offload()).pack() + packet)
         wait_until(lambda: self._outcomes() >= before + len(packets))
-        self.engine.set_remote(self.session, PEER_INDEX)  # a change waits for the batch to end: its events are out
+        self.engine.settle()  # the batch has ended: its events are out
 
     def _outcomes(self) -> int:
         counters = self.engine.counters()

@@ -1,10 +1,39 @@
-/* Changes of configuration. Each takes the write side of `config`, so no packet is in flight while it acts. */
+/* Changes of configuration. Most take the write side of `config`, so no packet is in flight while they act. */
 #include <fcntl.h>
 #include <stdlib.h>
 #include <sys/epoll.h>
 #include <unistd.h>
 
 #include "internal.h"
+
+/* -- the lock -------------------------------------------------------------------------------------------------------- */
+
+void config_read(kdp_engine *e) {
+  pthread_rwlock_rdlock(&e->config);
+}
+
+void config_read_end(kdp_engine *e) {
+  pthread_rwlock_unlock(&e->config);
+}
+
+/* Relaxed: a packet thread that does not see it at once sees it a packet later. */
+void config_write(kdp_engine *e) {
+  atomic_fetch_add_explicit(&e->writers, 1, memory_order_relaxed);
+  pthread_rwlock_wrlock(&e->config);
+}
+
+void config_write_end(kdp_engine *e) {
+  pthread_rwlock_unlock(&e->config);
+  atomic_fetch_sub_explicit(&e->writers, 1, memory_order_relaxed);
+}
+
+void config_yield(kdp_engine *e, lane *l) {
+  batch_end(e, l);
+  config_read_end(e);
+  config_read(e);
+}
+
+/* -- VNIs ------------------------------------------------------------------------------------------------------------ */
 
 int kdp_vni_add(kdp_engine *e, uint32_t id, int tun_fd) {
   vni *v = calloc(1, sizeof *v);
@@ -14,14 +43,14 @@ int kdp_vni_add(kdp_engine *e, uint32_t id, int tun_fd) {
   v->fib = fib_new();
   v->tun = fcntl(tun_fd, F_DUPFD_CLOEXEC, 0);
   if (v->fib == NULL || v->tun < 0) goto fail;
-  pthread_rwlock_wrlock(&e->config);
+  config_write(e);
   uint32_t at = id % VNIS_MAX;
   for (uint32_t i = 0; i < VNIS_MAX && e->vnis[at] != NULL && e->vnis[at]->id != id; i++) at = (at + 1) % VNIS_MAX;
   result = e->vnis[at] != NULL ? (e->vnis[at]->id == id ? -EEXIST : -ENOSPC) : 0;
   struct epoll_event watch = {.events = EPOLLIN, .data.u32 = id};
   if (result == 0 && epoll_ctl(e->watch_tx, EPOLL_CTL_ADD, v->tun, &watch) != 0) result = -errno;
   if (result == 0) e->vnis[at] = v;
-  pthread_rwlock_unlock(&e->config);
+  config_write_end(e);
   if (result == 0) return 0;
 fail:
   fib_free(v->fib);
@@ -52,10 +81,10 @@ void session_free(session *s) {
 }
 
 int kdp_vni_remove(kdp_engine *e, uint32_t id) {
-  pthread_rwlock_wrlock(&e->config);
+  config_write(e);
   vni *v = vni_find(e, id);
   if (v == NULL) {
-    pthread_rwlock_unlock(&e->config);
+    config_write_end(e);
     return -ENOENT;
   }
   flows_forget(e, id, 0);
@@ -73,7 +102,7 @@ int kdp_vni_remove(kdp_engine *e, uint32_t id) {
     e->vnis[hole] = moved, e->vnis[at] = NULL, hole = at;
   }
   epoll_ctl(e->watch_tx, EPOLL_CTL_DEL, v->tun, NULL);
-  pthread_rwlock_unlock(&e->config);
+  config_write_end(e);
   fib_free(v->fib);
   free(v->mappings);
   close(v->tun);
@@ -82,18 +111,18 @@ int kdp_vni_remove(kdp_engine *e, uint32_t id) {
 }
 
 int kdp_fib_add(kdp_engine *e, uint32_t id, uint8_t family, const uint8_t *prefix, uint8_t bits, uint32_t next_hop) {
-  pthread_rwlock_wrlock(&e->config);
+  config_write(e);
   vni *v = vni_find(e, id);
   int result = v == NULL ? -ENOENT : fib_set(v->fib, family, prefix, bits, next_hop);
-  pthread_rwlock_unlock(&e->config);
+  config_write_end(e);
   return result;
 }
 
 int kdp_fib_remove(kdp_engine *e, uint32_t id, uint8_t family, const uint8_t *prefix, uint8_t bits) {
-  pthread_rwlock_wrlock(&e->config);
+  config_write(e);
   vni *v = vni_find(e, id);
   int result = v == NULL ? -ENOENT : fib_unset(v->fib, family, prefix, bits);
-  pthread_rwlock_unlock(&e->config);
+  config_write_end(e);
   return result;
 }
 
@@ -111,35 +140,35 @@ int kdp_mapping_add(kdp_engine *e, uint32_t id, uint8_t family, uint8_t bits, co
     return -EINVAL;
   mapping fresh = {.to = to, .family = family, .bits = bits};
   memcpy(fresh.seen, seen, family == 4 ? 4 : 16), memcpy(fresh.real, real, family == 4 ? 4 : 16);
-  pthread_rwlock_wrlock(&e->config);
+  config_write(e);
   vni *v = vni_find(e, id);
   int result = v == NULL ? -ENOENT : mapping_place(v, family, bits, seen) < v->mapping_count ? -EEXIST : 0;
   mapping *grown = result != 0 ? NULL : realloc(v->mappings, (v->mapping_count + 1) * sizeof *grown);
   if (grown != NULL) v->mappings = grown;
   if (result == 0) result = grown == NULL ? -ENOMEM : fib_set(v->fib, family, seen, bits, CROSSING | to);
   if (result == 0) v->mappings[v->mapping_count++] = fresh;
-  pthread_rwlock_unlock(&e->config);
+  config_write_end(e);
   return result;
 }
 
 int kdp_vni_router(kdp_engine *e, uint32_t id, uint8_t family, const uint8_t *addr) {
   if (family != 4 && family != 6) return -EINVAL;
-  pthread_rwlock_wrlock(&e->config);
+  config_write(e);
   vni *v = vni_find(e, id);
   if (v != NULL && family == 4) memcpy(v->router4, addr, 4);
   if (v != NULL && family == 6) memcpy(v->router6, addr, 16);
-  pthread_rwlock_unlock(&e->config);
+  config_write_end(e);
   return v == NULL ? -ENOENT : 0;
 }
 
 int kdp_mapping_remove(kdp_engine *e, uint32_t id, uint8_t family, uint8_t bits, const uint8_t *seen) {
   if ((family != 4 && family != 6) || bits > (family == 4 ? 32 : 128)) return -EINVAL;
-  pthread_rwlock_wrlock(&e->config);
+  config_write(e);
   vni *v = vni_find(e, id);
   size_t at = v == NULL ? 0 : mapping_place(v, family, bits, seen);
   int result = v == NULL || at == v->mapping_count ? -ENOENT : fib_unset(v->fib, family, seen, bits);
   if (result == 0) v->mappings[at] = v->mappings[--v->mapping_count];
-  pthread_rwlock_unlock(&e->config);
+  config_write_end(e);
   return result;
 }
 
@@ -148,7 +177,7 @@ int kdp_session_add(kdp_engine *e, uint32_t id, uint32_t *index) {
   if (s == NULL) return -ENOMEM;
   pthread_mutex_init(&s->path_lock, NULL);
   int result = -ENOSPC;
-  pthread_rwlock_wrlock(&e->config);
+  config_write(e);
   s->vni = vni_find(e, id);
   if (s->vni == NULL) result = -ENOENT;
   /* The upper half of the index is a turn: a late datagram of a session that was cut does not meet its successor. */
@@ -160,19 +189,19 @@ int kdp_session_add(kdp_engine *e, uint32_t id, uint32_t *index) {
     *index = next;
     result = 0;
   }
-  pthread_rwlock_unlock(&e->config);
+  config_write_end(e);
   if (result != 0) session_free(s);
   return result;
 }
 
 /* Stops the packets until the matching unlock, found or not. NULL: no such session. */
 static session *session_lock(kdp_engine *e, uint32_t index) {
-  pthread_rwlock_wrlock(&e->config);
+  config_write(e);
   return session_find(e, index);
 }
 
 static int session_unlock(kdp_engine *e, int result) {
-  pthread_rwlock_unlock(&e->config);
+  config_write_end(e);
   return result;
 }
 
@@ -286,20 +315,20 @@ int kdp_session_limit(kdp_engine *e, uint32_t index, uint16_t limit) {
 
 int kdp_session_stats(kdp_engine *e, uint32_t index, uint64_t *sent, uint64_t *received) {
   int result = -ENOENT;
-  pthread_rwlock_rdlock(&e->config);
+  config_read(e);
   session *s = session_find(e, index);
   if (s != NULL) {
     *sent = atomic_load_explicit(&s->tx_counter, memory_order_relaxed);
     *received = atomic_load_explicit(&s->rx_datagrams, memory_order_relaxed);
     result = 0;
   }
-  pthread_rwlock_unlock(&e->config);
+  config_read_end(e);
   return result;
 }
 
 int kdp_session_offences(kdp_engine *e, uint32_t index, uint64_t *forged, uint64_t *replayed, uint64_t *spoofed) {
   int result = -ENOENT;
-  pthread_rwlock_rdlock(&e->config);
+  config_read(e);
   session *s = session_find(e, index);
   if (s != NULL) {
     *forged = atomic_load_explicit(&s->forged, memory_order_relaxed);
@@ -307,7 +336,7 @@ int kdp_session_offences(kdp_engine *e, uint32_t index, uint64_t *forged, uint64
     *spoofed = atomic_load_explicit(&s->spoofed, memory_order_relaxed);
     result = 0;
   }
-  pthread_rwlock_unlock(&e->config);
+  config_read_end(e);
   return result;
 }
 
@@ -321,14 +350,14 @@ int kdp_control_send(kdp_engine *e, uint32_t index, uint8_t type, const uint8_t 
   lane *l = &e->lanes[LANE_HOST];
   int result = -ENOENT;
   pthread_mutex_lock(&e->host_lock);
-  pthread_rwlock_rdlock(&e->config);
+  config_read(e);
   session *s = session_find(e, index);
   if (size > 0) outbox_flush(e, l); /* of the others each may be fragmented */
   if (s != NULL)
     result = transmit_control(e, l, s, type, payload, len, size, directed ? &to : NULL, to_len, via_relay != 0);
   if (size > 0 && l->out.count > 0) outbox_flush_whole(e, l);
   if (!e->corked) batch_end(e, l);
-  pthread_rwlock_unlock(&e->config);
+  config_read_end(e);
   pthread_mutex_unlock(&e->host_lock);
   return result;
 }
@@ -341,9 +370,9 @@ void kdp_cork(kdp_engine *e) {
 
 void kdp_flush(kdp_engine *e) {
   pthread_mutex_lock(&e->host_lock);
-  pthread_rwlock_rdlock(&e->config);
+  config_read(e);
   batch_end(e, &e->lanes[LANE_HOST]);
-  pthread_rwlock_unlock(&e->config);
+  config_read_end(e);
   pthread_mutex_unlock(&e->host_lock);
 }
 

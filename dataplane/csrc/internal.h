@@ -37,10 +37,12 @@ enum {
   BATCH = 64,            /* packets read from a TUN, messages received, before the other side gets its turn */
   GSO_SEGMENTS_MAX = 64, /* UDP_MAX_SEGMENTS of kernels before 6.9 */
   UDP_PAYLOAD_MAX = 65000,
-  TUN_BYTES = 1 << 18, /* packets being joined, and one more behind them */
-  OUTBOX_BYTES = 1 << 21,
+  TUN_BYTES = 1 << 18,    /* packets being joined, and one more behind them */
+  OUTBOX_BYTES = 1 << 18, /* sealed datagrams that leave together: a writer of `config` waits for them to be sent */
+  INBOX_BATCH = 1 << 18,  /* bytes out of the relay that are read before the UDP socket gets its turn */
   RELAY_BYTES = 1 << 20,
-  LIMIT_MIN = 576, /* of a path: no IPv4 host takes less */
+  FRAME_MAX = 1 << 18, /* what one DATAGRAMS frame carries */
+  LIMIT_MIN = 576,     /* of a path: no IPv4 host takes less */
   SESSIONS_MAX = 1 << 16,
   VNIS_MAX = 1 << 12,
   EVENTS_MAX = 2048,
@@ -95,6 +97,7 @@ enum {
   X(drop_tun_write) \
   X(drop_udp_send) \
   X(drop_relay_full) \
+  X(drop_inbox_full) \
   X(drop_no_relay) \
   X(drop_too_large) \
   X(drop_multicast) \
@@ -316,7 +319,8 @@ static inline void count(lane *l, int counter) {
   count_n(l, counter, 1);
 }
 
-struct relay_queue;
+struct relay_table;
+struct inbox;
 struct flow_table;
 struct ended_ring;
 struct fragments;
@@ -324,27 +328,29 @@ struct parking;
 struct event_ring;
 
 struct kdp_engine {
-  /* Locks are taken in this order: host_lock, receive_lock, config, and below them one leaf at a time (a flow stripe,
-   * then free_lock; a path, a relay queue, the parking, the fragments, the events).
+  /* Locks are taken in this order: host_lock, config, and below them one leaf at a time (a flow stripe, then free_lock;
+   * a relay queue, then spare_lock; a path, the parking, the fragments, the events). The inbox has locks of its own,
+   * under which no other is taken.
    *
    * config: the packet threads hold the read side for one batch, Python the write side for one change. It protects
-   * vnis, sessions, FIBs, keys and relay queues. Writers are preferred: a busy data plane cannot hold a cut back. */
+   * vnis, sessions, FIBs, keys and the table of relay queues. Writers are preferred: a busy data plane cannot hold a cut
+   * back. A packet thread that sees a writer wait ends its batch between two packets. */
   pthread_rwlock_t config;
+  _Atomic uint32_t writers; /* that wait for `config` or hold it */
   vni *vnis[VNIS_MAX];
   session *sessions[SESSIONS_MAX]; /* by index & (SESSIONS_MAX - 1) */
   uint32_t session_turn;
-  struct relay_queue *relays; /* small list, or a hash: see relay.c */
+  struct relay_table *relays;
   int udp;
   int wake_tx, wake_rx;   /* eventfds that end a wait */
   int watch_tx, watch_rx; /* epolls: of the TUNs, of the UDP socket; each with its eventfd */
   _Atomic bool stop;
   pthread_t tx_thread, rx_thread;
   bool threads;
-  /* receive_lock: replay windows and gathering runs are touched by one receiver at a time, rx or Python's relay_put. */
-  pthread_mutex_t receive_lock;
   /* host_lock: LANE_HOST belongs to whoever holds it. */
   pthread_mutex_t host_lock;
-  bool corked; /* what the host lane makes waits for more of it; guarded by host_lock */
+  bool corked;         /* what the host lane makes waits for more of it; guarded by host_lock */
+  struct inbox *inbox; /* of the rx thread, to which alone replay windows and gathering runs belong */
   struct flow_table *flows;
   struct ended_ring *ended;
   struct fragments *fragments;
@@ -354,6 +360,18 @@ struct kdp_engine {
 };
 
 uint64_t clock_ms(void);
+
+/* -- config.c: the lock ---------------------------------------------------------------------------------------------- */
+void config_read(kdp_engine *e);
+void config_read_end(kdp_engine *e);
+void config_write(kdp_engine *e);
+void config_write_end(kdp_engine *e);
+static inline bool config_is_wanted(kdp_engine *e) {
+  return atomic_load_explicit(&e->writers, memory_order_relaxed) != 0;
+}
+/* A packet thread lets the writers in. What it has made leaves before; what it looked up under `config` may be gone
+ * after. */
+void config_yield(kdp_engine *e, lane *l);
 
 /* -- event.c ------------------------------------------------------------------------------------------------------- */
 struct event_ring *events_new(void);
@@ -404,8 +422,15 @@ bool park(kdp_engine *e, const lane *l, uint64_t flow, uint32_t vni, const sende
 bool unpark(kdp_engine *e, uint64_t flow, parked_packet *out); /* the oldest; false: none is left */
 
 /* -- relay.c ------------------------------------------------------------------------------------------------------- */
+struct relay_table *relays_new(void);
+void relays_free(struct relay_table *t);
 void relay_queue_put(kdp_engine *e, lane *l, uint32_t relay, const uint8_t *datagram, size_t len);
-void relay_free_all(kdp_engine *e);
+
+/* -- inbox.c ------------------------------------------------------------------------------------------------------- */
+struct inbox *inbox_new(void);
+void inbox_free(struct inbox *b);
+/* The receiver's: whole frames until `most` bytes are read. true: more are left. */
+bool inbox_read(kdp_engine *e, lane *l, size_t most);
 
 /* -- transmit.c ---------------------------------------------------------------------------------------------------- */
 void transmit(kdp_engine *e, lane *l, session *to, const struct virtio_net_hdr *vnet, const uint8_t *data, size_t len,

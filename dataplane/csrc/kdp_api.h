@@ -111,8 +111,11 @@ int kdp_relay_add(kdp_engine *e, uint32_t relay);
 int kdp_relay_remove(kdp_engine *e, uint32_t relay);
 /* Whole `u16 length | datagram` records, oldest first. Returns the bytes written to `out`. */
 long kdp_relay_take(kdp_engine *e, uint32_t relay, uint8_t *out, size_t cap);
-/* The payload of one DATAGRAMS frame. Returns the number of datagrams read, or -EBADMSG for a broken record. */
+/* The payload of one DATAGRAMS frame, handed over to the thread that receives. Returns the number of datagrams, or -EBADMSG
+ * for a broken record: those before it are handed over. Never waits for the receiver: what finds no room is dropped. */
 long kdp_relay_put(kdp_engine *e, uint32_t relay, const uint8_t *data, size_t len);
+/* Returns when all that was handed over before has been received: for tests and measurements. */
+void kdp_settle(kdp_engine *e);
 
 int kdp_events(kdp_engine *e, kdp_event *out, int max); /* returns how many; clears the eventfd when none is left */
 int kdp_flow_verdict(kdp_engine *e, uint64_t flow, uint8_t verdict, uint32_t rule, uint32_t generation);

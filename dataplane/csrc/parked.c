@@ -117,7 +117,7 @@ int kdp_flow_verdict(kdp_engine *e, uint64_t id, uint8_t verdict, uint32_t rule,
   parked_packet waiting;
   if ((id & UINT32_MAX) == 0 || verdict > KDP_ALLOW) return -EINVAL;
   pthread_mutex_lock(&e->host_lock);
-  pthread_rwlock_rdlock(&e->config);
+  config_read(e);
   l->now_ms = clock_ms();
   bool live = flows_decide(e, l, id, verdict, rule, generation);
   while (unpark(e, id, &waiting)) {
@@ -127,7 +127,7 @@ int kdp_flow_verdict(kdp_engine *e, uint64_t id, uint8_t verdict, uint32_t rule,
       count(l, C_drop_pending);
   }
   if (!e->corked) batch_end(e, l);
-  pthread_rwlock_unlock(&e->config);
+  config_read_end(e);
   pthread_mutex_unlock(&e->host_lock);
   return live ? 0 : -ENOENT;
 }

@@ -76,7 +76,7 @@ bool tun_read(kdp_engine *e, lane *l, vni *v, uint8_t *buffer) {
   train t = {.count = 0};
   bool joined = false, drained = false;
   struct virtio_net_hdr vnet;
-  for (int i = 0; i < BATCH; i++) {
+  for (int i = 0; i < BATCH && !config_is_wanted(e); i++) {
     uint8_t *end = t.count == 0 ? buffer : t.data + t.len, *data = end + sizeof vnet;
     ssize_t n = read(v->tun, end, sizeof vnet + PACKET_MAX);
     if (n < 0 && errno != EAGAIN && errno != EINTR) /* the interface was taken away: it would be ready for ever */

@@ -53,6 +53,7 @@ COUNTERS = (
     "drop_tun_write",
     "drop_udp_send",
     "drop_relay_full",
+    "drop_inbox_full",
     "drop_no_relay",
     "drop_too_large",
     "drop_multicast",
@@ -236,7 +237,15 @@ class Dataplane(Protocol):
         """Whole records that fit, oldest first; returns their bytes. 0: nothing waits, or the first does not fit."""
         ...
 
-    def put_relay(self, relay: int, datagrams: bytes | memoryview) -> None: ...
+    def put_relay(self, relay: int, datagrams: bytes | memoryview) -> None:
+        """The payload of one DATAGRAMS frame, handed over to the thread that receives: this never waits for it. What finds
+        no room there is dropped (drop_inbox_full). Raises EBADMSG for a broken record; those before it are handed over."""
+        ...
+
+    def settle(self) -> None:
+        """Returns when all that `put_relay` handed over has been received: for tests and measurements."""
+        ...
+
     def events(self) -> list[Event]: ...
     def corked(self) -> AbstractContextManager[None]:
         """What verdicts release inside, and `send_control` sends, leaves together at the end: fewer system calls."""

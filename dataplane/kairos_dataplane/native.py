@@ -238,6 +238,9 @@ class NativeEngine:
     def put_relay(self, relay: int, datagrams: bytes | memoryview) -> None:
         _check(lib.kdp_relay_put(self._engine, relay, ffi.from_buffer(datagrams), len(datagrams)))
 
+    def settle(self) -> None:
+        lib.kdp_settle(self._engine)
+
     def events(self) -> list[Event]:
         count = lib.kdp_events(self._engine, self._events, _EVENTS)
         return [_event(self._events[i]) for i in range(count)]

@@ -132,6 +132,7 @@ def test_a_broken_relay_record_is_told_and_what_stood_before_it_counts(rig: Rig)
     for tail in (b"\x00", b"\x00\x05abc", b"\xff\xff"):
         with pytest.raises(OSError, match="message"):
             rig.engine.put_relay(RELAY, len(datagram).to_bytes(2) + datagram + tail)
+    rig.engine.settle()
     assert rig.counted()["rx_relay_datagrams"] == 1
 
 

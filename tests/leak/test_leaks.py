@@ -98,6 +98,7 @@ class Gateway:
         """Sends them as that member, allows every flow that opens; what was dropped for it, by name."""
         before = self.engine.counters()
         self.engine.put_relay(member.relay, b"".join(len(d).to_bytes(2) + d for d in datagrams))
+        self.engine.settle()
         while events := self.engine.events():
             for event in events:
                 if isinstance(event, FlowOpened):

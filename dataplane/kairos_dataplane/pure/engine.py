@@ -285,12 +285,17 @@ class PureEngine(PacketPath):
             return len(taken)
 
     def put_relay(self, relay: int, datagrams: bytes | memoryview) -> None:
+        if len(datagrams) > FRAME_MAX:
+            raise refused(errno.EMSGSIZE)
         with self._lock:
             try:
                 for datagram in records_untrusted(bytes(datagrams)):
                     self._receive(datagram, None, relay)
             except BadMessage:
                 raise refused(errno.EBADMSG) from None
+
+    def settle(self) -> None:
+        """Nothing is ever handed over."""
 
     def events(self) -> list[Event]:
         with self._lock:

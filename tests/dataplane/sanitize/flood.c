@@ -76,6 +76,7 @@ static void *daemon_main(void *unused) {
 
 static void put(uint8_t *frame, size_t len) {
   check(kdp_relay_put(engine, RELAY, frame, len) >= 0, "relay_put");
+  kdp_settle(engine);
 }
 
 static long wait_for(int tun, long delivered, long sent) {
