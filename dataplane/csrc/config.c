@@ -59,40 +59,93 @@ fail:
   return result;
 }
 
-static void session_unlink(kdp_engine *e, session *s) {
-  e->sessions[s->index & (SESSIONS_MAX - 1)] = NULL;
-  for (int i = 0; i < LANES; i++)
-    if (e->lanes[i].run.from == s) e->lanes[i].run.count = 0, e->lanes[i].run.from = NULL;
-}
-
 static void rx_epoch_free(rx_epoch *k) {
   if (k == NULL) return;
   aead_key_free(k->key);
   free(k);
 }
 
+/* Nobody reads them any more. */
+static void session_wipe(session *s) {
+  for (int i = 0; i < KDP_EPOCHS; i++) rx_epoch_free(s->rx[i]), s->rx[i] = NULL;
+  aead_key_free(s->tx_key), s->tx_key = NULL;
+}
+
 void session_free(session *s) {
   if (s == NULL) return;
-  for (int i = 0; i < KDP_EPOCHS; i++) rx_epoch_free(s->rx[i]);
-  aead_key_free(s->tx_key);
+  session_wipe(s);
   free(s->leases);
+  free(s->routes);
   pthread_mutex_destroy(&s->path_lock);
   free(s);
 }
 
-int kdp_vni_remove(kdp_engine *e, uint32_t id) {
-  config_write(e);
-  vni *v = vni_find(e, id);
-  if (v == NULL) {
+/* -- cuts ------------------------------------------------------------------------------------------------------------ */
+
+enum { CUTS_A_WRITE = 16, FLOWS_A_READ = 64 };
+
+/* Under the write side. From here on no packet finds the session: what is left of it is its flows. */
+static void session_unlink(kdp_engine *e, session *s) {
+  session **at = &s->vni->sessions;
+  while (*at != s) at = &(*at)->next_of_vni;
+  *at = s->next_of_vni;
+  for (size_t i = 0; i < s->route_count; i++)
+    fib_unset_hop(s->vni->fib, s->routes[i].family, s->routes[i].prefix, s->routes[i].bits, s->index);
+  for (int i = 0; i < LANES; i++)
+    if (e->lanes[i].run.from == s) e->lanes[i].run.count = 0, e->lanes[i].run.from = NULL;
+  s->index = 0;
+  s->next_cut = e->cut_sessions, e->cut_sessions = s;
+}
+
+/* Under the write side: those whose flows are forgotten leave their places. */
+static void sessions_reap(kdp_engine *e) {
+  for (session **at = &e->cut_sessions; *at != NULL;) {
+    session *s = *at;
+    if (!s->gone) {
+      at = &s->next_cut;
+      continue;
+    }
+    *at = s->next_cut;
+    e->sessions[s->place] = NULL;
+    session_free(s);
+  }
+}
+
+/* Its flows go under the read side, some at a time, so that packets go on. */
+static void session_bury(kdp_engine *e, session *s, uint32_t index) {
+  session_wipe(s);
+  for (bool more = true; more;) {
+    config_read(e);
+    more = flows_forget_session(e, s, index, FLOWS_A_READ);
+    if (!more) s->gone = true; /* read under the write side; from then on another cut may free it */
+    config_read_end(e);
+  }
+}
+
+int kdp_sessions_cut(kdp_engine *e, const uint32_t *indexes, size_t count) {
+  int found = 0;
+  for (size_t from = 0; from < count; from += CUTS_A_WRITE) {
+    session *cut[CUTS_A_WRITE];
+    size_t size = count - from < CUTS_A_WRITE ? count - from : CUTS_A_WRITE;
+    config_write(e);
+    sessions_reap(e);
+    for (size_t i = 0; i < size; i++) {
+      cut[i] = session_find(e, indexes[from + i]);
+      if (cut[i] != NULL) session_unlink(e, cut[i]), found++;
+    }
     config_write_end(e);
-    return -ENOENT;
+    for (size_t i = 0; i < size; i++)
+      if (cut[i] != NULL) session_bury(e, cut[i], indexes[from + i]);
   }
-  flows_forget(e, id, 0);
-  for (uint32_t i = 0; i < SESSIONS_MAX; i++) {
-    session *s = e->sessions[i];
-    if (s != NULL && s->vni == v) session_unlink(e, s), session_free(s);
-  }
-  uint32_t hole = id % VNIS_MAX;
+  return found;
+}
+
+int kdp_session_cut(kdp_engine *e, uint32_t index) {
+  return kdp_sessions_cut(e, &index, 1) == 1 ? 0 : -ENOENT;
+}
+
+static void vni_unlink(kdp_engine *e, vni *v) {
+  uint32_t hole = v->id % VNIS_MAX;
   while (e->vnis[hole] != v) hole = (hole + 1) % VNIS_MAX;
   e->vnis[hole] = NULL;
   for (uint32_t at = (hole + 1) % VNIS_MAX; e->vnis[at] != NULL; at = (at + 1) % VNIS_MAX) { /* close the gap */
@@ -102,7 +155,25 @@ int kdp_vni_remove(kdp_engine *e, uint32_t id) {
     e->vnis[hole] = moved, e->vnis[at] = NULL, hole = at;
   }
   epoll_ctl(e->watch_tx, EPOLL_CTL_DEL, v->tun, NULL);
-  config_write_end(e);
+}
+
+int kdp_vni_remove(kdp_engine *e, uint32_t id) {
+  vni *v;
+  for (uint32_t last = 1; last != 0;) { /* its sessions first, each as any other is cut */
+    config_write(e);
+    v = vni_find(e, id);
+    last = v == NULL || v->sessions == NULL ? 0 : v->sessions->index;
+    if (v != NULL && last == 0) vni_unlink(e, v);
+    config_write_end(e);
+    if (last != 0) kdp_session_cut(e, last);
+  }
+  if (v == NULL) return -ENOENT;
+  uint32_t bucket = 0;
+  for (bool more = true; more;) {
+    config_read(e);
+    more = flows_forget_vni(e, id, &bucket);
+    config_read_end(e);
+  }
   fib_free(v->fib);
   free(v->mappings);
   close(v->tun);
@@ -110,10 +181,36 @@ int kdp_vni_remove(kdp_engine *e, uint32_t id) {
   return 0;
 }
 
+/* -- routes ---------------------------------------------------------------------------------------------------------- */
+
+/* The session learns which routes lead to it: its cut removes them without a look at all the others. */
+static int remember_route(session *s, uint8_t family, const uint8_t *prefix, uint8_t bits) {
+  prefix_route route = {.family = family, .bits = bits};
+  memcpy(route.prefix, prefix, family == 4 ? 4 : 16);
+  for (size_t i = 0; i < s->route_count; i++)
+    if (memcmp(&s->routes[i], &route, sizeof route) == 0) return 0;
+  prefix_route *grown = realloc(s->routes, (s->route_count + 1) * sizeof *grown);
+  if (grown == NULL) return -ENOMEM;
+  s->routes = grown;
+  grown[s->route_count++] = route;
+  return 0;
+}
+
+static int route_add(kdp_engine *e, uint32_t id, uint8_t family, const uint8_t *prefix, uint8_t bits,
+                     uint32_t next_hop) {
+  vni *v = vni_find(e, id);
+  if (v == NULL) return -ENOENT;
+  session *to = next_hop == KDP_NEXT_HOP_LOCAL ? NULL : session_find(e, next_hop);
+  int result = fib_set(v->fib, family, prefix, bits, next_hop);
+  if (result != 0 || to == NULL || to->vni != v) return result;
+  result = remember_route(to, family, prefix, bits);
+  if (result != 0) fib_unset(v->fib, family, prefix, bits);
+  return result;
+}
+
 int kdp_fib_add(kdp_engine *e, uint32_t id, uint8_t family, const uint8_t *prefix, uint8_t bits, uint32_t next_hop) {
   config_write(e);
-  vni *v = vni_find(e, id);
-  int result = v == NULL ? -ENOENT : fib_set(v->fib, family, prefix, bits, next_hop);
+  int result = route_add(e, id, family, prefix, bits, next_hop);
   config_write_end(e);
   return result;
 }
@@ -178,14 +275,16 @@ int kdp_session_add(kdp_engine *e, uint32_t id, uint32_t *index) {
   pthread_mutex_init(&s->path_lock, NULL);
   int result = -ENOSPC;
   config_write(e);
+  sessions_reap(e);
   s->vni = vni_find(e, id);
   if (s->vni == NULL) result = -ENOENT;
   /* The upper half of the index is a turn: a late datagram of a session that was cut does not meet its successor. */
   for (uint32_t i = 0; s->vni != NULL && i < SESSIONS_MAX && result != 0; i++) {
     uint32_t next = ++e->session_turn & (CROSSING - 1);
     if (next == 0 || e->sessions[next & (SESSIONS_MAX - 1)] != NULL) continue;
-    s->index = next;
-    e->sessions[next & (SESSIONS_MAX - 1)] = s;
+    s->index = next, s->place = next & (SESSIONS_MAX - 1);
+    e->sessions[s->place] = s;
+    s->next_of_vni = s->vni->sessions, s->vni->sessions = s;
     *index = next;
     result = 0;
   }
@@ -203,24 +302,6 @@ static session *session_lock(kdp_engine *e, uint32_t index) {
 static int session_unlock(kdp_engine *e, int result) {
   config_write_end(e);
   return result;
-}
-
-int kdp_session_remote(kdp_engine *e, uint32_t index, uint32_t remote_index) {
-  session *s = session_lock(e, index);
-  if (s != NULL) s->remote = remote_index;
-  return session_unlock(e, s == NULL ? -ENOENT : 0);
-}
-
-int kdp_session_cut(kdp_engine *e, uint32_t index) {
-  session *s = session_lock(e, index);
-  if (s != NULL) {
-    flows_forget(e, s->vni->id, index);
-    fib_forget(s->vni->fib, index);
-    session_unlink(e, s);
-  }
-  session_unlock(e, 0);
-  session_free(s);
-  return s == NULL ? -ENOENT : 0;
 }
 
 static int lease_add(session *s, uint8_t family, const uint8_t *prefix, uint8_t bits) {
@@ -306,11 +387,22 @@ int kdp_session_path(kdp_engine *e, uint32_t index, uint8_t kind, const kdp_addr
   return session_unlock(e, s == NULL ? -ENOENT : 0);
 }
 
+/* What packets may see change between one and the next needs no writer. */
 int kdp_session_limit(kdp_engine *e, uint32_t index, uint16_t limit) {
   if (limit != 0 && limit < LIMIT_MIN) return -EINVAL;
-  session *s = session_lock(e, index);
+  config_read(e);
+  session *s = session_find(e, index);
   if (s != NULL) atomic_store_explicit(&s->limit, limit, memory_order_relaxed);
-  return session_unlock(e, s == NULL ? -ENOENT : 0);
+  config_read_end(e);
+  return s == NULL ? -ENOENT : 0;
+}
+
+int kdp_session_remote(kdp_engine *e, uint32_t index, uint32_t remote_index) {
+  config_read(e);
+  session *s = session_find(e, index);
+  if (s != NULL) atomic_store_explicit(&s->remote, remote_index, memory_order_relaxed);
+  config_read_end(e);
+  return s == NULL ? -ENOENT : 0;
 }
 
 int kdp_session_stats(kdp_engine *e, uint32_t index, uint64_t *sent, uint64_t *received) {

@@ -15,7 +15,7 @@
 #ifndef UDP_GRO
 #define UDP_GRO 104
 #endif
-enum { UDP_BATCH = 16 };
+enum { UDP_BATCH = 16, AGE_EVERY_MS = 200 };
 /* Small packets that come in crowds are let come together, as network cards do: else their sender pays for our waking
  * with each of them. A packet that comes alone does not wait. */
 enum { GATHER_NS = 100000 };
@@ -95,8 +95,9 @@ static void *tx_main(void *argument) {
   uint8_t *buffer = malloc(TUN_BYTES);
   struct epoll_event ready[BATCH];
   uint64_t aged_ms = 0;
+  bool ageing = false; /* more flows than one round may take */
   while (buffer != NULL && !atomic_load_explicit(&e->stop, memory_order_acquire)) {
-    int n = epoll_wait(e->watch_tx, ready, BATCH, 100);
+    int n = epoll_wait(e->watch_tx, ready, BATCH, ageing ? 0 : AGE_EVERY_MS);
     bool gathering = false;
     uint64_t before = counted(l, C_tx_datagrams);
     l->now_ms = clock_ms();
@@ -111,9 +112,9 @@ static void *tx_main(void *argument) {
       if (v != NULL) gathering |= tun_read(e, l, v, buffer);
     }
     batch_end(e, l);
-    if (l->now_ms - aged_ms >= 100) {
+    if (ageing || l->now_ms - aged_ms >= AGE_EVERY_MS) {
       aged_ms = l->now_ms;
-      flows_age(e, l);
+      ageing = flows_age(e, l);
     }
     config_read_end(e);
     learn_patience(&crowds, l->now_ms, counted(l, C_tx_datagrams) - before);
@@ -252,7 +253,7 @@ void kdp_destroy(kdp_engine *e) {
     pthread_join(e->tx_thread, NULL);
     pthread_join(e->rx_thread, NULL);
   }
-  for (uint32_t i = 0; i < SESSIONS_MAX; i++) session_free(e->sessions[i]);
+  for (uint32_t i = 0; i < SESSIONS_MAX; i++) session_free(e->sessions[i]); /* those that were cut as well */
   for (uint32_t i = 0; i < VNIS_MAX; i++)
     if (e->vnis[i] != NULL)
       fib_free(e->vnis[i]->fib), free(e->vnis[i]->mappings), close(e->vnis[i]->tun), free(e->vnis[i]);

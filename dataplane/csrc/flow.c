@@ -1,7 +1,8 @@
 /* The flow table: one verdict a 5-tuple and VNI, found in one lookup, in both directions.
  *
  * Memory is one mapping, touched as flows come; nothing is allocated afterwards. Buckets are chains of entry indexes,
- * guarded by stripes of locks. Each session (and each TUN) has its own share, so that one peer's flood of new flows
+ * guarded by stripes of locks. A session's flows are a list, so that cutting it costs its own flows only, and a stripe's
+ * are on a timer wheel, so that ageing costs the flows that end. Each session (and each TUN) has its own share, so that one peer's flood of new flows
  * never takes the place of another's: a full share refuses the flooder, nothing is evicted. The same holds for the room
  * where packets and questions wait for a verdict: each session may have a few of its flows there. */
 #include <netinet/tcp.h>
@@ -11,7 +12,10 @@
 
 #include "internal.h"
 
-enum { NONE = UINT32_MAX, AGE_STEP = 4096 };
+enum { NONE = UINT32_MAX, AGE_STEP = 256, VNI_STEP = 4096 };
+/* The wheel of a stripe: its flows by the tick in which their life may be over, 262 s ahead; who lives longer is looked at
+ * again then. A flow whose life was prolonged by a packet is not moved: it is put where it belongs once its slot comes. */
+enum { TICK_MS = 512, WHEEL_SLOTS = 512 };
 
 typedef struct {
   uint32_t vni;
@@ -20,15 +24,28 @@ typedef struct {
   uint8_t low[16], high[16];
 } flow_key;
 
+/* Flows in a list, by index + 1; 0: none. */
+typedef struct {
+  uint32_t next, previous;
+} flow_link;
+
 typedef struct {
   flow_key key;
   bool initiator_is_low, closing, established;
-  uint8_t verdict, icmp_type;
+  uint8_t verdict, icmp_type, tcp_flags;
+  uint16_t wheel_slot;
   uint32_t turn; /* of this slot: makes ids unique */
-  uint32_t next, from, across, rule, generation, tcp_flags;
+  uint32_t next, from, across, rule, generation;
+  flow_link wheel; /* in a slot of its stripe's wheel; guarded by the stripe */
+  flow_link owned; /* in its session's flows; guarded by free_lock */
   uint64_t opened_ms, last_ms;
   uint64_t packets[2], bytes[2];
 } flow;
+
+typedef struct {
+  uint64_t tick; /* the next one to be looked at */
+  uint32_t slots[WHEEL_SLOTS];
+} flow_wheel;
 
 struct flow_table {
   uint32_t max, mask;
@@ -38,9 +55,9 @@ struct flow_table {
   /* bucket + 1 of each live entry, 0 of a free one: set under the bucket's stripe, read to find that stripe. */
   _Atomic uint32_t *homes;
   pthread_mutex_t stripes[FLOW_STRIPES];
-  pthread_mutex_t free_lock; /* guards free_head, fresh and local_flows */
+  flow_wheel wheels[FLOW_STRIPES]; /* each guarded by its stripe */
+  pthread_mutex_t free_lock;       /* guards free_head, fresh, local_flows, and the list of each session's flows */
   uint32_t free_head, fresh, local_flows;
-  uint32_t age_at;
 };
 
 /* Zeroed memory that takes room only where it is touched. */
@@ -59,7 +76,10 @@ struct flow_table *flows_new(uint32_t max) {
   t->homes = pages(sizeof(uint32_t) * max);
   t->mask--;
   t->free_head = NONE;
-  for (int i = 0; i < FLOW_STRIPES; i++) pthread_mutex_init(&t->stripes[i], NULL);
+  for (int i = 0; i < FLOW_STRIPES; i++) {
+    pthread_mutex_init(&t->stripes[i], NULL);
+    t->wheels[i].tick = clock_ms() / TICK_MS;
+  }
   pthread_mutex_init(&t->free_lock, NULL);
   bool keyed = getrandom(t->secret, sizeof t->secret, 0) == sizeof t->secret;
   t->secret[1] |= 1;
@@ -124,6 +144,79 @@ static uint64_t id_of(const struct flow_table *t, const flow *f) {
   return (uint64_t)f->turn << 32 | (uint64_t)(f - t->entries + 1);
 }
 
+/* -- a session's flows --------------------------------------------------------------------------------------------- */
+
+/* The session keeps its place, though not its index, for as long as it has flows. */
+static session *owner_of(kdp_engine *e, const flow *f) {
+  return f->from == 0 ? NULL : e->sessions[f->from & (SESSIONS_MAX - 1)];
+}
+
+/* free_lock is held, here and below. */
+static void own(struct flow_table *t, session *owner, flow *f) {
+  uint32_t self = (uint32_t)(f - t->entries) + 1;
+  f->owned = (flow_link){.next = owner->first_flow};
+  if (owner->first_flow != 0) t->entries[owner->first_flow - 1].owned.previous = self;
+  owner->first_flow = self;
+}
+
+static void disown(struct flow_table *t, session *owner, const flow *f) {
+  flow_link link = f->owned;
+  if (link.next != 0) t->entries[link.next - 1].owned.previous = link.previous;
+  if (link.previous != 0)
+    t->entries[link.previous - 1].owned.next = link.next;
+  else
+    owner->first_flow = link.next;
+}
+
+/* -- the wheel; the flow's stripe is held -------------------------------------------------------------------------- */
+
+/* When its life is over unless it gets another packet. Idle lives: a closed TCP flow, a decision nobody gave, a denial,
+ * one-sided flows, everything else. */
+static uint64_t ends_at(const flow *f) {
+  uint64_t limit = 60000;
+  if (f->verdict == KDP_PENDING)
+    limit = PENDING_LIFE_MS;
+  else if (f->verdict == KDP_DENY)
+    limit = 10000;
+  else if (f->key.protocol == IPPROTO_TCP)
+    limit = f->closing ? 10000 : f->established ? 3600000 : 60000;
+  else if (f->key.protocol == IPPROTO_UDP)
+    limit = f->established ? 180000 : 60000;
+  return f->last_ms + limit;
+}
+
+static flow_wheel *wheel_of(struct flow_table *t, uint32_t bucket) {
+  return &t->wheels[bucket % FLOW_STRIPES];
+}
+
+static void wheel_add(struct flow_table *t, flow_wheel *w, flow *f) {
+  uint64_t due = ends_at(f) / TICK_MS + 1;
+  if (due < w->tick) due = w->tick;
+  if (due > w->tick + WHEEL_SLOTS - 2) due = w->tick + WHEEL_SLOTS - 2;
+  uint32_t self = (uint32_t)(f - t->entries) + 1;
+  f->wheel_slot = (uint16_t)(due % WHEEL_SLOTS);
+  uint32_t *slot = &w->slots[f->wheel_slot];
+  f->wheel = (flow_link){.next = *slot};
+  if (*slot != 0) t->entries[*slot - 1].wheel.previous = self;
+  *slot = self;
+}
+
+static void wheel_remove(struct flow_table *t, flow_wheel *w, const flow *f) {
+  if (f->wheel.next != 0) t->entries[f->wheel.next - 1].wheel.previous = f->wheel.previous;
+  if (f->wheel.previous != 0)
+    t->entries[f->wheel.previous - 1].wheel.next = f->wheel.next;
+  else
+    w->slots[f->wheel_slot] = f->wheel.next;
+}
+
+/* Its life has become shorter. */
+static void wheel_move(struct flow_table *t, uint32_t bucket, flow *f) {
+  wheel_remove(t, wheel_of(t, bucket), f);
+  wheel_add(t, wheel_of(t, bucket), f);
+}
+
+/* -- entries ------------------------------------------------------------------------------------------------------- */
+
 static flow *take_entry(struct flow_table *t, session *from) {
   flow *f = NULL;
   pthread_mutex_lock(&t->free_lock);
@@ -150,7 +243,7 @@ static void describe(const struct flow_table *t, const flow *f, uint64_t now, kd
                     .family = k->family,
                     .protocol = k->protocol,
                     .icmp_type = f->icmp_type,
-                    .tcp_flags = (uint8_t)f->tcp_flags,
+                    .tcp_flags = f->tcp_flags,
                     .src_port = low ? k->low_port : k->high_port,
                     .dst_port = low ? k->high_port : k->low_port,
                     .verdict = f->verdict,
@@ -165,11 +258,11 @@ static void describe(const struct flow_table *t, const flow *f, uint64_t now, kd
 }
 
 static void waits_no_more(kdp_engine *e, const flow *f) {
-  session *from = f->from == 0 ? NULL : session_find(e, f->from);
+  session *from = owner_of(e, f);
   if (from != NULL) atomic_fetch_sub_explicit(&from->waiting, 1, memory_order_relaxed);
 }
 
-/* Its stripe is held and it is already out of its chain. */
+/* Its stripe is held and it is already out of its chain and its wheel. */
 static void give_back(kdp_engine *e, flow *f, uint8_t why) {
   struct flow_table *t = e->flows;
   if (f->verdict == KDP_ALLOW) {
@@ -179,10 +272,10 @@ static void give_back(kdp_engine *e, flow *f, uint8_t why) {
     ended_put(e->ended, &over);
   }
   if (f->verdict == KDP_PENDING) waits_no_more(e, f);
-  session *from = f->from == 0 ? NULL : session_find(e, f->from);
-  if (from != NULL) atomic_fetch_sub_explicit(&from->flows, 1, memory_order_relaxed);
+  session *from = owner_of(e, f);
   pthread_mutex_lock(&t->free_lock);
-  if (f->from == 0) t->local_flows--;
+  if (from == NULL) t->local_flows--;
+  if (from != NULL) disown(t, from, f), atomic_fetch_sub_explicit(&from->flows, 1, memory_order_relaxed);
   uint32_t turn = f->turn + 1;
   atomic_store_explicit(&t->homes[f - t->entries], 0, memory_order_relaxed); /* ordered by the stripe */
   memset(f, 0, sizeof *f);
@@ -245,7 +338,13 @@ static flow_answer open_flow(kdp_engine *e, lane *l, const flow_key *k, uint32_t
               .next = t->buckets[bucket]};
   __atomic_store_n(&t->buckets[bucket], (uint32_t)(f - t->entries) + 1, __ATOMIC_RELAXED); /* see bucket_is_empty */
   atomic_store_explicit(&t->homes[f - t->entries], bucket + 1, memory_order_relaxed);      /* ordered by the stripe */
+  if (owner != NULL) {
+    pthread_mutex_lock(&t->free_lock);
+    own(t, owner, f);
+    pthread_mutex_unlock(&t->free_lock);
+  }
   account(f, source_low, p, in, l->now_ms);
+  wheel_add(t, wheel_of(t, bucket), f);
   describe(t, f, l->now_ms, opened);
   count(l, C_flows_opened);
   wait_for_verdict(e, l, f, from, in, C_drop_park_full);
@@ -283,12 +382,13 @@ static bool begins_anew(const flow *f, bool source_low, const packet *p) {
 }
 
 /* The bucket's stripe is held. */
-static void drop_flow(kdp_engine *e, uint32_t bucket, flow *f) {
+static void drop_flow(kdp_engine *e, uint32_t bucket, flow *f, uint8_t why) {
   struct flow_table *t = e->flows;
   uint32_t *at = &t->buckets[bucket];
   while (&t->entries[*at - 1] != f) at = &t->entries[*at - 1].next;
   __atomic_store_n(at, f->next, __ATOMIC_RELAXED); /* see bucket_is_empty */
-  give_back(e, f, KDP_END_REPLACED);
+  wheel_remove(t, wheel_of(t, bucket), f);
+  give_back(e, f, why);
 }
 
 /* The live flow of that id, with its stripe held; NULL, and no lock, when it is gone. Under the stripe of its home it can
@@ -338,7 +438,7 @@ flow_answer flows_pass(kdp_engine *e, lane *l, uint32_t vni, const sender *from,
   pthread_mutex_lock(stripe);
   flow *f = find(t, bucket, &k);
   if (unlikely(f != NULL && begins_anew(f, source_low, p))) {
-    drop_flow(e, bucket, f);
+    drop_flow(e, bucket, f, KDP_END_REPLACED);
     f = NULL;
   }
   if (unlikely(f != NULL && f->closing && is_opening(p->protocol, p->tcp_flags) && f->verdict == KDP_ALLOW &&
@@ -348,7 +448,9 @@ flow_answer flows_pass(kdp_engine *e, lane *l, uint32_t vni, const sender *from,
   if (unlikely(f == NULL)) {
     answer = open_flow(e, l, &k, bucket, source_low, from, p, in, opened);
   } else {
+    bool closing = f->closing;
     account(f, source_low, p, in, l->now_ms);
+    if (unlikely(f->closing != closing)) wheel_move(t, bucket, f);
     if (unlikely(f->verdict == KDP_PENDING)) {
       wait_for_verdict(e, l, f, from, in, C_drop_pending);
       answer = FLOW_DROP;
@@ -363,66 +465,87 @@ flow_answer flows_pass(kdp_engine *e, lane *l, uint32_t vni, const sender *from,
 }
 
 /* Peeked at without its stripe, so the head is stored and loaded whole and in no order: a flow that another thread is
- * just adding may be missed, and is younger than any sweep. flows_forget runs under the write side of `config`, where
- * nobody adds. */
+ * just adding may be missed. Nobody adds a flow of a VNI that is being removed. */
 static bool bucket_is_empty(const struct flow_table *t, uint32_t bucket) {
   return __atomic_load_n(&t->buckets[bucket], __ATOMIC_RELAXED) == 0;
 }
 
-/* Removes the flows of a bucket for which `gone` says so. */
-static uint32_t sweep(kdp_engine *e, uint32_t bucket, bool (*gone)(const flow *, const void *), const void *with,
-                      uint8_t why) {
+/* The first of the session's flows is removed. false: it has none. Between the two locks another thread may age it. */
+static bool forget_first(kdp_engine *e, const session *s, uint32_t index) {
   struct flow_table *t = e->flows;
-  uint32_t removed = 0;
-  if (bucket_is_empty(t, bucket)) return 0;
-  pthread_mutex_lock(stripe_of(t, bucket));
-  for (uint32_t *at = &t->buckets[bucket]; *at != 0;) {
-    flow *f = &t->entries[*at - 1];
-    if (gone(f, with)) {
-      __atomic_store_n(at, f->next, __ATOMIC_RELAXED);
-      give_back(e, f, why);
-      removed++;
-    } else {
-      at = &f->next;
+  pthread_mutex_lock(&t->free_lock);
+  uint32_t first = s->first_flow;
+  pthread_mutex_unlock(&t->free_lock);
+  if (first == 0) return false;
+  uint32_t home = atomic_load_explicit(&t->homes[first - 1], memory_order_relaxed);
+  if (home == 0) return true;
+  pthread_mutex_lock(stripe_of(t, home - 1));
+  flow *f = &t->entries[first - 1];
+  bool same = atomic_load_explicit(&t->homes[first - 1], memory_order_relaxed) == home && f->from == index;
+  if (same) drop_flow(e, home - 1, f, KDP_END_CUT);
+  pthread_mutex_unlock(stripe_of(t, home - 1));
+  return true;
+}
+
+bool flows_forget_session(kdp_engine *e, const session *s, uint32_t index, int most) {
+  while (most > 0 && forget_first(e, s, index)) most--;
+  return most == 0;
+}
+
+bool flows_forget_vni(kdp_engine *e, uint32_t vni, uint32_t *bucket) {
+  struct flow_table *t = e->flows;
+  for (int i = 0; i < VNI_STEP; i++) {
+    if (*bucket > t->mask) return false;
+    uint32_t here = (*bucket)++;
+    if (bucket_is_empty(t, here)) continue;
+    pthread_mutex_lock(stripe_of(t, here));
+    for (uint32_t at = t->buckets[here], next; at != 0; at = next) {
+      flow *f = &t->entries[at - 1];
+      next = f->next;
+      if (f->key.vni == vni || f->across == vni) drop_flow(e, here, f, KDP_END_CUT);
     }
+    pthread_mutex_unlock(stripe_of(t, here));
   }
-  pthread_mutex_unlock(stripe_of(t, bucket));
-  return removed;
+  return true;
 }
 
-struct forget {
-  uint32_t vni, session;
-};
-
-static bool is_forgotten(const flow *f, const void *with) {
-  const struct forget *w = with;
-  return w->session != 0 ? f->from == w->session : f->key.vni == w->vni || f->across == w->vni;
-}
-
-void flows_forget(kdp_engine *e, uint32_t vni, uint32_t session) {
-  struct forget with = {vni, session};
-  for (uint32_t bucket = 0; bucket <= e->flows->mask; bucket++) sweep(e, bucket, is_forgotten, &with, KDP_END_CUT);
-}
-
-/* Idle lives, in ms: a closed TCP flow, a decision nobody gave, a denial, one-sided flows, everything else. */
-static bool is_aged(const flow *f, const void *with) {
-  uint64_t idle = *(const uint64_t *)with - f->last_ms, limit = 60000;
-  if ((int64_t)idle < 0) return false;
-  if (f->verdict == KDP_PENDING)
-    limit = PENDING_LIFE_MS;
-  else if (f->verdict == KDP_DENY)
-    limit = 10000;
-  else if (f->key.protocol == IPPROTO_TCP)
-    limit = f->closing ? 10000 : f->established ? 3600000 : 60000;
-  else if (f->key.protocol == IPPROTO_UDP)
-    limit = f->established ? 180000 : 60000;
-  return idle > limit;
-}
-
-void flows_age(kdp_engine *e, lane *l) {
+/* The flows of one slot whose life is over go, the others to where they belong. At most `budget` are looked at. */
+static int age_slot(kdp_engine *e, lane *l, flow_wheel *w, int budget) {
   struct flow_table *t = e->flows;
-  for (int i = 0; i < AGE_STEP; i++, t->age_at = (t->age_at + 1) & t->mask)
-    count_n(l, C_flows_aged, sweep(e, t->age_at, is_aged, &l->now_ms, KDP_END_IDLE));
+  uint32_t slot = (uint32_t)(w->tick % WHEEL_SLOTS), aged = 0;
+  while (w->slots[slot] != 0 && budget > 0) {
+    flow *f = &t->entries[w->slots[slot] - 1];
+    budget--;
+    if (l->now_ms > ends_at(f)) {
+      uint32_t home = atomic_load_explicit(&t->homes[f - t->entries], memory_order_relaxed);
+      drop_flow(e, home - 1, f, KDP_END_IDLE);
+      aged++;
+      continue;
+    }
+    wheel_remove(t, w, f);
+    w->tick++; /* not into this slot again: the furthest is one short of a turn from here */
+    wheel_add(t, w, f);
+    w->tick--;
+  }
+  count_n(l, C_flows_aged, aged);
+  return budget;
+}
+
+bool flows_age(kdp_engine *e, lane *l) {
+  struct flow_table *t = e->flows;
+  uint64_t now = l->now_ms / TICK_MS;
+  int budget = AGE_STEP;
+  for (uint32_t i = 0; i < FLOW_STRIPES && budget > 0; i++) {
+    flow_wheel *w = &t->wheels[i];
+    pthread_mutex_lock(&t->stripes[i]);
+    if (w->tick + WHEEL_SLOTS < now) w->tick = now - WHEEL_SLOTS; /* after a suspend one turn is enough */
+    for (; w->tick <= now; w->tick++) {
+      budget = age_slot(e, l, w, budget);
+      if (budget == 0) break; /* the rest of the slot, next time */
+    }
+    pthread_mutex_unlock(&t->stripes[i]);
+  }
+  return budget == 0;
 }
 
 bool flows_decide(kdp_engine *e, lane *l, uint64_t id, uint8_t verdict, uint32_t rule, uint32_t generation) {
@@ -431,6 +554,7 @@ bool flows_decide(kdp_engine *e, lane *l, uint64_t id, uint8_t verdict, uint32_t
   if (f == NULL) return false;
   if (f->verdict == KDP_PENDING) waits_no_more(e, f);
   f->verdict = verdict, f->rule = rule, f->generation = generation;
+  wheel_move(e->flows, atomic_load_explicit(&e->flows->homes[f - e->flows->entries], memory_order_relaxed) - 1, f);
   pthread_mutex_unlock(stripe);
   if (verdict == KDP_DENY) count(l, C_flows_denied);
   return true;

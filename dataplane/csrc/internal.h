@@ -136,7 +136,8 @@ fib *fib_new(void);
 void fib_free(fib *f);
 int fib_set(fib *f, uint8_t family, const uint8_t *prefix, uint8_t bits, uint32_t next_hop);
 int fib_unset(fib *f, uint8_t family, const uint8_t *prefix, uint8_t bits);
-void fib_forget(fib *f, uint32_t next_hop);
+/* Only if it leads to `next_hop`. */
+void fib_unset_hop(fib *f, uint8_t family, const uint8_t *prefix, uint8_t bits, uint32_t next_hop);
 bool fib_find(const fib *f, uint8_t family, const uint8_t *addr, uint32_t *next_hop);
 
 /* -- packet.c: the inner packet, never trusted --------------------------------------------------------------------- */
@@ -234,14 +235,27 @@ typedef struct vni {
   fib *fib;
   mapping *mappings;
   size_t mapping_count;
+  struct session *sessions;
   uint8_t router4[4], router6[16]; /* our own address, or zeros */
 } vni;
 
+typedef struct {
+  uint8_t family, bits;
+  uint8_t prefix[16];
+} prefix_route;
+
 typedef struct session {
-  uint32_t index, remote;
+  uint32_t index; /* 0: it was cut */
+  uint32_t place; /* in the engine's sessions */
   vni *vni;
+  struct session *next_of_vni, *next_cut;
+  bool gone; /* it was cut, and its flows are forgotten: it can be freed */
   lease *leases;
   size_t lease_count;
+  prefix_route *routes; /* that lead to it; some may have been changed or removed since */
+  size_t route_count;
+  uint32_t first_flow; /* index + 1 of the newest of its flows, 0: it has none; guarded by the flow table's free_lock */
+  _Atomic uint32_t remote; /* relaxed, as those below */
   rx_epoch *rx[KDP_EPOCHS];
   aead_key *tx_key;
   uint32_t tx_epoch;
@@ -340,6 +354,7 @@ struct kdp_engine {
   vni *vnis[VNIS_MAX];
   session *sessions[SESSIONS_MAX]; /* by index & (SESSIONS_MAX - 1) */
   uint32_t session_turn;
+  session *cut_sessions; /* without index and keys; each keeps its place in `sessions` until its flows are forgotten */
   struct relay_table *relays;
   int udp;
   int wake_tx, wake_rx;   /* eventfds that end a wait */
@@ -392,9 +407,13 @@ flow_answer flows_pass(kdp_engine *e, lane *l, uint32_t vni, const sender *from,
 bool flows_allow(kdp_engine *e, uint32_t vni, const packet *p);
 /* Sets the verdict of a live flow. false: it is gone. */
 bool flows_decide(kdp_engine *e, lane *l, uint64_t id, uint8_t verdict, uint32_t rule, uint32_t generation);
-/* session 0: the whole VNI, and what crossed from there. */
-void flows_forget(kdp_engine *e, uint32_t vni, uint32_t session);
-void flows_age(kdp_engine *e, lane *l);
+/* At most so many flows of a session that had this index and has none now. true: there may be more. */
+bool flows_forget_session(kdp_engine *e, const session *s, uint32_t index, int most);
+/* Some buckets' flows of a VNI that was removed, and what crossed from there; from `bucket` on, which is moved. true: there
+ * are more. */
+bool flows_forget_vni(kdp_engine *e, uint32_t vni, uint32_t *bucket);
+/* Some of those whose time has come. true: there are more. */
+bool flows_age(kdp_engine *e, lane *l);
 
 /* -- ended.c ------------------------------------------------------------------------------------------------------- */
 struct ended_ring *ended_new(void);

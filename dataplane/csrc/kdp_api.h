@@ -89,6 +89,8 @@ int kdp_mapping_remove(kdp_engine *e, uint32_t vni, uint8_t family, uint8_t bits
 int kdp_session_add(kdp_engine *e, uint32_t vni, uint32_t *index);
 int kdp_session_remote(kdp_engine *e, uint32_t index, uint32_t remote_index);
 int kdp_session_cut(kdp_engine *e, uint32_t index); /* keys wiped, flows removed, when this returns */
+/* Many at once: packets are stopped once for several of them. Returns how many there were. */
+int kdp_sessions_cut(kdp_engine *e, const uint32_t *indexes, size_t count);
 int kdp_session_lease(kdp_engine *e, uint32_t index, uint8_t family, const uint8_t *prefix, uint8_t bits);
 int kdp_session_rx(kdp_engine *e, uint32_t index, uint32_t epoch, const uint8_t *key, const uint8_t *iv);
 int kdp_session_tx(kdp_engine *e, uint32_t index, uint32_t epoch, const uint8_t *key, const uint8_t *iv);

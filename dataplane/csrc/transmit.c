@@ -22,7 +22,8 @@ static void put_trailer(uint8_t *at, const cut *c, uint16_t index) {
 
 static void put_header(uint8_t *at, uint8_t type, const session *s, uint64_t counter) {
   at[0] = type, at[1] = 0;
-  put16(at + 2, s->tx_epoch), put32(at + 4, s->remote), put64(at + 8, counter);
+  put16(at + 2, s->tx_epoch), put32(at + 4, atomic_load_explicit(&s->remote, memory_order_relaxed)),
+      put64(at + 8, counter);
 }
 
 size_t transmit_max(const session *s) {

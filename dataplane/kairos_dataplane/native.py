@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 import os
 import struct
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import lru_cache
@@ -181,6 +181,9 @@ class NativeEngine:
 
     def cut_session(self, session: int) -> None:
         _check(lib.kdp_session_cut(self._engine, session))
+
+    def cut_sessions(self, sessions: Collection[int]) -> None:
+        lib.kdp_sessions_cut(self._engine, ffi.new("uint32_t[]", list(sessions)), len(sessions))
 
     def add_lease(self, session: int, prefix: Network) -> None:
         _check(lib.kdp_session_lease(self._engine, session, prefix.version, _prefix(prefix), prefix.prefixlen))

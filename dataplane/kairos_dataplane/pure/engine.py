@@ -12,7 +12,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import AbstractContextManager
 from ipaddress import IPv4Address, IPv6Address, ip_address
 
@@ -213,6 +213,12 @@ class PureEngine(PacketPath):
             self._flows.forget(vni, session, time.monotonic())
             self._vni(vni).fib.forget(session)
             del self._sessions[session]
+
+    def cut_sessions(self, sessions: Collection[int]) -> None:
+        with self._lock:
+            for session in sessions:
+                if session in self._sessions:
+                    self.cut_session(session)
 
     def add_lease(self, session: int, prefix: Network) -> None:
         with self._lock:
