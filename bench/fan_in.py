@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from engine_rig import udp_packet, whole
 from kairos.wire.datagram import DatagramHeader, DatagramType, nonce
-from kairos_dataplane import Dataplane, FlowOpened, Verdict, load
+from kairos_dataplane import Dataplane, FlowOpened, SessionKey, Verdict, load
 from kairos_dataplane.engine import LOCAL
 
 RELAY = 1
@@ -34,8 +34,8 @@ def add_session(engine: Dataplane, vni: int, number: int, key: bytes, iv: bytes)
     engine.use_relay(session, RELAY, follow=False)
     engine.add_lease(session, ip_network(_address(number)))
     engine.add_route(vni, ip_network(_address(number)), session)
-    engine.install_receive(session, 0, key, iv)
-    engine.install_transmit(session, 0, os.urandom(32), os.urandom(12))
+    back = SessionKey(session, 0, os.urandom(32), os.urandom(12), transmit=True)
+    engine.install_keys([SessionKey(session, 0, key, iv, transmit=False), back])
     return session
 
 

@@ -26,7 +26,8 @@ from kairos.wire.datagram import (
     nonce,
     parse_header_untrusted,
 )
-from kairos_dataplane import Dataplane, Event, Flow, FlowOpened, Verdict, load
+from kairos_dataplane import Dataplane, Event, Flow, FlowOpened, SessionKey, Verdict, load
+from kairos_dataplane.engine import NEVER
 from kairos_dataplane.pure.packet import ICMP, SYN, TCP, UDP, checksum, pseudo_sum
 from kairos_dataplane.pure.segments import VNET_BYTES, Offload
 
@@ -102,6 +103,14 @@ def whole(packet: bytes) -> bytes:
     return packet + TRAILER.pack(SegmentKind.WHOLE, 0, 0, 0, 1)
 
 
+def both_ways(session: int, epoch: int = 0, not_after: int = NEVER) -> list[SessionKey]:
+    """The keys of a peer of this session."""
+    return [
+        SessionKey(session, epoch, *TO_ENGINE, transmit=False, not_after=not_after),
+        SessionKey(session, epoch, *FROM_ENGINE, transmit=True, not_after=not_after),
+    ]
+
+
 class Rig:
     """An engine with one VNI, one session to the peer and the relay as its path. Both sides lease one v4 and one v6."""
 
@@ -119,8 +128,7 @@ class Rig:
         engine.add_route(VNI, ip_network("fd77::/64"), 0)
         for prefix in ("10.77.0.2/32", "fd77::2/128"):
             engine.add_lease(self.session, ip_network(prefix))
-        engine.install_receive(self.session, 0, *TO_ENGINE)
-        engine.install_transmit(self.session, 0, *FROM_ENGINE)
+        engine.install_keys(both_ways(self.session))
         engine.use_relay(self.session, RELAY, follow=True)
         self._counter = 0
 

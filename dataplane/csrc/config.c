@@ -273,6 +273,7 @@ int kdp_session_add(kdp_engine *e, uint32_t id, uint32_t *index) {
   session *s = calloc(1, sizeof *s);
   if (s == NULL) return -ENOMEM;
   pthread_mutex_init(&s->path_lock, NULL);
+  atomic_init(&s->not_after_ms, KDP_NEVER);
   int result = -ENOSPC;
   config_write(e);
   sessions_reap(e);
@@ -304,77 +305,131 @@ static int session_unlock(kdp_engine *e, int result) {
   return result;
 }
 
-static int lease_add(session *s, uint8_t family, const uint8_t *prefix, uint8_t bits) {
+static lease *lease_find(session *s, uint8_t family, const uint8_t *prefix, uint8_t bits) {
+  for (size_t i = 0; i < s->lease_count; i++) {
+    lease *le = &s->leases[i];
+    if (le->family == family && le->bits == bits && memcmp(le->prefix, prefix, family == 4 ? 4 : 16) == 0) return le;
+  }
+  return NULL;
+}
+
+static int lease_add(session *s, uint8_t family, const uint8_t *prefix, uint8_t bits, uint64_t not_after_ms) {
   lease *grown = realloc(s->leases, (s->lease_count + 1) * sizeof *grown);
   if (grown == NULL) return -ENOMEM;
   s->leases = grown;
-  grown[s->lease_count] = (lease){.family = family, .bits = bits};
+  grown[s->lease_count] = (lease){.family = family, .bits = bits, .not_after_ms = not_after_ms};
   memcpy(grown[s->lease_count++].prefix, prefix, family == 4 ? 4 : 16);
   return 0;
 }
 
-int kdp_session_lease(kdp_engine *e, uint32_t index, uint8_t family, const uint8_t *prefix, uint8_t bits) {
+int kdp_session_lease(kdp_engine *e, uint32_t index, uint8_t family, const uint8_t *prefix, uint8_t bits,
+                      uint64_t not_after_ms) {
   if ((family != 4 && family != 6) || bits > (family == 4 ? 32 : 128)) return -EINVAL;
-  session *s = session_lock(e, index);
-  return session_unlock(e, s == NULL ? -ENOENT : lease_add(s, family, prefix, bits));
+  config_read(e);
+  session *s = session_find(e, index);
+  lease *known = s == NULL ? NULL : lease_find(s, family, prefix, bits);
+  if (known != NULL) atomic_store_explicit(&known->not_after_ms, not_after_ms, memory_order_relaxed);
+  config_read_end(e);
+  if (known != NULL) return 0;
+  s = session_lock(e, index);
+  return session_unlock(e, s == NULL ? -ENOENT : lease_add(s, family, prefix, bits, not_after_ms));
 }
 
-/* Puts `fresh` into a free slot, or that of the oldest epoch, which is handed back to be freed. */
-static int rx_epoch_add(session *s, rx_epoch *fresh, rx_epoch **replaced) {
-  int slot = 0;
+int kdp_session_until(kdp_engine *e, uint32_t index, uint64_t not_after_ms) {
+  config_read(e);
+  session *s = session_find(e, index);
+  if (s != NULL) atomic_store_explicit(&s->not_after_ms, not_after_ms, memory_order_relaxed);
+  config_read_end(e);
+  return s == NULL ? -ENOENT : 0;
+}
+
+/* -- keys ------------------------------------------------------------------------------------------------------------ */
+
+/* A key that is scheduled and not yet in place; afterwards, what it took the place of. */
+typedef struct {
+  rx_epoch *rx;
+  aead_key *tx;
+} key_change;
+
+static bool prepare(key_change *c, const kdp_key *k) {
+  if (k->transmit) {
+    c->tx = aead_key_new(k->key, k->iv);
+    return c->tx != NULL;
+  }
+  c->rx = calloc(1, sizeof *c->rx);
+  if (c->rx == NULL) return false;
+  c->rx->epoch = k->epoch, c->rx->not_after_ms = k->not_after_ms;
+  c->rx->key = aead_key_new(k->key, k->iv);
+  return c->rx->key != NULL;
+}
+
+/* A window never starts again, nor does a counter under its key. */
+static bool was_installed(const session *s, const kdp_key *k) {
+  if (k->transmit) return s->tx_key != NULL && s->tx_epoch >= k->epoch;
   for (int i = 0; i < KDP_EPOCHS; i++)
-    if (s->rx[i] != NULL && s->rx[i]->epoch == fresh->epoch) return -EEXIST; /* a window never starts again */
+    if (s->rx[i] != NULL && s->rx[i]->epoch == k->epoch) return true;
+  return false;
+}
+
+/* A receive key takes a free slot, or that of the oldest epoch. */
+static void install(session *s, const kdp_key *k, key_change *c) {
+  if (k->transmit) {
+    aead_key *replaced = s->tx_key;
+    s->tx_key = c->tx, s->tx_epoch = k->epoch, s->tx_not_after_ms = k->not_after_ms;
+    atomic_store_explicit(&s->tx_counter, 0, memory_order_relaxed); /* ordered by the lock */
+    c->tx = replaced;
+    return;
+  }
+  int slot = 0;
   for (int i = 0; i < KDP_EPOCHS; i++) {
     if (s->rx[slot] == NULL) break;
     if (s->rx[i] == NULL || s->rx[i]->epoch < s->rx[slot]->epoch) slot = i;
   }
-  *replaced = s->rx[slot];
-  s->rx[slot] = fresh;
-  return 0;
+  rx_epoch *replaced = s->rx[slot];
+  s->rx[slot] = c->rx;
+  c->rx = replaced;
 }
 
-int kdp_session_rx(kdp_engine *e, uint32_t index, uint32_t epoch, const uint8_t *key, const uint8_t *iv) {
-  rx_epoch *fresh = calloc(1, sizeof *fresh), *replaced = NULL;
-  if (fresh == NULL) return -ENOMEM;
-  fresh->epoch = epoch;
-  fresh->key = aead_key_new(key, iv);
-  int result = -ENOMEM;
-  if (fresh->key != NULL) {
-    session *s = session_lock(e, index);
-    result = session_unlock(e, s == NULL ? -ENOENT : rx_epoch_add(s, fresh, &replaced));
-  }
-  rx_epoch_free(result == 0 ? replaced : fresh);
-  return result;
-}
-
-int kdp_session_tx(kdp_engine *e, uint32_t index, uint32_t epoch, const uint8_t *key, const uint8_t *iv) {
-  aead_key *fresh = aead_key_new(key, iv), *replaced = fresh;
+int kdp_keys_install(kdp_engine *e, const kdp_key *keys, size_t count) {
+  key_change *changes = calloc(count, sizeof *changes);
   int result = 0;
-  if (fresh == NULL) return -ENOMEM;
-  session *s = session_lock(e, index);
-  if (s == NULL) {
-    result = -ENOENT;
-  } else if (s->tx_key != NULL && s->tx_epoch >= epoch) {
-    result = -EEXIST; /* a counter never starts again under its key */
-  } else {
-    replaced = s->tx_key;
-    s->tx_key = fresh, s->tx_epoch = epoch;
-    atomic_store_explicit(&s->tx_counter, 0, memory_order_relaxed); /* ordered by the lock */
+  if (changes == NULL && count > 0) return -ENOMEM;
+  for (size_t i = 0; i < count && result >= 0; i++)
+    if (!prepare(&changes[i], &keys[i])) result = -ENOMEM;
+  if (result == 0) {
+    config_write(e);
+    for (size_t i = 0; i < count; i++) {
+      const session *s = session_find(e, keys[i].session);
+      if (s != NULL && was_installed(s, &keys[i])) result = -EEXIST;
+    }
+    for (size_t i = 0; i < count && result >= 0; i++) {
+      session *s = session_find(e, keys[i].session);
+      if (s != NULL) install(s, &keys[i], &changes[i]), result++;
+    }
+    config_write_end(e);
   }
-  session_unlock(e, result);
-  aead_key_free(replaced);
+  for (size_t i = 0; i < count; i++) rx_epoch_free(changes[i].rx), aead_key_free(changes[i].tx);
+  free(changes);
   return result;
 }
 
-int kdp_session_retire(kdp_engine *e, uint32_t index, uint32_t epoch) {
-  rx_epoch *retired = NULL;
-  session *s = session_lock(e, index);
-  for (int i = 0; s != NULL && i < KDP_EPOCHS; i++)
-    if (s->rx[i] != NULL && s->rx[i]->epoch == epoch) retired = s->rx[i], s->rx[i] = NULL;
-  session_unlock(e, 0);
-  rx_epoch_free(retired);
-  return retired == NULL ? -ENOENT : 0;
+int kdp_keys_retire(kdp_engine *e, uint32_t epoch, const uint32_t *sessions, size_t count) {
+  rx_epoch **retired = calloc(count, sizeof *retired);
+  int result = 0;
+  if (retired == NULL && count > 0) return -ENOMEM;
+  config_write(e);
+  for (size_t i = 0; i < count; i++) {
+    session *s = session_find(e, sessions[i]);
+    for (int j = 0; s != NULL && j < KDP_EPOCHS; j++)
+      if (s->rx[j] != NULL && s->rx[j]->epoch == epoch) retired[i] = s->rx[j], s->rx[j] = NULL, result++;
+  }
+  config_write_end(e);
+  for (size_t i = 0; i < count; i++) rx_epoch_free(retired[i]);
+  free(retired);
+  return result;
 }
+
+/* -- paths ----------------------------------------------------------------------------------------------------------- */
 
 int kdp_session_path(kdp_engine *e, uint32_t index, uint8_t kind, const kdp_addr *addr, uint32_t relay, int follow) {
   if (kind > KDP_PATH_DIRECT || (kind == KDP_PATH_DIRECT && (addr == NULL || addr->family == 0))) return -EINVAL;
@@ -443,6 +498,7 @@ int kdp_control_send(kdp_engine *e, uint32_t index, uint8_t type, const uint8_t 
   int result = -ENOENT;
   pthread_mutex_lock(&e->host_lock);
   config_read(e);
+  l->now_ms = clock_ms();
   session *s = session_find(e, index);
   if (size > 0) outbox_flush(e, l); /* of the others each may be fragmented */
   if (s != NULL)

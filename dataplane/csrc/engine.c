@@ -24,7 +24,7 @@ enum { CROWD = 32, CROWD_MS = 20 };
 
 uint64_t clock_ms(void) {
   struct timespec t;
-  clock_gettime(CLOCK_MONOTONIC_COARSE, &t);
+  clock_gettime(CLOCK_BOOTTIME, &t);
   return (uint64_t)t.tv_sec * 1000 + (uint64_t)t.tv_nsec / 1000000;
 }
 

@@ -36,9 +36,9 @@ typedef struct {
   uint16_t wheel_slot;
   uint32_t turn; /* of this slot: makes ids unique */
   uint32_t next, from, across, rule, generation;
-  flow_link wheel; /* in a slot of its stripe's wheel; guarded by the stripe */
-  flow_link owned; /* in its session's flows; guarded by free_lock */
-  uint64_t opened_ms, last_ms;
+  flow_link wheel;                           /* in a slot of its stripe's wheel; guarded by the stripe */
+  flow_link owned;                           /* in its session's flows; guarded by free_lock */
+  uint64_t opened_ms, last_ms, not_after_ms; /* the last: of its leave */
   uint64_t packets[2], bytes[2];
 } flow;
 
@@ -351,14 +351,18 @@ static flow_answer open_flow(kdp_engine *e, lane *l, const flow_key *k, uint32_t
   return FLOW_ASK;
 }
 
-bool flows_allow(kdp_engine *e, uint32_t vni, const packet *p) {
+static bool has_leave(const flow *f, uint64_t now_ms) {
+  return f->verdict == KDP_ALLOW && !is_over(f->not_after_ms, now_ms);
+}
+
+bool flows_allow(kdp_engine *e, const lane *l, uint32_t vni, const packet *p) {
   struct flow_table *t = e->flows;
   flow_key k;
   make_key(vni, p, &k);
   uint32_t bucket = bucket_of(t, &k);
   pthread_mutex_lock(stripe_of(t, bucket));
   const flow *f = find(t, bucket, &k);
-  bool allowed = f != NULL && f->verdict == KDP_ALLOW;
+  bool allowed = f != NULL && has_leave(f, l->now_ms);
   pthread_mutex_unlock(stripe_of(t, bucket));
   return allowed;
 }
@@ -366,7 +370,8 @@ bool flows_allow(kdp_engine *e, uint32_t vni, const packet *p) {
 /* An ICMP error passes when the packet it quotes belongs to an allowed flow. */
 static flow_answer pass_error(kdp_engine *e, lane *l, uint32_t vni, const packet *p) {
   packet quoted;
-  if (packet_parse_embedded(p, &quoted) && !(quoted.fragment && !quoted.first_fragment) && flows_allow(e, vni, &quoted))
+  if (packet_parse_embedded(p, &quoted) && !(quoted.fragment && !quoted.first_fragment) &&
+      flows_allow(e, l, vni, &quoted))
     return FLOW_PASS;
   count(l, C_drop_unsolicited_icmp);
   return FLOW_DROP;
@@ -419,10 +424,12 @@ static flow_answer pass_fragment(kdp_engine *e, lane *l, uint32_t vni, const sen
   flow_key k;
   account(f, make_key(vni, p, &k), p, in, l->now_ms);
   uint8_t verdict = f->verdict;
+  bool leave = has_leave(f, l->now_ms);
   if (verdict == KDP_PENDING) wait_for_verdict(e, l, f, from, in, C_drop_pending);
   pthread_mutex_unlock(stripe);
   if (verdict == KDP_DENY) count(l, C_drop_denied);
-  return verdict == KDP_ALLOW ? FLOW_PASS : FLOW_DROP;
+  if (verdict == KDP_ALLOW && !leave) count(l, C_drop_expired_verdict);
+  return leave ? FLOW_PASS : FLOW_DROP;
 }
 
 flow_answer flows_pass(kdp_engine *e, lane *l, uint32_t vni, const sender *from, const packet *p, const inner *in,
@@ -457,6 +464,9 @@ flow_answer flows_pass(kdp_engine *e, lane *l, uint32_t vni, const sender *from,
     } else if (unlikely(f->verdict == KDP_DENY)) {
       count(l, C_drop_denied);
       answer = FLOW_REJECT;
+    } else if (unlikely(is_over(f->not_after_ms, l->now_ms))) {
+      count(l, C_drop_expired_verdict);
+      answer = FLOW_DROP;
     }
   }
   if (p->fragment && (f = find(t, bucket, &k)) != NULL) fragment_remember(e, l, id_of(t, f), vni, p);
@@ -548,12 +558,13 @@ bool flows_age(kdp_engine *e, lane *l) {
   return budget == 0;
 }
 
-bool flows_decide(kdp_engine *e, lane *l, uint64_t id, uint8_t verdict, uint32_t rule, uint32_t generation) {
+bool flows_decide(kdp_engine *e, lane *l, uint64_t id, uint8_t verdict, uint32_t rule, uint32_t generation,
+                  uint64_t not_after_ms) {
   pthread_mutex_t *stripe;
   flow *f = lock_flow(e->flows, id, &stripe);
   if (f == NULL) return false;
   if (f->verdict == KDP_PENDING) waits_no_more(e, f);
-  f->verdict = verdict, f->rule = rule, f->generation = generation;
+  f->verdict = verdict, f->rule = rule, f->generation = generation, f->not_after_ms = not_after_ms;
   wheel_move(e->flows, atomic_load_explicit(&e->flows->homes[f - e->flows->entries], memory_order_relaxed) - 1, f);
   pthread_mutex_unlock(stripe);
   if (verdict == KDP_DENY) count(l, C_flows_denied);

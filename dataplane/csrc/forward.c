@@ -10,10 +10,30 @@ static bool matches(const lease *le, uint8_t family, const uint8_t *addr) {
   return rest == 0 || ((le->prefix[whole] ^ addr[whole]) >> (8 - rest)) == 0;
 }
 
-static bool source_is_leased(const session *s, const packet *p) {
-  for (size_t i = 0; i < s->lease_count; i++)
-    if (matches(&s->leases[i], p->family, p->src)) return true;
-  return false;
+/* The lease that the source belongs to, one that is not over if there is any. NULL: it has none. */
+static const lease *source_lease(const session *s, const packet *p, uint64_t now_ms) {
+  const lease *over = NULL;
+  for (size_t i = 0; i < s->lease_count; i++) {
+    const lease *le = &s->leases[i];
+    if (!matches(le, p->family, p->src)) continue;
+    if (likely(!is_over(atomic_load_explicit(&le->not_after_ms, memory_order_relaxed), now_ms))) return le;
+    over = le;
+  }
+  return over;
+}
+
+static bool may_send(lane *l, session *from, const packet *p) {
+  const lease *le = source_lease(from, p, l->now_ms);
+  if (unlikely(le == NULL)) {
+    atomic_fetch_add_explicit(&from->spoofed, 1, memory_order_relaxed);
+    count(l, C_drop_spoofed_source);
+    return false;
+  }
+  if (unlikely(is_over(atomic_load_explicit(&le->not_after_ms, memory_order_relaxed), l->now_ms))) {
+    count(l, C_drop_expired_lease);
+    return false;
+  }
+  return true;
 }
 
 static bool is_multicast(const packet *p) {
@@ -143,10 +163,6 @@ void forward(kdp_engine *e, lane *l, vni *v, session *from, const struct virtio_
     count(l, C_drop_multicast);
     return;
   }
-  if (from != NULL && unlikely(!source_is_leased(from, &p))) {
-    atomic_fetch_add_explicit(&from->spoofed, 1, memory_order_relaxed);
-    count(l, C_drop_spoofed_source);
-    return;
-  }
+  if (from != NULL && unlikely(!may_send(l, from, &p))) return;
   forward_flow(e, l, v, &(sender){from, NULL}, vnet, data, len, &p);
 }

@@ -102,6 +102,10 @@ enum {
   X(drop_too_large) \
   X(drop_multicast) \
   X(drop_congested) \
+  X(drop_expired_session) \
+  X(drop_expired_key) \
+  X(drop_expired_lease) \
+  X(drop_expired_verdict) \
   X(drop_no_mapping) \
   X(drop_second_crossing) X(drop_hop_limit)
 /* clang-format on */
@@ -208,8 +212,10 @@ static inline void put64(uint8_t *p, uint64_t v) {
 }
 
 /* -- engine structures --------------------------------------------------------------------------------------------- */
+/* not_after_ms, here and below: by clock_ms, from then on it does not count. So all ends by itself when Python hangs. */
 typedef struct {
   uint32_t epoch;
+  uint64_t not_after_ms;
   aead_key *key;
   replay_window window;
 } rx_epoch;
@@ -217,6 +223,7 @@ typedef struct {
 typedef struct {
   uint8_t family, bits;
   uint8_t prefix[16];
+  _Atomic uint64_t not_after_ms; /* prolonged while packets read it; relaxed */
 } lease;
 
 /* The prefix `real` of VNI `to`, by the name it has here. */
@@ -259,6 +266,8 @@ typedef struct session {
   rx_epoch *rx[KDP_EPOCHS];
   aead_key *tx_key;
   uint32_t tx_epoch;
+  uint64_t tx_not_after_ms;
+  _Atomic uint64_t not_after_ms; /* of the session; prolonged while packets read it; relaxed */
   /* Relaxed is enough for those below: fetch_add gives each sender counters of its own, and that is all that is
    * asked of it. The keys they belong to are ordered by `config`. */
   _Atomic uint64_t tx_counter;
@@ -374,7 +383,13 @@ struct kdp_engine {
   lane lanes[LANES];
 };
 
-uint64_t clock_ms(void);
+uint64_t clock_ms(void); /* CLOCK_BOOTTIME: a life goes on in suspend */
+static inline bool is_over(uint64_t not_after_ms, uint64_t now_ms) {
+  return now_ms >= not_after_ms;
+}
+static inline bool session_is_over(const session *s, uint64_t now_ms) {
+  return is_over(atomic_load_explicit(&s->not_after_ms, memory_order_relaxed), now_ms);
+}
 
 /* -- config.c: the lock ---------------------------------------------------------------------------------------------- */
 void config_read(kdp_engine *e);
@@ -404,9 +419,10 @@ void flows_free(struct flow_table *t);
 flow_answer flows_pass(kdp_engine *e, lane *l, uint32_t vni, const sender *from, const packet *p, const inner *in,
                        kdp_flow *opened);
 /* Whether the flow of `p` lives and has leave. Counts nothing. */
-bool flows_allow(kdp_engine *e, uint32_t vni, const packet *p);
+bool flows_allow(kdp_engine *e, const lane *l, uint32_t vni, const packet *p);
 /* Sets the verdict of a live flow. false: it is gone. */
-bool flows_decide(kdp_engine *e, lane *l, uint64_t id, uint8_t verdict, uint32_t rule, uint32_t generation);
+bool flows_decide(kdp_engine *e, lane *l, uint64_t id, uint8_t verdict, uint32_t rule, uint32_t generation,
+                  uint64_t not_after_ms);
 /* At most so many flows of a session that had this index and has none now. true: there may be more. */
 bool flows_forget_session(kdp_engine *e, const session *s, uint32_t index, int most);
 /* Some buckets' flows of a VNI that was removed, and what crossed from there; from `bucket` on, which is moved. true: there

@@ -112,14 +112,15 @@ static void release(kdp_engine *e, lane *l, parked_packet *w, uint8_t verdict) {
   }
 }
 
-int kdp_flow_verdict(kdp_engine *e, uint64_t id, uint8_t verdict, uint32_t rule, uint32_t generation) {
+int kdp_flow_verdict(kdp_engine *e, uint64_t id, uint8_t verdict, uint32_t rule, uint32_t generation,
+                     uint64_t not_after_ms) {
   lane *l = &e->lanes[LANE_HOST];
   parked_packet waiting;
   if ((id & UINT32_MAX) == 0 || verdict > KDP_ALLOW) return -EINVAL;
   pthread_mutex_lock(&e->host_lock);
   config_read(e);
   l->now_ms = clock_ms();
-  bool live = flows_decide(e, l, id, verdict, rule, generation);
+  bool live = flows_decide(e, l, id, verdict, rule, generation, not_after_ms);
   while (unpark(e, id, &waiting)) {
     if (live)
       release(e, l, &waiting, verdict);

@@ -17,6 +17,7 @@ from kairos_dataplane.engine import (
     PathKind,
     PathMoved,
     RelayReady,
+    SessionKey,
     Verdict,
 )
 
@@ -33,6 +34,7 @@ __all__ = [
     "PathKind",
     "PathMoved",
     "RelayReady",
+    "SessionKey",
     "Verdict",
     "load",
 ]

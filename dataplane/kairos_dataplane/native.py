@@ -14,6 +14,7 @@ from typing import Any
 from kairos_dataplane._kdp import ffi, lib
 from kairos_dataplane.engine import (
     FRAME_MAX,
+    NEVER,
     Address,
     ControlReceived,
     End,
@@ -26,6 +27,7 @@ from kairos_dataplane.engine import (
     PathKind,
     PathMoved,
     RelayReady,
+    SessionKey,
     Verdict,
 )
 
@@ -185,19 +187,25 @@ class NativeEngine:
     def cut_sessions(self, sessions: Collection[int]) -> None:
         lib.kdp_sessions_cut(self._engine, ffi.new("uint32_t[]", list(sessions)), len(sessions))
 
-    def add_lease(self, session: int, prefix: Network) -> None:
-        _check(lib.kdp_session_lease(self._engine, session, prefix.version, _prefix(prefix), prefix.prefixlen))
+    def set_deadline(self, session: int, not_after: int) -> None:
+        _check(lib.kdp_session_until(self._engine, session, not_after))
 
-    def install_receive(self, session: int, epoch: int, key: bytes, iv: bytes) -> None:
-        _check_key(key, iv)
-        _check(lib.kdp_session_rx(self._engine, session, epoch, key, iv))
+    def add_lease(self, session: int, prefix: Network, not_after: int = NEVER) -> None:
+        packed = _prefix(prefix)
+        _check(lib.kdp_session_lease(self._engine, session, prefix.version, packed, prefix.prefixlen, not_after))
 
-    def install_transmit(self, session: int, epoch: int, key: bytes, iv: bytes) -> None:
-        _check_key(key, iv)
-        _check(lib.kdp_session_tx(self._engine, session, epoch, key, iv))
+    def install_keys(self, keys: Collection[SessionKey]) -> None:
+        raw = ffi.new("kdp_key[]", len(keys))
+        try:
+            for place, key in zip(raw, keys, strict=True):
+                place.session, place.epoch, place.transmit = key.session, key.epoch, key.transmit
+                place.not_after_ms, place.key, place.iv = key.not_after, key.key, key.iv
+            _check(lib.kdp_keys_install(self._engine, raw, len(keys)))
+        finally:
+            ffi.memmove(raw, bytes(ffi.sizeof(raw)), ffi.sizeof(raw))  # no copy of a key stays
 
-    def retire_receive(self, session: int, epoch: int) -> None:
-        _check(lib.kdp_session_retire(self._engine, session, epoch))
+    def retire_receive(self, epoch: int, sessions: Collection[int]) -> None:
+        _check(lib.kdp_keys_retire(self._engine, epoch, ffi.new("uint32_t[]", list(sessions)), len(sessions)))
 
     def use_relay(self, session: int, relay: int, follow: bool) -> None:
         _check(lib.kdp_session_path(self._engine, session, lib.KDP_PATH_RELAY, ffi.NULL, relay, follow))
@@ -259,8 +267,8 @@ class NativeEngine:
     def flush(self) -> None:
         lib.kdp_flush(self._engine)
 
-    def verdict(self, flow: int, verdict: Verdict, rule: int, generation: int) -> bool:
-        return int(lib.kdp_flow_verdict(self._engine, flow, verdict, rule, generation)) == 0
+    def verdict(self, flow: int, verdict: Verdict, rule: int, generation: int, not_after: int = NEVER) -> bool:
+        return int(lib.kdp_flow_verdict(self._engine, flow, verdict, rule, generation, not_after)) == 0
 
     def flows(self) -> list[Flow]:
         size = 1024
@@ -285,8 +293,3 @@ class NativeEngine:
         values = ffi.new("uint64_t[]", 256)
         count = lib.kdp_counters(self._engine, values, 256)
         return {ffi.string(lib.kdp_counter_name(i)).decode(): values[i] for i in range(count)}
-
-
-def _check_key(key: bytes, iv: bytes) -> None:
-    if len(key) != 32 or len(iv) != 12:
-        raise ValueError(f"key of {len(key)} and iv of {len(iv)} bytes: 32 and 12 are needed")

@@ -9,6 +9,11 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 
+def seconds_until(moment: str) -> float:
+    """moment: RFC 3339. 0 when it is past."""
+    return max(0.0, datetime.fromisoformat(moment).timestamp() - time.time())
+
+
 @dataclass(slots=True)
 class _Ending:
     timer: asyncio.TimerHandle
@@ -30,8 +35,7 @@ class FlowEndings:
     def add(self, moment: str, flow: int) -> None:
         """moment: RFC 3339."""
         if moment not in self._endings:
-            left = datetime.fromisoformat(moment).timestamp() - time.time()
-            self._endings[moment] = _Ending(self._loop.call_later(max(0.0, left), self._come, moment))
+            self._endings[moment] = _Ending(self._loop.call_later(seconds_until(moment), self._come, moment))
         self._endings[moment].flows.add(flow)
 
     def keep(self, alive: Set[int]) -> None:

@@ -18,10 +18,11 @@ from kairos.policy.input import PROTOCOLS, Application, Crossing, flow_input, rf
 from kairos.protocol.path import format_address
 from kairos.wire.claim import FlowClaim
 from kairos_dataplane import ControlReceived, Dataplane, Flow, Verdict
+from kairos_dataplane.engine import NEVER, boottime_ms
 from kairos_node.decision_log import MINUTE_S, DecisionLog
 from kairos_node.decision_memo import DecisionMemo
 from kairos_node.flow_claims import FlowClaims
-from kairos_node.flow_endings import FlowEndings
+from kairos_node.flow_endings import FlowEndings, seconds_until
 from kairos_node.flow_ledger import FlowLedger
 from kairos_node.network_view import Address, NetworkView
 
@@ -31,6 +32,7 @@ _TCP, _SYN, _ACK = 6, 0x02, 0x10
 _ELSEWHERE = -1  # names no session: begun by somebody behind the gateway
 _WITH_SOCKETS = (6, 17)
 _ASK_EVERY_S = 1.0
+_HUNG_AFTER_S = 5.0  # the data plane ends an allow that should have been judged again so long ago
 Point = Literal["egress", "ingress", "interconnect"]
 
 
@@ -237,8 +239,11 @@ class FlowJudge:
         return "egress" if self._role == "endpoint" and flow.session == 0 else "ingress"
 
     def _tell(self, flow: Flow, decision: Decision) -> None:
-        verdict = Verdict.ALLOW if decision.allow else Verdict.DENY
-        alive = self._dataplane.verdict(flow.id, verdict, self._number(decision.rule), self._around.policy_version)
+        verdict, not_after = Verdict.ALLOW if decision.allow else Verdict.DENY, NEVER
+        if decision.allow and decision.expires_at is not None:
+            not_after = boottime_ms(seconds_until(decision.expires_at) + _HUNG_AFTER_S)
+        rule = self._number(decision.rule)
+        alive = self._dataplane.verdict(flow.id, verdict, rule, self._around.policy_version, not_after)
         if alive and decision.allow and decision.expires_at is not None:
             self._endings.add(decision.expires_at, flow.id)
 

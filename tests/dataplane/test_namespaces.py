@@ -186,7 +186,7 @@ def test_rekeying_under_load_loses_no_byte(c_pair: Pair) -> None:
             wait_until(lambda sent=sent: a.dataplane.session_stats(a.session)[0] > sent + 500)  # type: ignore[misc]
             for host in (a, b):
                 if epoch >= 3:
-                    host.dataplane.retire_receive(host.session, epoch - 3)
+                    host.dataplane.retire_receive(epoch - 3, [host.session])
 
     with closing(Stream(a, b)) as stream:
         stream.carry(512 << 20, during=rekey)

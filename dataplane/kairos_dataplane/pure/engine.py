@@ -22,6 +22,7 @@ from kairos_dataplane.engine import (
     COUNTERS,
     FRAME_MAX,
     LIMIT_MIN,
+    NEVER,
     Address,
     Event,
     Flow,
@@ -29,6 +30,7 @@ from kairos_dataplane.engine import (
     Network,
     Offences,
     PathKind,
+    SessionKey,
     Verdict,
 )
 from kairos_dataplane.pure.packet import PACKET_MAX
@@ -220,21 +222,27 @@ class PureEngine(PacketPath):
                 if session in self._sessions:
                     self.cut_session(session)
 
-    def add_lease(self, session: int, prefix: Network) -> None:
+    def set_deadline(self, session: int, not_after: int) -> None:
         with self._lock:
-            self._session(session).leases.append(prefix)
+            self._session(session).not_after = not_after
 
-    def install_receive(self, session: int, epoch: int, key: bytes, iv: bytes) -> None:
+    def add_lease(self, session: int, prefix: Network, not_after: int = NEVER) -> None:
         with self._lock:
-            self._session(session).install_receive(epoch, key, iv)
+            self._session(session).leases[prefix] = not_after
 
-    def install_transmit(self, session: int, epoch: int, key: bytes, iv: bytes) -> None:
+    def install_keys(self, keys: Collection[SessionKey]) -> None:
         with self._lock:
-            self._session(session).install_transmit(epoch, key, iv)
+            live = [(self._sessions[key.session], key) for key in keys if key.session in self._sessions]
+            if any(session.has_had(key) for session, key in live):
+                raise refused(errno.EEXIST)
+            for session, key in live:
+                session.install(key)
 
-    def retire_receive(self, session: int, epoch: int) -> None:
+    def retire_receive(self, epoch: int, sessions: Collection[int]) -> None:
         with self._lock:
-            self._session(session).retire_receive(epoch)
+            for session in sessions:
+                if session in self._sessions:
+                    self._sessions[session].retire_receive(epoch)
 
     def use_relay(self, session: int, relay: int, follow: bool) -> None:
         with self._lock:
@@ -317,9 +325,9 @@ class PureEngine(PacketPath):
     def flush(self) -> None:
         """Nothing ever waits."""
 
-    def verdict(self, flow: int, verdict: Verdict, rule: int, generation: int) -> bool:
+    def verdict(self, flow: int, verdict: Verdict, rule: int, generation: int, not_after: int = NEVER) -> bool:
         with self._lock:
-            live = self._flows.decide(flow, verdict, rule, generation)
+            live = self._flows.decide(flow, verdict, rule, generation, not_after)
             lot = self._parked.pop(flow, None)
             if lot is not None and live:
                 self._release(lot, verdict)
@@ -351,7 +359,11 @@ class PureEngine(PacketPath):
         with self._lock:
             found = self._session(session)
             path = PathKind.RELAY if via_relay else PathKind.DIRECT if to is not None else found.path
-            if found.can_seal and not self._has_path(path):
+            drop = found.why_not_seal()
+            if drop.startswith("drop_expired"):
+                self._counters[drop] += 1
+                raise refused(errno.EKEYEXPIRED)
+            if not drop and not self._has_path(path):
                 raise refused(errno.EHOSTUNREACH)
             datagram = found.seal(DatagramType(kind), payload.ljust(size - SEALED_OVERHEAD, b"\0"))
             with self._whole() if size and path is PathKind.DIRECT else contextlib.nullcontext():

@@ -10,7 +10,7 @@ from enum import Enum, auto
 from ipaddress import ip_address
 
 from kairos.errors import BadMessage
-from kairos_dataplane.engine import End, Flow, Network, Verdict
+from kairos_dataplane.engine import NEVER, End, Flow, Network, Verdict, boottime_ms
 from kairos_dataplane.pure.packet import ACK, FIN, RST, SYN, TCP, UDP, Packet, parse_untrusted
 
 PENDING_LIFE_S = 5.0
@@ -44,10 +44,15 @@ class _Entry:
     verdict: Verdict = Verdict.PENDING
     rule: int = 0
     generation: int = 0
+    not_after: int = NEVER
     established: bool = False
     closing: bool = False
     packets: list[int] = field(default_factory=lambda: [0, 0])
     bytes: list[int] = field(default_factory=lambda: [0, 0])
+
+    @property
+    def has_leave(self) -> bool:
+        return self.verdict is Verdict.ALLOW and boottime_ms() < self.not_after
 
     def account(self, packet: Packet, volume: tuple[int, int], now: float) -> None:
         first = self.first
@@ -162,7 +167,7 @@ class FlowTable:
         if entry.verdict is Verdict.DENY:
             self._counters["drop_denied"] += 1
             return Answer.REJECT, None
-        return Answer.PASS, None
+        return (Answer.PASS if entry.has_leave else self._drop("drop_expired_verdict")), None
 
     def _check_fragment(
         self, vni: int, packet: Packet, volume: tuple[int, int], now: float
@@ -176,7 +181,9 @@ class FlowTable:
         entry.account(packet, volume, now)
         if entry.verdict is Verdict.PENDING:
             return Answer.WAIT, entry.describe(now)
-        return (Answer.PASS if entry.verdict is Verdict.ALLOW else self._drop("drop_denied")), None
+        if entry.verdict is Verdict.DENY:
+            return self._drop("drop_denied"), None
+        return (Answer.PASS if entry.has_leave else self._drop("drop_expired_verdict")), None
 
     def _open(
         self, key: Key, vni: int, session: int, packet: Packet, volume: tuple[int, int], now: float, from_vni: int
@@ -205,7 +212,7 @@ class FlowTable:
         except BadMessage:
             return self._drop("drop_unsolicited_icmp")
         entry = self._entries.get(_key(vni, packet))
-        if (packet.fragment and not packet.first_fragment) or entry is None or entry.verdict is not Verdict.ALLOW:
+        if (packet.fragment and not packet.first_fragment) or entry is None or not entry.has_leave:
             return self._drop("drop_unsolicited_icmp")
         return Answer.PASS
 
@@ -217,13 +224,13 @@ class FlowTable:
         """Its later fragments belong to that flow for a while."""
         self._fragments[_fragment_slot(vni, packet)] = _fragment(vni, packet), now + _FRAGMENT_LIFE_S, flow
 
-    def decide(self, flow: int, verdict: Verdict, rule: int, generation: int) -> bool:
+    def decide(self, flow: int, verdict: Verdict, rule: int, generation: int, not_after: int) -> bool:
         found = self._by_id.get(flow)
         if found is None:
             return False
         entry = found[1]
         self._waiting[entry.session] -= entry.verdict is Verdict.PENDING
-        entry.verdict, entry.rule, entry.generation = Verdict(verdict), rule, generation
+        entry.verdict, entry.rule, entry.generation, entry.not_after = Verdict(verdict), rule, generation, not_after
         self._counters["flows_denied"] += verdict == Verdict.DENY
         return True
 

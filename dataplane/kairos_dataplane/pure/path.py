@@ -165,9 +165,9 @@ class PacketPath:
         if packet.multicast:
             self._counters["drop_multicast"] += 1
             return
-        if session is not None and not session.leases_source(packet.src):
-            session.spoofed += 1
-            self._counters["drop_spoofed_source"] += 1
+        if session is not None and (drop := session.why_not_from(packet.src)):
+            session.spoofed += drop == "drop_spoofed_source"
+            self._counters[drop] += 1
             return
         self._forward_flow(vni, Sender(session), offload, data, packet)
 
@@ -275,8 +275,8 @@ class PacketPath:
         pieces = cut(offload, data, packet, to.most)
         if pieces is None:
             self._counters["drop_too_large"] += 1
-        elif not to.can_seal:
-            self._counters["drop_no_key"] += 1
+        elif drop := to.why_not_seal():
+            self._counters[drop] += 1
         elif not self._has_path(to.path):
             self._counters["drop_no_path"] += 1
         else:

@@ -7,13 +7,13 @@
 #include <unistd.h>
 
 #include "internal.h"
+#include "keys.h"
 
 enum { VNI = 5, VICTIM = 2, FLOODER = 3, FRAMES = 64, RECORDS = 128, PAYLOAD = 1000 };
 
 static kdp_engine *engine;
 static aead_key *peer;
 static uint64_t counters[4];
-static const uint8_t key[KEY_LEN] = {1, 2, 3}, iv[IV_LEN] = {4, 5, 6};
 
 static void check(bool ok, const char *what) {
   if (ok) return;
@@ -24,7 +24,7 @@ static void check(bool ok, const char *what) {
 static uint32_t open_session(uint32_t channel) {
   uint32_t index;
   check(kdp_session_add(engine, VNI, &index) == 0, "session_add");
-  check(kdp_session_rx(engine, index, 0, key, iv) == 0, "session_rx");
+  check(install_key(engine, index, 0, false) == 1, "session_rx");
   check(kdp_relay_add(engine, channel) == 0, "relay_add");
   return index;
 }

@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include "internal.h"
+#include "keys.h"
 
 enum { VNI = 5, RELAY = 1, ALICE = 2, BOB = 3, HORIZON_S = 4000 };
 
@@ -16,7 +17,6 @@ static aead_key *peer;
 static uint32_t sessions[4];
 static uint64_t counters[4];
 static uint8_t frame[FRAME_MAX];
-static const uint8_t key[KEY_LEN] = {1, 2, 3}, iv[IV_LEN] = {4, 5, 6};
 
 static void check(bool ok, const char *what) {
   if (ok) return;
@@ -28,9 +28,9 @@ static uint32_t open_session(uint8_t host) {
   uint32_t index;
   const uint8_t address[16] = {10, 0, 0, host};
   check(kdp_session_add(engine, VNI, &index) == 0, "session_add");
-  kdp_session_lease(engine, index, 4, address, 32);
+  kdp_session_lease(engine, index, 4, address, 32, KDP_NEVER);
   kdp_fib_add(engine, VNI, 4, address, 32, index);
-  check(kdp_session_rx(engine, index, 0, key, iv) == 0, "session_rx");
+  check(install_key(engine, index, 0, false) == 1, "session_rx");
   return index;
 }
 
@@ -61,7 +61,7 @@ static void judge(uint8_t verdict) {
   for (int n; (n = kdp_events(engine, events, 64)) > 0;)
     for (int i = 0; i < n; i++)
       if (events[i].type == KDP_EVENT_FLOW)
-        check(kdp_flow_verdict(engine, events[i].flow.id, verdict, 1, 1) == 0, "verdict");
+        check(kdp_flow_verdict(engine, events[i].flow.id, verdict, 1, 1, KDP_NEVER) == 0, "verdict");
 }
 
 static long flows_of(uint32_t session) {
