@@ -571,16 +571,45 @@ bool flows_decide(kdp_engine *e, lane *l, uint64_t id, uint8_t verdict, uint32_t
   return true;
 }
 
-long kdp_flows(kdp_engine *e, kdp_flow *out, size_t max) {
+long kdp_flows(kdp_engine *e, uint32_t *cursor, kdp_flow *out, size_t max) {
   struct flow_table *t = e->flows;
   uint64_t now = clock_ms();
   size_t n = 0;
-  for (uint32_t bucket = 0; bucket <= t->mask && n < max; bucket++) {
-    if (bucket_is_empty(t, bucket)) continue;
-    pthread_mutex_lock(stripe_of(t, bucket));
-    for (uint32_t at = t->buckets[bucket]; at != 0 && n < max; at = t->entries[at - 1].next)
-      describe(t, &t->entries[at - 1], now, &out[n++]);
-    pthread_mutex_unlock(stripe_of(t, bucket));
+  pthread_mutex_lock(&t->free_lock);
+  uint32_t end = t->fresh;
+  pthread_mutex_unlock(&t->free_lock);
+  for (; *cursor < end && n < max; ++*cursor) {
+    uint32_t home = atomic_load_explicit(&t->homes[*cursor], memory_order_relaxed);
+    if (home == 0) continue;
+    pthread_mutex_lock(stripe_of(t, home - 1));
+    if (atomic_load_explicit(&t->homes[*cursor], memory_order_relaxed) == home)
+      describe(t, &t->entries[*cursor], now, &out[n++]);
+    pthread_mutex_unlock(stripe_of(t, home - 1));
   }
+  if (*cursor >= end) *cursor = 0;
   return (long)n;
+}
+
+long kdp_flows_find(kdp_engine *e, const uint64_t *ids, size_t count, kdp_flow *out) {
+  uint64_t now = clock_ms();
+  long found = 0;
+  for (size_t i = 0; i < count; i++) {
+    pthread_mutex_t *stripe;
+    const flow *f = lock_flow(e->flows, ids[i], &stripe);
+    if (f == NULL) continue;
+    describe(e->flows, f, now, &out[found++]);
+    pthread_mutex_unlock(stripe);
+  }
+  return found;
+}
+
+long kdp_flows_alive(kdp_engine *e, uint64_t *ids, size_t count) {
+  long alive = 0;
+  for (size_t i = 0; i < count; i++) {
+    pthread_mutex_t *stripe;
+    if (lock_flow(e->flows, ids[i], &stripe) == NULL) continue;
+    pthread_mutex_unlock(stripe);
+    ids[alive++] = ids[i];
+  }
+  return alive;
 }

@@ -146,7 +146,13 @@ int kdp_flow_verdict(kdp_engine *e, uint64_t flow, uint8_t verdict, uint32_t rul
 void kdp_cork(kdp_engine *e);
 void kdp_flush(kdp_engine *e);
 void kdp_uncork(kdp_engine *e);
-long kdp_flows(kdp_engine *e, kdp_flow *out, size_t max); /* live flows, any order */
+/* A page of the live flows, any order. *cursor: 0 begins; it is 0 again after the last. A flow that lives from the first page
+ * to the last is in one of them. */
+long kdp_flows(kdp_engine *e, uint32_t *cursor, kdp_flow *out, size_t max);
+/* Those of these flows that live; `out` has room for all. */
+long kdp_flows_find(kdp_engine *e, const uint64_t *ids, size_t count, kdp_flow *out);
+/* Leaves in `ids` those of flows that live, and returns how many. */
+long kdp_flows_alive(kdp_engine *e, uint64_t *ids, size_t count);
 /* Allowed flows that ended since they were last asked for, oldest first; ages are those of the moment they ended.
  * untold: how many more ended since the last call than the ring holds. */
 long kdp_ended(kdp_engine *e, kdp_flow *out, size_t max, uint64_t *untold);

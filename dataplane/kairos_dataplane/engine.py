@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from enum import IntEnum
@@ -312,10 +312,29 @@ class Dataplane(Protocol):
         """not_after: from this `boottime_ms` on an ALLOW counts no more, until there is another. False: the flow is gone."""
         ...
 
-    def flows(self) -> list[Flow]: ...
+    def flows(self) -> list[Flow]:
+        """All that live, which takes 5 us each: where many may live, `flow_pages`, with time for others between two."""
+        ...
+
+    def flow_pages(self) -> Iterator[list[Flow]]:
+        """The same, a few at a time. A flow that lives from the first page to the last is in one of them."""
+        ...
+
+    def find_flows(self, flows: Collection[int]) -> list[Flow]:
+        """Those of these ids that live."""
+        ...
+
+    def alive(self, flows: Collection[int]) -> set[int]:
+        """The ids, of these, whose flows live."""
+        ...
+
     def ended(self) -> tuple[list[Flow], int]:
         """Allowed flows that ended since the last call, as they were then, oldest first; and how many more there were than
         an engine keeps (32,768)."""
+        ...
+
+    def ended_pages(self) -> Iterator[tuple[list[Flow], int]]:
+        """The same, a few at a time."""
         ...
 
     def counters(self) -> dict[str, int]: ...

@@ -33,7 +33,7 @@ from kairos_dataplane.engine import (
 
 _EVENTS = 64
 _CLOSING = 16  # threads
-_ENDED = 256  # at once
+_PAGE = 128  # flows: half a millisecond
 _VERDICTS = {verdict.value: verdict for verdict in Verdict}
 _ENDS = {end.value: end for end in End}
 _ADDRESSES = 4096
@@ -116,7 +116,6 @@ class NativeEngine:
             raise RuntimeError(ffi.string(error).decode())
         self._frame = ffi.new("uint8_t[]", FRAME_MAX)
         self._events = ffi.new("kdp_event[]", _EVENTS)
-        self._max_flows = max_flows
         self._vnis: set[int] = set()
 
     @property
@@ -271,23 +270,36 @@ class NativeEngine:
         return int(lib.kdp_flow_verdict(self._engine, flow, verdict, rule, generation, not_after)) == 0
 
     def flows(self) -> list[Flow]:
-        size = 1024
+        return [flow for page in self.flow_pages() for flow in page]
+
+    def flow_pages(self) -> Iterator[list[Flow]]:
+        raw, cursor = ffi.new("kdp_flow[]", _PAGE), ffi.new("uint32_t *")
         while True:
-            raw = ffi.new("kdp_flow[]", size)
-            count = lib.kdp_flows(self._engine, raw, size)
-            if count < size or size >= self._max_flows:
-                return [_flow(raw[i]) for i in range(count)]
-            size *= 4
+            count = lib.kdp_flows(self._engine, cursor, raw, _PAGE)
+            yield [_flow(raw[i]) for i in range(count)]
+            if cursor[0] == 0:
+                return
+
+    def find_flows(self, flows: Collection[int]) -> list[Flow]:
+        raw = ffi.new("kdp_flow[]", len(flows))
+        found = lib.kdp_flows_find(self._engine, ffi.new("uint64_t[]", list(flows)), len(flows), raw)
+        return [_flow(raw[i]) for i in range(found)]
+
+    def alive(self, flows: Collection[int]) -> set[int]:
+        ids = ffi.new("uint64_t[]", list(flows))
+        return set(ffi.unpack(ids, lib.kdp_flows_alive(self._engine, ids, len(flows))))
 
     def ended(self) -> tuple[list[Flow], int]:
-        over: list[Flow] = []
-        raw, untold, more = ffi.new("kdp_flow[]", _ENDED), ffi.new("uint64_t *"), 0
+        pages = list(self.ended_pages())
+        return [flow for flows, _ in pages for flow in flows], sum(untold for _, untold in pages)
+
+    def ended_pages(self) -> Iterator[tuple[list[Flow], int]]:
+        raw, untold = ffi.new("kdp_flow[]", _PAGE), ffi.new("uint64_t *")
         while True:
-            count = lib.kdp_ended(self._engine, raw, _ENDED, untold)
-            over += [_flow(raw[i]) for i in range(count)]
-            more += int(untold[0])
-            if count < _ENDED:
-                return over, more
+            count = lib.kdp_ended(self._engine, raw, _PAGE, untold)
+            yield [_flow(raw[i]) for i in range(count)], int(untold[0])
+            if count < _PAGE:
+                return
 
     def counters(self) -> dict[str, int]:
         values = ffi.new("uint64_t[]", 256)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Set
+from collections.abc import Callable, Iterator, Set
 from dataclasses import dataclass, field
 from datetime import datetime
 
@@ -21,7 +21,7 @@ class _Ending:
 
 
 class FlowEndings:
-    """over: called with the flows whose moment has come. A timer a moment, and no more than the flows that `keep` left alive: a grant
+    """over: called with the flows whose moment has come. A timer a moment, and no more than for the flows that `forget` leaves: a grant
     that ends tonight meets many that are over in a second."""
 
     def __init__(self, over: Callable[[Set[int]], None]) -> None:
@@ -38,16 +38,20 @@ class FlowEndings:
             self._endings[moment] = _Ending(self._loop.call_later(seconds_until(moment), self._come, moment))
         self._endings[moment].flows.add(flow)
 
-    def keep(self, alive: Set[int]) -> None:
-        """All other flows are over; a moment that waits for none of these needs no timer."""
+    def flows(self) -> Iterator[int]:
+        for ending in self._endings.values():
+            yield from ending.flows
+
+    def forget(self, gone: Set[int]) -> None:
+        """These flows are over; a moment that waits for no other needs no timer."""
         for moment, ending in list(self._endings.items()):
-            ending.flows &= alive
+            ending.flows -= gone
             if not ending.flows:
                 del self._endings[moment]
                 ending.timer.cancel()
 
     def close(self) -> None:
-        self.keep(frozenset())
+        self.forget(set(self.flows()))
 
     def _come(self, moment: str) -> None:
         self._over(self._endings.pop(moment).flows)

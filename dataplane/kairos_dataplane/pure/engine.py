@@ -339,9 +339,23 @@ class PureEngine(PacketPath):
         with self._lock:
             return self._flows.list(time.monotonic())
 
+    def flow_pages(self) -> Iterator[list[Flow]]:
+        yield self.flows()
+
+    def find_flows(self, flows: Collection[int]) -> list[Flow]:
+        wanted = set(flows)
+        return [flow for flow in self.flows() if flow.id in wanted]
+
+    def alive(self, flows: Collection[int]) -> set[int]:
+        with self._lock:
+            return set(flows) & self._flows.ids
+
     def ended(self) -> tuple[list[Flow], int]:
         with self._lock:
             return self._flows.take_ended()
+
+    def ended_pages(self) -> Iterator[tuple[list[Flow], int]]:
+        yield self.ended()
 
     def counters(self) -> dict[str, int]:
         with self._lock:

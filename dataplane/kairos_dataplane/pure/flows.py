@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from dataclasses import dataclass, field
 from enum import Enum, auto
 from ipaddress import ip_address
@@ -266,6 +266,10 @@ class FlowTable:
         taken = self._ended, self._untold
         self._ended, self._untold = [], 0
         return taken
+
+    @property
+    def ids(self) -> Set[int]:
+        return self._by_id.keys()
 
     def list(self, now: float) -> list[Flow]:
         return [entry.describe(now) for entry in self._entries.values()]

@@ -196,7 +196,8 @@ static void *daemon_main(void *unused) {
       atomic_store(&live_session, open_session());
       atomic_store(&live_epoch, epoch = 0);
     }
-    long listed = kdp_flows(engine, flows, 256);
+    kdp_flows_find(engine, (uint64_t[]){epoch, 1ull << 32 | epoch}, 2, flows);
+    long listed = kdp_flows(engine, &(uint32_t){0}, flows, 256);
     if (listed > 0) kdp_flow_verdict(engine, flows[epoch % (uint32_t)listed].id, KDP_ALLOW, 2, 2, KDP_NEVER);
     kdp_control_send(engine, index, DG_KEEPALIVE, key, sizeof key, 0, NULL, 0);
     kdp_control_send(engine, index, DG_PROBE, key, sizeof key, (uint16_t)(epoch % 9000), NULL, 0);

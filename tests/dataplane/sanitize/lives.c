@@ -66,14 +66,14 @@ static void judge(uint8_t verdict) {
 
 static long flows_of(uint32_t session) {
   static kdp_flow flows[1 << 17];
-  long found = 0, n = kdp_flows(engine, flows, 1 << 17);
+  long found = 0, n = kdp_flows(engine, &(uint32_t){0}, flows, 1 << 17);
   for (long i = 0; i < n; i++) found += flows[i].from_session == session;
   return found;
 }
 
 static bool lives(uint16_t src_port) {
   static kdp_flow flows[64];
-  long n = kdp_flows(engine, flows, 64);
+  long n = kdp_flows(engine, &(uint32_t){0}, flows, 64);
   for (long i = 0; i < n; i++)
     if (flows[i].src_port == src_port) return true;
   return false;
