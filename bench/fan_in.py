@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from engine_rig import udp_packet, whole
 from kairos.wire.datagram import DatagramHeader, DatagramType, nonce
-from kairos_dataplane import Dataplane, FlowOpened, Verdict, load
+from kairos_dataplane import Dataplane, FlowOpened, SessionKey, Verdict, load
 from kairos_dataplane.engine import LOCAL
 
 RELAY = 1
@@ -34,8 +34,8 @@ def add_session(engine: Dataplane, vni: int, number: int, key: bytes, iv: bytes)
     engine.use_relay(session, RELAY, follow=False)
     engine.add_lease(session, ip_network(_address(number)))
     engine.add_route(vni, ip_network(_address(number)), session)
-    engine.install_receive(session, 0, key, iv)
-    engine.install_transmit(session, 0, os.urandom(32), os.urandom(12))
+    back = SessionKey(session, 0, os.urandom(32), os.urandom(12), transmit=True)
+    engine.install_keys([SessionKey(session, 0, key, iv, transmit=False), back])
     return session
 
 
@@ -71,6 +71,7 @@ class FanIn:
         self._peers = itertools.cycle(peers)
         for frame in self._frames(sessions, 1):
             self.engine.put_relay(RELAY, frame)
+            self.engine.settle()
             self._allow()
         self._drain()
 
@@ -78,9 +79,10 @@ class FanIn:
         """What so many packets cost, `run` of one session after each other. Raises RuntimeError when one is lost."""
         before, seconds = self.engine.counters()["rx_packets"], 0.0
         for frame in self._frames(packets, run):
-            began = time.thread_time()
+            began = time.process_time()
             self.engine.put_relay(RELAY, frame)
-            seconds += time.thread_time() - began
+            self.engine.settle()
+            seconds += time.process_time() - began
             self._drain()
         counters = self.engine.counters()
         if counters["rx_packets"] - before != packets:

@@ -16,6 +16,7 @@ MODULES = (
     "packet",
     "event",
     "relay",
+    "inbox",
     "fragment",
     "parked",
     "flow",

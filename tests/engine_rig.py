@@ -26,7 +26,8 @@ from kairos.wire.datagram import (
     nonce,
     parse_header_untrusted,
 )
-from kairos_dataplane import Dataplane, Event, Flow, FlowOpened, Verdict, load
+from kairos_dataplane import Dataplane, Event, Flow, FlowOpened, SessionKey, Verdict, load
+from kairos_dataplane.engine import NEVER
 from kairos_dataplane.pure.packet import ICMP, SYN, TCP, UDP, checksum, pseudo_sum
 from kairos_dataplane.pure.segments import VNET_BYTES, Offload
 
@@ -115,6 +116,14 @@ def whole(packet: bytes) -> bytes:
     return packet + TRAILER.pack(SegmentKind.WHOLE, 0, 0, 0, 1)
 
 
+def both_ways(session: int, epoch: int = 0, not_after: int = NEVER) -> list[SessionKey]:
+    """The keys of a peer of this session."""
+    return [
+        SessionKey(session, epoch, *TO_ENGINE, transmit=False, not_after=not_after),
+        SessionKey(session, epoch, *FROM_ENGINE, transmit=True, not_after=not_after),
+    ]
+
+
 class Rig:
     """An engine with one VNI, one session to the peer and the relay as its path. Both sides lease one v4 and one v6."""
 
@@ -132,8 +141,7 @@ class Rig:
         engine.add_route(VNI, ip_network("fd77::/64"), 0)
         for prefix in ("10.77.0.2/32", "fd77::2/128"):
             engine.add_lease(self.session, ip_network(prefix))
-        engine.install_receive(self.session, 0, *TO_ENGINE)
-        engine.install_transmit(self.session, 0, *FROM_ENGINE)
+        engine.install_keys(both_ways(self.session))
         engine.use_relay(self.session, RELAY, follow=True)
         self._counter = 0
 
@@ -155,6 +163,7 @@ class Rig:
 
     def put(self, *datagrams: bytes) -> None:
         self.engine.put_relay(RELAY, b"".join(len(d).to_bytes(2) + d for d in datagrams))
+        self.engine.settle()
 
     def sent(self) -> list[tuple[DatagramHeader, bytes]]:
         """What the engine has sent to the peer: header and plaintext."""
@@ -186,7 +195,7 @@ class Rig:
         for packet in packets:
             self.tun.send((offload or Offload()).pack() + packet)
         wait_until(lambda: self._outcomes() >= before + len(packets))
-        self.engine.set_remote(self.session, PEER_INDEX)  # a change waits for the batch to end: its events are out
+        self.engine.settle()  # the batch has ended: its events are out
 
     def _outcomes(self) -> int:
         counters = self.engine.counters()

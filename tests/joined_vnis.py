@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from ipaddress import ip_network
 
-from engine_rig import FROM_ENGINE, PEER, PEER6, TO_ENGINE, VNI, Rig, ip_packet, open_datagram, rig_on, whole
+from engine_rig import PEER, PEER6, VNI, Rig, both_ways, ip_packet, open_datagram, rig_on, whole
 from kairos.wire.datagram import TRAILER
 from kairos_dataplane import Flow, Mapping, Verdict
 from kairos_dataplane.pure.packet import ICMP, ICMP6, checksum, parse_untrusted, pseudo_sum
@@ -49,8 +49,7 @@ class Joined:
             engine.add_lease(self.bob, ip_network(prefix))
         for prefix in ("10.77.0.1/32", "fd77::1/128"):
             engine.add_route(OTHER, ip_network(prefix), 0)
-        engine.install_receive(self.bob, 0, *TO_ENGINE)
-        engine.install_transmit(self.bob, 0, *FROM_ENGINE)
+        engine.install_keys(both_ways(self.bob))
         engine.use_relay(self.bob, OTHER_RELAY, follow=False)
         for vni, mappings in ((VNI, HERE), (OTHER, THERE)):
             for mapping in mappings:

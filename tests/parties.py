@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from ipaddress import ip_network
 
-from engine_rig import FROM_ENGINE, RELAY, TO_ENGINE, VNI, Rig, open_datagram, rig_on, whole
+from engine_rig import RELAY, VNI, Rig, both_ways, open_datagram, rig_on, whole
 from kairos.wire.datagram import DatagramType
 from kairos_dataplane import Flow, Verdict
 from kairos_dataplane.pure.segments import whole_untrusted
@@ -34,8 +34,7 @@ class Parties:
             for prefix in (f"{address(party)}/32", f"{address(party, 6)}/128"):
                 rig.engine.add_lease(session, ip_network(prefix))
                 rig.engine.add_route(VNI, ip_network(prefix), session)
-            rig.engine.install_receive(session, 0, *TO_ENGINE)
-            rig.engine.install_transmit(session, 0, *FROM_ENGINE)
+            rig.engine.install_keys(both_ways(session))
             rig.engine.use_relay(session, relay, follow=False)
 
     def send(self, party: str, *packets: bytes) -> None:

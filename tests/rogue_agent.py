@@ -39,7 +39,7 @@ class RogueEngine(PureEngine):
                     lines.flush()
 
     def _keyed(self, vni: int) -> Session:
-        return next(each for each in self._sessions.values() if each.vni == vni and each.can_seal)
+        return next(each for each in self._sessions.values() if each.vni == vni and not each.why_not_seal())
 
     def _do_seal(self, vni: int, packet: str, index: int = 0) -> str:
         session = self._keyed(vni)
@@ -55,7 +55,7 @@ class RogueEngine(PureEngine):
         return True
 
     def _do_sessions(self) -> dict[int, int]:
-        return {each.vni: each.remote for each in self._sessions.values() if each.can_seal}
+        return {each.vni: each.remote for each in self._sessions.values() if not each.why_not_seal()}
 
 
 def order(path: str, verb: str, **fields: Any) -> Any:

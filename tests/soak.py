@@ -87,7 +87,7 @@ class Soak:
             host.install_transmit(epoch)
         if epoch >= _EPOCHS_KEPT:
             for host in self._hosts:
-                host.dataplane.retire_receive(host.session, epoch - _EPOCHS_KEPT)
+                host.dataplane.retire_receive(epoch - _EPOCHS_KEPT, [host.session])
         self._count(rekeys=1)
 
     # -- bulk ----------------------------------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ from typing import Protocol
 
 from pyroute2 import netns
 
-from kairos_dataplane import Dataplane, Flow, FlowOpened, Verdict
+from kairos_dataplane import Dataplane, Flow, FlowOpened, SessionKey, Verdict
 from kairos_dataplane.tun import open_tun
 
 KEYS = {side: (bytes([side]) * 32, bytes([side + 10]) * 12) for side in (0, 1)}
@@ -88,11 +88,13 @@ class Host:
 
     def install_receive(self, epoch: int) -> None:
         key, iv = KEYS[1 - self.side]
-        self.dataplane.install_receive(self.session, epoch, bytes(b ^ epoch for b in key), iv)
+        self.dataplane.install_keys(
+            [SessionKey(self.session, epoch, bytes(b ^ epoch for b in key), iv, transmit=False)]
+        )
 
     def install_transmit(self, epoch: int) -> None:
         key, iv = KEYS[self.side]
-        self.dataplane.install_transmit(self.session, epoch, bytes(b ^ epoch for b in key), iv)
+        self.dataplane.install_keys([SessionKey(self.session, epoch, bytes(b ^ epoch for b in key), iv, transmit=True)])
 
     def address(self, version: int = 4) -> str:
         return f"10.77.0.{self.side + 1}" if version == 4 else f"fd77::{self.side + 1}"

@@ -1,4 +1,4 @@
-/* Changes of configuration. Each takes the write side of `config`, so no packet is in flight while it acts. */
+/* Changes of configuration. Most take the write side of `config`, so no packet is in flight while they act. */
 #include <fcntl.h>
 #include <stdlib.h>
 #include <sys/epoll.h>
@@ -15,6 +15,35 @@ void vni_free(vni *v) {
   free(v);
 }
 
+/* -- the lock -------------------------------------------------------------------------------------------------------- */
+
+void config_read(kdp_engine *e) {
+  pthread_rwlock_rdlock(&e->config);
+}
+
+void config_read_end(kdp_engine *e) {
+  pthread_rwlock_unlock(&e->config);
+}
+
+/* Relaxed: a packet thread that does not see it at once sees it a packet later. */
+void config_write(kdp_engine *e) {
+  atomic_fetch_add_explicit(&e->writers, 1, memory_order_relaxed);
+  pthread_rwlock_wrlock(&e->config);
+}
+
+void config_write_end(kdp_engine *e) {
+  pthread_rwlock_unlock(&e->config);
+  atomic_fetch_sub_explicit(&e->writers, 1, memory_order_relaxed);
+}
+
+void config_yield(kdp_engine *e, lane *l) {
+  batch_end(e, l);
+  config_read_end(e);
+  config_read(e);
+}
+
+/* -- VNIs ------------------------------------------------------------------------------------------------------------ */
+
 int kdp_vni_add(kdp_engine *e, uint32_t id, int tun_fd) {
   vni *v = calloc(1, sizeof *v);
   int result = -ENOMEM;
@@ -23,25 +52,18 @@ int kdp_vni_add(kdp_engine *e, uint32_t id, int tun_fd) {
   v->fib = fib_new();
   v->tun = fcntl(tun_fd, F_DUPFD_CLOEXEC, 0);
   if (v->fib == NULL || v->tun < 0) goto fail;
-  pthread_rwlock_wrlock(&e->config);
+  config_write(e);
   uint32_t at = id % VNIS_MAX;
   for (uint32_t i = 0; i < VNIS_MAX && e->vnis[at] != NULL && e->vnis[at]->id != id; i++) at = (at + 1) % VNIS_MAX;
   result = e->vnis[at] != NULL ? (e->vnis[at]->id == id ? -EEXIST : -ENOSPC) : 0;
   struct epoll_event watch = {.events = EPOLLIN, .data.u32 = id};
   if (result == 0 && epoll_ctl(e->watch_tx, EPOLL_CTL_ADD, v->tun, &watch) != 0) result = -errno;
   if (result == 0) e->vnis[at] = v;
-  pthread_rwlock_unlock(&e->config);
+  config_write_end(e);
   if (result == 0) return 0;
 fail:
   vni_free(v);
   return result;
-}
-
-static void session_unlink(kdp_engine *e, session *s) {
-  events_forget(e->events, &s->share);
-  e->sessions[s->index & (SESSIONS_MAX - 1)] = NULL;
-  for (int i = 0; i < LANES; i++)
-    if (e->lanes[i].run.from == s) e->lanes[i].run.count = 0, e->lanes[i].run.from = NULL;
 }
 
 static void rx_epoch_free(rx_epoch *k) {
@@ -50,29 +72,89 @@ static void rx_epoch_free(rx_epoch *k) {
   free(k);
 }
 
+/* Nobody reads them any more. */
+static void session_wipe(session *s) {
+  for (int i = 0; i < KDP_EPOCHS; i++) rx_epoch_free(s->rx[i]), s->rx[i] = NULL;
+  aead_key_free(s->tx_key), s->tx_key = NULL;
+}
+
 void session_free(session *s) {
   if (s == NULL) return;
-  for (int i = 0; i < KDP_EPOCHS; i++) rx_epoch_free(s->rx[i]);
-  aead_key_free(s->tx_key);
+  session_wipe(s);
   free(s->leases);
   fragments_free(&s->share);
+  free(s->routes);
   pthread_mutex_destroy(&s->path_lock);
   free(s);
 }
 
-int kdp_vni_remove(kdp_engine *e, uint32_t id) {
-  pthread_rwlock_wrlock(&e->config);
-  vni *v = vni_find(e, id);
-  if (v == NULL) {
-    pthread_rwlock_unlock(&e->config);
-    return -ENOENT;
+/* -- cuts ------------------------------------------------------------------------------------------------------------ */
+
+enum { CUTS_A_WRITE = 16, FLOWS_A_READ = 64 };
+
+/* Under the write side. From here on no packet finds the session: what is left of it is its flows. */
+static void session_unlink(kdp_engine *e, session *s) {
+  events_forget(e->events, &s->share);
+  session **at = &s->vni->sessions;
+  while (*at != s) at = &(*at)->next_of_vni;
+  *at = s->next_of_vni;
+  for (size_t i = 0; i < s->route_count; i++)
+    fib_unset_hop(s->vni->fib, s->routes[i].family, s->routes[i].prefix, s->routes[i].bits, s->index);
+  for (int i = 0; i < LANES; i++)
+    if (e->lanes[i].run.from == s) e->lanes[i].run.count = 0, e->lanes[i].run.from = NULL;
+  s->index = 0;
+  s->next_cut = e->cut_sessions, e->cut_sessions = s;
+}
+
+/* Under the write side: those whose flows are forgotten leave their places. */
+static void sessions_reap(kdp_engine *e) {
+  for (session **at = &e->cut_sessions; *at != NULL;) {
+    session *s = *at;
+    if (!s->gone) {
+      at = &s->next_cut;
+      continue;
+    }
+    *at = s->next_cut;
+    e->sessions[s->place] = NULL;
+    session_free(s);
   }
-  flows_forget(e, id, 0);
-  for (uint32_t i = 0; i < SESSIONS_MAX; i++) {
-    session *s = e->sessions[i];
-    if (s != NULL && s->vni == v) session_unlink(e, s), session_free(s);
+}
+
+/* Its flows go under the read side, some at a time, so that packets go on. */
+static void session_bury(kdp_engine *e, session *s, uint32_t index) {
+  session_wipe(s);
+  for (bool more = true; more;) {
+    config_read(e);
+    more = flows_forget_session(e, s, index, FLOWS_A_READ);
+    if (!more) s->gone = true; /* read under the write side; from then on another cut may free it */
+    config_read_end(e);
   }
-  uint32_t hole = id % VNIS_MAX;
+}
+
+int kdp_sessions_cut(kdp_engine *e, const uint32_t *indexes, size_t count) {
+  int found = 0;
+  for (size_t from = 0; from < count; from += CUTS_A_WRITE) {
+    session *cut[CUTS_A_WRITE];
+    size_t size = count - from < CUTS_A_WRITE ? count - from : CUTS_A_WRITE;
+    config_write(e);
+    sessions_reap(e);
+    for (size_t i = 0; i < size; i++) {
+      cut[i] = session_find(e, indexes[from + i]);
+      if (cut[i] != NULL) session_unlink(e, cut[i]), found++;
+    }
+    config_write_end(e);
+    for (size_t i = 0; i < size; i++)
+      if (cut[i] != NULL) session_bury(e, cut[i], indexes[from + i]);
+  }
+  return found;
+}
+
+int kdp_session_cut(kdp_engine *e, uint32_t index) {
+  return kdp_sessions_cut(e, &index, 1) == 1 ? 0 : -ENOENT;
+}
+
+static void vni_unlink(kdp_engine *e, vni *v) {
+  uint32_t hole = v->id % VNIS_MAX;
   while (e->vnis[hole] != v) hole = (hole + 1) % VNIS_MAX;
   e->vnis[hole] = NULL;
   for (uint32_t at = (hole + 1) % VNIS_MAX; e->vnis[at] != NULL; at = (at + 1) % VNIS_MAX) { /* close the gap */
@@ -81,27 +163,80 @@ int kdp_vni_remove(kdp_engine *e, uint32_t id) {
     if ((at - home) % VNIS_MAX < (at - hole) % VNIS_MAX) continue;
     e->vnis[hole] = moved, e->vnis[at] = NULL, hole = at;
   }
-  epoll_ctl(e->watch_tx, EPOLL_CTL_DEL, v->tun, NULL);
   events_forget(e->events, &v->share);
-  if (v->retry_ms != 0) e->resting--;
-  pthread_rwlock_unlock(&e->config);
+}
+
+/* Under the write side: no packet finds it any more. It keeps its place, and its share of the flow table, until its flows
+ * are forgotten. */
+static void vni_leave(kdp_engine *e, vni *v) {
+  v->leaving = true;
+  epoll_ctl(e->watch_tx, EPOLL_CTL_DEL, v->tun, NULL);
+  if (v->retry_ms != 0) e->resting--, v->retry_ms = 0;
+}
+
+int kdp_vni_remove(kdp_engine *e, uint32_t id) {
+  vni *v;
+  for (uint32_t last = 1; last != 0;) { /* its sessions first, each as any other is cut */
+    config_write(e);
+    v = vni_find(e, id);
+    last = v == NULL || v->sessions == NULL ? 0 : v->sessions->index;
+    if (v != NULL && last == 0) vni_leave(e, v);
+    config_write_end(e);
+    if (last != 0) kdp_session_cut(e, last);
+  }
+  if (v == NULL) return -ENOENT;
+  uint32_t bucket = 0;
+  for (bool more = true; more;) {
+    config_read(e);
+    more = flows_forget_vni(e, id, &bucket);
+    config_read_end(e);
+  }
+  config_write(e);
+  vni_unlink(e, v);
+  config_write_end(e);
   vni_free(v);
   return 0;
 }
 
-int kdp_fib_add(kdp_engine *e, uint32_t id, uint8_t family, const uint8_t *prefix, uint8_t bits, uint32_t next_hop) {
-  pthread_rwlock_wrlock(&e->config);
+/* -- routes ---------------------------------------------------------------------------------------------------------- */
+
+/* The session learns which routes lead to it: its cut removes them without a look at all the others. */
+static int remember_route(session *s, uint8_t family, const uint8_t *prefix, uint8_t bits) {
+  prefix_route route = {.family = family, .bits = bits};
+  memcpy(route.prefix, prefix, family == 4 ? 4 : 16);
+  for (size_t i = 0; i < s->route_count; i++)
+    if (memcmp(&s->routes[i], &route, sizeof route) == 0) return 0;
+  prefix_route *grown = realloc(s->routes, (s->route_count + 1) * sizeof *grown);
+  if (grown == NULL) return -ENOMEM;
+  s->routes = grown;
+  grown[s->route_count++] = route;
+  return 0;
+}
+
+static int route_add(kdp_engine *e, uint32_t id, uint8_t family, const uint8_t *prefix, uint8_t bits,
+                     uint32_t next_hop) {
   vni *v = vni_find(e, id);
-  int result = v == NULL ? -ENOENT : fib_set(v->fib, family, prefix, bits, next_hop);
-  pthread_rwlock_unlock(&e->config);
+  if (v == NULL) return -ENOENT;
+  session *to = next_hop == KDP_NEXT_HOP_LOCAL ? NULL : session_find(e, next_hop);
+  int result = fib_set(v->fib, family, prefix, bits, next_hop);
+  if (result != 0 || to == NULL || to->vni != v) return result;
+  result = remember_route(to, family, prefix, bits);
+  if (result != 0) fib_unset(v->fib, family, prefix, bits);
+  return result;
+}
+
+int kdp_fib_add(kdp_engine *e, uint32_t id, uint8_t family, const uint8_t *prefix, uint8_t bits, uint32_t next_hop) {
+  config_write(e);
+  int result = route_add(e, id, family, prefix, bits, next_hop);
+  config_write_end(e);
   return result;
 }
 
 int kdp_fib_remove(kdp_engine *e, uint32_t id, uint8_t family, const uint8_t *prefix, uint8_t bits) {
-  pthread_rwlock_wrlock(&e->config);
+  config_write(e);
   vni *v = vni_find(e, id);
   int result = v == NULL ? -ENOENT : fib_unset(v->fib, family, prefix, bits);
-  pthread_rwlock_unlock(&e->config);
+  config_write_end(e);
   return result;
 }
 
@@ -119,35 +254,35 @@ int kdp_mapping_add(kdp_engine *e, uint32_t id, uint8_t family, uint8_t bits, co
     return -EINVAL;
   mapping fresh = {.to = to, .family = family, .bits = bits};
   memcpy(fresh.seen, seen, family == 4 ? 4 : 16), memcpy(fresh.real, real, family == 4 ? 4 : 16);
-  pthread_rwlock_wrlock(&e->config);
+  config_write(e);
   vni *v = vni_find(e, id);
   int result = v == NULL ? -ENOENT : mapping_place(v, family, bits, seen) < v->mapping_count ? -EEXIST : 0;
   mapping *grown = result != 0 ? NULL : realloc(v->mappings, (v->mapping_count + 1) * sizeof *grown);
   if (grown != NULL) v->mappings = grown;
   if (result == 0) result = grown == NULL ? -ENOMEM : fib_set(v->fib, family, seen, bits, CROSSING | to);
   if (result == 0) v->mappings[v->mapping_count++] = fresh;
-  pthread_rwlock_unlock(&e->config);
+  config_write_end(e);
   return result;
 }
 
 int kdp_vni_router(kdp_engine *e, uint32_t id, uint8_t family, const uint8_t *addr) {
   if (family != 4 && family != 6) return -EINVAL;
-  pthread_rwlock_wrlock(&e->config);
+  config_write(e);
   vni *v = vni_find(e, id);
   if (v != NULL && family == 4) memcpy(v->router4, addr, 4);
   if (v != NULL && family == 6) memcpy(v->router6, addr, 16);
-  pthread_rwlock_unlock(&e->config);
+  config_write_end(e);
   return v == NULL ? -ENOENT : 0;
 }
 
 int kdp_mapping_remove(kdp_engine *e, uint32_t id, uint8_t family, uint8_t bits, const uint8_t *seen) {
   if ((family != 4 && family != 6) || bits > (family == 4 ? 32 : 128)) return -EINVAL;
-  pthread_rwlock_wrlock(&e->config);
+  config_write(e);
   vni *v = vni_find(e, id);
   size_t at = v == NULL ? 0 : mapping_place(v, family, bits, seen);
   int result = v == NULL || at == v->mapping_count ? -ENOENT : fib_unset(v->fib, family, seen, bits);
   if (result == 0) v->mappings[at] = v->mappings[--v->mapping_count];
-  pthread_rwlock_unlock(&e->config);
+  config_write_end(e);
   return result;
 }
 
@@ -155,124 +290,163 @@ int kdp_session_add(kdp_engine *e, uint32_t id, uint32_t *index) {
   session *s = calloc(1, sizeof *s);
   if (s == NULL) return -ENOMEM;
   pthread_mutex_init(&s->path_lock, NULL);
+  atomic_init(&s->not_after_ms, KDP_NEVER);
   int result = -ENOSPC;
-  pthread_rwlock_wrlock(&e->config);
+  config_write(e);
+  sessions_reap(e);
   s->vni = vni_find(e, id);
   if (s->vni == NULL) result = -ENOENT;
   /* The upper half of the index is a turn: a late datagram of a session that was cut does not meet its successor. */
   for (uint32_t i = 0; s->vni != NULL && i < SESSIONS_MAX && result != 0; i++) {
     uint32_t next = ++e->session_turn & (CROSSING - 1);
     if (next == 0 || e->sessions[next & (SESSIONS_MAX - 1)] != NULL) continue;
-    s->index = next;
-    e->sessions[next & (SESSIONS_MAX - 1)] = s;
+    s->index = next, s->place = next & (SESSIONS_MAX - 1);
+    e->sessions[s->place] = s;
+    s->next_of_vni = s->vni->sessions, s->vni->sessions = s;
     *index = next;
     result = 0;
   }
-  pthread_rwlock_unlock(&e->config);
+  config_write_end(e);
   if (result != 0) session_free(s);
   return result;
 }
 
 /* Stops the packets until the matching unlock, found or not. NULL: no such session. */
 static session *session_lock(kdp_engine *e, uint32_t index) {
-  pthread_rwlock_wrlock(&e->config);
+  config_write(e);
   return session_find(e, index);
 }
 
 static int session_unlock(kdp_engine *e, int result) {
-  pthread_rwlock_unlock(&e->config);
+  config_write_end(e);
   return result;
 }
 
-int kdp_session_remote(kdp_engine *e, uint32_t index, uint32_t remote_index) {
-  session *s = session_lock(e, index);
-  if (s != NULL) s->remote = remote_index;
-  return session_unlock(e, s == NULL ? -ENOENT : 0);
-}
-
-int kdp_session_cut(kdp_engine *e, uint32_t index) {
-  session *s = session_lock(e, index);
-  if (s != NULL) {
-    flows_forget(e, s->vni->id, index);
-    fib_forget(s->vni->fib, index);
-    session_unlink(e, s);
+static lease *lease_find(session *s, uint8_t family, const uint8_t *prefix, uint8_t bits) {
+  for (size_t i = 0; i < s->lease_count; i++) {
+    lease *le = &s->leases[i];
+    if (le->family == family && le->bits == bits && memcmp(le->prefix, prefix, family == 4 ? 4 : 16) == 0) return le;
   }
-  session_unlock(e, 0);
-  session_free(s);
-  return s == NULL ? -ENOENT : 0;
+  return NULL;
 }
 
-static int lease_add(session *s, uint8_t family, const uint8_t *prefix, uint8_t bits) {
+static int lease_add(session *s, uint8_t family, const uint8_t *prefix, uint8_t bits, uint64_t not_after_ms) {
   lease *grown = realloc(s->leases, (s->lease_count + 1) * sizeof *grown);
   if (grown == NULL) return -ENOMEM;
   s->leases = grown;
-  grown[s->lease_count] = (lease){.family = family, .bits = bits};
+  grown[s->lease_count] = (lease){.family = family, .bits = bits, .not_after_ms = not_after_ms};
   memcpy(grown[s->lease_count++].prefix, prefix, family == 4 ? 4 : 16);
   return 0;
 }
 
-int kdp_session_lease(kdp_engine *e, uint32_t index, uint8_t family, const uint8_t *prefix, uint8_t bits) {
+int kdp_session_lease(kdp_engine *e, uint32_t index, uint8_t family, const uint8_t *prefix, uint8_t bits,
+                      uint64_t not_after_ms) {
   if ((family != 4 && family != 6) || bits > (family == 4 ? 32 : 128)) return -EINVAL;
-  session *s = session_lock(e, index);
-  return session_unlock(e, s == NULL ? -ENOENT : lease_add(s, family, prefix, bits));
+  config_read(e);
+  session *s = session_find(e, index);
+  lease *known = s == NULL ? NULL : lease_find(s, family, prefix, bits);
+  if (known != NULL) atomic_store_explicit(&known->not_after_ms, not_after_ms, memory_order_relaxed);
+  config_read_end(e);
+  if (known != NULL) return 0;
+  s = session_lock(e, index);
+  return session_unlock(e, s == NULL ? -ENOENT : lease_add(s, family, prefix, bits, not_after_ms));
 }
 
-/* Puts `fresh` into a free slot, or that of the oldest epoch, which is handed back to be freed. */
-static int rx_epoch_add(session *s, rx_epoch *fresh, rx_epoch **replaced) {
-  int slot = 0;
+int kdp_session_until(kdp_engine *e, uint32_t index, uint64_t not_after_ms) {
+  config_read(e);
+  session *s = session_find(e, index);
+  if (s != NULL) atomic_store_explicit(&s->not_after_ms, not_after_ms, memory_order_relaxed);
+  config_read_end(e);
+  return s == NULL ? -ENOENT : 0;
+}
+
+/* -- keys ------------------------------------------------------------------------------------------------------------ */
+
+/* A key that is scheduled and not yet in place; afterwards, what it took the place of. */
+typedef struct {
+  rx_epoch *rx;
+  aead_key *tx;
+} key_change;
+
+static bool prepare(key_change *c, const kdp_key *k) {
+  if (k->transmit) {
+    c->tx = aead_key_new(k->key, k->iv);
+    return c->tx != NULL;
+  }
+  c->rx = calloc(1, sizeof *c->rx);
+  if (c->rx == NULL) return false;
+  c->rx->epoch = k->epoch, c->rx->not_after_ms = k->not_after_ms;
+  c->rx->key = aead_key_new(k->key, k->iv);
+  return c->rx->key != NULL;
+}
+
+/* A window never starts again, nor does a counter under its key. */
+static bool was_installed(const session *s, const kdp_key *k) {
+  if (k->transmit) return s->tx_key != NULL && s->tx_epoch >= k->epoch;
   for (int i = 0; i < KDP_EPOCHS; i++)
-    if (s->rx[i] != NULL && s->rx[i]->epoch == fresh->epoch) return -EEXIST; /* a window never starts again */
+    if (s->rx[i] != NULL && s->rx[i]->epoch == k->epoch) return true;
+  return false;
+}
+
+/* A receive key takes a free slot, or that of the oldest epoch. */
+static void install(session *s, const kdp_key *k, key_change *c) {
+  if (k->transmit) {
+    aead_key *replaced = s->tx_key;
+    s->tx_key = c->tx, s->tx_epoch = k->epoch, s->tx_not_after_ms = k->not_after_ms;
+    atomic_store_explicit(&s->tx_counter, 0, memory_order_relaxed); /* ordered by the lock */
+    c->tx = replaced;
+    return;
+  }
+  int slot = 0;
   for (int i = 0; i < KDP_EPOCHS; i++) {
     if (s->rx[slot] == NULL) break;
     if (s->rx[i] == NULL || s->rx[i]->epoch < s->rx[slot]->epoch) slot = i;
   }
-  *replaced = s->rx[slot];
-  s->rx[slot] = fresh;
-  return 0;
+  rx_epoch *replaced = s->rx[slot];
+  s->rx[slot] = c->rx;
+  c->rx = replaced;
 }
 
-int kdp_session_rx(kdp_engine *e, uint32_t index, uint32_t epoch, const uint8_t *key, const uint8_t *iv) {
-  rx_epoch *fresh = calloc(1, sizeof *fresh), *replaced = NULL;
-  if (fresh == NULL) return -ENOMEM;
-  fresh->epoch = epoch;
-  fresh->key = aead_key_new(key, iv);
-  int result = -ENOMEM;
-  if (fresh->key != NULL) {
-    session *s = session_lock(e, index);
-    result = session_unlock(e, s == NULL ? -ENOENT : rx_epoch_add(s, fresh, &replaced));
-  }
-  rx_epoch_free(result == 0 ? replaced : fresh);
-  return result;
-}
-
-int kdp_session_tx(kdp_engine *e, uint32_t index, uint32_t epoch, const uint8_t *key, const uint8_t *iv) {
-  aead_key *fresh = aead_key_new(key, iv), *replaced = fresh;
+int kdp_keys_install(kdp_engine *e, const kdp_key *keys, size_t count) {
+  key_change *changes = calloc(count, sizeof *changes);
   int result = 0;
-  if (fresh == NULL) return -ENOMEM;
-  session *s = session_lock(e, index);
-  if (s == NULL) {
-    result = -ENOENT;
-  } else if (s->tx_key != NULL && s->tx_epoch >= epoch) {
-    result = -EEXIST; /* a counter never starts again under its key */
-  } else {
-    replaced = s->tx_key;
-    s->tx_key = fresh, s->tx_epoch = epoch;
-    atomic_store_explicit(&s->tx_counter, 0, memory_order_relaxed); /* ordered by the lock */
+  if (changes == NULL && count > 0) return -ENOMEM;
+  for (size_t i = 0; i < count && result >= 0; i++)
+    if (!prepare(&changes[i], &keys[i])) result = -ENOMEM;
+  if (result == 0) {
+    config_write(e);
+    for (size_t i = 0; i < count; i++) {
+      const session *s = session_find(e, keys[i].session);
+      if (s != NULL && was_installed(s, &keys[i])) result = -EEXIST;
+    }
+    for (size_t i = 0; i < count && result >= 0; i++) {
+      session *s = session_find(e, keys[i].session);
+      if (s != NULL) install(s, &keys[i], &changes[i]), result++;
+    }
+    config_write_end(e);
   }
-  session_unlock(e, result);
-  aead_key_free(replaced);
+  for (size_t i = 0; i < count; i++) rx_epoch_free(changes[i].rx), aead_key_free(changes[i].tx);
+  free(changes);
   return result;
 }
 
-int kdp_session_retire(kdp_engine *e, uint32_t index, uint32_t epoch) {
-  rx_epoch *retired = NULL;
-  session *s = session_lock(e, index);
-  for (int i = 0; s != NULL && i < KDP_EPOCHS; i++)
-    if (s->rx[i] != NULL && s->rx[i]->epoch == epoch) retired = s->rx[i], s->rx[i] = NULL;
-  session_unlock(e, 0);
-  rx_epoch_free(retired);
-  return retired == NULL ? -ENOENT : 0;
+int kdp_keys_retire(kdp_engine *e, uint32_t epoch, const uint32_t *sessions, size_t count) {
+  rx_epoch **retired = calloc(count, sizeof *retired);
+  int result = 0;
+  if (retired == NULL && count > 0) return -ENOMEM;
+  config_write(e);
+  for (size_t i = 0; i < count; i++) {
+    session *s = session_find(e, sessions[i]);
+    for (int j = 0; s != NULL && j < KDP_EPOCHS; j++)
+      if (s->rx[j] != NULL && s->rx[j]->epoch == epoch) retired[i] = s->rx[j], s->rx[j] = NULL, result++;
+  }
+  config_write_end(e);
+  for (size_t i = 0; i < count; i++) rx_epoch_free(retired[i]);
+  free(retired);
+  return result;
 }
+
+/* -- paths ----------------------------------------------------------------------------------------------------------- */
 
 int kdp_session_path(kdp_engine *e, uint32_t index, uint8_t kind, const kdp_addr *addr, uint32_t relay, int follow) {
   if (kind > KDP_PATH_DIRECT || (kind == KDP_PATH_DIRECT && (addr == NULL || addr->family == 0))) return -EINVAL;
@@ -285,29 +459,40 @@ int kdp_session_path(kdp_engine *e, uint32_t index, uint8_t kind, const kdp_addr
   return session_unlock(e, s == NULL ? -ENOENT : 0);
 }
 
+/* What packets may see change between one and the next needs no writer. */
 int kdp_session_limit(kdp_engine *e, uint32_t index, uint16_t limit) {
   if (limit != 0 && limit < LIMIT_MIN) return -EINVAL;
-  session *s = session_lock(e, index);
+  config_read(e);
+  session *s = session_find(e, index);
   if (s != NULL) atomic_store_explicit(&s->limit, limit, memory_order_relaxed);
-  return session_unlock(e, s == NULL ? -ENOENT : 0);
+  config_read_end(e);
+  return s == NULL ? -ENOENT : 0;
+}
+
+int kdp_session_remote(kdp_engine *e, uint32_t index, uint32_t remote_index) {
+  config_read(e);
+  session *s = session_find(e, index);
+  if (s != NULL) atomic_store_explicit(&s->remote, remote_index, memory_order_relaxed);
+  config_read_end(e);
+  return s == NULL ? -ENOENT : 0;
 }
 
 int kdp_session_stats(kdp_engine *e, uint32_t index, uint64_t *sent, uint64_t *received) {
   int result = -ENOENT;
-  pthread_rwlock_rdlock(&e->config);
+  config_read(e);
   session *s = session_find(e, index);
   if (s != NULL) {
     *sent = atomic_load_explicit(&s->tx_counter, memory_order_relaxed);
     *received = atomic_load_explicit(&s->rx_datagrams, memory_order_relaxed);
     result = 0;
   }
-  pthread_rwlock_unlock(&e->config);
+  config_read_end(e);
   return result;
 }
 
 int kdp_session_offences(kdp_engine *e, uint32_t index, uint64_t *forged, uint64_t *replayed, uint64_t *spoofed) {
   int result = -ENOENT;
-  pthread_rwlock_rdlock(&e->config);
+  config_read(e);
   session *s = session_find(e, index);
   if (s != NULL) {
     *forged = atomic_load_explicit(&s->forged, memory_order_relaxed);
@@ -315,7 +500,7 @@ int kdp_session_offences(kdp_engine *e, uint32_t index, uint64_t *forged, uint64
     *spoofed = atomic_load_explicit(&s->spoofed, memory_order_relaxed);
     result = 0;
   }
-  pthread_rwlock_unlock(&e->config);
+  config_read_end(e);
   return result;
 }
 
@@ -329,14 +514,15 @@ int kdp_control_send(kdp_engine *e, uint32_t index, uint8_t type, const uint8_t 
   lane *l = &e->lanes[LANE_HOST];
   int result = -ENOENT;
   pthread_mutex_lock(&e->host_lock);
-  pthread_rwlock_rdlock(&e->config);
+  config_read(e);
+  l->now_ms = clock_ms();
   session *s = session_find(e, index);
   if (size > 0) outbox_flush(e, l); /* of the others each may be fragmented */
   if (s != NULL)
     result = transmit_control(e, l, s, type, payload, len, size, directed ? &to : NULL, to_len, via_relay != 0);
   if (size > 0 && l->out.count > 0) outbox_flush_whole(e, l);
   if (!e->corked) batch_end(e, l);
-  pthread_rwlock_unlock(&e->config);
+  config_read_end(e);
   pthread_mutex_unlock(&e->host_lock);
   return result;
 }
@@ -349,9 +535,9 @@ void kdp_cork(kdp_engine *e) {
 
 void kdp_flush(kdp_engine *e) {
   pthread_mutex_lock(&e->host_lock);
-  pthread_rwlock_rdlock(&e->config);
+  config_read(e);
   batch_end(e, &e->lanes[LANE_HOST]);
-  pthread_rwlock_unlock(&e->config);
+  config_read_end(e);
   pthread_mutex_unlock(&e->host_lock);
 }
 

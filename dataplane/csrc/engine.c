@@ -15,7 +15,7 @@
 #ifndef UDP_GRO
 #define UDP_GRO 104
 #endif
-enum { UDP_BATCH = 16 };
+enum { UDP_BATCH = 16, AGE_EVERY_MS = 200 };
 /* Small packets that come in crowds are let come together, as network cards do: else their sender pays for our waking
  * with each of them. A packet that comes alone does not wait. */
 enum { GATHER_NS = 100000 };
@@ -24,17 +24,22 @@ enum { CROWD = 32, CROWD_MS = 20 };
 
 uint64_t clock_ms(void) {
   struct timespec t;
-  clock_gettime(CLOCK_MONOTONIC_COARSE, &t);
+  clock_gettime(CLOCK_BOOTTIME, &t);
   return (uint64_t)t.tv_sec * 1000 + (uint64_t)t.tv_nsec / 1000000;
 }
 
-vni *vni_find(kdp_engine *e, uint32_t id) {
+vni *vni_of_flows(kdp_engine *e, uint32_t id) {
   for (uint32_t i = 0; i < VNIS_MAX; i++) { /* open addressing from id */
     vni *v = e->vnis[(id + i) % VNIS_MAX];
     if (v == NULL) return NULL;
     if (v->id == id) return v;
   }
   return NULL;
+}
+
+vni *vni_find(kdp_engine *e, uint32_t id) {
+  vni *v = vni_of_flows(e, id);
+  return v != NULL && !v->leaving ? v : NULL;
 }
 
 session *session_find(kdp_engine *e, uint32_t index) {
@@ -95,13 +100,15 @@ static void *tx_main(void *argument) {
   uint8_t *buffer = malloc(TUN_BYTES);
   struct epoll_event ready[BATCH];
   uint64_t aged_ms = 0;
+  bool ageing = false; /* more flows than one round may take */
   while (buffer != NULL && !atomic_load_explicit(&e->stop, memory_order_acquire)) {
-    int n = epoll_wait(e->watch_tx, ready, BATCH, 100);
+    int n = epoll_wait(e->watch_tx, ready, BATCH, ageing ? 0 : AGE_EVERY_MS);
     bool gathering = false;
     uint64_t before = counted(l, C_tx_datagrams);
     l->now_ms = clock_ms();
-    pthread_rwlock_rdlock(&e->config);
+    config_read(e);
     for (int i = 0; i < n; i++) {
+      if (unlikely(config_is_wanted(e))) config_yield(e, l);
       if (ready[i].data.u32 == UINT32_MAX) {
         eventfd_read(e->wake_tx, &(eventfd_t){0});
         continue;
@@ -110,12 +117,12 @@ static void *tx_main(void *argument) {
       if (v != NULL) gathering |= tun_read(e, l, v, buffer);
     }
     batch_end(e, l);
-    if (l->now_ms - aged_ms >= 100) {
+    if (ageing || l->now_ms - aged_ms >= AGE_EVERY_MS) {
       aged_ms = l->now_ms;
-      flows_age(e, l);
+      ageing = flows_age(e, l);
       if (unlikely(e->resting > 0)) tuns_retry(e, l);
     }
-    pthread_rwlock_unlock(&e->config);
+    config_read_end(e);
     learn_patience(&crowds, l->now_ms, counted(l, C_tx_datagrams) - before);
     if (gathering) nanosleep(&(struct timespec){.tv_nsec = GATHER_NS}, NULL);
   }
@@ -166,6 +173,7 @@ static void read_udp(kdp_engine *e, lane *l, udp_batch *b) {
       size_t len = left < size ? left : size;
       receive(e, l, at, len, &from);
       at += len, left -= len;
+      if (unlikely(config_is_wanted(e))) config_yield(e, l);
     }
   }
   run_flush(e, l);
@@ -175,17 +183,17 @@ static void *rx_main(void *argument) {
   kdp_engine *e = argument;
   lane *l = &e->lanes[LANE_RX];
   udp_batch *batch = malloc(sizeof *batch);
+  bool more = false; /* of what came through the relay */
   while (batch != NULL && !atomic_load_explicit(&e->stop, memory_order_acquire)) {
     struct epoll_event ready;
-    if (epoll_wait(e->watch_rx, &ready, 1, 1000) == 1 && ready.data.fd == e->wake_rx)
+    if (epoll_wait(e->watch_rx, &ready, 1, more ? 0 : 1000) == 1 && ready.data.fd == e->wake_rx)
       eventfd_read(e->wake_rx, &(eventfd_t){0});
     l->now_ms = clock_ms();
-    pthread_mutex_lock(&e->receive_lock);
-    pthread_rwlock_rdlock(&e->config);
+    config_read(e);
+    more = inbox_read(e, l, INBOX_BATCH);
     if (e->udp >= 0) read_udp(e, l, batch);
     batch_end(e, l);
-    pthread_rwlock_unlock(&e->config);
-    pthread_mutex_unlock(&e->receive_lock);
+    config_read_end(e);
   }
   free(batch);
   return NULL;
@@ -202,7 +210,6 @@ kdp_engine *kdp_create(const char *aead, uint32_t max_flows, char *error, size_t
   pthread_rwlockattr_init(&attributes);
   pthread_rwlockattr_setkind_np(&attributes, PTHREAD_RWLOCK_PREFER_WRITER_NONRECURSIVE_NP);
   pthread_rwlock_init(&e->config, &attributes);
-  pthread_mutex_init(&e->receive_lock, NULL);
   pthread_mutex_init(&e->host_lock, NULL);
   pthread_mutex_init(&e->fragment_lock, NULL);
   e->udp = e->wake_tx = e->wake_rx = e->watch_tx = e->watch_rx = -1;
@@ -210,11 +217,14 @@ kdp_engine *kdp_create(const char *aead, uint32_t max_flows, char *error, size_t
   e->wake_rx = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
   e->watch_tx = epoll_create1(EPOLL_CLOEXEC);
   e->watch_rx = epoll_create1(EPOLL_CLOEXEC);
+  e->relays = relays_new();
+  e->inbox = inbox_new();
   e->flows = flows_new(max_flows);
   e->ended = ended_new();
   e->parking = parking_new();
   e->events = events_new();
-  bool ok = e->flows != NULL && e->ended != NULL && e->parking != NULL && e->events != NULL;
+  bool ok = e->relays != NULL && e->inbox != NULL && e->flows != NULL && e->ended != NULL && e->parking != NULL &&
+            e->events != NULL;
   for (int i = 0; i < LANES; i++) {
     e->lanes[i].out.bytes = malloc(OUTBOX_BYTES);
     e->lanes[i].run.buffer = malloc(RUN_BYTES + PACKET_MAX);
@@ -249,9 +259,10 @@ void kdp_destroy(kdp_engine *e) {
     pthread_join(e->tx_thread, NULL);
     pthread_join(e->rx_thread, NULL);
   }
-  for (uint32_t i = 0; i < SESSIONS_MAX; i++) session_free(e->sessions[i]);
+  for (uint32_t i = 0; i < SESSIONS_MAX; i++) session_free(e->sessions[i]); /* those that were cut as well */
   for (uint32_t i = 0; i < VNIS_MAX; i++) vni_free(e->vnis[i]);
-  relay_free_all(e);
+  relays_free(e->relays);
+  inbox_free(e->inbox);
   flows_free(e->flows);
   ended_free(e->ended);
   parking_free(e->parking);
@@ -265,7 +276,6 @@ void kdp_destroy(kdp_engine *e) {
   for (size_t i = 0; i < sizeof descriptors / sizeof *descriptors; i++)
     if (descriptors[i] >= 0) close(descriptors[i]);
   pthread_rwlock_destroy(&e->config);
-  pthread_mutex_destroy(&e->receive_lock);
   pthread_mutex_destroy(&e->host_lock);
   pthread_mutex_destroy(&e->fragment_lock);
   free(e);
@@ -305,13 +315,13 @@ int kdp_set_udp(kdp_engine *e, int fd) {
     if (setsockopt(own, SOL_SOCKET, SO_SNDBUFFORCE, &size, sizeof size) != 0)
       setsockopt(own, SOL_SOCKET, SO_SNDBUF, &size, sizeof size);
   }
-  pthread_rwlock_wrlock(&e->config);
+  config_write(e);
   int old = e->udp;
   /* Taken out by hand: closing is not enough while the caller's own descriptor keeps the socket open. */
   if (old >= 0) epoll_ctl(e->watch_rx, EPOLL_CTL_DEL, old, NULL);
   if (own >= 0) epoll_ctl(e->watch_rx, EPOLL_CTL_ADD, own, &(struct epoll_event){.events = EPOLLIN, .data.fd = own});
   e->udp = own;
-  pthread_rwlock_unlock(&e->config);
+  config_write_end(e);
   if (old >= 0) close(old);
   return 0;
 }

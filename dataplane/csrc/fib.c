@@ -23,11 +23,15 @@ static void mask(const uint8_t *addr, uint8_t family, uint8_t bits, uint8_t out[
   (void)family;
 }
 
-static uint32_t slot_of(const fib *f, uint8_t family, uint8_t bits, const uint8_t prefix[16]) {
+static uint32_t hash_of(uint8_t family, uint8_t bits, const uint8_t prefix[16]) {
   uint64_t a, b;
   memcpy(&a, prefix, 8), memcpy(&b, prefix + 8, 8);
-  uint64_t h = (a ^ (b * 0x9e3779b97f4a7c15ull) ^ ((uint64_t)family << 8 | bits)) * 0xff51afd7ed558ccdull;
-  uint32_t at = (uint32_t)(h >> 32) & (f->capacity - 1);
+  return (uint32_t)((a ^ (b * 0x9e3779b97f4a7c15ull) ^ ((uint64_t)family << 8 | bits)) * 0xff51afd7ed558ccdull >> 32);
+}
+
+/* Where that prefix is, or would be. */
+static uint32_t slot_of(const fib *f, uint8_t family, uint8_t bits, const uint8_t prefix[16]) {
+  uint32_t at = hash_of(family, bits, prefix) & (f->capacity - 1);
   while (f->entries[at].used) {
     const entry *e = &f->entries[at];
     if (e->family == family && e->bits == bits && memcmp(e->prefix, prefix, 16) == 0) break;
@@ -51,18 +55,14 @@ void fib_free(fib *f) {
   free(f);
 }
 
-static int rebuild(fib *f, uint32_t capacity, const uint32_t *forget) {
-  entry *old = f->entries, *fresh = calloc(capacity, sizeof *fresh);
+static int grow(fib *f) {
+  entry *old = f->entries;
   uint32_t old_capacity = f->capacity;
+  entry *fresh = calloc((size_t)old_capacity * 2, sizeof *fresh);
   if (fresh == NULL) return -ENOMEM;
-  f->entries = fresh, f->capacity = capacity, f->filled = 0;
-  memset(f->lengths, 0, sizeof f->lengths);
-  for (uint32_t i = 0; i < old_capacity; i++) {
-    if (!old[i].used || (forget != NULL && old[i].next_hop == *forget)) continue;
-    fresh[slot_of(f, old[i].family, old[i].bits, old[i].prefix)] = old[i];
-    f->filled++;
-    f->lengths[old[i].family == 6][old[i].bits]++;
-  }
+  f->entries = fresh, f->capacity = old_capacity * 2;
+  for (uint32_t i = 0; i < old_capacity; i++)
+    if (old[i].used) fresh[slot_of(f, old[i].family, old[i].bits, old[i].prefix)] = old[i];
   free(old);
   return 0;
 }
@@ -73,7 +73,7 @@ static bool legal(uint8_t family, uint8_t bits) {
 
 int fib_set(fib *f, uint8_t family, const uint8_t *prefix, uint8_t bits, uint32_t next_hop) {
   if (!legal(family, bits)) return -EINVAL;
-  if (f->filled * 2 >= f->capacity && rebuild(f, f->capacity * 2, NULL) != 0) return -ENOMEM;
+  if (f->filled * 2 >= f->capacity && grow(f) != 0) return -ENOMEM;
   entry fresh = {.used = 1, .family = family, .bits = bits, .next_hop = next_hop};
   mask(prefix, family, bits, fresh.prefix);
   entry *e = &f->entries[slot_of(f, family, bits, fresh.prefix)];
@@ -82,18 +82,34 @@ int fib_set(fib *f, uint8_t family, const uint8_t *prefix, uint8_t bits, uint32_
   return 0;
 }
 
+/* Open addressing leaves no holes: each entry behind it that would not be found any more moves up. */
+static void clear_slot(fib *f, uint32_t hole) {
+  uint32_t last = f->capacity - 1;
+  f->filled--;
+  f->lengths[f->entries[hole].family == 6][f->entries[hole].bits]--;
+  for (uint32_t at = (hole + 1) & last; f->entries[at].used; at = (at + 1) & last) {
+    uint32_t home = hash_of(f->entries[at].family, f->entries[at].bits, f->entries[at].prefix) & last;
+    if (((at - home) & last) < ((at - hole) & last)) continue;
+    f->entries[hole] = f->entries[at], hole = at;
+  }
+  f->entries[hole].used = 0;
+}
+
 int fib_unset(fib *f, uint8_t family, const uint8_t *prefix, uint8_t bits) {
   uint8_t masked[16];
   if (!legal(family, bits)) return -EINVAL;
   mask(prefix, family, bits, masked);
-  entry *e = &f->entries[slot_of(f, family, bits, masked)];
-  if (!e->used) return -ENOENT;
-  e->next_hop = UINT32_MAX; /* removed by the rebuild: open addressing leaves no holes */
-  return rebuild(f, f->capacity, &(uint32_t){UINT32_MAX});
+  uint32_t at = slot_of(f, family, bits, masked);
+  if (!f->entries[at].used) return -ENOENT;
+  clear_slot(f, at);
+  return 0;
 }
 
-void fib_forget(fib *f, uint32_t next_hop) {
-  rebuild(f, f->capacity, &next_hop);
+void fib_unset_hop(fib *f, uint8_t family, const uint8_t *prefix, uint8_t bits, uint32_t next_hop) {
+  uint8_t masked[16];
+  mask(prefix, family, bits, masked);
+  uint32_t at = slot_of(f, family, bits, masked);
+  if (f->entries[at].used && f->entries[at].next_hop == next_hop) clear_slot(f, at);
 }
 
 bool fib_find(const fib *f, uint8_t family, const uint8_t *addr, uint32_t *next_hop) {

@@ -1,9 +1,12 @@
 /* The flow table: one verdict a 5-tuple and VNI, found in one lookup, in both directions.
  *
  * Memory is one mapping, touched as flows come; nothing is allocated afterwards. Buckets are chains of entry indexes,
- * guarded by stripes of locks. A sender (a session, or the TUN of a VNI) has at most as many flows as are free, so some
- * always are: k floods at once leave one part in k + 1 of the table to all others. A full share refuses the flooder,
- * nothing is evicted. The same holds for the places where packets and questions wait for a verdict. */
+ * guarded by stripes of locks. A session's flows are a list, so that cutting it costs its own flows only, and a stripe's
+ * are on a timer wheel, so that ageing costs the flows that end.
+ *
+ * A sender (a session, or the TUN of a VNI) has at most as many flows as are free, so some always are: k floods at once
+ * leave one part in k + 1 of the table to all others. A full share refuses the flooder, nothing is evicted. The same holds
+ * for the places where packets and questions wait for a verdict. */
 #include <netinet/tcp.h>
 #include <stdlib.h>
 #include <sys/mman.h>
@@ -11,7 +14,10 @@
 
 #include "internal.h"
 
-enum { NONE = UINT32_MAX, AGE_STEP = 4096 };
+enum { NONE = UINT32_MAX, AGE_STEP = 256, VNI_STEP = 4096 };
+/* The wheel of a stripe: its flows by the tick in which their life may be over, 262 s ahead; who lives longer is looked at
+ * again then. A flow whose life was prolonged by a packet is not moved: it is put where it belongs once its slot comes. */
+enum { TICK_MS = 512, WHEEL_SLOTS = 512 };
 
 typedef struct {
   uint32_t vni;
@@ -20,17 +26,31 @@ typedef struct {
   uint8_t low[16], high[16];
 } flow_key;
 
+/* Flows in a list, by index + 1; 0: none. */
+typedef struct {
+  uint32_t next, previous;
+} flow_link;
+
 typedef struct {
   flow_key key;
   bool initiator_is_low, closing, established;
   bool asking; /* without a verdict: the question is on its way to Python */
-  uint8_t verdict, icmp_type;
+  uint8_t verdict, icmp_type, tcp_flags;
+  uint16_t wheel_slot;
   uint32_t turn; /* of this slot: makes ids unique */
-  uint32_t next, from, across, rule, generation, tcp_flags;
+  uint32_t next, from, across, rule, generation;
   uint32_t parked; /* the place of its packets that wait; 0: none do */
+  flow_link wheel; /* in a slot of its stripe's wheel; guarded by the stripe */
+  flow_link owned; /* in its session's flows; guarded by free_lock */
   uint64_t opened_ms, last_ms, asked_ms;
+  uint64_t not_after_ms; /* of its leave */
   uint64_t packets[2], bytes[2];
 } flow;
+
+typedef struct {
+  uint64_t tick; /* the next one to be looked at */
+  uint32_t slots[WHEEL_SLOTS];
+} flow_wheel;
 
 struct flow_table {
   uint32_t max, mask;
@@ -40,9 +60,9 @@ struct flow_table {
   /* bucket + 1 of each live entry, 0 of a free one: set under the bucket's stripe, read to find that stripe. */
   _Atomic uint32_t *homes;
   pthread_mutex_t stripes[FLOW_STRIPES];
-  pthread_mutex_t free_lock; /* guards free_head, fresh and live */
+  flow_wheel wheels[FLOW_STRIPES]; /* each guarded by its stripe */
+  pthread_mutex_t free_lock;       /* guards free_head, fresh, live, and the list of each session's flows */
   uint32_t free_head, fresh, live;
-  uint32_t age_at;
 };
 
 /* Zeroed memory that takes room only where it is touched. */
@@ -61,7 +81,10 @@ struct flow_table *flows_new(uint32_t max) {
   t->homes = pages(sizeof(uint32_t) * max);
   t->mask--;
   t->free_head = NONE;
-  for (int i = 0; i < FLOW_STRIPES; i++) pthread_mutex_init(&t->stripes[i], NULL);
+  for (int i = 0; i < FLOW_STRIPES; i++) {
+    pthread_mutex_init(&t->stripes[i], NULL);
+    t->wheels[i].tick = clock_ms() / TICK_MS;
+  }
   pthread_mutex_init(&t->free_lock, NULL);
   bool keyed = getrandom(t->secret, sizeof t->secret, 0) == sizeof t->secret;
   t->secret[1] |= 1;
@@ -134,6 +157,78 @@ static uint64_t id_of(const struct flow_table *t, const flow *f) {
   return (uint64_t)f->turn << 32 | (uint64_t)(f - t->entries + 1);
 }
 
+/* -- a session's flows --------------------------------------------------------------------------------------------- */
+
+/* The session keeps its place, though not its index, for as long as it has flows. */
+static session *owner_of(kdp_engine *e, const flow *f) {
+  return f->from == 0 ? NULL : e->sessions[f->from & (SESSIONS_MAX - 1)];
+}
+
+/* free_lock is held, here and below. */
+static void own(struct flow_table *t, session *owner, flow *f) {
+  uint32_t self = (uint32_t)(f - t->entries) + 1;
+  f->owned = (flow_link){.next = owner->first_flow};
+  if (owner->first_flow != 0) t->entries[owner->first_flow - 1].owned.previous = self;
+  owner->first_flow = self;
+}
+
+static void disown(struct flow_table *t, session *owner, const flow *f) {
+  flow_link link = f->owned;
+  if (link.next != 0) t->entries[link.next - 1].owned.previous = link.previous;
+  if (link.previous != 0)
+    t->entries[link.previous - 1].owned.next = link.next;
+  else
+    owner->first_flow = link.next;
+}
+
+/* -- the wheel; the flow's stripe is held -------------------------------------------------------------------------- */
+
+/* When its life is over: a decision nobody gave, whatever packets come meanwhile; without another packet, a denial, a
+ * closed TCP flow, one-sided flows, everything else. */
+static uint64_t ends_at(const flow *f) {
+  uint64_t limit = 60000;
+  if (f->verdict == KDP_PENDING) return f->opened_ms + PENDING_LIFE_MS;
+  if (f->verdict == KDP_DENY)
+    limit = 10000;
+  else if (f->key.protocol == IPPROTO_TCP)
+    limit = f->closing ? 10000 : f->established ? 3600000 : 60000;
+  else if (f->key.protocol == IPPROTO_UDP)
+    limit = f->established ? 180000 : 60000;
+  return f->last_ms + limit;
+}
+
+static flow_wheel *wheel_of(struct flow_table *t, uint32_t bucket) {
+  return &t->wheels[bucket % FLOW_STRIPES];
+}
+
+static void wheel_add(struct flow_table *t, flow_wheel *w, flow *f) {
+  uint64_t due = ends_at(f) / TICK_MS + 1;
+  if (due < w->tick) due = w->tick;
+  if (due > w->tick + WHEEL_SLOTS - 2) due = w->tick + WHEEL_SLOTS - 2;
+  uint32_t self = (uint32_t)(f - t->entries) + 1;
+  f->wheel_slot = (uint16_t)(due % WHEEL_SLOTS);
+  uint32_t *slot = &w->slots[f->wheel_slot];
+  f->wheel = (flow_link){.next = *slot};
+  if (*slot != 0) t->entries[*slot - 1].wheel.previous = self;
+  *slot = self;
+}
+
+static void wheel_remove(struct flow_table *t, flow_wheel *w, const flow *f) {
+  if (f->wheel.next != 0) t->entries[f->wheel.next - 1].wheel.previous = f->wheel.previous;
+  if (f->wheel.previous != 0)
+    t->entries[f->wheel.previous - 1].wheel.next = f->wheel.next;
+  else
+    w->slots[f->wheel_slot] = f->wheel.next;
+}
+
+/* Its life has become shorter. */
+static void wheel_move(struct flow_table *t, uint32_t bucket, flow *f) {
+  wheel_remove(t, wheel_of(t, bucket), f);
+  wheel_add(t, wheel_of(t, bucket), f);
+}
+
+/* -- entries ------------------------------------------------------------------------------------------------------- */
+
 /* NULL, and counted: the table is full, or the sender has its share. */
 static flow *take_entry(struct flow_table *t, lane *l, share *of, bool of_session) {
   flow *f = NULL;
@@ -171,7 +266,7 @@ static void describe(const struct flow_table *t, const flow *f, uint64_t now, kd
                     .family = k->family,
                     .protocol = k->protocol,
                     .icmp_type = f->icmp_type,
-                    .tcp_flags = (uint8_t)f->tcp_flags,
+                    .tcp_flags = f->tcp_flags,
                     .src_port = low || is_icmp(k->protocol) ? k->low_port : k->high_port,
                     .dst_port = low && !is_icmp(k->protocol) ? k->high_port : k->low_port,
                     .verdict = f->verdict,
@@ -185,17 +280,18 @@ static void describe(const struct flow_table *t, const flow *f, uint64_t now, kd
   memcpy(out->bytes, f->bytes, sizeof out->bytes);
 }
 
-/* Of the sender that opened it: a session or VNI keeps its share for as long as it has flows. */
-static share *owner_of(kdp_engine *e, const flow *f) {
-  if (f->from != 0) return &session_find(e, f->from)->share;
-  return &vni_find(e, f->across != 0 ? f->across : f->key.vni)->share;
+/* Of the sender that opened it, which keeps its share for as long as it has flows. */
+static share *share_of_flow(kdp_engine *e, const flow *f) {
+  session *owner = owner_of(e, f);
+  if (owner != NULL) return &owner->share;
+  return &vni_of_flows(e, f->across != 0 ? f->across : f->key.vni)->share;
 }
 
 static void waits_no_more(kdp_engine *e, const flow *f) {
-  atomic_fetch_sub_explicit(&owner_of(e, f)->waiting, 1, memory_order_relaxed);
+  atomic_fetch_sub_explicit(&share_of_flow(e, f)->waiting, 1, memory_order_relaxed);
 }
 
-/* Its stripe is held and it is already out of its chain. */
+/* Its stripe is held and it is already out of its chain and its wheel. */
 static void give_back(kdp_engine *e, flow *f, uint8_t why) {
   struct flow_table *t = e->flows;
   if (f->verdict == KDP_ALLOW) {
@@ -206,9 +302,11 @@ static void give_back(kdp_engine *e, flow *f, uint8_t why) {
   }
   if (f->verdict == KDP_PENDING) waits_no_more(e, f);
   park_end(e, f->parked);
-  atomic_fetch_sub_explicit(&owner_of(e, f)->flows, 1, memory_order_relaxed);
+  atomic_fetch_sub_explicit(&share_of_flow(e, f)->flows, 1, memory_order_relaxed);
+  session *owner = owner_of(e, f);
   pthread_mutex_lock(&t->free_lock);
   t->live--;
+  if (owner != NULL) disown(t, owner, f);
   uint32_t turn = f->turn + 1;
   atomic_store_explicit(&t->homes[f - t->entries], 0, memory_order_relaxed); /* ordered by the stripe */
   memset(f, 0, sizeof *f);
@@ -232,7 +330,7 @@ static void account(flow *f, bool source_low, const packet *p, const inner *in, 
 
 /* The stripe is held: the verdict cannot come before the packet stands where it will be looked for. */
 static void wait_for_verdict(kdp_engine *e, lane *l, flow *f, const sender *from, const inner *in, int otherwise) {
-  bool parked = park(e, owner_of(e, f), &f->parked, f->key.vni, from, in);
+  bool parked = park(e, share_of_flow(e, f), &f->parked, f->key.vni, from, in);
   count(l, parked ? C_parked : otherwise);
 }
 
@@ -271,20 +369,30 @@ static void open_flow(kdp_engine *e, lane *l, const flow_key *k, uint32_t bucket
               .next = t->buckets[bucket]};
   __atomic_store_n(&t->buckets[bucket], (uint32_t)(f - t->entries) + 1, __ATOMIC_RELAXED); /* see bucket_is_empty */
   atomic_store_explicit(&t->homes[f - t->entries], bucket + 1, memory_order_relaxed);      /* ordered by the stripe */
+  if (owner != NULL) {
+    pthread_mutex_lock(&t->free_lock);
+    own(t, owner, f);
+    pthread_mutex_unlock(&t->free_lock);
+  }
   account(f, source_low, p, in, l->now_ms);
+  wheel_add(t, wheel_of(t, bucket), f);
   count(l, C_flows_opened);
   wait_for_verdict(e, l, f, from, in, C_drop_park_full);
   ask(e, l, f, of);
 }
 
-bool flows_allow(kdp_engine *e, uint32_t vni, const packet *p) {
+static bool has_leave(const flow *f, uint64_t now_ms) {
+  return f->verdict == KDP_ALLOW && !is_over(f->not_after_ms, now_ms);
+}
+
+bool flows_allow(kdp_engine *e, const lane *l, uint32_t vni, const packet *p) {
   struct flow_table *t = e->flows;
   flow_key k;
   make_key(vni, p, &k);
   uint32_t bucket = bucket_of(t, &k);
   pthread_mutex_lock(stripe_of(t, bucket));
   const flow *f = find(t, bucket, &k);
-  bool allowed = f != NULL && f->verdict == KDP_ALLOW;
+  bool allowed = f != NULL && has_leave(f, l->now_ms);
   pthread_mutex_unlock(stripe_of(t, bucket));
   return allowed;
 }
@@ -310,11 +418,11 @@ static flow_answer pass_error(kdp_engine *e, lane *l, const vni *v, const sender
     goto drop;
   bool source_low = make_key(v->id, &quoted, &k);
   bool directed =
-      memcmp(p->dst, quoted.src, p->family == 4 ? 4 : 16) == 0 && speaks_for(v, from, quoted.family, quoted.dst);
+      memcmp(p->dst, quoted.src, p->family == 4 ? 4 : 16) == 0 && speaks_for(l, v, from, quoted.family, quoted.dst);
   uint32_t bucket = bucket_of(t, &k);
   pthread_mutex_lock(stripe_of(t, bucket));
   flow *f = find(t, bucket, &k);
-  bool allowed = f != NULL && f->verdict == KDP_ALLOW;
+  bool allowed = f != NULL && has_leave(f, l->now_ms);
   if (allowed && directed) account_error(f, source_low, p, in, l->now_ms);
   pthread_mutex_unlock(stripe_of(t, bucket));
   if (allowed && directed) return FLOW_PASS;
@@ -335,12 +443,13 @@ static bool begins_anew(const flow *f, bool source_low, const packet *p) {
 }
 
 /* The bucket's stripe is held. */
-static void drop_flow(kdp_engine *e, uint32_t bucket, flow *f) {
+static void drop_flow(kdp_engine *e, uint32_t bucket, flow *f, uint8_t why) {
   struct flow_table *t = e->flows;
   uint32_t *at = &t->buckets[bucket];
   while (&t->entries[*at - 1] != f) at = &t->entries[*at - 1].next;
   __atomic_store_n(at, f->next, __ATOMIC_RELAXED); /* see bucket_is_empty */
-  give_back(e, f, KDP_END_REPLACED);
+  wheel_remove(t, wheel_of(t, bucket), f);
+  give_back(e, f, why);
 }
 
 /* The live flow of that id, with its stripe held; NULL, and no lock, when it is gone. Under the stripe of its home it can
@@ -371,10 +480,12 @@ static flow_answer pass_fragment(kdp_engine *e, lane *l, vni *v, const sender *f
   flow_key k;
   account(f, make_key(v->id, p, &k), p, in, l->now_ms);
   uint8_t verdict = f->verdict;
+  bool leave = has_leave(f, l->now_ms);
   if (verdict == KDP_PENDING) wait_for_verdict(e, l, f, from, in, C_drop_pending);
   pthread_mutex_unlock(stripe);
   if (verdict == KDP_DENY) count(l, C_drop_denied);
-  return verdict == KDP_ALLOW ? FLOW_PASS : FLOW_DROP;
+  if (verdict == KDP_ALLOW && !leave) count(l, C_drop_expired_verdict);
+  return leave ? FLOW_PASS : FLOW_DROP;
 }
 
 flow_answer flows_pass(kdp_engine *e, lane *l, vni *v, const sender *from, const packet *p, const inner *in) {
@@ -393,7 +504,7 @@ flow_answer flows_pass(kdp_engine *e, lane *l, vni *v, const sender *from, const
   pthread_mutex_lock(stripe);
   flow *f = find(t, bucket, &k);
   if (unlikely(f != NULL && begins_anew(f, source_low, p))) {
-    drop_flow(e, bucket, f);
+    drop_flow(e, bucket, f, KDP_END_REPLACED);
     f = NULL;
   }
   if (unlikely(f != NULL && f->closing && is_opening(p->protocol, p->tcp_flags) && f->verdict == KDP_ALLOW &&
@@ -407,7 +518,9 @@ flow_answer flows_pass(kdp_engine *e, lane *l, vni *v, const sender *from, const
     open_flow(e, l, &k, bucket, source_low, v, from, p, in);
     answer = FLOW_DROP;
   } else {
+    bool closing = f->closing;
     account(f, source_low, p, in, l->now_ms);
+    if (unlikely(f->closing != closing)) wheel_move(t, bucket, f);
     if (unlikely(f->verdict == KDP_PENDING)) {
       wait_for_verdict(e, l, f, from, in, C_drop_pending);
       if (!f->asking && since(l->now_ms, f->asked_ms) >= ASK_AGAIN_MS) ask(e, l, f, share_of(from, v));
@@ -415,6 +528,9 @@ flow_answer flows_pass(kdp_engine *e, lane *l, vni *v, const sender *from, const
     } else if (unlikely(f->verdict == KDP_DENY)) {
       count(l, C_drop_denied);
       answer = FLOW_REJECT;
+    } else if (unlikely(is_over(f->not_after_ms, l->now_ms))) {
+      count(l, C_drop_expired_verdict);
+      answer = FLOW_DROP;
     }
   }
   if (p->fragment && (f = find(t, bucket, &k)) != NULL)
@@ -424,65 +540,87 @@ flow_answer flows_pass(kdp_engine *e, lane *l, vni *v, const sender *from, const
 }
 
 /* Peeked at without its stripe, so the head is stored and loaded whole and in no order: a flow that another thread is
- * just adding may be missed, and is younger than any sweep. flows_forget runs under the write side of `config`, where
- * nobody adds. */
+ * just adding may be missed. Nobody adds a flow of a VNI that is being removed. */
 static bool bucket_is_empty(const struct flow_table *t, uint32_t bucket) {
   return __atomic_load_n(&t->buckets[bucket], __ATOMIC_RELAXED) == 0;
 }
 
-/* Removes the flows of a bucket for which `gone` says so. */
-static uint32_t sweep(kdp_engine *e, uint32_t bucket, bool (*gone)(const flow *, const void *), const void *with,
-                      uint8_t why) {
+/* The first of the session's flows is removed. false: it has none. Between the two locks another thread may age it. */
+static bool forget_first(kdp_engine *e, const session *s, uint32_t index) {
   struct flow_table *t = e->flows;
-  uint32_t removed = 0;
-  if (bucket_is_empty(t, bucket)) return 0;
-  pthread_mutex_lock(stripe_of(t, bucket));
-  for (uint32_t *at = &t->buckets[bucket]; *at != 0;) {
-    flow *f = &t->entries[*at - 1];
-    if (gone(f, with)) {
-      __atomic_store_n(at, f->next, __ATOMIC_RELAXED);
-      give_back(e, f, why);
-      removed++;
-    } else {
-      at = &f->next;
+  pthread_mutex_lock(&t->free_lock);
+  uint32_t first = s->first_flow;
+  pthread_mutex_unlock(&t->free_lock);
+  if (first == 0) return false;
+  uint32_t home = atomic_load_explicit(&t->homes[first - 1], memory_order_relaxed);
+  if (home == 0) return true;
+  pthread_mutex_lock(stripe_of(t, home - 1));
+  flow *f = &t->entries[first - 1];
+  bool same = atomic_load_explicit(&t->homes[first - 1], memory_order_relaxed) == home && f->from == index;
+  if (same) drop_flow(e, home - 1, f, KDP_END_CUT);
+  pthread_mutex_unlock(stripe_of(t, home - 1));
+  return true;
+}
+
+bool flows_forget_session(kdp_engine *e, const session *s, uint32_t index, int most) {
+  while (most > 0 && forget_first(e, s, index)) most--;
+  return most == 0;
+}
+
+bool flows_forget_vni(kdp_engine *e, uint32_t vni, uint32_t *bucket) {
+  struct flow_table *t = e->flows;
+  for (int i = 0; i < VNI_STEP; i++) {
+    if (*bucket > t->mask) return false;
+    uint32_t here = (*bucket)++;
+    if (bucket_is_empty(t, here)) continue;
+    pthread_mutex_lock(stripe_of(t, here));
+    for (uint32_t at = t->buckets[here], next; at != 0; at = next) {
+      flow *f = &t->entries[at - 1];
+      next = f->next;
+      if (f->key.vni == vni || f->across == vni) drop_flow(e, here, f, KDP_END_CUT);
     }
+    pthread_mutex_unlock(stripe_of(t, here));
   }
-  pthread_mutex_unlock(stripe_of(t, bucket));
-  return removed;
+  return true;
 }
 
-struct forget {
-  uint32_t vni, session;
-};
-
-static bool is_forgotten(const flow *f, const void *with) {
-  const struct forget *w = with;
-  return w->session != 0 ? f->from == w->session : f->key.vni == w->vni || f->across == w->vni;
-}
-
-void flows_forget(kdp_engine *e, uint32_t vni, uint32_t session) {
-  struct forget with = {vni, session};
-  for (uint32_t bucket = 0; bucket <= e->flows->mask; bucket++) sweep(e, bucket, is_forgotten, &with, KDP_END_CUT);
-}
-
-/* Lives, in ms: a decision nobody gave, whatever packets come meanwhile; without a packet, a denial, a closed TCP flow,
- * one-sided flows, everything else. */
-static bool is_aged(const flow *f, const void *with) {
-  uint64_t now = *(const uint64_t *)with, idle = since(now, f->last_ms), limit = 60000;
-  if (f->verdict == KDP_PENDING) return since(now, f->opened_ms) > PENDING_LIFE_MS;
-  if (f->verdict == KDP_DENY)
-    limit = 10000;
-  else if (f->key.protocol == IPPROTO_TCP)
-    limit = f->closing ? 10000 : f->established ? 3600000 : 60000;
-  else if (f->key.protocol == IPPROTO_UDP)
-    limit = f->established ? 180000 : 60000;
-  return idle > limit;
-}
-
-void flows_age(kdp_engine *e, lane *l) {
+/* The flows of one slot whose life is over go, the others to where they belong. At most `budget` are looked at. */
+static int age_slot(kdp_engine *e, lane *l, flow_wheel *w, int budget) {
   struct flow_table *t = e->flows;
-  for (int i = 0; i < AGE_STEP; i++, t->age_at = (t->age_at + 1) & t->mask)
-    count_n(l, C_flows_aged, sweep(e, t->age_at, is_aged, &l->now_ms, KDP_END_IDLE));
+  uint32_t slot = (uint32_t)(w->tick % WHEEL_SLOTS), aged = 0;
+  while (w->slots[slot] != 0 && budget > 0) {
+    flow *f = &t->entries[w->slots[slot] - 1];
+    budget--;
+    if (l->now_ms > ends_at(f)) {
+      uint32_t home = atomic_load_explicit(&t->homes[f - t->entries], memory_order_relaxed);
+      drop_flow(e, home - 1, f, KDP_END_IDLE);
+      aged++;
+      continue;
+    }
+    wheel_remove(t, w, f);
+    w->tick++; /* not into this slot again: the furthest is one short of a turn from here */
+    wheel_add(t, w, f);
+    w->tick--;
+  }
+  count_n(l, C_flows_aged, aged);
+  return budget;
+}
+
+bool flows_age(kdp_engine *e, lane *l) {
+  struct flow_table *t = e->flows;
+  uint64_t now = l->now_ms / TICK_MS;
+  int budget = AGE_STEP;
+  for (uint32_t i = 0; i < FLOW_STRIPES && budget > 0; i++) {
+    flow_wheel *w = &t->wheels[i];
+    pthread_mutex_lock(&t->stripes[i]);
+    if (w->tick + WHEEL_SLOTS < now) w->tick = now - WHEEL_SLOTS; /* after a suspend one turn is enough */
+    for (; w->tick <= now; w->tick++) {
+      budget = age_slot(e, l, w, budget);
+      if (budget == 0) break; /* the rest of the slot, next time */
+    }
+    pthread_mutex_unlock(&t->stripes[i]);
+  }
+  return budget == 0;
 }
 
 bool flows_asked(kdp_engine *e, uint64_t id) {
@@ -496,12 +634,13 @@ bool flows_asked(kdp_engine *e, uint64_t id) {
 }
 
 bool flows_decide(kdp_engine *e, lane *l, uint64_t id, uint8_t verdict, uint32_t rule, uint32_t generation,
-                  uint32_t *parked) {
+                  uint64_t not_after_ms, uint32_t *parked) {
   pthread_mutex_t *stripe;
   flow *f = lock_flow(e->flows, id, &stripe);
   if (f == NULL) return false;
   if (f->verdict == KDP_PENDING) waits_no_more(e, f);
-  f->verdict = verdict, f->rule = rule, f->generation = generation;
+  f->verdict = verdict, f->rule = rule, f->generation = generation, f->not_after_ms = not_after_ms;
+  wheel_move(e->flows, atomic_load_explicit(&e->flows->homes[f - e->flows->entries], memory_order_relaxed) - 1, f);
   *parked = f->parked;
   f->parked = 0;
   pthread_mutex_unlock(stripe);
@@ -509,16 +648,45 @@ bool flows_decide(kdp_engine *e, lane *l, uint64_t id, uint8_t verdict, uint32_t
   return true;
 }
 
-long kdp_flows(kdp_engine *e, kdp_flow *out, size_t max) {
+long kdp_flows(kdp_engine *e, uint32_t *cursor, kdp_flow *out, size_t max) {
   struct flow_table *t = e->flows;
   uint64_t now = clock_ms();
   size_t n = 0;
-  for (uint32_t bucket = 0; bucket <= t->mask && n < max; bucket++) {
-    if (bucket_is_empty(t, bucket)) continue;
-    pthread_mutex_lock(stripe_of(t, bucket));
-    for (uint32_t at = t->buckets[bucket]; at != 0 && n < max; at = t->entries[at - 1].next)
-      describe(t, &t->entries[at - 1], now, &out[n++]);
-    pthread_mutex_unlock(stripe_of(t, bucket));
+  pthread_mutex_lock(&t->free_lock);
+  uint32_t end = t->fresh;
+  pthread_mutex_unlock(&t->free_lock);
+  for (; *cursor < end && n < max; ++*cursor) {
+    uint32_t home = atomic_load_explicit(&t->homes[*cursor], memory_order_relaxed);
+    if (home == 0) continue;
+    pthread_mutex_lock(stripe_of(t, home - 1));
+    if (atomic_load_explicit(&t->homes[*cursor], memory_order_relaxed) == home)
+      describe(t, &t->entries[*cursor], now, &out[n++]);
+    pthread_mutex_unlock(stripe_of(t, home - 1));
   }
+  if (*cursor >= end) *cursor = 0;
   return (long)n;
+}
+
+long kdp_flows_find(kdp_engine *e, const uint64_t *ids, size_t count, kdp_flow *out) {
+  uint64_t now = clock_ms();
+  long found = 0;
+  for (size_t i = 0; i < count; i++) {
+    pthread_mutex_t *stripe;
+    const flow *f = lock_flow(e->flows, ids[i], &stripe);
+    if (f == NULL) continue;
+    describe(e->flows, f, now, &out[found++]);
+    pthread_mutex_unlock(stripe);
+  }
+  return found;
+}
+
+long kdp_flows_alive(kdp_engine *e, uint64_t *ids, size_t count) {
+  long alive = 0;
+  for (size_t i = 0; i < count; i++) {
+    pthread_mutex_t *stripe;
+    if (lock_flow(e->flows, ids[i], &stripe) == NULL) continue;
+    pthread_mutex_unlock(stripe);
+    ids[alive++] = ids[i];
+  }
+  return alive;
 }

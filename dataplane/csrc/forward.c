@@ -10,20 +10,45 @@ static bool matches(const lease *le, uint8_t family, const uint8_t *addr) {
   return rest == 0 || ((le->prefix[whole] ^ addr[whole]) >> (8 - rest)) == 0;
 }
 
-static bool is_leased(const session *s, uint8_t family, const uint8_t *addr) {
-  for (size_t i = 0; i < s->lease_count; i++)
-    if (matches(&s->leases[i], family, addr)) return true;
-  return false;
+static bool has_ended(const lease *le, uint64_t now_ms) {
+  return is_over(atomic_load_explicit(&le->not_after_ms, memory_order_relaxed), now_ms);
+}
+
+/* The lease that the address belongs to, one that is not over if there is any. NULL: it has none. */
+static const lease *lease_of(const session *s, uint8_t family, const uint8_t *addr, uint64_t now_ms) {
+  const lease *over = NULL;
+  for (size_t i = 0; i < s->lease_count; i++) {
+    const lease *le = &s->leases[i];
+    if (!matches(le, family, addr)) continue;
+    if (likely(!has_ended(le, now_ms))) return le;
+    over = le;
+  }
+  return over;
 }
 
 /* A session speaks for its leases; another VNI for the names that its addresses have here; the TUN for what this VNI does
  * not lead to either of them. */
-bool speaks_for(const vni *v, const sender *from, uint8_t family, const uint8_t *addr) {
+bool speaks_for(const lane *l, const vni *v, const sender *from, uint8_t family, const uint8_t *addr) {
   uint32_t hop;
-  if (likely(from->session != NULL && from->across == NULL)) return is_leased(from->session, family, addr);
+  if (likely(from->session != NULL && from->across == NULL)) {
+    const lease *le = lease_of(from->session, family, addr, l->now_ms);
+    return le != NULL && !has_ended(le, l->now_ms);
+  }
   bool led = fib_find(v->fib, family, addr, &hop);
   if (from->across != NULL) return led && hop == (CROSSING | from->across->id);
   return !led || hop == KDP_NEXT_HOP_LOCAL;
+}
+
+/* What comes in here, before it crosses anywhere: is the source one that its sender has? */
+static bool may_send(lane *l, const vni *v, session *from, const packet *p) {
+  if (likely(speaks_for(l, v, &(sender){from, NULL}, p->family, p->src))) return true;
+  if (from != NULL && lease_of(from, p->family, p->src, l->now_ms) != NULL) {
+    count(l, C_drop_expired_lease);
+    return false;
+  }
+  if (from != NULL) atomic_fetch_add_explicit(&from->spoofed, 1, memory_order_relaxed);
+  count(l, C_drop_spoofed_source);
+  return false;
 }
 
 static bool is_multicast(const packet *p) {
@@ -160,12 +185,7 @@ void forward(kdp_engine *e, lane *l, vni *v, session *from, const struct virtio_
     count(l, C_drop_multicast);
     return;
   }
-  const sender whose = {from, NULL};
-  if (unlikely(!speaks_for(v, &whose, p.family, p.src))) {
-    if (from != NULL) atomic_fetch_add_explicit(&from->spoofed, 1, memory_order_relaxed);
-    count(l, C_drop_spoofed_source);
-    return;
-  }
+  if (unlikely(!may_send(l, v, from, &p))) return;
   if (unlikely(p.icmp_error)) {
     len = packet_shorten_error(data, len, &p);
     if (len == 0) {
@@ -173,5 +193,5 @@ void forward(kdp_engine *e, lane *l, vni *v, session *from, const struct virtio_
       return;
     }
   }
-  forward_flow(e, l, v, &whose, vnet, data, len, &p);
+  forward_flow(e, l, v, &(sender){from, NULL}, vnet, data, len, &p);
 }

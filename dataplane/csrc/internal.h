@@ -37,10 +37,12 @@ enum {
   BATCH = 64,            /* packets read from a TUN, messages received, before the other side gets its turn */
   GSO_SEGMENTS_MAX = 64, /* UDP_MAX_SEGMENTS of kernels before 6.9 */
   UDP_PAYLOAD_MAX = 65000,
-  TUN_BYTES = 1 << 18, /* packets being joined, and one more behind them */
-  OUTBOX_BYTES = 1 << 21,
+  TUN_BYTES = 1 << 18,    /* packets being joined, and one more behind them */
+  OUTBOX_BYTES = 1 << 18, /* sealed datagrams that leave together: a writer of `config` waits for them to be sent */
+  INBOX_BATCH = 1 << 18,  /* bytes out of the relay that are read before the UDP socket gets its turn */
   RELAY_BYTES = 1 << 20,
-  LIMIT_MIN = 576, /* of a path: no IPv4 host takes less */
+  FRAME_MAX = 1 << 18, /* what one DATAGRAMS frame carries */
+  LIMIT_MIN = 576,     /* of a path: no IPv4 host takes less */
   SESSIONS_MAX = 1 << 16,
   VNIS_MAX = 1 << 12,
   EVENTS_MAX = 8192,
@@ -105,10 +107,15 @@ enum {
   X(drop_tun_write) \
   X(drop_udp_send) \
   X(drop_relay_full) \
+  X(drop_inbox_full) \
   X(drop_no_relay) \
   X(drop_too_large) \
   X(drop_multicast) \
   X(drop_congested) \
+  X(drop_expired_session) \
+  X(drop_expired_key) \
+  X(drop_expired_lease) \
+  X(drop_expired_verdict) \
   X(drop_no_mapping) \
   X(drop_second_crossing) X(drop_hop_limit)
 /* clang-format on */
@@ -143,7 +150,8 @@ fib *fib_new(void);
 void fib_free(fib *f);
 int fib_set(fib *f, uint8_t family, const uint8_t *prefix, uint8_t bits, uint32_t next_hop);
 int fib_unset(fib *f, uint8_t family, const uint8_t *prefix, uint8_t bits);
-void fib_forget(fib *f, uint32_t next_hop);
+/* Only if it leads to `next_hop`. */
+void fib_unset_hop(fib *f, uint8_t family, const uint8_t *prefix, uint8_t bits, uint32_t next_hop);
 bool fib_find(const fib *f, uint8_t family, const uint8_t *addr, uint32_t *next_hop);
 
 /* -- packet.c: the inner packet, never trusted --------------------------------------------------------------------- */
@@ -219,8 +227,10 @@ static inline void put64(uint8_t *p, uint64_t v) {
 }
 
 /* -- engine structures --------------------------------------------------------------------------------------------- */
+/* not_after_ms, here and below: by clock_ms, from then on it does not count. So all ends by itself when Python hangs. */
 typedef struct {
   uint32_t epoch;
+  uint64_t not_after_ms;
   aead_key *key;
   replay_window window;
 } rx_epoch;
@@ -228,6 +238,7 @@ typedef struct {
 typedef struct {
   uint8_t family, bits;
   uint8_t prefix[16];
+  _Atomic uint64_t not_after_ms; /* prolonged while packets read it; relaxed */
 } lease;
 
 /* The prefix `real` of VNI `to`, by the name it has here. */
@@ -260,24 +271,40 @@ typedef struct {
 
 typedef struct vni {
   uint32_t id;
-  share share; /* of its TUN */
+  share share;  /* of its TUN */
+  bool leaving; /* it was removed, and waits for its flows to be forgotten */
   int tun;
   uint32_t failures; /* of reading the TUN, without success since */
   uint64_t retry_ms; /* it is not waited for until then; 0: it is */
   fib *fib;
   mapping *mappings;
   size_t mapping_count;
+  struct session *sessions;
   uint8_t router4[4], router6[16]; /* our own address, or zeros */
 } vni;
 
+typedef struct {
+  uint8_t family, bits;
+  uint8_t prefix[16];
+} prefix_route;
+
 typedef struct session {
-  uint32_t index, remote;
+  uint32_t index; /* 0: it was cut */
+  uint32_t place; /* in the engine's sessions */
   vni *vni;
+  struct session *next_of_vni, *next_cut;
+  bool gone; /* it was cut, and its flows are forgotten: it can be freed */
   lease *leases;
   size_t lease_count;
+  prefix_route *routes; /* that lead to it; some may have been changed or removed since */
+  size_t route_count;
+  uint32_t first_flow; /* index + 1 of the newest of its flows, 0: it has none; guarded by the flow table's free_lock */
+  _Atomic uint32_t remote; /* relaxed, as those below */
   rx_epoch *rx[KDP_EPOCHS];
   aead_key *tx_key;
   uint32_t tx_epoch;
+  uint64_t tx_not_after_ms;
+  _Atomic uint64_t not_after_ms; /* of the session; prolonged while packets read it; relaxed */
   /* Relaxed is enough for those below: fetch_add gives each sender counters of its own, and that is all that is
    * asked of it. The keys they belong to are ordered by `config`. */
   _Atomic uint64_t tx_counter;
@@ -357,23 +384,28 @@ static inline void count(lane *l, int counter) {
   count_n(l, counter, 1);
 }
 
-struct relay_queue;
+struct relay_table;
+struct inbox;
 struct flow_table;
 struct ended_ring;
 struct parking;
 struct event_queues;
 
 struct kdp_engine {
-  /* Locks are taken in this order: host_lock, receive_lock, config, and below them one leaf at a time (a flow stripe,
-   * then free_lock; a path, a relay queue, the parking, the fragments, the events).
+  /* Locks are taken in this order: host_lock, config, and below them one leaf at a time (a flow stripe, then free_lock;
+   * a relay queue, then spare_lock; a path, the parking, the fragments, the events). The inbox has locks of its own,
+   * under which no other is taken.
    *
    * config: the packet threads hold the read side for one batch, Python the write side for one change. It protects
-   * vnis, sessions, FIBs, keys and relay queues. Writers are preferred: a busy data plane cannot hold a cut back. */
+   * vnis, sessions, FIBs, keys and the table of relay queues. Writers are preferred: a busy data plane cannot hold a cut
+   * back. A packet thread that sees a writer wait ends its batch between two packets. */
   pthread_rwlock_t config;
+  _Atomic uint32_t writers; /* that wait for `config` or hold it */
   vni *vnis[VNIS_MAX];
   session *sessions[SESSIONS_MAX]; /* by index & (SESSIONS_MAX - 1) */
   uint32_t session_turn;
-  struct relay_queue *relays; /* small list, or a hash: see relay.c */
+  session *cut_sessions; /* without index and keys; each keeps its place in `sessions` until its flows are forgotten */
+  struct relay_table *relays;
   int udp;
   int wake_tx, wake_rx;   /* eventfds that end a wait */
   int watch_tx, watch_rx; /* epolls: of the TUNs, of the UDP socket; each with its eventfd */
@@ -381,11 +413,10 @@ struct kdp_engine {
   _Atomic bool stop;
   pthread_t tx_thread, rx_thread;
   bool threads;
-  /* receive_lock: replay windows and gathering runs are touched by one receiver at a time, rx or Python's relay_put. */
-  pthread_mutex_t receive_lock;
   /* host_lock: LANE_HOST belongs to whoever holds it. */
   pthread_mutex_t host_lock;
-  bool corked; /* what the host lane makes waits for more of it; guarded by host_lock */
+  bool corked;         /* what the host lane makes waits for more of it; guarded by host_lock */
+  struct inbox *inbox; /* of the rx thread, to which alone replay windows and gathering runs belong */
   struct flow_table *flows;
   struct ended_ring *ended;
   pthread_mutex_t fragment_lock; /* guards the fragments of every share */
@@ -394,7 +425,25 @@ struct kdp_engine {
   lane lanes[LANES];
 };
 
-uint64_t clock_ms(void);
+uint64_t clock_ms(void); /* CLOCK_BOOTTIME: a life goes on in suspend */
+static inline bool is_over(uint64_t not_after_ms, uint64_t now_ms) {
+  return now_ms >= not_after_ms;
+}
+static inline bool session_is_over(const session *s, uint64_t now_ms) {
+  return is_over(atomic_load_explicit(&s->not_after_ms, memory_order_relaxed), now_ms);
+}
+
+/* -- config.c: the lock ---------------------------------------------------------------------------------------------- */
+void config_read(kdp_engine *e);
+void config_read_end(kdp_engine *e);
+void config_write(kdp_engine *e);
+void config_write_end(kdp_engine *e);
+static inline bool config_is_wanted(kdp_engine *e) {
+  return atomic_load_explicit(&e->writers, memory_order_relaxed) != 0;
+}
+/* A packet thread lets the writers in. What it has made leaves before; what it looked up under `config` may be gone
+ * after. */
+void config_yield(kdp_engine *e, lane *l);
 
 /* -- event.c ------------------------------------------------------------------------------------------------------- */
 struct event_queues *events_new(void);
@@ -416,13 +465,17 @@ flow_answer flows_pass(kdp_engine *e, lane *l, vni *v, const sender *from, const
 /* Python has taken the question about this flow. false: it waits no more. */
 bool flows_asked(kdp_engine *e, uint64_t id);
 /* Whether the flow of `p` lives and has leave. Counts nothing. */
-bool flows_allow(kdp_engine *e, uint32_t vni, const packet *p);
+bool flows_allow(kdp_engine *e, const lane *l, uint32_t vni, const packet *p);
 /* Sets the verdict of a live flow, and gives the place of its parked packets, 0 if it has none. false: it is gone. */
 bool flows_decide(kdp_engine *e, lane *l, uint64_t id, uint8_t verdict, uint32_t rule, uint32_t generation,
-                  uint32_t *parked);
-/* session 0: the whole VNI, and what crossed from there. */
-void flows_forget(kdp_engine *e, uint32_t vni, uint32_t session);
-void flows_age(kdp_engine *e, lane *l);
+                  uint64_t not_after_ms, uint32_t *parked);
+/* At most so many flows of a session that had this index and has none now. true: there may be more. */
+bool flows_forget_session(kdp_engine *e, const session *s, uint32_t index, int most);
+/* Some buckets' flows of a VNI that is leaving, and what crossed from there; from `bucket` on, which is moved. true: there
+ * are more. */
+bool flows_forget_vni(kdp_engine *e, uint32_t vni, uint32_t *bucket);
+/* Some of those whose time has come. true: there are more. */
+bool flows_age(kdp_engine *e, lane *l);
 
 /* -- ended.c ------------------------------------------------------------------------------------------------------- */
 struct ended_ring *ended_new(void);
@@ -453,8 +506,15 @@ bool unpark(kdp_engine *e, uint32_t at, parked_packet *out); /* the oldest; fals
 void park_end(kdp_engine *e, uint32_t at);                   /* 0: nothing happens */
 
 /* -- relay.c ------------------------------------------------------------------------------------------------------- */
+struct relay_table *relays_new(void);
+void relays_free(struct relay_table *t);
 void relay_queue_put(kdp_engine *e, lane *l, uint32_t relay, const uint8_t *datagram, size_t len);
-void relay_free_all(kdp_engine *e);
+
+/* -- inbox.c ------------------------------------------------------------------------------------------------------- */
+struct inbox *inbox_new(void);
+void inbox_free(struct inbox *b);
+/* The receiver's: whole frames until `most` bytes are read. true: more are left. */
+bool inbox_read(kdp_engine *e, lane *l, size_t most);
 
 /* -- transmit.c ---------------------------------------------------------------------------------------------------- */
 void transmit(kdp_engine *e, lane *l, session *to, const struct virtio_net_hdr *vnet, const uint8_t *data, size_t len,
@@ -488,7 +548,7 @@ void forward(kdp_engine *e, lane *l, vni *v, session *from, const struct virtio_
 void forward_allowed(kdp_engine *e, lane *l, vni *v, const sender *from, const struct virtio_net_hdr *vnet,
                      uint8_t *data, size_t len, packet *p);
 /* Whether the sender may have packets with this source address in VNI `v`. */
-bool speaks_for(const vni *v, const sender *from, uint8_t family, const uint8_t *addr);
+bool speaks_for(const lane *l, const vni *v, const sender *from, uint8_t family, const uint8_t *addr);
 void reject(kdp_engine *e, lane *l, vni *v, const sender *from, const uint8_t *data, size_t len, const packet *p);
 
 /* -- translate.c --------------------------------------------------------------------------------------------------- */
@@ -509,7 +569,8 @@ void session_free(session *s); /* wipes its keys */
 void vni_free(vni *v);         /* closes its TUN */
 
 /* -- engine.c ------------------------------------------------------------------------------------------------------ */
-vni *vni_find(kdp_engine *e, uint32_t id);
+vni *vni_find(kdp_engine *e, uint32_t id);     /* NULL: there is none, or it is leaving */
+vni *vni_of_flows(kdp_engine *e, uint32_t id); /* the same, also while it is leaving */
 session *session_find(kdp_engine *e, uint32_t index);
 void addr_to_sockaddr(const kdp_addr *a, struct sockaddr_storage *s, socklen_t *len);
 void sockaddr_to_addr(const struct sockaddr_storage *s, kdp_addr *a);

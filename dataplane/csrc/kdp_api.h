@@ -23,6 +23,9 @@ enum { KDP_DENY = 0, KDP_ALLOW = 1, KDP_PENDING = 2 };
 enum { KDP_PATH_NONE = 0, KDP_PATH_RELAY = 1, KDP_PATH_DIRECT = 2 };
 enum { KDP_EVENT_FLOW = 1, KDP_EVENT_CONTROL = 2, KDP_EVENT_PATH = 3, KDP_EVENT_RELAY = 4, KDP_EVENT_TUN = 5 };
 enum { KDP_END_NONE = 0, KDP_END_IDLE = 1, KDP_END_CLOSED = 2, KDP_END_CUT = 3, KDP_END_REPLACED = 4 };
+/* not_after_ms: by CLOCK_BOOTTIME; from then on the engine acts as if the thing were not there. So keys, sessions, leases
+ * and verdicts end in time even if the caller hangs. KDP_NEVER: only when the caller says so. */
+#define KDP_NEVER UINT64_MAX
 enum { KDP_NEXT_HOP_LOCAL = 0 }; /* FIB next hop: this VNI's TUN; any other value is a session index */
 
 /* A flow as its initiator sees it. from_session: 0 when it entered through the TUN. ICMP echo ids are both ports.
@@ -50,6 +53,16 @@ typedef struct {
   uint64_t age_ms;  /* since it was opened */
   uint64_t idle_ms; /* since its last packet */
 } kdp_flow;
+
+/* transmit 0: a receive key, of which a session has up to KDP_EPOCHS; 1: the key that it sends under from now on. */
+typedef struct {
+  uint64_t not_after_ms;
+  uint32_t session;
+  uint32_t epoch;
+  uint8_t transmit;
+  uint8_t key[32];
+  uint8_t iv[12];
+} kdp_key;
 
 /* FLOW: `flow` waits for kdp_flow_verdict. CONTROL: an authenticated PROBE, PROBE_ACK, KEEPALIVE or CLAIM. PATH: the peer of
  * `session` is now reached over `path`. RELAY: datagrams wait in relay queue `relay`. TUN: that of `vni` cannot be read,
@@ -92,10 +105,17 @@ int kdp_mapping_remove(kdp_engine *e, uint32_t vni, uint8_t family, uint8_t bits
 int kdp_session_add(kdp_engine *e, uint32_t vni, uint32_t *index);
 int kdp_session_remote(kdp_engine *e, uint32_t index, uint32_t remote_index);
 int kdp_session_cut(kdp_engine *e, uint32_t index); /* keys wiped, flows removed, when this returns */
-int kdp_session_lease(kdp_engine *e, uint32_t index, uint8_t family, const uint8_t *prefix, uint8_t bits);
-int kdp_session_rx(kdp_engine *e, uint32_t index, uint32_t epoch, const uint8_t *key, const uint8_t *iv);
-int kdp_session_tx(kdp_engine *e, uint32_t index, uint32_t epoch, const uint8_t *key, const uint8_t *iv);
-int kdp_session_retire(kdp_engine *e, uint32_t index, uint32_t epoch);
+/* Many at once: packets are stopped once for several of them. Returns how many there were. */
+int kdp_sessions_cut(kdp_engine *e, const uint32_t *indexes, size_t count);
+int kdp_session_until(kdp_engine *e, uint32_t index, uint64_t not_after_ms); /* KDP_NEVER until it is told */
+/* A lease that the session has already is prolonged, or shortened. */
+int kdp_session_lease(kdp_engine *e, uint32_t index, uint8_t family, const uint8_t *prefix, uint8_t bits,
+                      uint64_t not_after_ms);
+/* The keys of a rekey, of all its sessions. Those of sessions that are gone are left out. Returns how many were installed;
+ * -EEXIST, and none is installed, when an epoch was installed before, since a counter never starts again under its key. */
+int kdp_keys_install(kdp_engine *e, const kdp_key *keys, size_t count);
+/* The receive keys of that epoch. Returns how many there were. */
+int kdp_keys_retire(kdp_engine *e, uint32_t epoch, const uint32_t *sessions, size_t count);
 /* follow: the path moves to where the newest authenticated datagram came from, PROBEs apart. */
 int kdp_session_path(kdp_engine *e, uint32_t index, uint8_t kind, const kdp_addr *addr, uint32_t relay, int follow);
 /* The largest datagram (UDP payload) that this very path carries, from 576 on; 0, and after each change of path: not known.
@@ -114,17 +134,28 @@ int kdp_relay_add(kdp_engine *e, uint32_t relay);
 int kdp_relay_remove(kdp_engine *e, uint32_t relay);
 /* Whole `u16 length | datagram` records, oldest first. Returns the bytes written to `out`. */
 long kdp_relay_take(kdp_engine *e, uint32_t relay, uint8_t *out, size_t cap);
-/* The payload of one DATAGRAMS frame. Returns the number of datagrams read, or -EBADMSG for a broken record. */
+/* The payload of one DATAGRAMS frame, handed over to the thread that receives. Returns the number of datagrams, or -EBADMSG
+ * for a broken record: those before it are handed over. Never waits for the receiver: what finds no room is dropped. */
 long kdp_relay_put(kdp_engine *e, uint32_t relay, const uint8_t *data, size_t len);
+/* Returns when all that was handed over before has been received: for tests and measurements. */
+void kdp_settle(kdp_engine *e);
 
 int kdp_events(kdp_engine *e, kdp_event *out, int max); /* returns how many; clears the eventfd when none is left */
-int kdp_flow_verdict(kdp_engine *e, uint64_t flow, uint8_t verdict, uint32_t rule, uint32_t generation);
+/* not_after_ms: of an ALLOW. The flow itself stays and can be decided again. */
+int kdp_flow_verdict(kdp_engine *e, uint64_t flow, uint8_t verdict, uint32_t rule, uint32_t generation,
+                     uint64_t not_after_ms);
 /* Between these two, what verdicts release and what kdp_control_send makes waits, to leave together: at the end, or
  * when kdp_flush says so. */
 void kdp_cork(kdp_engine *e);
 void kdp_flush(kdp_engine *e);
 void kdp_uncork(kdp_engine *e);
-long kdp_flows(kdp_engine *e, kdp_flow *out, size_t max); /* live flows, any order */
+/* A page of the live flows, any order. *cursor: 0 begins; it is 0 again after the last. A flow that lives from the first page
+ * to the last is in one of them. */
+long kdp_flows(kdp_engine *e, uint32_t *cursor, kdp_flow *out, size_t max);
+/* Those of these flows that live; `out` has room for all. */
+long kdp_flows_find(kdp_engine *e, const uint64_t *ids, size_t count, kdp_flow *out);
+/* Leaves in `ids` those of flows that live, and returns how many. */
+long kdp_flows_alive(kdp_engine *e, uint64_t *ids, size_t count);
 /* Allowed flows that ended since they were last asked for, oldest first; ages are those of the moment they ended.
  * untold: how many more ended since the last call than the ring holds. */
 long kdp_ended(kdp_engine *e, kdp_flow *out, size_t max, uint64_t *untold);

@@ -123,19 +123,20 @@ static void release(kdp_engine *e, lane *l, parked_packet *w, uint8_t verdict) {
   }
 }
 
-int kdp_flow_verdict(kdp_engine *e, uint64_t id, uint8_t verdict, uint32_t rule, uint32_t generation) {
+int kdp_flow_verdict(kdp_engine *e, uint64_t id, uint8_t verdict, uint32_t rule, uint32_t generation,
+                     uint64_t not_after_ms) {
   lane *l = &e->lanes[LANE_HOST];
   parked_packet waiting;
   uint32_t at = 0;
   if ((id & UINT32_MAX) == 0 || verdict > KDP_ALLOW) return -EINVAL;
   pthread_mutex_lock(&e->host_lock);
-  pthread_rwlock_rdlock(&e->config);
+  config_read(e);
   l->now_ms = clock_ms();
-  bool live = flows_decide(e, l, id, verdict, rule, generation, &at);
+  bool live = flows_decide(e, l, id, verdict, rule, generation, not_after_ms, &at);
   while (unpark(e, at, &waiting)) release(e, l, &waiting, verdict);
   park_end(e, at);
   if (!e->corked) batch_end(e, l);
-  pthread_rwlock_unlock(&e->config);
+  config_read_end(e);
   pthread_mutex_unlock(&e->host_lock);
   return live ? 0 : -ENOENT;
 }

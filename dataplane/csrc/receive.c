@@ -192,9 +192,17 @@ void receive(kdp_engine *e, lane *l, const uint8_t *datagram, size_t len, const 
     drop = C_drop_unknown_session;
     goto drop;
   }
+  if (unlikely(session_is_over(s, l->now_ms))) {
+    drop = C_drop_expired_session;
+    goto drop;
+  }
   rx_epoch *k = epoch_find(s, get16(datagram + 2));
   if (unlikely(k == NULL)) {
     drop = C_drop_unknown_epoch;
+    goto drop;
+  }
+  if (unlikely(is_over(k->not_after_ms, l->now_ms))) {
+    drop = C_drop_expired_key;
     goto drop;
   }
   uint64_t counter = get64(datagram + 8);

@@ -22,7 +22,8 @@ static void put_trailer(uint8_t *at, const cut *c, uint16_t index) {
 
 static void put_header(uint8_t *at, uint8_t type, const session *s, uint64_t counter) {
   at[0] = type, at[1] = 0;
-  put16(at + 2, s->tx_epoch), put32(at + 4, s->remote), put64(at + 8, counter);
+  put16(at + 2, s->tx_epoch), put32(at + 4, atomic_load_explicit(&s->remote, memory_order_relaxed)),
+      put64(at + 8, counter);
 }
 
 size_t transmit_max(const session *s) {
@@ -94,6 +95,19 @@ static void outbox_add(lane *l, const route *r, size_t len) {
   o->used += len;
 }
 
+/* Nothing leaves in the name of a session, or under a key, that is over. */
+static bool may_seal(lane *l, const session *to) {
+  if (unlikely(to->tx_key == NULL))
+    count(l, C_drop_no_key);
+  else if (unlikely(session_is_over(to, l->now_ms)))
+    count(l, C_drop_expired_session);
+  else if (unlikely(is_over(to->tx_not_after_ms, l->now_ms)))
+    count(l, C_drop_expired_key);
+  else
+    return true;
+  return false;
+}
+
 void transmit(kdp_engine *e, lane *l, session *to, const struct virtio_net_hdr *vnet, const uint8_t *data, size_t len,
               const packet *p) {
   cut c;
@@ -101,10 +115,7 @@ void transmit(kdp_engine *e, lane *l, session *to, const struct virtio_net_hdr *
     count(l, C_drop_too_large);
     return;
   }
-  if (unlikely(to->tx_key == NULL)) {
-    count(l, C_drop_no_key);
-    return;
-  }
+  if (unlikely(!may_seal(l, to))) return;
   route r = route_of(to);
   if (unlikely(r.kind == KDP_PATH_NONE || (r.kind == KDP_PATH_DIRECT && e->udp < 0))) {
     count(l, C_drop_no_path);
@@ -138,6 +149,7 @@ int transmit_control(kdp_engine *e, lane *l, session *to, uint8_t type, const ui
                      const struct sockaddr_storage *addr, socklen_t addr_len, bool via_relay) {
   size_t plain = size > HEADER_LEN + len + TAG_LEN ? size - HEADER_LEN - TAG_LEN : len;
   if (to->tx_key == NULL) return -ENOKEY;
+  if (!may_seal(l, to)) return -EKEYEXPIRED;
   route r = route_of(to);
   if (addr != NULL) r.kind = KDP_PATH_DIRECT, r.to = *addr, r.to_len = addr_len;
   if (via_relay) r.kind = KDP_PATH_RELAY;

@@ -45,20 +45,20 @@ static bool same_flow6(const train *t, const uint8_t *data, size_t len) {
 }
 
 /* A flow that nobody has decided yet waits packet by packet: a super-packet is too large to be parked. */
-static bool is_allowed(kdp_engine *e, const vni *v, const train *t) {
+static bool is_allowed(kdp_engine *e, const lane *l, const vni *v, const train *t) {
   packet p;
-  return packet_parse(t->data, t->len, &p) && flows_allow(e, v->id, &p);
+  return packet_parse(t->data, t->len, &p) && flows_allow(e, l, v->id, &p);
 }
 
-static bool extends(kdp_engine *e, const vni *v, const train *t, const struct virtio_net_hdr *vnet, const uint8_t *data,
-                    size_t len) {
+static bool extends(kdp_engine *e, const lane *l, const vni *v, const train *t, const struct virtio_net_hdr *vnet,
+                    const uint8_t *data, size_t len) {
   if (t->count == 0 || t->count == GSO_SEGMENTS_MAX || len <= t->headers) return false;
   size_t payload = len - t->headers;
   bool full = t->len == t->headers + (size_t)t->size * t->count; /* none but the last may be short */
   if (!full || payload > t->size || t->len + payload > SUPER_MAX) return false;
   if (memcmp(vnet, &t->vnet, sizeof *vnet) != 0) return false;
   if (!(t->headers == UDP4_HEADERS ? same_flow4(t, data, len) : same_flow6(t, data, len))) return false;
-  return t->count > 1 || is_allowed(e, v, t);
+  return t->count > 1 || is_allowed(e, l, v, t);
 }
 
 static bool forward_train(kdp_engine *e, lane *l, vni *v, train *t) {
@@ -109,7 +109,7 @@ bool tun_read(kdp_engine *e, lane *l, vni *v, uint8_t *buffer) {
   train t = {.count = 0};
   bool joined = false, drained = false;
   struct virtio_net_hdr vnet;
-  for (int i = 0; i < BATCH; i++) {
+  for (int i = 0; i < BATCH && !config_is_wanted(e); i++) {
     uint8_t *end = t.count == 0 ? buffer : t.data + t.len, *data = end + sizeof vnet;
     ssize_t n = read(v->tun, end, sizeof vnet + PACKET_MAX);
     if (unlikely(n == 0 || (n < 0 && errno != EAGAIN && errno != EINTR))) rest(e, l, v, n == 0 ? ENODEV : errno);
@@ -122,7 +122,7 @@ bool tun_read(kdp_engine *e, lane *l, vni *v, uint8_t *buffer) {
     }
     size_t len = (size_t)n - sizeof vnet;
     memcpy(&vnet, end, sizeof vnet);
-    if (extends(e, v, &t, &vnet, data, len)) {
+    if (extends(e, l, v, &t, &vnet, data, len)) {
       memmove(end, data + t.headers, len - t.headers);
       t.len += len - t.headers, t.count++;
       continue;

@@ -17,6 +17,7 @@ from kairos_dataplane.engine import (
     PathKind,
     PathMoved,
     RelayReady,
+    SessionKey,
     TunFailing,
     Verdict,
 )
@@ -34,6 +35,7 @@ __all__ = [
     "PathKind",
     "PathMoved",
     "RelayReady",
+    "SessionKey",
     "TunFailing",
     "Verdict",
     "load",

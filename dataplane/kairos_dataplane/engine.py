@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Collection, Iterator
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import IntEnum
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import NamedTuple, Protocol
@@ -58,14 +60,28 @@ COUNTERS = (
     "drop_tun_write",
     "drop_udp_send",
     "drop_relay_full",
+    "drop_inbox_full",
     "drop_no_relay",
     "drop_too_large",
     "drop_multicast",
     "drop_congested",
+    "drop_expired_session",
+    "drop_expired_key",
+    "drop_expired_lease",
+    "drop_expired_verdict",
     "drop_no_mapping",
     "drop_second_crossing",
     "drop_hop_limit",
 )
+
+
+NEVER = 2**64 - 1  # a `not_after` that no clock reaches
+
+
+def boottime_ms(after_s: float = 0.0) -> int:
+    """The clock of every `not_after`: milliseconds of CLOCK_BOOTTIME, which goes on while the host is suspended. after_s: so
+    many seconds from now."""
+    return time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1_000_000 + round(after_s * 1000)
 
 
 class Verdict(IntEnum):
@@ -125,6 +141,27 @@ class Mapping:
     seen: Network
     to: int
     real: Network
+
+
+@dataclass(frozen=True, slots=True)
+class SessionKey:
+    """A key of one session, for one direction and epoch."""
+
+    session: int
+    """The data plane's index."""
+    epoch: int
+    key: bytes = field(repr=False)
+    """32 bytes, for AES-256-GCM."""
+    iv: bytes = field(repr=False)
+    """12 bytes, of which no other key has the same."""
+    transmit: bool
+    """False: for datagrams of the peer. True: the session sends under it from now on."""
+    not_after: int = NEVER
+    """`boottime_ms` from which on it is not used any more, whether or not it was retired."""
+
+    def __post_init__(self) -> None:
+        if len(self.key) != 32 or len(self.iv) != 12:
+            raise ValueError(f"key of {len(self.key)} and iv of {len(self.iv)} bytes: 32 and 12 are needed")
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,10 +260,27 @@ class Dataplane(Protocol):
     def add_session(self, vni: int) -> int: ...
     def set_remote(self, session: int, remote_index: int) -> None: ...
     def cut_session(self, session: int) -> None: ...
-    def add_lease(self, session: int, prefix: Network) -> None: ...
-    def install_receive(self, session: int, epoch: int, key: bytes, iv: bytes) -> None: ...
-    def install_transmit(self, session: int, epoch: int, key: bytes, iv: bytes) -> None: ...
-    def retire_receive(self, session: int, epoch: int) -> None: ...
+    def cut_sessions(self, sessions: Collection[int]) -> None:
+        """Many at once, which stops packets less often. Those that are gone already are left out."""
+        ...
+
+    def set_deadline(self, session: int, not_after: int) -> None:
+        """From `boottime_ms` `not_after` on nothing is received or sent in its name, whether or not it was cut."""
+        ...
+
+    def add_lease(self, session: int, prefix: Network, not_after: int = NEVER) -> None:
+        """One that it has already gets this deadline."""
+        ...
+
+    def install_keys(self, keys: Collection[SessionKey]) -> None:
+        """All of a rekey at once: packets are stopped once. Those of sessions that are gone are left out. Raises EEXIST for an
+        epoch that a session had before, and installs none then: a counter never starts again under its key."""
+        ...
+
+    def retire_receive(self, epoch: int, sessions: Collection[int]) -> None:
+        """Wipes their receive keys of that epoch, where they have one."""
+        ...
+
     def use_relay(self, session: int, relay: int, follow: bool) -> None: ...
     def use_direct(self, session: int, address: Address, follow: bool, relay: int = 0) -> None: ...
     def set_limit(self, session: int, limit: int) -> None:
@@ -250,7 +304,15 @@ class Dataplane(Protocol):
         """Whole records that fit, oldest first; returns their bytes. 0: nothing waits, or the first does not fit."""
         ...
 
-    def put_relay(self, relay: int, datagrams: bytes | memoryview) -> None: ...
+    def put_relay(self, relay: int, datagrams: bytes | memoryview) -> None:
+        """The payload of one DATAGRAMS frame, handed over to the thread that receives: this never waits for it. What finds
+        no room there is dropped (drop_inbox_full). Raises EBADMSG for a broken record; those before it are handed over."""
+        ...
+
+    def settle(self) -> None:
+        """Returns when all that `put_relay` handed over has been received: for tests and measurements."""
+        ...
+
     def events(self) -> list[Event]: ...
     def corked(self) -> AbstractContextManager[None]:
         """What verdicts release inside, and `send_control` sends, leaves together at the end: fewer system calls."""
@@ -260,14 +322,33 @@ class Dataplane(Protocol):
         """Inside: what waits leaves now, before something that takes long."""
         ...
 
-    def verdict(self, flow: int, verdict: Verdict, rule: int, generation: int) -> bool:
-        """False: the flow is gone."""
+    def verdict(self, flow: int, verdict: Verdict, rule: int, generation: int, not_after: int = NEVER) -> bool:
+        """not_after: from this `boottime_ms` on an ALLOW counts no more, until there is another. False: the flow is gone."""
         ...
 
-    def flows(self) -> list[Flow]: ...
+    def flows(self) -> list[Flow]:
+        """All that live, which takes 5 us each: where many may live, `flow_pages`, with time for others between two."""
+        ...
+
+    def flow_pages(self) -> Iterator[list[Flow]]:
+        """The same, a few at a time. A flow that lives from the first page to the last is in one of them."""
+        ...
+
+    def find_flows(self, flows: Collection[int]) -> list[Flow]:
+        """Those of these ids that live."""
+        ...
+
+    def alive(self, flows: Collection[int]) -> set[int]:
+        """The ids, of these, whose flows live."""
+        ...
+
     def ended(self) -> tuple[list[Flow], int]:
         """Allowed flows that ended since the last call, as they were then, oldest first; and how many more there were than
         an engine keeps (32,768)."""
+        ...
+
+    def ended_pages(self) -> Iterator[tuple[list[Flow], int]]:
+        """The same, a few at a time."""
         ...
 
     def counters(self) -> dict[str, int]: ...

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 import os
 import struct
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import lru_cache
@@ -14,6 +14,7 @@ from typing import Any
 from kairos_dataplane._kdp import ffi, lib
 from kairos_dataplane.engine import (
     FRAME_MAX,
+    NEVER,
     Address,
     ControlReceived,
     End,
@@ -26,13 +27,14 @@ from kairos_dataplane.engine import (
     PathKind,
     PathMoved,
     RelayReady,
+    SessionKey,
     TunFailing,
     Verdict,
 )
 
 _EVENTS = 64
 _CLOSING = 16  # threads
-_ENDED = 256  # at once
+_PAGE = 128  # flows: half a millisecond
 _VERDICTS = {verdict.value: verdict for verdict in Verdict}
 _ENDS = {end.value: end for end in End}
 _ADDRESSES = 4096
@@ -117,7 +119,6 @@ class NativeEngine:
             raise RuntimeError(ffi.string(error).decode())
         self._frame = ffi.new("uint8_t[]", FRAME_MAX)
         self._events = ffi.new("kdp_event[]", _EVENTS)
-        self._max_flows = max_flows
         self._vnis: set[int] = set()
 
     @property
@@ -185,19 +186,28 @@ class NativeEngine:
     def cut_session(self, session: int) -> None:
         _check(lib.kdp_session_cut(self._engine, session))
 
-    def add_lease(self, session: int, prefix: Network) -> None:
-        _check(lib.kdp_session_lease(self._engine, session, prefix.version, _prefix(prefix), prefix.prefixlen))
+    def cut_sessions(self, sessions: Collection[int]) -> None:
+        lib.kdp_sessions_cut(self._engine, ffi.new("uint32_t[]", list(sessions)), len(sessions))
 
-    def install_receive(self, session: int, epoch: int, key: bytes, iv: bytes) -> None:
-        _check_key(key, iv)
-        _check(lib.kdp_session_rx(self._engine, session, epoch, key, iv))
+    def set_deadline(self, session: int, not_after: int) -> None:
+        _check(lib.kdp_session_until(self._engine, session, not_after))
 
-    def install_transmit(self, session: int, epoch: int, key: bytes, iv: bytes) -> None:
-        _check_key(key, iv)
-        _check(lib.kdp_session_tx(self._engine, session, epoch, key, iv))
+    def add_lease(self, session: int, prefix: Network, not_after: int = NEVER) -> None:
+        packed = _prefix(prefix)
+        _check(lib.kdp_session_lease(self._engine, session, prefix.version, packed, prefix.prefixlen, not_after))
 
-    def retire_receive(self, session: int, epoch: int) -> None:
-        _check(lib.kdp_session_retire(self._engine, session, epoch))
+    def install_keys(self, keys: Collection[SessionKey]) -> None:
+        raw = ffi.new("kdp_key[]", len(keys))
+        try:
+            for place, key in zip(raw, keys, strict=True):
+                place.session, place.epoch, place.transmit = key.session, key.epoch, key.transmit
+                place.not_after_ms, place.key, place.iv = key.not_after, key.key, key.iv
+            _check(lib.kdp_keys_install(self._engine, raw, len(keys)))
+        finally:
+            ffi.memmove(raw, bytes(ffi.sizeof(raw)), ffi.sizeof(raw))  # no copy of a key stays
+
+    def retire_receive(self, epoch: int, sessions: Collection[int]) -> None:
+        _check(lib.kdp_keys_retire(self._engine, epoch, ffi.new("uint32_t[]", list(sessions)), len(sessions)))
 
     def use_relay(self, session: int, relay: int, follow: bool) -> None:
         _check(lib.kdp_session_path(self._engine, session, lib.KDP_PATH_RELAY, ffi.NULL, relay, follow))
@@ -241,6 +251,9 @@ class NativeEngine:
     def put_relay(self, relay: int, datagrams: bytes | memoryview) -> None:
         _check(lib.kdp_relay_put(self._engine, relay, ffi.from_buffer(datagrams), len(datagrams)))
 
+    def settle(self) -> None:
+        lib.kdp_settle(self._engine)
+
     def events(self) -> list[Event]:
         count = lib.kdp_events(self._engine, self._events, _EVENTS)
         return [_event(self._events[i]) for i in range(count)]
@@ -256,34 +269,42 @@ class NativeEngine:
     def flush(self) -> None:
         lib.kdp_flush(self._engine)
 
-    def verdict(self, flow: int, verdict: Verdict, rule: int, generation: int) -> bool:
-        return int(lib.kdp_flow_verdict(self._engine, flow, verdict, rule, generation)) == 0
+    def verdict(self, flow: int, verdict: Verdict, rule: int, generation: int, not_after: int = NEVER) -> bool:
+        return int(lib.kdp_flow_verdict(self._engine, flow, verdict, rule, generation, not_after)) == 0
 
     def flows(self) -> list[Flow]:
-        size = 1024
+        return [flow for page in self.flow_pages() for flow in page]
+
+    def flow_pages(self) -> Iterator[list[Flow]]:
+        raw, cursor = ffi.new("kdp_flow[]", _PAGE), ffi.new("uint32_t *")
         while True:
-            raw = ffi.new("kdp_flow[]", size)
-            count = lib.kdp_flows(self._engine, raw, size)
-            if count < size or size >= self._max_flows:
-                return [_flow(raw[i]) for i in range(count)]
-            size *= 4
+            count = lib.kdp_flows(self._engine, cursor, raw, _PAGE)
+            yield [_flow(raw[i]) for i in range(count)]
+            if cursor[0] == 0:
+                return
+
+    def find_flows(self, flows: Collection[int]) -> list[Flow]:
+        raw = ffi.new("kdp_flow[]", len(flows))
+        found = lib.kdp_flows_find(self._engine, ffi.new("uint64_t[]", list(flows)), len(flows), raw)
+        return [_flow(raw[i]) for i in range(found)]
+
+    def alive(self, flows: Collection[int]) -> set[int]:
+        ids = ffi.new("uint64_t[]", list(flows))
+        return set(ffi.unpack(ids, lib.kdp_flows_alive(self._engine, ids, len(flows))))
 
     def ended(self) -> tuple[list[Flow], int]:
-        over: list[Flow] = []
-        raw, untold, more = ffi.new("kdp_flow[]", _ENDED), ffi.new("uint64_t *"), 0
+        pages = list(self.ended_pages())
+        return [flow for flows, _ in pages for flow in flows], sum(untold for _, untold in pages)
+
+    def ended_pages(self) -> Iterator[tuple[list[Flow], int]]:
+        raw, untold = ffi.new("kdp_flow[]", _PAGE), ffi.new("uint64_t *")
         while True:
-            count = lib.kdp_ended(self._engine, raw, _ENDED, untold)
-            over += [_flow(raw[i]) for i in range(count)]
-            more += int(untold[0])
-            if count < _ENDED:
-                return over, more
+            count = lib.kdp_ended(self._engine, raw, _PAGE, untold)
+            yield [_flow(raw[i]) for i in range(count)], int(untold[0])
+            if count < _PAGE:
+                return
 
     def counters(self) -> dict[str, int]:
         values = ffi.new("uint64_t[]", 256)
         count = lib.kdp_counters(self._engine, values, 256)
         return {ffi.string(lib.kdp_counter_name(i)).decode(): values[i] for i in range(count)}
-
-
-def _check_key(key: bytes, iv: bytes) -> None:
-    if len(key) != 32 or len(iv) != 12:
-        raise ValueError(f"key of {len(key)} and iv of {len(iv)} bytes: 32 and 12 are needed")

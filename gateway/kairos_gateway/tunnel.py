@@ -49,8 +49,8 @@ class GatewayDriver(TunnelDriver):
         send from, by VNI; expires_at: the event loop's time."""
         if self.over or self.machine is None:
             return
-        config = self._config(revision, vnis, leases, direct)
         self._session_ends_at = expires_at
+        config = self._config(revision, vnis, leases, direct)
         self.apply(self.machine.accept(config, expires_at, self._loop.time()))
 
     def reconfigure(

@@ -419,7 +419,11 @@ class Daemon(ABC):
     def _tunnels(self) -> list[dict[str, Any]]: ...
 
     async def _flows(self, request: dict[str, Any]) -> list[dict[str, Any]]:
-        return [self._flow(flow) for flow in self.dataplane.flows()]
+        told = []
+        for page in self.dataplane.flow_pages():
+            told += [self._flow(flow) for flow in page]
+            await asyncio.sleep(0)  # there may be a million
+        return told
 
     def _flow(self, flow: Flow) -> dict[str, Any]:
         return {

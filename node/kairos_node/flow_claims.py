@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections import OrderedDict
-from collections.abc import Container
+from collections.abc import Collection
 
 from kairos.errors import BadMessage
 from kairos.wire.claim import FlowClaim
@@ -42,7 +42,14 @@ class FlowClaims:
                 self._of_flow[flow.id] = claim
         return self._of_flow.get(flow.id)
 
-    def keep(self, alive: Container[int]) -> None:
-        """alive: ids of the flows that are still there. What has waited until now belongs to none."""
-        self._of_flow = {flow: claim for flow, claim in self._of_flow.items() if flow in alive}
+    def flows(self) -> Collection[int]:
+        """Ids of those with a claim."""
+        return self._of_flow.keys()
+
+    def forget(self, flow: int) -> None:
+        """It is over."""
+        self._of_flow.pop(flow, None)
+
+    def forget_waiting(self) -> None:
+        """What has waited until now belongs to no flow."""
         self._waiting.clear()

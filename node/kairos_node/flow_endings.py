@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Set
+from collections.abc import Callable, Iterator, Set
 from dataclasses import dataclass, field
 from datetime import datetime
+
+
+def seconds_until(moment: str) -> float:
+    """moment: RFC 3339. 0 when it is past."""
+    return max(0.0, datetime.fromisoformat(moment).timestamp() - time.time())
 
 
 @dataclass(slots=True)
@@ -16,7 +21,7 @@ class _Ending:
 
 
 class FlowEndings:
-    """over: called with the flows whose moment has come. A timer a moment, and no more than the flows that `keep` left alive: a grant
+    """over: called with the flows whose moment has come. A timer a moment, and no more than for the flows that `forget` leaves: a grant
     that ends tonight meets many that are over in a second."""
 
     def __init__(self, over: Callable[[Set[int]], None]) -> None:
@@ -30,20 +35,23 @@ class FlowEndings:
     def add(self, moment: str, flow: int) -> None:
         """moment: RFC 3339."""
         if moment not in self._endings:
-            left = datetime.fromisoformat(moment).timestamp() - time.time()
-            self._endings[moment] = _Ending(self._loop.call_later(max(0.0, left), self._come, moment))
+            self._endings[moment] = _Ending(self._loop.call_later(seconds_until(moment), self._come, moment))
         self._endings[moment].flows.add(flow)
 
-    def keep(self, alive: Set[int]) -> None:
-        """All other flows are over; a moment that waits for none of these needs no timer."""
+    def flows(self) -> Iterator[int]:
+        for ending in self._endings.values():
+            yield from ending.flows
+
+    def forget(self, gone: Set[int]) -> None:
+        """These flows are over; a moment that waits for no other needs no timer."""
         for moment, ending in list(self._endings.items()):
-            ending.flows &= alive
+            ending.flows -= gone
             if not ending.flows:
                 del self._endings[moment]
                 ending.timer.cancel()
 
     def close(self) -> None:
-        self.keep(frozenset())
+        self.forget(set(self.flows()))
 
     def _come(self, moment: str) -> None:
         self._over(self._endings.pop(moment).flows)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import secrets
 import time
-from collections.abc import Callable, Iterable, Set
+from collections.abc import Callable, Iterable, Iterator, Set
 from typing import Any, Literal, Protocol
 
 import msgspec
@@ -18,12 +19,14 @@ from kairos.policy.input import PROTOCOLS, Application, Crossing, flow_input, rf
 from kairos.protocol.path import format_address
 from kairos.wire.claim import FlowClaim
 from kairos_dataplane import ControlReceived, Dataplane, Flow, Verdict
+from kairos_dataplane.engine import NEVER, boottime_ms
 from kairos_node.decision_log import MINUTE_S, DecisionLog
 from kairos_node.decision_memo import DecisionMemo
 from kairos_node.flow_claims import FlowClaims
-from kairos_node.flow_endings import FlowEndings
+from kairos_node.flow_endings import FlowEndings, seconds_until
 from kairos_node.flow_ledger import FlowLedger
 from kairos_node.network_view import Address, NetworkView
+from kairos_node.slices import Slices
 
 _log = logging.getLogger(__name__)
 _ICMP = (1, 58)
@@ -31,6 +34,8 @@ _TCP, _SYN, _ACK = 6, 0x02, 0x10
 _ELSEWHERE = -1  # names no session: begun by somebody behind the gateway
 _WITH_SOCKETS = (6, 17)
 _ASK_EVERY_S = 1.0
+_LOT = 256  # flows that are asked about at once
+_HUNG_AFTER_S = 5.0  # the data plane ends an allow that should have been judged again so long ago
 Point = Literal["egress", "ingress", "interconnect"]
 
 
@@ -93,6 +98,8 @@ class FlowJudge:
         self._endings = FlowEndings(self._ended)
         self._opened_by: dict[int, Application | None] = {}  # own flows: a program is asked for once, while it is there
         self._timers: dict[str, asyncio.TimerHandle] = {}
+        self._slices = Slices(self._loop)
+        self._due: set[int] = set()  # flows whose allow has ended, to be judged again
         self._minute()
         self._ask_for_ended(0)
 
@@ -117,30 +124,47 @@ class FlowJudge:
         """Policy, network or posture changed: flows that lose their allow are cut, in both directions. A flow that waits for
         its first verdict gets it here; the data plane then does not hand out its question."""
         self._memo.forget()
-        for flow in self._dataplane.flows() if flows is None else flows:
-            if flow.verdict is Verdict.PENDING:
-                self.opened(flow)
-                continue
-            flow, document, decision = self._judge(flow)
-            self._tell(flow, decision)
-            if decision.allow != (flow.verdict is Verdict.ALLOW):
-                self._report(flow, document, decision)
-                if decision.allow:
-                    self.ledger.opened(flow.id, self._row(flow, document, decision.rule))
-                else:
-                    self.ledger.over(flow, "denied", time.time())
-                    self.lost(flow)
+        if flows is None:
+            self._slices.start("judge again", lambda: self._each_flow(self._judge_anew))
+            return
+        for flow in flows:
+            self._judge_anew(flow)
+
+    def _each_flow(self, act: Callable[[Flow], None]) -> Iterator[None]:
+        for page in self._dataplane.flow_pages():
+            for flow in page:
+                act(flow)
+                yield
+
+    def _judge_anew(self, flow: Flow) -> None:
+        if flow.verdict is Verdict.PENDING:  # or was, when the page was made
+            for waiting in self._dataplane.find_flows([flow.id]):
+                if waiting.verdict is Verdict.PENDING:
+                    self.opened(waiting)
+            return
+        flow, document, decision = self._judge(flow)
+        self._tell(flow, decision)
+        if decision.allow == (flow.verdict is Verdict.ALLOW):
+            return
+        self._report(flow, document, decision)
+        if decision.allow:
+            self.ledger.opened(flow.id, self._row(flow, document, decision.rule))
+        else:
+            self.ledger.over(flow, "denied", time.time())
+            self.lost(flow)
 
     def rule_named(self, number: int) -> str:
         return self._rules[number] if number < len(self._rules) else ""
 
     def claim_again(self, vni: int) -> None:
         """Another gateway carries our flows now."""
-        for flow in self._dataplane.flows():
-            if flow.vni == vni and flow.verdict is Verdict.ALLOW:
-                flow, document, decision = self._judge(flow)
-                if decision.allow and document["point"] == "egress":
-                    self._around.claim(self._claim(flow, decision), vni)
+        self._slices.start(f"claim again {vni}", lambda: self._each_flow(lambda flow: self._claim_anew(flow, vni)))
+
+    def _claim_anew(self, flow: Flow, vni: int) -> None:
+        if flow.vni == vni and flow.verdict is Verdict.ALLOW:
+            flow, document, decision = self._judge(flow)
+            if decision.allow and document["point"] == "egress":
+                self._around.claim(self._claim(flow, decision), vni)
 
     def _judge(self, flow: Flow) -> tuple[Flow, dict[str, Any], Decision]:
         """The flow as it was judged, the input, and what policy makes of it.
@@ -240,13 +264,25 @@ class FlowJudge:
         return "egress" if self._role == "endpoint" and flow.session == 0 else "ingress"
 
     def _tell(self, flow: Flow, decision: Decision) -> None:
-        verdict = Verdict.ALLOW if decision.allow else Verdict.DENY
-        alive = self._dataplane.verdict(flow.id, verdict, self._number(decision.rule), self._around.policy_version)
+        verdict, not_after = Verdict.ALLOW if decision.allow else Verdict.DENY, NEVER
+        if decision.allow and decision.expires_at is not None:
+            not_after = boottime_ms(seconds_until(decision.expires_at) + _HUNG_AFTER_S)
+        rule = self._number(decision.rule)
+        alive = self._dataplane.verdict(flow.id, verdict, rule, self._around.policy_version, not_after)
         if alive and decision.allow and decision.expires_at is not None:
             self._endings.add(decision.expires_at, flow.id)
 
     def _ended(self, flows: Set[int]) -> None:
-        self.judge_again(flow for flow in self._dataplane.flows() if flow.id in flows)
+        self._memo.forget()
+        self._due |= flows
+        self._slices.start("ended", self._judge_due)
+
+    def _judge_due(self) -> Iterator[None]:
+        flows, self._due = self._due, set()
+        for ids in _lots(flows, _LOT):
+            for flow in self._dataplane.find_flows(ids):
+                self._judge_anew(flow)
+                yield
 
     def _number(self, rule: str) -> int:
         if rule not in self._numbers:
@@ -317,15 +353,21 @@ class FlowJudge:
         )
 
     def _ask_for_ended(self, second: int) -> None:
-        self.settle(window=second % WINDOW_S == 0)
+        window = second % WINDOW_S == 0
+        self._slices.start("window" if window else "settle", lambda: self._settling(window))
         self._timers["ended"] = self._loop.call_later(_ASK_EVERY_S, self._ask_for_ended, second + 1)
 
     def settle(self, window: bool = True) -> None:
         """What the data plane knows to be over goes into the ledger. window: and what the ledger has, into the audit."""
-        now = time.time()
-        self.ledger.ended(*self._dataplane.ended(), now)
+        for _ in self._settling(window):
+            pass
+
+    def _settling(self, window: bool = False) -> Iterator[None]:
+        for flows, untold in self._dataplane.ended_pages():
+            self.ledger.ended(flows, untold, time.time())
+            yield
         if window:
-            self.ledger.window(now)
+            self.ledger.window(time.time())
 
     def _tell_window(self, window: FlowWindow) -> None:
         detail = msgspec.to_builtins(window)
@@ -339,13 +381,22 @@ class FlowJudge:
 
     def _minute(self) -> None:
         self.log.minute()
-        alive = {flow.id for flow in self._dataplane.flows()}
-        self._opened_by = {flow: app for flow, app in self._opened_by.items() if flow in alive}
-        self._claims.keep(alive)
-        self._endings.keep(alive)
-        self.settle(window=False)
-        self.ledger.keep(alive)
+        self._claims.forget_waiting()
+        self._slices.start("forget", self._forget_gone)
         self._timers["minute"] = self._loop.call_later(MINUTE_S, self._minute)
+
+    def _forget_gone(self) -> Iterator[None]:
+        """Of flows that are over nothing is kept; what ended untold is left out of the ledger."""
+        for known in (self._opened_by, self._claims.flows(), self._endings.flows(), self.ledger.flows()):
+            for ids in _lots(known, _LOT):
+                gone = ids - self._dataplane.alive(ids)
+                yield from self._settling()  # first: they end with their counts, if these are known
+                for flow in gone:
+                    self._opened_by.pop(flow, None)
+                    self._claims.forget(flow)
+                    self.ledger.forget(flow)
+                self._endings.forget(gone)
+                yield
 
     def close(self) -> None:
         """Every flow is told, those that live as stopped; the data plane may go."""
@@ -355,8 +406,16 @@ class FlowJudge:
             self.ledger.over(flow, "stopped", now)
         self.ledger.window(now)
         self._endings.close()
+        self._slices.close()
         for timer in self._timers.values():
             timer.cancel()
+
+
+def _lots(flows: Iterable[int], size: int) -> Iterator[set[int]]:
+    """Of those that there are now."""
+    left = iter(list(flows))
+    while lot := set(itertools.islice(left, size)):
+        yield lot
 
 
 def _in_the_middle(flow: Flow) -> bool:

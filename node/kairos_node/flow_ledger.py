@@ -35,7 +35,7 @@ class FlowLedger:
         self._fresh[flow_id] = _Open(row)
 
     def ended(self, flows: Iterable[Flow], untold: int, now: float) -> None:
-        """What the data plane says is over. untold: how many more there were; `keep` forgets them."""
+        """What the data plane says is over. untold: how many more there were; `forget` leaves them out."""
         for flow in flows:
             self.over(flow, flow.ended.name.lower(), now)
         self._sample.left_out += untold
@@ -47,9 +47,13 @@ class FlowLedger:
             last = round(now - flow.idle_s, 3)
             self._sample.add(msgspec.structs.replace(known.row, last=last, packets=packets, bytes=counted, end=end))
 
-    def keep(self, alive: Collection[int]) -> None:
-        """Only these are there: what ended untold is left out for good."""
-        self._open = {flow_id: known for flow_id, known in self._open.items() if flow_id in alive}
+    def flows(self) -> Collection[int]:
+        """Ids of those that a window has told of and that have not ended."""
+        return self._open.keys()
+
+    def forget(self, flow_id: int) -> None:
+        """It is over, and how it ended is not known: it is left out for good."""
+        self._open.pop(flow_id, None)
 
     def window(self, now: float) -> None:
         """It is over: its flows are told. One without flows is part of the next."""

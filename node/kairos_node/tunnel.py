@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from kairos.constants import HANDSHAKE_WAIT_S
+from kairos.constants import HANDSHAKE_WAIT_S, REKEY_AFTER_S, SESSION_LIFE_S
 from kairos.crypto.provider import Provider, SigningKey
 from kairos.crypto.schedule import VniKey
 from kairos.crypto.suites import Suite
@@ -24,12 +23,17 @@ from kairos.errors import BadMessage, Refused
 from kairos.protocol import tunnel as protocol
 from kairos.protocol.tunnel import EndpointTunnel, GatewayTunnel, Identities, State
 from kairos.wire.control import MessageStream, encode
-from kairos_dataplane import Dataplane
-from kairos_dataplane.engine import Network
+from kairos_dataplane import Dataplane, SessionKey
+from kairos_dataplane.engine import Network, boottime_ms
 from kairos_node.certificates import Peer
 from kairos_node.relay_link import RelayChannel
 from kairos_node.steps import Steps
 from kairos_node.tls import TlsChannel
+
+# The data plane ends by itself what we would have ended so long ago: we hang.
+_HUNG_AFTER_S = 5.0
+# The next rekey, which may take its time, or the end of the session of a tunnel that has lost its channel just before.
+_KEY_LIFE_S = REKEY_AFTER_S + HANDSHAKE_WAIT_S + SESSION_LIFE_S
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,6 +160,7 @@ class TunnelDriver(ABC):
     def session_expires(self, at: float) -> None:
         """at: the event loop's time."""
         self._session_ends_at = at
+        self._prolong()
         if self.machine is not None:
             self.machine.session_expires(at)
             self._arm()
@@ -177,14 +182,12 @@ class TunnelDriver(ABC):
                 self._tls.send(encode(message))
                 self._flush()
             case protocol.InstallReceive(epoch, keys):
-                self._install(dataplane.install_receive, epoch, keys)
+                self._install(epoch, keys, transmit=False)
             case protocol.InstallTransmit(epoch, keys):
-                self._install(dataplane.install_transmit, epoch, keys)
+                self._install(epoch, keys, transmit=True)
                 self.steps.note("T6", f"sending under epoch {epoch}")
             case protocol.RetireReceive(epoch):
-                for session in self.sessions.values():
-                    with contextlib.suppress(OSError):  # it was made after that epoch
-                        dataplane.retire_receive(session, epoch)
+                dataplane.retire_receive(epoch, list(self.sessions.values()))
             case protocol.PeerIndexes(indexes):
                 for vni, index in indexes.items():
                     if vni in self.sessions:
@@ -196,15 +199,16 @@ class TunnelDriver(ABC):
             case _:
                 self._carry_out_own(effect)
 
-    def _install(self, put: Callable[[int, int, bytes, bytes], None], epoch: int, keys: Mapping[int, VniKey]) -> None:
+    def _install(self, epoch: int, keys: Mapping[int, VniKey], *, transmit: bool) -> None:
         """A VNI may have left the tunnel while these keys were agreed: then they are not needed."""
-        for vni, key in keys.items():
-            try:
-                if vni in self.sessions:
-                    put(self.sessions[vni], epoch, key.key, key.iv)
-            except OSError as error:
-                if error.errno != errno.ENOENT:
-                    raise
+        not_after = boottime_ms(_KEY_LIFE_S + _HUNG_AFTER_S)
+        self._own.dataplane.install_keys(
+            [
+                SessionKey(self.sessions[vni], epoch, key.key, key.iv, transmit, not_after)
+                for vni, key in keys.items()
+                if vni in self.sessions
+            ]
+        )
 
     @abstractmethod
     def _carry_out_own(self, effect: protocol.Effect) -> None:
@@ -249,10 +253,22 @@ class TunnelDriver(ABC):
             known = frozenset()
             session = self.sessions[vni] = self._own.dataplane.add_session(vni)
             self._own.dataplane.use_relay(session, self.relay, follow)
-        for prefix in wanted - known:
-            self._own.dataplane.add_lease(session, prefix)
         self._leases[vni] = wanted
+        self._set_deadline(vni)
         return session
+
+    def _prolong(self) -> None:
+        for vni in self.sessions:
+            with contextlib.suppress(OSError):  # it was cut meanwhile
+                self._set_deadline(vni)
+
+    def _set_deadline(self, vni: int) -> None:
+        """A lease is held for as long as the session is. The event loop's clock stands still in suspend, this one does not."""
+        session, dataplane = self.sessions[vni], self._own.dataplane
+        not_after = boottime_ms(self._session_ends_at - self._loop.time() + _HUNG_AFTER_S)
+        dataplane.set_deadline(session, not_after)
+        for prefix in self._leases[vni]:
+            dataplane.add_lease(session, prefix, not_after)
 
     def _drop_session(self, vni: int) -> None:
         session = self.sessions.pop(vni, None)

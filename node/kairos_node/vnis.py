@@ -24,6 +24,7 @@ class Vnis:
         self._interfaces = interfaces
         self._plans: dict[int, VniPlan] = {}
         self._hops: dict[int, dict[Network, int]] = {}
+        self._prefixes: dict[tuple[int, int], set[Network]] = {}  # by VNI and hop: `_hops` the other way round
         self._mappings: dict[int, set[Mapping]] = {}
 
     @property
@@ -65,21 +66,38 @@ class Vnis:
 
     async def remove(self, vni: int) -> None:
         if self._plans.pop(vni, None) is not None:
-            del self._hops[vni]
+            for hop in set(self._hops.pop(vni).values()):
+                del self._prefixes[vni, hop]
             self._mappings.pop(vni, None)
             self._dataplane.remove_vni(vni)
             await self._interfaces.remove(vni)
 
     def lead(self, vni: int, hop: int, prefixes: Collection[Network]) -> None:
         """Exactly these prefixes lead to `hop`; one that led elsewhere moves."""
-        hops = self._hops[vni]
-        for prefix in [known for known, led in hops.items() if led == hop and known not in prefixes]:
-            self._dataplane.remove_route(vni, prefix)
-            del hops[prefix]
+        for prefix in self._prefixes.get((vni, hop), set()) - set(prefixes):
+            self._remove_route(vni, prefix)
         for prefix in prefixes:
-            if hops.get(prefix) != hop:
-                self._dataplane.add_route(vni, prefix, hop)
-                hops[prefix] = hop
+            self._add_route(vni, prefix, hop)
+
+    def _add_route(self, vni: int, prefix: Network, hop: int) -> None:
+        known = self._hops[vni].get(prefix)
+        if known == hop:
+            return
+        self._dataplane.add_route(vni, prefix, hop)
+        if known is not None:
+            self._forget(vni, prefix, known)
+        self._hops[vni][prefix] = hop
+        self._prefixes.setdefault((vni, hop), set()).add(prefix)
+
+    def _remove_route(self, vni: int, prefix: Network) -> None:
+        self._dataplane.remove_route(vni, prefix)
+        self._forget(vni, prefix, self._hops[vni].pop(prefix))
+
+    def _forget(self, vni: int, prefix: Network, hop: int) -> None:
+        led = self._prefixes[vni, hop]
+        led.discard(prefix)
+        if not led:
+            del self._prefixes[vni, hop]
 
     def part(self, vni: int, mappings: Collection[Mapping] = ()) -> None:
         """The VNI sees nothing of others any more but these."""
@@ -98,19 +116,17 @@ class Vnis:
         """All that leads to sessions, and where: what moves from one to another is at no moment without a route."""
         known = self._hops[vni]
         for prefix, hop in hops.items():
-            if known.get(prefix) not in (hop, LOCAL):
-                self._dataplane.add_route(vni, prefix, hop)
-                known[prefix] = hop
+            if known.get(prefix) != LOCAL:
+                self._add_route(vni, prefix, hop)
         for prefix in [each for each, hop in known.items() if hop != LOCAL and each not in hops]:
-            self._dataplane.remove_route(vni, prefix)
-            del known[prefix]
+            self._remove_route(vni, prefix)
 
     def cut(self, session: int) -> None:
         """Wipes the session's keys and removes its flows and routes; nothing happens to one that is gone."""
         with contextlib.suppress(OSError):  # it went with its VNI
             self._dataplane.cut_session(session)
-        for hops in self._hops.values():
-            for prefix in [known for known, led in hops.items() if led == session]:
+        for vni, hops in self._hops.items():
+            for prefix in self._prefixes.pop((vni, session), set()):
                 del hops[prefix]
 
 

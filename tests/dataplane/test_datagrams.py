@@ -8,20 +8,20 @@ from ipaddress import ip_network
 import pytest
 
 from engine_rig import (
-    FROM_ENGINE,
     HOST,
     PEER,
     RELAY,
     STRANGER,
-    TO_ENGINE,
+    VNI,
     Rig,
+    both_ways,
     open_datagram,
     udp_packet,
     wait_until,
     whole,
 )
 from kairos.wire.datagram import TRAILER, DatagramType, SegmentKind
-from kairos_dataplane import ControlReceived, PathKind, PathMoved, Verdict
+from kairos_dataplane import ControlReceived, PathKind, PathMoved, SessionKey, Verdict
 
 PACKET = udp_packet(PEER, HOST, b"hello")
 
@@ -81,18 +81,26 @@ def test_a_cut_session_takes_nothing_more(rig: Rig) -> None:
 
 def test_an_epoch_is_retired_while_the_next_goes_on(rig: Rig) -> None:
     rig.allow_from_peer(PACKET)
-    rig.engine.install_receive(rig.session, 1, *TO_ENGINE)
-    rig.engine.retire_receive(rig.session, 0)
+    rig.engine.install_keys(both_ways(rig.session, 1))
+    rig.engine.retire_receive(0, [rig.session])
     rig.put(rig.seal(whole(PACKET), epoch=1), rig.seal(whole(PACKET), epoch=0))
     assert len(rig.to_host()) == 1
     assert rig.drops() == {"drop_unknown_epoch": 1}
 
 
 def test_no_key_is_installed_twice(rig: Rig) -> None:
+    for key in both_ways(rig.session):
+        with pytest.raises(FileExistsError):
+            rig.engine.install_keys([key])
+
+
+def test_keys_are_installed_all_or_none_and_those_of_gone_sessions_are_left_out(rig: Rig) -> None:
+    other = rig.engine.add_session(VNI)
     with pytest.raises(FileExistsError):
-        rig.engine.install_receive(rig.session, 0, *TO_ENGINE)
-    with pytest.raises(FileExistsError):
-        rig.engine.install_transmit(rig.session, 0, *FROM_ENGINE)
+        rig.engine.install_keys([*both_ways(other, 1), *both_ways(rig.session, 0)])
+    rig.engine.install_keys([*both_ways(other, 1), *both_ways(12345, 1)])
+    with pytest.raises(ValueError, match="bytes"):
+        SessionKey(other, 2, b"short", bytes(12), transmit=True)
 
 
 def test_an_inner_source_outside_the_lease_is_dropped(rig: Rig) -> None:
@@ -132,6 +140,7 @@ def test_a_broken_relay_record_is_told_and_what_stood_before_it_counts(rig: Rig)
     for tail in (b"\x00", b"\x00\x05abc", b"\xff\xff"):
         with pytest.raises(OSError, match="message"):
             rig.engine.put_relay(RELAY, len(datagram).to_bytes(2) + datagram + tail)
+    rig.engine.settle()
     assert rig.counted()["rx_relay_datagrams"] == 1
 
 
@@ -202,7 +211,7 @@ def test_a_full_relay_queue_drops_the_oldest(rig: Rig) -> None:
 def test_a_packet_to_another_member_turns_around(rig: Rig) -> None:
     other = rig.engine.add_session(7)
     rig.engine.set_remote(other, 99)
-    rig.engine.install_transmit(other, 0, *FROM_ENGINE)
+    rig.engine.install_keys(both_ways(other))
     rig.engine.use_relay(other, RELAY, follow=False)
     rig.engine.add_route(7, ip_network("10.77.0.3/32"), other)
     packet = udp_packet(PEER, "10.77.0.3", b"to the third")

@@ -253,3 +253,18 @@ def test_a_flow_that_begins_anew_ends_the_one_before(rig: Rig) -> None:
     rig.put(rig.seal(whole(tcp_packet(PEER, HOST, SYN))))
     ([over], _) = rig.engine.ended()
     assert (over.id, over.ended) == (first.id, End.REPLACED)
+
+
+def test_flows_come_in_pages_and_are_found_by_their_ids(rig: Rig) -> None:
+    packets = [udp_packet(PEER, HOST, b"", (port, 53)) for port in range(1, 301)]
+    for start in range(0, len(packets), 100):
+        rig.put(*(rig.seal(whole(packet)) for packet in packets[start : start + 100]))
+        rig.judge()
+    pages = list(rig.engine.flow_pages())
+    flows = [flow for page in pages for flow in page]
+    assert sorted(flow.src_port for flow in flows) == list(range(1, 301))
+    ids = [flow.id for flow in flows]
+    assert {flow.id for flow in rig.engine.find_flows([*ids[:3], 12345, 0])} == set(ids[:3])
+    assert rig.engine.alive([*ids[5:8], 12345, 0]) == set(ids[5:8])
+    rig.engine.cut_session(rig.session)
+    assert (rig.engine.flows(), rig.engine.find_flows(ids), rig.engine.alive(ids)) == ([], [], set())

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine_rig import ENGINES, HOST, HOST6, PEER, PEER6, VNI, Rig, rig_on, tcp_packet, udp_packet, whole
+from engine_rig import ENGINES, HOST, HOST6, PEER, PEER6, VNI, Rig, both_ways, rig_on, tcp_packet, udp_packet, whole
 from kairos.protocol.replay import ReplayWindow
 from kairos.wire.datagram import REPLAY_WINDOW, TRAILER, DatagramType
 from kairos_dataplane import Verdict
@@ -189,7 +189,7 @@ def set_routes(rig: Rig, routes: list[tuple[IPv4Network | IPv6Network, bool]]) -
     for number, (prefix, removed) in enumerate(routes):
         session = rig.engine.add_session(VNI)
         rig.engine.set_remote(session, 100 + number)
-        rig.engine.install_transmit(session, 0, bytes(range(32, 64)), bytes(range(12, 24)))
+        rig.engine.install_keys(both_ways(session))
         rig.engine.use_relay(session, 1, follow=False)
         rig.engine.add_route(VNI, prefix, session)
         if removed:

@@ -23,7 +23,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from engine_rig import ENGINES, echo_request, ip_packet, tcp_packet, udp_packet, whole
 from kairos.crypto.schedule import Direction, EpochSecret, VniKey
 from kairos.wire.datagram import DatagramHeader, DatagramType, nonce
-from kairos_dataplane import Dataplane, FlowOpened, Verdict
+from kairos_dataplane import Dataplane, FlowOpened, SessionKey, Verdict
 
 NUMBERS = {"red": 1, "blue": 2, "vault": 3}
 PREFIX = {"red": "10.7.0", "blue": "10.7.0", "vault": "10.8.0"}  # red and blue overlap
@@ -89,8 +89,7 @@ class Gateway:
         engine.add_route(vni, lease, member.session)
         engine.add_route(vni, ip_network(f"{PREFIX[name]}.0/24"), 0)
         key, back = member.key(vni), member.secret.vni_key(vni, Direction.TO_ENDPOINT)
-        engine.install_receive(member.session, 0, key.key, key.iv)
-        engine.install_transmit(member.session, 0, back.key, back.iv)
+        engine.install_keys([SessionKey(member.session, 0, each.key, each.iv, each is back) for each in (key, back)])
         engine.use_relay(member.session, relay, follow=True)
         return member
 
@@ -98,6 +97,7 @@ class Gateway:
         """Sends them as that member, allows every flow that opens; what was dropped for it, by name."""
         before = self.engine.counters()
         self.engine.put_relay(member.relay, b"".join(len(d).to_bytes(2) + d for d in datagrams))
+        self.engine.settle()
         while events := self.engine.events():
             for event in events:
                 if isinstance(event, FlowOpened):

@@ -35,9 +35,10 @@ def test_a_claim_is_that_of_the_flow_it_names_and_stays_with_it() -> None:
     claims.heard_untrusted(heard(5, claim().pack()))
     assert claims.of(flow(1, 5, 40_001)) is None
     assert claims.of(flow(2, 5)) == claim()
-    claims.keep({2})
+    assert set(claims.flows()) == {2}
+    claims.forget(1)
     assert claims.of(flow(2, 5)) == claim()
-    claims.keep(set())
+    claims.forget(2)
     assert claims.of(flow(2, 5)) is None
 
 
@@ -57,7 +58,7 @@ def test_a_claim_serves_one_flow() -> None:
 def test_what_no_flow_follows_is_forgotten_and_a_flood_pushes_out_the_oldest() -> None:
     claims = FlowClaims()
     claims.heard_untrusted(heard(5, claim().pack()))
-    claims.keep(set())
+    claims.forget_waiting()
     assert claims.of(flow(1, 5)) is None
     for port in range(1, 5001):
         claims.heard_untrusted(heard(5, claim(port).pack()))

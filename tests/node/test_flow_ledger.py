@@ -93,6 +93,7 @@ def test_a_flow_whose_end_was_untold_is_not_told_for_ever(ledger: FlowLedger, to
     for flow_id in (1, 2):
         ledger.opened(flow_id, row(flow_id))
     ledger.window(110.0)
-    ledger.keep({2})
+    assert set(ledger.flows()) == {1, 2}
+    ledger.forget(1)
     ledger.window(110.0 + RESTATE_S)
     assert [each.source_port for each in told[-1].rows] == [2]

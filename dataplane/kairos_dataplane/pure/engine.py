@@ -12,7 +12,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import AbstractContextManager
 from ipaddress import IPv4Address, IPv6Address, ip_address
 
@@ -22,6 +22,7 @@ from kairos_dataplane.engine import (
     COUNTERS,
     FRAME_MAX,
     LIMIT_MIN,
+    NEVER,
     Address,
     Event,
     Flow,
@@ -30,6 +31,7 @@ from kairos_dataplane.engine import (
     Network,
     Offences,
     PathKind,
+    SessionKey,
     TunFailing,
     Verdict,
 )
@@ -252,21 +254,33 @@ class PureEngine(PacketPath):
             self._answered.pop((session, 0), None)
             del self._sessions[session]
 
-    def add_lease(self, session: int, prefix: Network) -> None:
+    def cut_sessions(self, sessions: Collection[int]) -> None:
         with self._lock:
-            self._session(session).leases.append(prefix)
+            for session in sessions:
+                if session in self._sessions:
+                    self.cut_session(session)
 
-    def install_receive(self, session: int, epoch: int, key: bytes, iv: bytes) -> None:
+    def set_deadline(self, session: int, not_after: int) -> None:
         with self._lock:
-            self._session(session).install_receive(epoch, key, iv)
+            self._session(session).not_after = not_after
 
-    def install_transmit(self, session: int, epoch: int, key: bytes, iv: bytes) -> None:
+    def add_lease(self, session: int, prefix: Network, not_after: int = NEVER) -> None:
         with self._lock:
-            self._session(session).install_transmit(epoch, key, iv)
+            self._session(session).leases[prefix] = not_after
 
-    def retire_receive(self, session: int, epoch: int) -> None:
+    def install_keys(self, keys: Collection[SessionKey]) -> None:
         with self._lock:
-            self._session(session).retire_receive(epoch)
+            live = [(self._sessions[key.session], key) for key in keys if key.session in self._sessions]
+            if any(session.has_had(key) for session, key in live):
+                raise refused(errno.EEXIST)
+            for session, key in live:
+                session.install(key)
+
+    def retire_receive(self, epoch: int, sessions: Collection[int]) -> None:
+        with self._lock:
+            for session in sessions:
+                if session in self._sessions:
+                    self._sessions[session].retire_receive(epoch)
 
     def use_relay(self, session: int, relay: int, follow: bool) -> None:
         with self._lock:
@@ -323,12 +337,17 @@ class PureEngine(PacketPath):
             return len(taken)
 
     def put_relay(self, relay: int, datagrams: bytes | memoryview) -> None:
+        if len(datagrams) > FRAME_MAX:
+            raise refused(errno.EMSGSIZE)
         with self._lock:
             try:
                 for datagram in records_untrusted(bytes(datagrams)):
                     self._receive(datagram, None, relay)
             except BadMessage:
                 raise refused(errno.EBADMSG) from None
+
+    def settle(self) -> None:
+        """Nothing is ever handed over."""
 
     def events(self) -> list[Event]:
         with self._lock:
@@ -344,11 +363,11 @@ class PureEngine(PacketPath):
     def flush(self) -> None:
         """Nothing ever waits."""
 
-    def verdict(self, flow: int, verdict: Verdict, rule: int, generation: int) -> bool:
+    def verdict(self, flow: int, verdict: Verdict, rule: int, generation: int, not_after: int = NEVER) -> bool:
         with self._lock:
-            live = self._flows.decide(flow, verdict, rule, generation)
+            live = self._flows.decide(flow, verdict, rule, generation, not_after)
             lot = self._take_lot(flow)
-            if lot is not None:
+            if lot is not None and live:
                 self._release(lot, verdict)
             return live
 
@@ -356,9 +375,23 @@ class PureEngine(PacketPath):
         with self._lock:
             return self._flows.list(time.monotonic())
 
+    def flow_pages(self) -> Iterator[list[Flow]]:
+        yield self.flows()
+
+    def find_flows(self, flows: Collection[int]) -> list[Flow]:
+        wanted = set(flows)
+        return [flow for flow in self.flows() if flow.id in wanted]
+
+    def alive(self, flows: Collection[int]) -> set[int]:
+        with self._lock:
+            return set(flows) & self._flows.ids
+
     def ended(self) -> tuple[list[Flow], int]:
         with self._lock:
             return self._flows.take_ended()
+
+    def ended_pages(self) -> Iterator[tuple[list[Flow], int]]:
+        yield self.ended()
 
     def counters(self) -> dict[str, int]:
         with self._lock:
@@ -376,7 +409,11 @@ class PureEngine(PacketPath):
         with self._lock:
             found = self._session(session)
             path = PathKind.RELAY if via_relay else PathKind.DIRECT if to is not None else found.path
-            if found.can_seal and not self._has_path(path):
+            drop = found.why_not_seal()
+            if drop.startswith("drop_expired"):
+                self._counters[drop] += 1
+                raise refused(errno.EKEYEXPIRED)
+            if not drop and not self._has_path(path):
                 raise refused(errno.EHOSTUNREACH)
             datagram = found.seal(DatagramType(kind), payload.ljust(size - SEALED_OVERHEAD, b"\0"))
             with self._whole() if size and path is PathKind.DIRECT else contextlib.nullcontext():

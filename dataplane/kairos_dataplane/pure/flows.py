@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from dataclasses import dataclass, field
 from enum import Enum, auto
 from ipaddress import ip_address
 
 from kairos.errors import BadMessage
-from kairos_dataplane.engine import End, Flow, Network, Verdict
+from kairos_dataplane.engine import NEVER, End, Flow, Network, Verdict, boottime_ms
 from kairos_dataplane.pure.events import Sharer
 from kairos_dataplane.pure.packet import ACK, FIN, ICMP, ICMP6, RST, SYN, TCP, UDP, Packet, parse_untrusted
 
@@ -48,10 +48,15 @@ class _Entry:
     verdict: Verdict = Verdict.PENDING
     rule: int = 0
     generation: int = 0
+    not_after: int = NEVER
     established: bool = False
     closing: bool = False
     packets: list[int] = field(default_factory=lambda: [0, 0])
     bytes: list[int] = field(default_factory=lambda: [0, 0])
+
+    @property
+    def has_leave(self) -> bool:
+        return self.verdict is Verdict.ALLOW and boottime_ms() < self.not_after
 
     def account(self, packet: Packet, volume: tuple[int, int], now: float) -> None:
         way = self._way(packet)
@@ -205,7 +210,7 @@ class FlowTable:
         if entry.verdict is Verdict.DENY:
             self._counters["drop_denied"] += 1
             return Answer.REJECT, None
-        return Answer.PASS, None
+        return (Answer.PASS if entry.has_leave else self._drop("drop_expired_verdict")), None
 
     def _check_fragment(
         self, vni: int, sharer: Sharer, packet: Packet, volume: tuple[int, int], now: float
@@ -223,7 +228,9 @@ class FlowTable:
         entry.account(packet, volume, now)
         if entry.verdict is Verdict.PENDING:
             return Answer.WAIT, entry.describe(now)
-        return (Answer.PASS if entry.verdict is Verdict.ALLOW else self._drop("drop_denied")), None
+        if entry.verdict is Verdict.DENY:
+            return self._drop("drop_denied"), None
+        return (Answer.PASS if entry.has_leave else self._drop("drop_expired_verdict")), None
 
     def _open(
         self, key: Key, vni: int, session: int, packet: Packet, volume: tuple[int, int], now: float, from_vni: int
@@ -271,7 +278,7 @@ class FlowTable:
         entry = self._entries.get(_key(vni, quoted))
         if error.fragment or quoted.later_fragment or quoted.version != error.version:
             return self._drop("drop_unsolicited_icmp")
-        if entry is None or entry.verdict is not Verdict.ALLOW:
+        if entry is None or not entry.has_leave:
             return self._drop("drop_unsolicited_icmp")
         if error.dst != quoted.src or not speaks_for(quoted.dst):
             return self._drop("drop_misdirected_icmp")
@@ -292,13 +299,13 @@ class FlowTable:
             end = max(end, known.end)
         of_sender[name] = _First(flow, end, now + _FRAGMENT_LIFE_S)
 
-    def decide(self, flow: int, verdict: Verdict, rule: int, generation: int) -> bool:
+    def decide(self, flow: int, verdict: Verdict, rule: int, generation: int, not_after: int) -> bool:
         found = self._by_id.get(flow)
         if found is None:
             return False
         entry = found[1]
         self._waiting[self._owner(entry)] -= entry.verdict is Verdict.PENDING
-        entry.verdict, entry.rule, entry.generation = Verdict(verdict), rule, generation
+        entry.verdict, entry.rule, entry.generation, entry.not_after = Verdict(verdict), rule, generation, not_after
         self._counters["flows_denied"] += verdict == Verdict.DENY
         return True
 
@@ -338,6 +345,10 @@ class FlowTable:
         taken = self._ended, self._untold
         self._ended, self._untold = [], 0
         return taken
+
+    @property
+    def ids(self) -> Set[int]:
+        return self._by_id.keys()
 
     def list(self, now: float) -> list[Flow]:
         return [entry.describe(now) for entry in self._entries.values()]

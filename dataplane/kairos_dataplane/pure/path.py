@@ -174,10 +174,10 @@ class PacketPath:
         if packet.multicast:
             self._counters["drop_multicast"] += 1
             return
-        if not _speaks_for(vni, Sender(session), packet.src):
+        if drop := _why_not_from(vni, session, packet.src):
             if session is not None:
-                session.spoofed += 1
-            self._counters["drop_spoofed_source"] += 1
+                session.spoofed += drop == "drop_spoofed_source"
+            self._counters[drop] += 1
             return
         if packet.quoted is not None:
             try:
@@ -323,8 +323,8 @@ class PacketPath:
         pieces = cut(offload, data, packet, to.most)
         if pieces is None:
             self._counters["drop_too_large"] += 1
-        elif not to.can_seal:
-            self._counters["drop_no_key"] += 1
+        elif drop := to.why_not_seal():
+            self._counters[drop] += 1
         elif not self._has_path(to.path):
             self._counters["drop_no_path"] += 1
         else:
@@ -389,8 +389,15 @@ def _speaks_for(vni: Vni, sender: Sender, address: bytes) -> bool:
     if sender.across is not None:
         return vni.fib.find(address) == CROSSING | sender.across.id
     if sender.session is not None:
-        return sender.session.leases_source(address)
+        return not sender.session.why_not_from(address)
     return vni.fib.find(address) in (None, LOCAL)
+
+
+def _why_not_from(vni: Vni, session: Session | None, address: bytes) -> str:
+    """The counter of the drop of a packet with this source that came in here; empty when its sender has the address."""
+    if session is not None:
+        return session.why_not_from(address)
+    return "" if _speaks_for(vni, Sender(None), address) else "drop_spoofed_source"
 
 
 def _must_shrink(to: Session, offload: Offload, data: bytes, packet: Packet) -> bool:

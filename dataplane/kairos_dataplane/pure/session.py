@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from kairos.protocol.replay import ReplayWindow
 from kairos.wire.datagram import DATA_OVERHEAD, HEADER, TAG_BYTES, DatagramHeader, DatagramType, nonce
-from kairos_dataplane.engine import Address, Network, PathKind
+from kairos_dataplane.engine import NEVER, Address, Network, PathKind, SessionKey, boottime_ms
 from kairos_dataplane.pure.packet import PACKET_MAX
 
 EPOCHS = 4
@@ -32,6 +32,7 @@ class _ReceiveEpoch:
     epoch: int
     key: AESGCM
     iv: bytes
+    not_after: int
     window: ReplayWindow = field(default_factory=ReplayWindow)
 
 
@@ -40,7 +41,9 @@ class Session:
     index: int
     vni: int
     remote: int = 0
-    leases: list[Network] = field(default_factory=list)
+    leases: dict[Network, int] = field(default_factory=dict)
+    """With the `boottime_ms` at which each ends."""
+    not_after: int = NEVER
     path: PathKind = PathKind.NONE
     address: Address | None = None
     relay: int = 0
@@ -53,39 +56,43 @@ class Session:
     limit: int = 0  # bytes of the largest datagram that the path carries; 0: not known
     newest: tuple[int, int] = (0, 0)  # epoch, counter: only the newest datagram may move the path
     _receive: list[_ReceiveEpoch] = field(default_factory=list)
-    _transmit: tuple[int, AESGCM, bytes] | None = None
+    _transmit: tuple[int, AESGCM, bytes, int] | None = None
 
-    def install_receive(self, epoch: int, key: bytes, iv: bytes) -> None:
-        if any(known.epoch == epoch for known in self._receive):
-            raise refused(errno.EEXIST)  # a window never starts again
+    def has_had(self, key: SessionKey) -> bool:
+        """A window never starts again, nor does a counter under its key."""
+        if key.transmit:
+            return self._transmit is not None and self._transmit[0] >= key.epoch
+        return any(known.epoch == key.epoch for known in self._receive)
+
+    def install(self, key: SessionKey) -> None:
+        if key.transmit:
+            self._transmit, self.sent = (key.epoch, AESGCM(key.key), key.iv, key.not_after), 0
+            return
         if len(self._receive) == EPOCHS:
             self._receive.remove(min(self._receive, key=lambda known: known.epoch))
-        self._receive.append(_ReceiveEpoch(epoch, AESGCM(key), iv))
-
-    def install_transmit(self, epoch: int, key: bytes, iv: bytes) -> None:
-        if self._transmit is not None and self._transmit[0] >= epoch:
-            raise refused(errno.EEXIST)  # a counter never starts again under its key
-        self._transmit, self.sent = (epoch, AESGCM(key), iv), 0
+        self._receive.append(_ReceiveEpoch(key.epoch, AESGCM(key.key), key.iv, key.not_after))
 
     def retire_receive(self, epoch: int) -> None:
-        kept = [known for known in self._receive if known.epoch != epoch]
-        if len(kept) == len(self._receive):
-            raise refused(errno.ENOENT)
-        self._receive = kept
+        self._receive = [known for known in self._receive if known.epoch != epoch]
 
     @property
     def most(self) -> int:
         """Bytes of the largest inner packet that the path carries."""
         return self.limit - DATA_OVERHEAD if self.limit else PACKET_MAX
 
-    @property
-    def can_seal(self) -> bool:
-        return self._transmit is not None
+    def why_not_seal(self) -> str:
+        """The counter of the drop; empty when it can."""
+        if self._transmit is None:
+            return "drop_no_key"
+        now = boottime_ms()
+        if now >= self.not_after:
+            return "drop_expired_session"
+        return "drop_expired_key" if now >= self._transmit[3] else ""
 
     def seal(self, kind: DatagramType, plain: bytes) -> bytes:
         if self._transmit is None:
             raise refused(errno.ENOKEY)
-        epoch, key, iv = self._transmit
+        epoch, key, iv, _ = self._transmit
         header = DatagramHeader(kind, epoch & 0xFFFF, self.remote, self.sent).pack()
         sealed = key.encrypt(nonce(iv, self.sent), plain, header)
         self.sent += 1
@@ -93,9 +100,13 @@ class Session:
 
     def open(self, header: DatagramHeader, datagram: bytes) -> bytes | str:
         """The plaintext, or the counter of the drop."""
+        if boottime_ms() >= self.not_after:
+            return "drop_expired_session"
         known = next((known for known in self._receive if known.epoch & 0xFFFF == header.epoch), None)
         if known is None:
             return "drop_unknown_epoch"
+        if boottime_ms() >= known.not_after:
+            return "drop_expired_key"
         try:
             plain = known.key.decrypt(nonce(known.iv, header.counter), datagram[HEADER.size :], datagram[: HEADER.size])
         except InvalidTag:
@@ -115,8 +126,12 @@ class Session:
         self.newest = epoch, header.counter
         return True
 
-    def leases_source(self, src: bytes) -> bool:
-        return any(ip_address(src) in lease for lease in self.leases)
+    def why_not_from(self, src: bytes) -> str:
+        """The counter of the drop of a packet with this source; empty when a lease of the session has it."""
+        ends = [not_after for lease, not_after in self.leases.items() if ip_address(src) in lease]
+        if not ends:
+            return "drop_spoofed_source"
+        return "" if max(ends) > boottime_ms() else "drop_expired_lease"
 
 
 class RelayQueue:

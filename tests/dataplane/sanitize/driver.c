@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include "internal.h"
+#include "keys.h"
 
 enum { VNI = 5, OTHER = 6, RELAY = 1, FRAME = 1 << 18 };
 
@@ -31,19 +32,17 @@ static void check(bool ok, const char *what) {
   exit(2);
 }
 
-static const uint8_t key[KEY_LEN] = {1, 2, 3}, iv[IV_LEN] = {4, 5, 6};
-
 static uint32_t open_session(void) {
   uint32_t index;
   const uint8_t from4[16] = {10, 0, 0, 2}, from6[16] = {0xfd, [15] = 2};
   check(kdp_session_add(engine, VNI, &index) == 0, "session_add");
   kdp_session_remote(engine, index, 77);
-  kdp_session_lease(engine, index, 4, from4, 32);
-  kdp_session_lease(engine, index, 6, from6, 128);
+  kdp_session_lease(engine, index, 4, from4, 32, KDP_NEVER);
+  kdp_session_lease(engine, index, 6, from6, 128, KDP_NEVER);
   kdp_fib_add(engine, VNI, 4, from4, 32, index);
   kdp_fib_add(engine, VNI, 6, from6, 128, index);
-  check(kdp_session_rx(engine, index, 0, key, iv) == 0, "session_rx");
-  check(kdp_session_tx(engine, index, 0, key, iv) == 0, "session_tx");
+  check(install_key(engine, index, 0, false) == 1, "session_rx");
+  check(install_key(engine, index, 0, true) == 1, "session_tx");
   kdp_session_path(engine, index, KDP_PATH_RELAY, NULL, RELAY, 1);
   return index;
 }
@@ -183,13 +182,13 @@ static void *daemon_main(void *unused) {
     int n = kdp_events(engine, events, 64);
     for (int i = 0; i < n; i++)
       if (events[i].type == KDP_EVENT_FLOW && ++turn % 8 != 0)
-        kdp_flow_verdict(engine, events[i].flow.id, turn % 3 == 0 ? KDP_DENY : KDP_ALLOW, 1, 1);
+        kdp_flow_verdict(engine, events[i].flow.id, turn % 3 == 0 ? KDP_DENY : KDP_ALLOW, 1, 1, KDP_NEVER);
     uint32_t index = atomic_load(&live_session);
     epoch++;
-    kdp_session_rx(engine, index, epoch, key, iv);
-    kdp_session_tx(engine, index, epoch, key, iv);
+    install_key(engine, index, epoch, false);
+    install_key(engine, index, epoch, true);
     atomic_store(&live_epoch, epoch);
-    if (epoch % 7 == 0) kdp_session_retire(engine, index, epoch - 3);
+    if (epoch % 7 == 0) kdp_keys_retire(engine, epoch - 3, &index, 1);
     if (epoch % 9 == 0) kdp_mapping_remove(engine, OTHER, 4, 24, (uint8_t[16]){10, 0, 2});
     if (epoch % 9 == 1) join(OTHER, 2, VNI);
     if (epoch % 50 == 0) {
@@ -197,8 +196,9 @@ static void *daemon_main(void *unused) {
       atomic_store(&live_session, open_session());
       atomic_store(&live_epoch, epoch = 0);
     }
-    long listed = kdp_flows(engine, flows, 256);
-    if (listed > 0) kdp_flow_verdict(engine, flows[epoch % (uint32_t)listed].id, KDP_ALLOW, 2, 2);
+    kdp_flows_find(engine, (uint64_t[]){epoch, 1ull << 32 | epoch}, 2, flows);
+    long listed = kdp_flows(engine, &(uint32_t){0}, flows, 256);
+    if (listed > 0) kdp_flow_verdict(engine, flows[epoch % (uint32_t)listed].id, KDP_ALLOW, 2, 2, KDP_NEVER);
     kdp_control_send(engine, index, DG_KEEPALIVE, key, sizeof key, 0, NULL, 0);
     kdp_control_send(engine, index, DG_PROBE, key, sizeof key, (uint16_t)(epoch % 9000), NULL, 0);
     kdp_session_limit(engine, index, (uint16_t)(epoch % 3 == 0 ? 0 : 576 + epoch % 900));

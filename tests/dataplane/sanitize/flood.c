@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include "internal.h"
+#include "keys.h"
 
 enum { VNI = 5, RELAY = 1, VICTIM = 2, ATTACKER = 3 }; /* the last byte of their addresses */
 enum { LIVE_FLOWS = 1000, SYNS_A_FRAME = 512, FRAMES_A_NEW_FLOW = 16, FRAME = 1 << 17, WAIT_S = 20 };
@@ -17,7 +18,6 @@ static aead_key *peer;
 static _Atomic bool stop;
 static uint32_t victim, attacker;
 static uint64_t counters[2]; /* of the datagrams that each has sent */
-static const uint8_t key[KEY_LEN] = {1, 2, 3}, iv[IV_LEN] = {4, 5, 6};
 
 static void check(bool ok, const char *what) {
   if (ok) return;
@@ -30,10 +30,10 @@ static uint32_t open_session(uint8_t host) {
   const uint8_t address[16] = {10, 0, 0, host};
   check(kdp_session_add(engine, VNI, &index) == 0, "session_add");
   kdp_session_remote(engine, index, 70u + host);
-  kdp_session_lease(engine, index, 4, address, 32);
+  kdp_session_lease(engine, index, 4, address, 32, KDP_NEVER);
   kdp_fib_add(engine, VNI, 4, address, 32, index);
-  check(kdp_session_rx(engine, index, 0, key, iv) == 0, "session_rx");
-  check(kdp_session_tx(engine, index, 0, key, iv) == 0, "session_tx");
+  check(install_key(engine, index, 0, false) == 1, "session_rx");
+  check(install_key(engine, index, 0, true) == 1, "session_tx");
   kdp_session_path(engine, index, KDP_PATH_RELAY, NULL, RELAY, 1);
   return index;
 }
@@ -68,7 +68,8 @@ static void *daemon_main(void *unused) {
     int n = kdp_events(engine, events, 64);
     for (int i = 0; i < n; i++)
       if (events[i].type == KDP_EVENT_FLOW)
-        kdp_flow_verdict(engine, events[i].flow.id, events[i].session == victim ? KDP_ALLOW : KDP_DENY, 1, 1);
+        kdp_flow_verdict(engine, events[i].flow.id, events[i].session == victim ? KDP_ALLOW : KDP_DENY, 1, 1,
+                         KDP_NEVER);
     if (n == 0) usleep(100);
   }
   return unused;
@@ -76,6 +77,7 @@ static void *daemon_main(void *unused) {
 
 static void put(uint8_t *frame, size_t len) {
   check(kdp_relay_put(engine, RELAY, frame, len) >= 0, "relay_put");
+  kdp_settle(engine);
 }
 
 static long wait_for(int tun, long delivered, long sent) {
@@ -86,7 +88,7 @@ static long wait_for(int tun, long delivered, long sent) {
 
 static long live_flows_of(uint32_t session, size_t max) {
   kdp_flow *flows = malloc(max * sizeof *flows);
-  long live = 0, n = kdp_flows(engine, flows, max);
+  long live = 0, n = kdp_flows(engine, &(uint32_t){0}, flows, max);
   for (long i = 0; i < n; i++) live += flows[i].from_session == session && flows[i].verdict == KDP_ALLOW;
   free(flows);
   return live;
