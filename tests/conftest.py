@@ -7,8 +7,10 @@ Where CI is set, the examples are the same in each run, so that a failure there 
 
 import os
 
+import pytest
 from hypothesis import HealthCheck, settings
 
+import worker_network
 from kairos.crypto.suites import KR1
 from kairos_node.openssl_groups import fix_group
 
@@ -21,3 +23,8 @@ settings.register_profile(
     print_blob=True,
 )
 settings.load_profile("kairos")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if hasattr(config, "workerinput"):  # one of several processes of pytest-xdist
+        worker_network.enter()

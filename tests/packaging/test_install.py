@@ -10,10 +10,12 @@ import tarfile
 import urllib.request
 import venv
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+import worker_network
 from fabric_host import free_ports
 
 ROOT = Path(__file__).parents[2]
@@ -33,6 +35,13 @@ def run(*arguments: str | Path, environment: dict[str, str] | None = None) -> su
     )
     assert done.returncode == 0, f"{arguments}\n{done.stdout}\n{done.stderr}"
     return done
+
+
+@pytest.fixture(scope="module", autouse=True)
+def registry() -> Iterator[None]:
+    """pip and npm ask it."""
+    with worker_network.of_the_machine():
+        yield
 
 
 @pytest.fixture(scope="module")
