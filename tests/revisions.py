@@ -9,6 +9,8 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+import worker_network
+
 ROOT = Path(__file__).parents[1]
 UNVERSIONED = "a944a173169b471a48bcaa3b9c6f8812da8e17dd"
 """The last revision whose schemas had no versions."""
@@ -120,7 +122,8 @@ def checkout(revision: str, folder: Path) -> Tree:
     # A copy, for each tree puts its own core into it.
     shutil.copytree(ROOT / "python_modules", folder / "python_modules")
     tree = Tree(folder)
-    tree.python("workers/vendor.py")
+    with worker_network.of_the_machine():  # its packages may be others than ours
+        tree.python("workers/vendor.py")
     _add_dataplane(tree, revision)
     return tree
 

@@ -19,6 +19,7 @@ from typing import Any
 
 from revisions import ROOT, EarlierFabric, Tree
 
+from effort import effort
 from fabric_host import FabricHost, free_ports, running_fabric
 from kairos.audit.head import SignedHead
 from kairos_cli.admin import AdminClient
@@ -29,7 +30,7 @@ from kairos_cli.fabric.settings import Worker
 from overlay import GRANTS, TENANT, Host, Overlay, wait_for, wired
 
 TODAY = Tree(ROOT)
-SESSION_LIFE_S = 180
+SESSION_LIFE_S = effort(120, nightly=180)
 WAIT_S = 90.0
 _CROWD_WAIT_S = 240.0
 _JOIN_AT_ONCE = 2

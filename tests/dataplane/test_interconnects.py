@@ -29,6 +29,7 @@ from joined_vnis import (
     one_hop_back,
 )
 
+from effort import effort
 from engine_rig import HOST, HOST6, VNI, Rig, echo_reply, echo_request, ip_packet, tcp_packet, udp_packet
 from kairos.wire.datagram import TRAILER, SegmentKind
 from kairos_dataplane import Mapping, Verdict
@@ -331,7 +332,7 @@ def mutated(draw: st.DrawFn) -> bytes:
     return bytes(packet)
 
 
-@settings(max_examples=500)
+@settings(max_examples=effort(150, nightly=2000))
 @given(st.lists(mutated(), min_size=1, max_size=6), st.booleans())
 def test_both_engines_cross_alike(packets: list[bytes], allow: bool) -> None:
     answers = []

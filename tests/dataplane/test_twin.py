@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from effort import effort
 from engine_rig import ENGINES, HOST, HOST6, PEER, PEER6, VNI, Rig, both_ways, rig_on, tcp_packet, udp_packet, whole
 from kairos.protocol.replay import ReplayWindow
 from kairos.wire.datagram import REPLAY_WINDOW, TRAILER, DatagramType
@@ -18,7 +19,7 @@ from kairos_dataplane.engine import COUNTERS
 from kairos_dataplane.pure.segments import Offload
 
 C_ENGINES = [name for name in sorted(ENGINES) if name != "pure"]
-THOROUGH = settings(max_examples=1000)
+THOROUGH = settings(max_examples=effort(300, nightly=5000))
 
 
 @contextlib.contextmanager
@@ -126,7 +127,7 @@ def test_packets_of_the_host_are_judged_alike(native: str) -> None:
         ]
     )
 
-    @settings(max_examples=100)
+    @settings(max_examples=effort(100, nightly=1000))
     @given(st.lists(out, min_size=1, max_size=6), st.booleans(), st.sampled_from([0, 576, 1420]))
     def check(packets: list[tuple[Offload, bytes]], allow: bool, limit: int) -> None:
         with twins(native) as rigs:
@@ -168,7 +169,7 @@ operations = st.lists(st.tuples(networks4 | networks6, st.booleans()), max_size=
 def test_routes_are_found_alike(native: str) -> None:
     """Each route gets a session of its own, so that the datagram's receiver index tells which one was taken."""
 
-    @settings(max_examples=200)
+    @settings(max_examples=effort(200, nightly=1000))
     @given(operations, st.lists(st.integers(1, 0xDFF), max_size=4), st.lists(st.integers(0, 0xFDFF), max_size=4))
     def check(routes: list[tuple[IPv4Network | IPv6Network, bool]], to4: list[int], to6: list[int]) -> None:
         destinations = [str(ip_address(value << 20)) for value in to4]

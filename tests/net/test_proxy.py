@@ -86,7 +86,9 @@ def proxied(whole: Overlay) -> Iterator[tuple[Overlay, Rootless]]:
     rootless.options = INTO
     echo = subprocess.Popen(("ip", "netns", "exec", whole.bob.namespace, sys.executable, "-c", ECHO))
     try:
-        whole.up(whole.gateway, whole.bob, rootless)
+        whole.up(whole.gateway, whole.alice)
+        whole.alice.stop()  # takes along what an agent of another test left that was killed
+        whole.up(whole.bob, rootless)
         for host in (rootless, whole.bob):
             wait_for("depot", lambda host=host: "depot" in {vni["name"] for vni in host.status()["vnis"]})  # type: ignore[misc]
         yield whole, rootless

@@ -1,5 +1,5 @@
-"""A fabric of fifty nodes is upgraded from the revision before schemas had versions while traffic flows; and nodes of either code work
-with a fabric of the other."""
+"""A fabric of eight nodes, or of fifty (`./dev nightly`), is upgraded from the revision before schemas had versions while traffic flows;
+and nodes of either code work with a fabric of the other."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ from fabric_files import read, tenant_objects
 from revisions import UNVERSIONED, NotInHistory, checkout
 from upgrade_rig import SESSION_LIFE_S, TODAY, WAIT_S, Upgrade, before_upgrade
 
+from effort import effort
 from overlay import GRANTS, TENANT, wait_for
 from typed_command import Kairos
 
-NODES = 50
+NODES = effort(8, nightly=50)
 ENDPOINTS = {"alice": "auto", "bob": "relay", "carol": "auto"}
 LATER = ("newcomer", "latecomer")
 CROWD = NODES - len(ENDPOINTS) - 2  # beside the gateway and the newcomer

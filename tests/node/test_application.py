@@ -57,11 +57,15 @@ def test_ipv4_out_of_an_ipv6_socket() -> None:
 
 
 def test_the_first_packet_is_enough() -> None:
-    """SYN sent, nothing answered: the moment at which a verdict is asked for."""
-    with socket.socket() as opened:
-        opened.setblocking(False)
-        opened.connect_ex(("10.255.255.1", 81))
-        assert Applications().of(TCP, end(opened.getsockname()), end(("10.255.255.1", 81))) == ours()
+    """SYN sent, nothing answered, as the listener's queue is full: the moment at which a verdict is asked for."""
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as server:
+        address = server.getsockname()[:2]
+        with socket.create_connection(address), socket.socket() as opened:
+            opened.setblocking(False)
+            opened.connect_ex(address)
+            assert Applications().of(TCP, end(opened.getsockname()), end(address)) == ours()
+            with pytest.raises(OSError, match="not connected"):
+                opened.getpeername()
 
 
 @pytest.mark.parametrize("connected", [True, False])

@@ -10,10 +10,12 @@ import tarfile
 import urllib.request
 import venv
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+import worker_network
 from fabric_host import free_ports
 
 ROOT = Path(__file__).parents[2]
@@ -35,6 +37,13 @@ def run(*arguments: str | Path, environment: dict[str, str] | None = None) -> su
     return done
 
 
+@pytest.fixture(scope="module", autouse=True)
+def registry() -> Iterator[None]:
+    """pip and npm ask it."""
+    with worker_network.of_the_machine():
+        yield
+
+
 @pytest.fixture(scope="module")
 def sdist(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The source distribution, made as PEP 517 front ends make it, from a clean copy of what is tracked."""
@@ -48,9 +57,10 @@ def sdist(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "dist" / done.stdout.splitlines()[-1]
 
 
-def environment_of(folder: Path) -> Path:
-    """An empty virtual environment; its bin folder."""
-    venv.create(folder, with_pip=True)
+def environment_with(folder: Path, requirement: str) -> Path:
+    """A virtual environment with that and what it requires, and nothing else; its bin folder. It begins without a pip of its own."""
+    venv.create(folder)
+    run(sys.executable, "-m", "pip", "--python", folder / "bin/python", "install", "-q", requirement)
     return folder / "bin"
 
 
@@ -58,11 +68,10 @@ def environment_of(folder: Path) -> Path:
 def installed(sdist: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """bin/ of an environment with a wheel made of the sdist."""
     place = tmp_path_factory.mktemp("wheel")
-    binaries = environment_of(place / "venv")
-    run(binaries / "pip", "wheel", "-q", "--no-deps", "-w", place, sdist, environment={"KAIROS_REQUIRE_C": "1"})
+    pip = (sys.executable, "-m", "pip")
+    run(*pip, "wheel", "-q", "--no-deps", "-w", place, sdist, environment={"KAIROS_REQUIRE_C": "1"})
     (wheel,) = place.glob("*.whl")
-    run(binaries / "pip", "install", "-q", f"kairos-red[agent,operator] @ file://{wheel}")
-    return binaries
+    return environment_with(place / "venv", f"kairos-red[agent,operator] @ file://{wheel}")
 
 
 def test_the_sdist_carries_all_sources(sdist: Path) -> None:
@@ -129,10 +138,8 @@ def test_the_wheel_carries_units_and_examples(sdist: Path, installed: Path) -> N
 @pytest.fixture(scope="module")
 def operator_only(installed: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """bin/ of an empty environment with the operator extra alone, outside the tree."""
-    binaries = environment_of(tmp_path_factory.mktemp("operator") / "venv")
     (wheel,) = installed.parents[1].glob("*.whl")
-    run(binaries / "pip", "install", "-q", f"kairos-red[operator] @ file://{wheel}")
-    return binaries
+    return environment_with(tmp_path_factory.mktemp("operator") / "venv", f"kairos-red[operator] @ file://{wheel}")
 
 
 @pytest.mark.timeout(900)
