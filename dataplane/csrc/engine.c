@@ -5,6 +5,7 @@
 #include <netinet/udp.h>
 #include <openssl/crypto.h>
 #include <sched.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/epoll.h>
@@ -199,6 +200,21 @@ static void *rx_main(void *argument) {
   return NULL;
 }
 
+/* Signals are for the program that loaded us: the threads take none from it. */
+static bool start_threads(kdp_engine *e) {
+  sigset_t all, before;
+  sigfillset(&all);
+  pthread_sigmask(SIG_SETMASK, &all, &before);
+  bool tx = pthread_create(&e->tx_thread, NULL, tx_main, e) == 0;
+  bool rx = tx && pthread_create(&e->rx_thread, NULL, rx_main, e) == 0;
+  pthread_sigmask(SIG_SETMASK, &before, NULL);
+  if (tx && !rx) {
+    atomic_store(&e->stop, true);
+    pthread_join(e->tx_thread, NULL);
+  }
+  return rx;
+}
+
 /* -- life ---------------------------------------------------------------------------------------------------------- */
 
 kdp_engine *kdp_create(const char *aead, uint32_t max_flows, char *error, size_t error_len) {
@@ -236,12 +252,7 @@ kdp_engine *kdp_create(const char *aead, uint32_t max_flows, char *error, size_t
   ok = ok && epoll_ctl(e->watch_tx, EPOLL_CTL_ADD, e->wake_tx, &tx_wake) == 0 &&
        epoll_ctl(e->watch_rx, EPOLL_CTL_ADD, e->wake_rx, &rx_wake) == 0;
   if (!ok) goto fail;
-  if (pthread_create(&e->tx_thread, NULL, tx_main, e) != 0) goto fail;
-  if (pthread_create(&e->rx_thread, NULL, rx_main, e) != 0) {
-    atomic_store(&e->stop, true);
-    pthread_join(e->tx_thread, NULL);
-    goto fail;
-  }
+  if (!start_threads(e)) goto fail;
   e->threads = true;
   return e;
 fail:

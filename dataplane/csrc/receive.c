@@ -34,6 +34,7 @@ static uint8_t *run_header(segment_run *r, struct virtio_net_hdr *vnet, size_t *
     return NULL;
   uint8_t *l4 = ip + p.l4;
   size_t l4_len = *len - p.l4;
+  if (tcp && r->total > 1 && (l4[13] & (TH_SYN | TH_RST)) != 0) return NULL; /* each piece would begin or end it anew */
   if (tcp) {
     put32(l4 + 4, get32(l4 + 4) + (uint32_t)r->first * r->gso_size);
     if (r->first + r->count < r->total) l4[13] &= (uint8_t)~(TH_FIN | TH_PUSH);

@@ -61,26 +61,28 @@ static void rename(const uint8_t *prefix, uint8_t bits, const uint8_t *addr, uin
   out[bits / 8] = (uint8_t)((prefix[bits / 8] & ~kept) | (addr[bits / 8] & kept));
 }
 
-/* An address of `to` as packets in `from` name it, by its own name. */
+/* An address of `to` as packets in `from` name it, by its own name. The longest prefix counts, as it does for the route. */
 static bool arriving(const vni *from, const vni *to, uint8_t family, const uint8_t *addr, uint8_t out[16]) {
+  const mapping *longest = NULL;
   for (size_t i = 0; i < from->mapping_count; i++) {
     const mapping *m = &from->mappings[i];
     if (m->to != to->id || m->family != family || !holds(m->seen, m->bits, addr)) continue;
-    rename(m->real, m->bits, addr, family, out);
-    return true;
+    if (longest == NULL || m->bits > longest->bits) longest = m;
   }
-  return false;
+  if (longest != NULL) rename(longest->real, longest->bits, addr, family, out);
+  return longest != NULL;
 }
 
 /* An address of `from`, as `to` names it. */
 static bool leaving(const vni *from, const vni *to, uint8_t family, const uint8_t *addr, uint8_t out[16]) {
+  const mapping *longest = NULL;
   for (size_t i = 0; i < to->mapping_count; i++) {
     const mapping *m = &to->mappings[i];
     if (m->to != from->id || m->family != family || !holds(m->real, m->bits, addr)) continue;
-    rename(m->seen, m->bits, addr, family, out);
-    return true;
+    if (longest == NULL || m->bits > longest->bits) longest = m;
   }
-  return false;
+  if (longest != NULL) rename(longest->seen, longest->bits, addr, family, out);
+  return longest != NULL;
 }
 
 /* The packet an ICMP error is about went the other way, so its ends are named the other way round. `about`: its

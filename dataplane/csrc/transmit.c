@@ -1,6 +1,7 @@
 /* Inner packets out: cut a super-packet at gso_size, seal every piece as a datagram of its own, hand the datagrams to
  * the outbox (UDP, as GSO messages) or to a relay queue. docs/protocol.md section 6 gives the layout. */
 #include <netinet/ip.h>
+#include <netinet/tcp.h>
 #include <netinet/udp.h>
 #include <stdlib.h>
 
@@ -31,9 +32,19 @@ size_t transmit_max(const session *s) {
   return likely(limit == 0) ? SIZE_MAX : (size_t)limit - DATA_OVERHEAD;
 }
 
+/* Pieces of a SYN or RST would each begin or end the connection. Each piece gets a checksum of its own, so a packet whose own
+ * is wrong would arrive repaired. */
+static bool may_be_cut(const struct virtio_net_hdr *vnet, const uint8_t *data, size_t len, const packet *p) {
+  if (p->protocol == IPPROTO_TCP && (p->tcp_flags & (TH_SYN | TH_RST)) != 0) return false;
+  if (vnet->gso_type != VIRTIO_NET_HDR_GSO_NONE || (vnet->flags & VIRTIO_NET_HDR_F_NEEDS_CSUM) != 0) return true;
+  size_t l4_len = len - p->l4;
+  return checksum(data + p->l4, l4_len, pseudo_sum(p->family, p->src, p->dst, p->protocol, (uint32_t)l4_len)) == 0;
+}
+
 /* How the packet is cut, so that no piece with its headers is longer than `most`. Only TCP can be cut anywhere. false: it
  * cannot be carried. */
-static bool plan(const struct virtio_net_hdr *vnet, size_t len, const packet *p, size_t most, cut *c) {
+static bool plan(const struct virtio_net_hdr *vnet, const uint8_t *data, size_t len, const packet *p, size_t most,
+                 cut *c) {
   uint8_t gso = vnet->gso_type & (uint8_t)~VIRTIO_NET_HDR_GSO_ECN;
   *c = (cut){.kind = vnet->flags & VIRTIO_NET_HDR_F_NEEDS_CSUM ? SEG_PARTIAL : SEG_WHOLE, .count = 1};
   bool tcp = p->protocol == IPPROTO_TCP && (gso == VIRTIO_NET_HDR_GSO_TCPV4 || gso == VIRTIO_NET_HDR_GSO_TCPV6);
@@ -42,11 +53,13 @@ static bool plan(const struct virtio_net_hdr *vnet, size_t len, const packet *p,
   bool cuttable = !p->fragment && headers <= TEMPLATE_MAX && headers < len;
   if (gso == VIRTIO_NET_HDR_GSO_NONE) {
     if (likely(len <= most) || p->protocol != IPPROTO_TCP || !cuttable) return true;
+    if (!may_be_cut(vnet, data, len, p)) return true;
     tcp = true, step = most - headers;
   }
   if (!(tcp || udp) || !cuttable || step == 0) return false;
   if (tcp && unlikely(headers + step > most)) step = most - headers;
   size_t count = (len - headers + step - 1) / step;
+  if (count > 1 && !may_be_cut(vnet, data, len, p)) return false;
   if (count == 1) {
     c->kind = SEG_PARTIAL;
     return true;
@@ -111,7 +124,7 @@ static bool may_seal(lane *l, const session *to) {
 void transmit(kdp_engine *e, lane *l, session *to, const struct virtio_net_hdr *vnet, const uint8_t *data, size_t len,
               const packet *p) {
   cut c;
-  if (unlikely(!plan(vnet, len, p, transmit_max(to), &c))) {
+  if (unlikely(!plan(vnet, data, len, p, transmit_max(to), &c))) {
     count(l, C_drop_too_large);
     return;
   }

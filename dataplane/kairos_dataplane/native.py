@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import ipaddress
 import os
 import struct
@@ -122,6 +123,13 @@ class NativeEngine:
         self._vnis: set[int] = set()
 
     @property
+    def _live(self) -> Any:
+        """The engine. Raises OSError (EBADF) once it is closed."""
+        if self._engine == ffi.NULL:
+            raise OSError(errno.EBADF, "the data plane is closed")
+        return self._engine
+
+    @property
     def name(self) -> str:
         return "c"
 
@@ -131,11 +139,11 @@ class NativeEngine:
 
     @property
     def aead(self) -> str:
-        return str(ffi.string(lib.kdp_aead_name(self._engine)).decode())
+        return str(ffi.string(lib.kdp_aead_name(self._live)).decode())
 
     @property
     def event_fd(self) -> int:
-        return int(lib.kdp_event_fd(self._engine))
+        return int(lib.kdp_event_fd(self._live))
 
     def close(self) -> None:
         if self._engine != ffi.NULL:
@@ -146,55 +154,55 @@ class NativeEngine:
             self._engine = ffi.NULL
 
     def set_udp(self, fd: int) -> None:
-        _check(lib.kdp_set_udp(self._engine, fd))
+        _check(lib.kdp_set_udp(self._live, fd))
 
     def add_vni(self, vni: int, tun_fd: int) -> None:
-        _check(lib.kdp_vni_add(self._engine, vni, tun_fd))
+        _check(lib.kdp_vni_add(self._live, vni, tun_fd))
         self._vnis.add(vni)
 
     def remove_vni(self, vni: int) -> None:
         self._vnis.discard(vni)
-        _check(lib.kdp_vni_remove(self._engine, vni))
+        _check(lib.kdp_vni_remove(self._live, vni))
 
     def add_route(self, vni: int, prefix: Network, next_hop: int) -> None:
-        _check(lib.kdp_fib_add(self._engine, vni, prefix.version, _prefix(prefix), prefix.prefixlen, next_hop))
+        _check(lib.kdp_fib_add(self._live, vni, prefix.version, _prefix(prefix), prefix.prefixlen, next_hop))
 
     def remove_route(self, vni: int, prefix: Network) -> None:
-        _check(lib.kdp_fib_remove(self._engine, vni, prefix.version, _prefix(prefix), prefix.prefixlen))
+        _check(lib.kdp_fib_remove(self._live, vni, prefix.version, _prefix(prefix), prefix.prefixlen))
 
     def add_mapping(self, vni: int, mapping: Mapping) -> None:
         seen, real = _prefix(mapping.seen), _prefix(mapping.real)
         _check(
-            lib.kdp_mapping_add(self._engine, vni, mapping.seen.version, mapping.seen.prefixlen, seen, mapping.to, real)
+            lib.kdp_mapping_add(self._live, vni, mapping.seen.version, mapping.seen.prefixlen, seen, mapping.to, real)
         )
 
     def remove_mapping(self, vni: int, mapping: Mapping) -> None:
         seen = mapping.seen
-        _check(lib.kdp_mapping_remove(self._engine, vni, seen.version, seen.prefixlen, _prefix(seen)))
+        _check(lib.kdp_mapping_remove(self._live, vni, seen.version, seen.prefixlen, _prefix(seen)))
 
     def set_router(self, vni: int, address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> None:
-        _check(lib.kdp_vni_router(self._engine, vni, address.version, address.packed))
+        _check(lib.kdp_vni_router(self._live, vni, address.version, address.packed))
 
     def add_session(self, vni: int) -> int:
         index = ffi.new("uint32_t *")
-        _check(lib.kdp_session_add(self._engine, vni, index))
+        _check(lib.kdp_session_add(self._live, vni, index))
         return int(index[0])
 
     def set_remote(self, session: int, remote_index: int) -> None:
-        _check(lib.kdp_session_remote(self._engine, session, remote_index))
+        _check(lib.kdp_session_remote(self._live, session, remote_index))
 
     def cut_session(self, session: int) -> None:
-        _check(lib.kdp_session_cut(self._engine, session))
+        _check(lib.kdp_session_cut(self._live, session))
 
     def cut_sessions(self, sessions: Collection[int]) -> None:
-        lib.kdp_sessions_cut(self._engine, ffi.new("uint32_t[]", list(sessions)), len(sessions))
+        lib.kdp_sessions_cut(self._live, ffi.new("uint32_t[]", list(sessions)), len(sessions))
 
     def set_deadline(self, session: int, not_after: int) -> None:
-        _check(lib.kdp_session_until(self._engine, session, not_after))
+        _check(lib.kdp_session_until(self._live, session, not_after))
 
     def add_lease(self, session: int, prefix: Network, not_after: int = NEVER) -> None:
         packed = _prefix(prefix)
-        _check(lib.kdp_session_lease(self._engine, session, prefix.version, packed, prefix.prefixlen, not_after))
+        _check(lib.kdp_session_lease(self._live, session, prefix.version, packed, prefix.prefixlen, not_after))
 
     def install_keys(self, keys: Collection[SessionKey]) -> None:
         raw = ffi.new("kdp_key[]", len(keys))
@@ -202,75 +210,75 @@ class NativeEngine:
             for place, key in zip(raw, keys, strict=True):
                 place.session, place.epoch, place.transmit = key.session, key.epoch, key.transmit
                 place.not_after_ms, place.key, place.iv = key.not_after, key.key, key.iv
-            _check(lib.kdp_keys_install(self._engine, raw, len(keys)))
+            _check(lib.kdp_keys_install(self._live, raw, len(keys)))
         finally:
             ffi.memmove(raw, bytes(ffi.sizeof(raw)), ffi.sizeof(raw))  # no copy of a key stays
 
     def retire_receive(self, epoch: int, sessions: Collection[int]) -> None:
-        _check(lib.kdp_keys_retire(self._engine, epoch, ffi.new("uint32_t[]", list(sessions)), len(sessions)))
+        _check(lib.kdp_keys_retire(self._live, epoch, ffi.new("uint32_t[]", list(sessions)), len(sessions)))
 
     def use_relay(self, session: int, relay: int, follow: bool) -> None:
-        _check(lib.kdp_session_path(self._engine, session, lib.KDP_PATH_RELAY, ffi.NULL, relay, follow))
+        _check(lib.kdp_session_path(self._live, session, lib.KDP_PATH_RELAY, ffi.NULL, relay, follow))
 
     def use_direct(self, session: int, address: Address, follow: bool, relay: int = 0) -> None:
         packed = _pack_address(address)
-        _check(lib.kdp_session_path(self._engine, session, lib.KDP_PATH_DIRECT, packed, relay, follow))
+        _check(lib.kdp_session_path(self._live, session, lib.KDP_PATH_DIRECT, packed, relay, follow))
 
     def set_limit(self, session: int, limit: int) -> None:
-        _check(lib.kdp_session_limit(self._engine, session, limit))
+        _check(lib.kdp_session_limit(self._live, session, limit))
 
     def session_stats(self, session: int) -> tuple[int, int]:
         sent, received = ffi.new("uint64_t *"), ffi.new("uint64_t *")
-        _check(lib.kdp_session_stats(self._engine, session, sent, received))
+        _check(lib.kdp_session_stats(self._live, session, sent, received))
         return int(sent[0]), int(received[0])
 
     def session_offences(self, session: int) -> Offences:
         forged, replayed, spoofed = (ffi.new("uint64_t *") for _ in range(3))
-        _check(lib.kdp_session_offences(self._engine, session, forged, replayed, spoofed))
+        _check(lib.kdp_session_offences(self._live, session, forged, replayed, spoofed))
         return Offences(int(forged[0]), int(replayed[0]), int(spoofed[0]))
 
     def send_control(
         self, session: int, kind: int, payload: bytes, to: Address | None = None, via_relay: bool = False, size: int = 0
     ) -> None:
         packed = ffi.NULL if to is None else _pack_address(to)
-        _check(lib.kdp_control_send(self._engine, session, kind, payload, len(payload), size, packed, via_relay))
+        _check(lib.kdp_control_send(self._live, session, kind, payload, len(payload), size, packed, via_relay))
 
     def add_relay(self, relay: int) -> None:
-        _check(lib.kdp_relay_add(self._engine, relay))
+        _check(lib.kdp_relay_add(self._live, relay))
 
     def remove_relay(self, relay: int) -> None:
-        _check(lib.kdp_relay_remove(self._engine, relay))
+        _check(lib.kdp_relay_remove(self._live, relay))
 
     def take_relay(self, relay: int) -> bytes:
-        size = _check(lib.kdp_relay_take(self._engine, relay, self._frame, FRAME_MAX))
+        size = _check(lib.kdp_relay_take(self._live, relay, self._frame, FRAME_MAX))
         return bytes(ffi.buffer(self._frame, size))
 
     def take_relay_into(self, relay: int, into: memoryview) -> int:
-        return _check(lib.kdp_relay_take(self._engine, relay, ffi.from_buffer("uint8_t[]", into, True), len(into)))
+        return _check(lib.kdp_relay_take(self._live, relay, ffi.from_buffer("uint8_t[]", into, True), len(into)))
 
     def put_relay(self, relay: int, datagrams: bytes | memoryview) -> None:
-        _check(lib.kdp_relay_put(self._engine, relay, ffi.from_buffer(datagrams), len(datagrams)))
+        _check(lib.kdp_relay_put(self._live, relay, ffi.from_buffer(datagrams), len(datagrams)))
 
     def settle(self) -> None:
-        lib.kdp_settle(self._engine)
+        lib.kdp_settle(self._live)
 
     def events(self) -> list[Event]:
-        count = lib.kdp_events(self._engine, self._events, _EVENTS)
+        count = lib.kdp_events(self._live, self._events, _EVENTS)
         return [_event(self._events[i]) for i in range(count)]
 
     @contextmanager
     def corked(self) -> Iterator[None]:
-        lib.kdp_cork(self._engine)
+        lib.kdp_cork(self._live)
         try:
             yield
         finally:
-            lib.kdp_uncork(self._engine)
+            lib.kdp_uncork(self._live)
 
     def flush(self) -> None:
-        lib.kdp_flush(self._engine)
+        lib.kdp_flush(self._live)
 
     def verdict(self, flow: int, verdict: Verdict, rule: int, generation: int, not_after: int = NEVER) -> bool:
-        return int(lib.kdp_flow_verdict(self._engine, flow, verdict, rule, generation, not_after)) == 0
+        return int(lib.kdp_flow_verdict(self._live, flow, verdict, rule, generation, not_after)) == 0
 
     def flows(self) -> list[Flow]:
         return [flow for page in self.flow_pages() for flow in page]
@@ -278,19 +286,19 @@ class NativeEngine:
     def flow_pages(self) -> Iterator[list[Flow]]:
         raw, cursor = ffi.new("kdp_flow[]", _PAGE), ffi.new("uint32_t *")
         while True:
-            count = lib.kdp_flows(self._engine, cursor, raw, _PAGE)
+            count = lib.kdp_flows(self._live, cursor, raw, _PAGE)
             yield [_flow(raw[i]) for i in range(count)]
             if cursor[0] == 0:
                 return
 
     def find_flows(self, flows: Collection[int]) -> list[Flow]:
         raw = ffi.new("kdp_flow[]", len(flows))
-        found = lib.kdp_flows_find(self._engine, ffi.new("uint64_t[]", list(flows)), len(flows), raw)
+        found = lib.kdp_flows_find(self._live, ffi.new("uint64_t[]", list(flows)), len(flows), raw)
         return [_flow(raw[i]) for i in range(found)]
 
     def alive(self, flows: Collection[int]) -> set[int]:
         ids = ffi.new("uint64_t[]", list(flows))
-        return set(ffi.unpack(ids, lib.kdp_flows_alive(self._engine, ids, len(flows))))
+        return set(ffi.unpack(ids, lib.kdp_flows_alive(self._live, ids, len(flows))))
 
     def ended(self) -> tuple[list[Flow], int]:
         pages = list(self.ended_pages())
@@ -299,12 +307,12 @@ class NativeEngine:
     def ended_pages(self) -> Iterator[tuple[list[Flow], int]]:
         raw, untold = ffi.new("kdp_flow[]", _PAGE), ffi.new("uint64_t *")
         while True:
-            count = lib.kdp_ended(self._engine, raw, _PAGE, untold)
+            count = lib.kdp_ended(self._live, raw, _PAGE, untold)
             yield [_flow(raw[i]) for i in range(count)], int(untold[0])
             if count < _PAGE:
                 return
 
     def counters(self) -> dict[str, int]:
         values = ffi.new("uint64_t[]", 256)
-        count = lib.kdp_counters(self._engine, values, 256)
+        count = lib.kdp_counters(self._live, values, 256)
         return {ffi.string(lib.kdp_counter_name(i)).decode(): values[i] for i in range(count)}

@@ -192,6 +192,16 @@ def test_nobody_speaks_by_a_name_that_is_seen(joined: Joined) -> None:
     assert joined.rig.drops() == {"drop_spoofed_source": 4}
 
 
+def test_the_longest_prefix_names(joined: Joined) -> None:
+    """As for routes: of two mappings that hold an address the more specific one counts, whichever came first."""
+    engine = joined.rig.engine
+    engine.add_mapping(VNI, Mapping(ip_network("10.202.0.9/32"), OTHER, ip_network("10.77.0.2/32")))
+    engine.add_mapping(OTHER, Mapping(ip_network("10.205.0.2/32"), VNI, ip_network("10.77.0.2/32")))
+    joined.from_alice(udp_packet(ALICE, "10.202.0.9", b"by its other name"))
+    joined.judge()
+    assert joined.to_bob() == [udp_packet("10.205.0.2", BOB, b"by its other name")]
+
+
 def test_a_mapping_is_checked(joined: Joined) -> None:
     engine = joined.rig.engine
     with pytest.raises(FileExistsError):

@@ -7,7 +7,7 @@ import socket
 import pytest
 
 from engine_rig import HOST, HOST6, PEER, PEER6, RELAY, Rig, tcp_packet, udp_packet
-from kairos.wire.datagram import DATA_OVERHEAD, DatagramType
+from kairos.wire.datagram import DATA_OVERHEAD, TRAILER, DatagramType, SegmentKind
 from kairos_dataplane import ControlReceived
 from kairos_dataplane.engine import LIMIT_MIN
 from kairos_dataplane.pure.packet import parse_untrusted
@@ -57,6 +57,38 @@ def test_tcp_is_cut_to_what_the_path_carries(rig: Rig, host: str, peer: str, off
         assert sequence == 1_000 + len(carried)
         carried += segment[packet.l4 + packet.l4_header :]
     assert carried == payload
+
+
+SYN_WITH_DATA = tcp_packet(HOST, PEER, flags=0x02, payload=bytes(1_340))
+
+
+@pytest.mark.parametrize(
+    "packet",
+    [
+        pytest.param(SYN_WITH_DATA, id="SYN with data"),
+        pytest.param(tcp_packet(HOST, PEER, flags=0x14, payload=bytes(1_340)), id="RST with data"),
+        pytest.param(tcp_packet(HOST, PEER, flags=0x18, payload=bytes(1_340))[:-1] + b"x", id="wrong checksum"),
+    ],
+)
+def test_what_would_not_be_the_same_in_pieces_goes_whole(rig: Rig, packet: bytes) -> None:
+    """Each piece would open the connection, or end it, or carry a checksum that holds; IP fragments the datagram instead."""
+    learn(rig, tcp_packet(HOST, PEER))
+    rig.engine.set_limit(rig.session, LIMIT)
+    rig.from_host(packet)
+    [(_, plain)] = rig.sent()
+    assert whole_untrusted(plain) == (Offload(), packet)
+
+
+def test_pieces_of_a_syn_are_refused(rig: Rig) -> None:
+    rig.from_host(SYN_WITH_DATA, offload=Offload(1, 1, 40, 700, 20, 16))
+    rig.judge()
+    assert rig.drops() == {"drop_too_large": 1}
+    for flags in (0x02, 0x04):
+        template = tcp_packet(PEER, HOST, flags=flags)
+        pieces = [b"p" * 100 + template + TRAILER.pack(SegmentKind.TCP4, 40, 100, index, 2) for index in range(2)]
+        rig.put(*map(rig.seal, pieces))
+    assert rig.opened() == []
+    assert rig.drops()["drop_bad_segment"] == 4
 
 
 @pytest.mark.parametrize(("host", "peer", "mtu"), [(HOST, PEER, MOST), (HOST6, PEER6, 1_280)])

@@ -8,6 +8,7 @@ import contextlib
 import errno
 import os
 import selectors
+import signal
 import socket
 import sys
 import threading
@@ -70,7 +71,8 @@ class PureEngine(PacketPath):
 
     @property
     def event_fd(self) -> int:
-        return self._events.fd
+        with self._lock:
+            return self._events.fd
 
     def close(self) -> None:
         if self._stopping:
@@ -83,10 +85,12 @@ class PureEngine(PacketPath):
                 self.remove_vni(vni)
             self.set_udp(-1)
             self._selector.close()
+            self._closed = True
         os.close(self._wake_fd)
         os.close(self._events.fd)
 
     def _run(self) -> None:
+        signal.pthread_sigmask(signal.SIG_SETMASK, signal.valid_signals())  # they are for the program that loaded us
         aged = time.monotonic()
         while not self._stopping:
             ready = self._selector.select(_RETRY_FIRST_S if self._resting else _AGE_EVERY_S)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import sys
@@ -86,7 +87,8 @@ class PacketPath:
     """Every method is called with `_lock` held."""
 
     def __init__(self, max_flows: int) -> None:
-        self._lock = threading.RLock()  # guards all below
+        self._guard = threading.RLock()  # guards all below
+        self._closed = False
         self._counters: Counter[str] = Counter()
         self._vnis: dict[int, Vni] = {}
         self._sessions: dict[int, Session] = {}
@@ -101,6 +103,13 @@ class PacketPath:
             Sharer, float
         ] = {}  # when the answers that each got would have been sent at their steady rate
         self._udp: socket.socket | None = None
+
+    @property
+    def _lock(self) -> threading.RLock:
+        """Raises OSError (EBADF) once the engine is closed."""
+        if self._closed:
+            raise OSError(errno.EBADF, "the data plane is closed")
+        return self._guard
 
     def _emit(self, sharer: Sharer, event: Event) -> bool:
         if self._events.put(sharer, event):

@@ -15,6 +15,8 @@ from kairos_dataplane.pure.packet import (
     FIN,
     PACKET_MAX,
     PSH,
+    RST,
+    SYN,
     TCP,
     UDP,
     Packet,
@@ -75,7 +77,7 @@ def cut(offload: Offload, data: bytes, packet: Packet, most: int = PACKET_MAX) -
     headers, step = packet.l4 + packet.l4_header, offload.gso_size
     cuttable = not packet.fragment and headers < len(data) and headers <= _TEMPLATE_MAX
     if gso == _GSO_NONE:
-        if len(data) <= most or packet.protocol != TCP or not cuttable:
+        if len(data) <= most or packet.protocol != TCP or not cuttable or not _may_be_cut(offload, data, packet):
             return [data + TRAILER.pack(kind, 0, 0, 0, 1)]
         step = most - headers
     elif packet.protocol != {_GSO_TCP4: TCP, _GSO_TCP6: TCP, _GSO_UDP: UDP}.get(gso) or not cuttable or step == 0:
@@ -85,11 +87,24 @@ def cut(offload: Offload, data: bytes, packet: Packet, most: int = PACKET_MAX) -
     count = -(-(len(data) - headers) // step)
     if count == 1:
         return [data + TRAILER.pack(SegmentKind.PARTIAL, 0, 0, 0, 1)]
+    if not _may_be_cut(offload, data, packet):
+        return None
     kind, template = _KINDS[packet.protocol, packet.version], data[:headers]
     return [
         data[at : at + step] + template + TRAILER.pack(kind, headers, step, index, count)
         for index, at in enumerate(range(headers, len(data), step))
     ]
+
+
+def _may_be_cut(offload: Offload, data: bytes, packet: Packet) -> bool:
+    """Pieces of a SYN or RST would each begin or end the connection. Each piece gets a checksum of its own, so a packet whose
+    own is wrong would arrive repaired."""
+    if packet.protocol == TCP and packet.tcp_flags & (SYN | RST):
+        return False
+    if offload.gso_type != _GSO_NONE or offload.flags & _NEEDS_CHECKSUM:
+        return True
+    l4 = data[packet.l4 :]
+    return checksum(l4, pseudo_sum(packet.src, packet.dst, packet.protocol, len(l4))) == 0
 
 
 def whole_untrusted(plain: bytes) -> tuple[Offload, bytes]:
@@ -114,11 +129,11 @@ def whole_untrusted(plain: bytes) -> tuple[Offload, bytes]:
         raise BadMessage("segment of the wrong size")
     if gso_size * (count - 1) + template_len >= PACKET_MAX:
         raise BadMessage("super-packet too large")
-    return _segment(SegmentKind(kind), body[payload:], body[:payload], gso_size, index, index + 1 == count)
+    return _segment(SegmentKind(kind), body[payload:], body[:payload], gso_size, index, count)
 
 
 def _segment(
-    kind: SegmentKind, template: bytes, payload: bytes, gso_size: int, index: int, last: bool
+    kind: SegmentKind, template: bytes, payload: bytes, gso_size: int, index: int, count: int
 ) -> tuple[Offload, bytes]:
     data = bytearray(template + payload)
     tcp = kind in (SegmentKind.TCP4, SegmentKind.TCP6)
@@ -138,10 +153,12 @@ def _segment(
     if packet.fragment or packet.protocol != (TCP if tcp else UDP) or packet.l4 + packet.l4_header != len(template):
         raise BadMessage("segment template does not fit its kind")
     l4 = packet.l4
+    if tcp and count > 1 and packet.tcp_flags & (SYN | RST):
+        raise BadMessage("pieces would each begin or end the connection anew")
     if tcp:
         sequence = int.from_bytes(data[l4 + 4 : l4 + 8]) + index * gso_size & 0xFFFFFFFF
         data[l4 + 4 : l4 + 8] = sequence.to_bytes(4)
-        data[l4 + 13] &= 0xFF if last else ~(FIN | PSH) & 0xFF
+        data[l4 + 13] &= 0xFF if index + 1 == count else ~(FIN | PSH) & 0xFF
         data[l4 + 13] &= 0xFF if index == 0 else ~CWR & 0xFF  # CWR says it once
     else:
         data[l4 + 4 : l4 + 6] = (len(data) - l4).to_bytes(2)

@@ -57,19 +57,17 @@ def _translate_quoted(vni: Side, to: Side, quoted: bytes, version: int) -> tuple
 
 
 def _arriving(vni: Side, to: Side, address: bytes) -> bytes | None:
-    """An address of `to` as packets in `vni` name it, by its own name."""
-    for mapping in vni.mappings:
-        if mapping.to == to.id and ip_address(address) in mapping.seen:
-            return _renamed(address, mapping.real)
-    return None
+    """An address of `to` as packets in `vni` name it, by its own name. The longest prefix counts, as it does for the route."""
+    held = [mapping for mapping in vni.mappings if mapping.to == to.id and ip_address(address) in mapping.seen]
+    longest = max(held, key=lambda mapping: mapping.seen.prefixlen, default=None)
+    return None if longest is None else _renamed(address, longest.real)
 
 
 def _leaving(vni: Side, to: Side, address: bytes) -> bytes | None:
     """An address of `vni`, as `to` names it."""
-    for mapping in to.mappings:
-        if mapping.to == vni.id and ip_address(address) in mapping.real:
-            return _renamed(address, mapping.seen)
-    return None
+    held = [mapping for mapping in to.mappings if mapping.to == vni.id and ip_address(address) in mapping.real]
+    longest = max(held, key=lambda mapping: mapping.real.prefixlen, default=None)
+    return None if longest is None else _renamed(address, longest.seen)
 
 
 def _renamed(address: bytes, prefix: Network) -> bytes:
