@@ -23,23 +23,24 @@ from kairos_dataplane.engine import LOCAL
 RELAY = 1
 _BATCH = 64  # datagrams a frame: what the socket pair of a TUN holds
 _PACKET = 1_380
-_HOST = "10.255.0.1"
+HOST_ADDRESS = "10.255.0.1"
 _FIRST_ADDRESS = int(IPv4Address("10.0.0.1"))
 
 
-def add_session(engine: Dataplane, vni: int, number: int, key: bytes, iv: bytes) -> int:
-    """A session as a gateway has it: one address, keys both ways, the relay as its path."""
+def add_session(engine: Dataplane, vni: int, number: int, key: bytes, iv: bytes, relay: int = RELAY) -> int:
+    """A session as a gateway has it: one address, keys both ways, a relay queue as its path."""
     session = engine.add_session(vni)
     engine.set_remote(session, number + 1)
-    engine.use_relay(session, RELAY, follow=False)
-    engine.add_lease(session, ip_network(_address(number)))
-    engine.add_route(vni, ip_network(_address(number)), session)
+    engine.use_relay(session, relay, follow=False)
+    engine.add_lease(session, ip_network(address(number)))
+    engine.add_route(vni, ip_network(address(number)), session)
     back = SessionKey(session, 0, os.urandom(32), os.urandom(12), transmit=True)
     engine.install_keys([SessionKey(session, 0, key, iv, transmit=False), back])
     return session
 
 
-def _address(number: int) -> str:
+def address(number: int) -> str:
+    """Of the endpoint with this number."""
     return str(IPv4Address(_FIRST_ADDRESS + number))
 
 
@@ -49,7 +50,7 @@ class _Peer:
     def __init__(self, engine: Dataplane, vni: int, number: int) -> None:
         self._key, self._iv, self._counters = AESGCM.generate_key(256), os.urandom(12), itertools.count()
         self._cipher = AESGCM(self._key)
-        self._plain = whole(udp_packet(_address(number), _HOST, bytes(_PACKET - 28)))
+        self._plain = whole(udp_packet(address(number), HOST_ADDRESS, bytes(_PACKET - 28)))
         self._session = add_session(engine, vni, number, self._key, self._iv)
 
     def record(self) -> bytes:
@@ -100,7 +101,7 @@ class FanIn:
         inner.setblocking(False)
         with inner:
             self.engine.add_vni(vni, inner.fileno())
-        self.engine.add_route(vni, ip_network(_HOST), LOCAL)
+        self.engine.add_route(vni, ip_network(HOST_ADDRESS), LOCAL)
         return outer
 
     def _frames(self, packets: int, run: int) -> Iterator[bytes]:

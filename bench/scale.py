@@ -1,4 +1,5 @@
-"""Many sessions: what a packet costs a gateway among 1, 100 and 1,000 of them, and what an idle one holds in memory.
+"""Many sessions: what a packet costs a gateway among 1, 100 and 1,000 of them, of 10,000 with a
+relay queue and a UDP source each, and what an idle one holds in memory.
 
 Packets of 1380 bytes come from all sessions in turn: in bursts of 16, as bulk traffic arrives, and one by one, so that
 none finds its own session in the cache. The cost is CPU time of the receiving thread. Memory is the growth of a gateway process that holds sessions with
@@ -12,6 +13,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 from bench.rounds import Rounds
@@ -21,6 +23,7 @@ CASES = ((1, 1), (100, 1), (1_000, 1), (1_000, 10), (1_000, 100))  # sessions, V
 RUNS = {"scale": 16, "in_turn": 1}  # packets of one session after each other
 _PACKETS, _QUICK_PACKETS = 32_000, 2_000
 _IDLE, _QUICK_IDLE = 300, 30
+_OWN, _QUICK_OWN = 10_000, 100
 _KB = 1024
 
 
@@ -33,7 +36,9 @@ def main() -> None:
             for (sessions, vnis), rate in rates.items():
                 rounds.add(f"{order}_{sessions}_sessions_{vnis}_vnis_kpps", rate / 1e3, "1000 packets/s a core")
             rounds.add(f"{order}_1000_sessions_ratio", rates[1_000, 100] / rates[1, 1], "of one session's rate")
-        for name, value in _idle_in_own_process(_QUICK_IDLE if rounds.quick else _IDLE).items():
+        for name, value in _own_paths(_QUICK_OWN if rounds.quick else _OWN, packets):
+            rounds.add(name, value, "1000 packets/s a core" if name.endswith("kpps") else "of one session's rate")
+        for name, value in idle_in_own_process(_QUICK_IDLE if rounds.quick else _IDLE).items():
             rounds.add(name, value, "kB resident")
     rounds.finish(_pictures())
 
@@ -61,7 +66,23 @@ def _packets_per_s(sessions: int, vnis: int, run: int, packets: int) -> float:
         fan_in.close()
 
 
-def _idle_in_own_process(sessions: int) -> dict[str, float]:
+def _own_paths(sessions: int, packets: int) -> Iterator[tuple[str, float]]:
+    """Each with a relay queue and a UDP source of its own, both ways."""
+    from bench.own_paths import OwnPaths
+
+    rates = []
+    for count in (1, sessions):
+        paths = OwnPaths(count)
+        try:
+            paths.cpu_seconds(packets // 10, RUNS["scale"])
+            rates.append(2 * packets / paths.cpu_seconds(packets, RUNS["scale"]))
+        finally:
+            paths.close()
+        yield f"own_paths_{count}_sessions_kpps", rates[-1] / 1e3
+    yield f"own_paths_{sessions}_sessions_ratio", rates[1] / rates[0]
+
+
+def idle_in_own_process(sessions: int) -> dict[str, float]:
     command = (sys.executable, "-m", "bench.scale", "--idle", str(sessions))
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, timeout=120)
     measured: dict[str, float] = json.loads(done.stdout)
@@ -80,7 +101,8 @@ def _idle(sessions: int) -> dict[str, float]:
     pair.set_up()  # what the first one loads is nobody's
     before = _resident()
     for number in range(1, sessions + 1):
-        add_session(gateway.engine, 1, number, os.urandom(32), os.urandom(12))
+        gateway.engine.add_relay(1 + number)
+        add_session(gateway.engine, 1, number, os.urandom(32), os.urandom(12), 1 + number)
     with_sessions = _resident()
     held = []
     for _ in range(sessions):

@@ -38,7 +38,7 @@ enum {
   GSO_SEGMENTS_MAX = 64, /* UDP_MAX_SEGMENTS of kernels before 6.9 */
   UDP_PAYLOAD_MAX = 65000,
   TUN_BYTES = 1 << 18,    /* packets being joined, and one more behind them */
-  OUTBOX_BYTES = 1 << 18, /* sealed datagrams that leave together: a writer of `config` waits for them to be sent */
+  OUTBOX_BYTES = 1 << 17, /* sealed datagrams that leave together: a writer of `config` waits for them to be sent */
   INBOX_BATCH = 1 << 18,  /* bytes out of the relay that are read before the UDP socket gets its turn */
   RELAY_BYTES = 1 << 20,
   FRAME_MAX = 1 << 18, /* what one DATAGRAMS frame carries */
