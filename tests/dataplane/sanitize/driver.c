@@ -196,9 +196,15 @@ static void *daemon_main(void *unused) {
       atomic_store(&live_session, open_session());
       atomic_store(&live_epoch, epoch = 0);
     }
+    if (epoch % 13 == 0) kdp_session_until(engine, index, clock_ms());
+    if (epoch % 13 == 1) kdp_session_until(engine, index, KDP_NEVER);
+    if (epoch % 17 == 0) kdp_session_lease(engine, index, 4, (uint8_t[16]){10, 0, 0, 2}, 32, clock_ms() + epoch % 2);
+    if (epoch % 17 == 1) kdp_session_lease(engine, index, 4, (uint8_t[16]){10, 0, 0, 2}, 32, KDP_NEVER);
+    kdp_flows_alive(engine, (uint64_t[]){epoch, 1ull << 32 | epoch}, 2);
     kdp_flows_find(engine, (uint64_t[]){epoch, 1ull << 32 | epoch}, 2, flows);
     long listed = kdp_flows(engine, &(uint32_t){0}, flows, 256);
-    if (listed > 0) kdp_flow_verdict(engine, flows[epoch % (uint32_t)listed].id, KDP_ALLOW, 2, 2, KDP_NEVER);
+    if (listed > 0)
+      kdp_flow_verdict(engine, flows[epoch % (uint32_t)listed].id, KDP_ALLOW, 2, 2, epoch % 5 == 0 ? 0 : KDP_NEVER);
     kdp_control_send(engine, index, DG_KEEPALIVE, key, sizeof key, 0, NULL, 0);
     kdp_control_send(engine, index, DG_PROBE, key, sizeof key, (uint16_t)(epoch % 9000), NULL, 0);
     kdp_session_limit(engine, index, (uint16_t)(epoch % 3 == 0 ? 0 : 576 + epoch % 900));
@@ -227,6 +233,7 @@ int main(int argc, char **argv) {
   uint8_t *frame = malloc(FRAME);
   for (long round = strtol(argv[3], NULL, 10); round > 0; round--) {
     put_frame(frame);
+    if (round % 8 == 0) kdp_settle(engine); /* else most would find no room */
     put_tun(any(4) ? pair[0] : other[0]);
     if (any(40) == 0) put_crowd(pair[0]);
     if (any(4) == 0) drain(pair[0]), drain(other[0]);
