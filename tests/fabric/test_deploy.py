@@ -80,7 +80,9 @@ def test_a_new_account_a_renewal_and_a_rotation(
     for worker, name in NAMES.items():
         texts = {each: binding["text"] for each, binding in bound[name].items() if binding["type"] == "plain_text"}
         assert texts == settings.variables(operator, worker)
-    assert [each["migrations"]["new_tag"] for each in account.scripts.values()] == ["v1", "v1"]
+    assert {name: each["migrations"]["new_tag"] for name, each in account.scripts.items()} == {
+        "kairos-fabric": "v2", "kairos-relay": "v1"
+    }  # fmt: skip
     assert {queue: each["dead_letter_queue"] for queue, each in account.consumers.items()} == {
         f"kairos-{name}{end}": None if end else f"kairos-{name}-dead"
         for name in ("events", "telemetry", "sweeps")
@@ -125,6 +127,13 @@ def test_a_new_account_a_renewal_and_a_rotation(
     assert not [name for held in account.secrets.values() for name in held if name.endswith("_PREVIOUS")]
     assert account.secrets["kairos-relay"]["CUT_KEY"] != before["CUT_KEY"]
     assert not list(workspace.folder().glob(".deploy.*"))
+
+    # The account has the release before event shards: their class is added, and nothing else of its objects changes.
+    account.uploads[:] = [("kairos-fabric", {"migrations": {"new_tag": "v1"}})]
+    assert verb(operator, "deploy") == 0
+    assert account.scripts["kairos-fabric"]["migrations"] == {
+        "old_tag": "v1", "new_tag": "v2", "steps": [{"new_sqlite_classes": ["EventShard"]}]
+    }  # fmt: skip
 
 
 def assert_code_before_migrations(account: CloudflareAccount) -> None:
