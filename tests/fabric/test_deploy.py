@@ -11,7 +11,7 @@ import pytest
 from cloudflare_account import DATABASE, NAMESPACE, CloudflareAccount, running_account
 
 from kairos.deployment import issuer_seed_name
-from kairos_cli.fabric import resources, settings, upgrade, workspace
+from kairos_cli.fabric import dry_run, resources, settings, upgrade, workspace
 from kairos_cli.fabric.init import create
 from kairos_cli.fabric.operator import Operator
 from kairos_cli.fabric.settings import WORKERS, Worker
@@ -51,7 +51,16 @@ def test_a_dry_run_checks_all_and_changes_nothing(operator: Operator, capsys: py
         assert 0 < figures[f"variable_bytes_{worker}"] <= 5_000
         assert figures[f"missing_flags_{worker}"] == 0
         assert figures[f"import_cpu_ms_{worker}"] > 0
+        assert figures[f"object_classes_without_migration_{worker}"] == 0
     assert figures["queues_without_dead_letters_control"] == 0
+
+
+def test_a_class_of_objects_that_no_migration_makes_is_found() -> None:
+    bindings = [{"name": "A", "class_name": "Made"}, {"name": "B", "class_name": "Forgotten"}]
+    configuration = {
+        "durable_objects": {"bindings": bindings}, "migrations": [{"tag": "v1", "new_sqlite_classes": ["Made"]}]
+    }  # fmt: skip
+    assert dry_run.unmade_classes(configuration) == {"Forgotten"}
 
 
 def test_ids_take_the_place_of_the_placeholders() -> None:
