@@ -209,13 +209,25 @@ def test_sockets_outlive_the_eviction_of_their_shard(tenant: Tenant) -> None:
     asyncio.run(scenario())
 
 
+def test_a_push_after_a_silence_in_which_all_objects_were_evicted_is_heard(tenant: Tenant) -> None:
+    """The tenant's object does not know any more what the nodes were told, so they may have to connect again."""
+
+    async def scenario() -> None:
+        async with connected(tenant) as crowd:
+            await asyncio.sleep(EVICTED_AFTER_S)  # the silence is what is tested
+            await asyncio.to_thread(push_policy, tenant.host, 8, b"bundle")
+            await crowd.until(lambda node: node.policy == 8)
+
+    asyncio.run(scenario())
+
+
 def test_a_fabric_that_was_killed_is_found_again(tenant: Tenant) -> None:
     async def scenario() -> None:
         async with connected(tenant) as crowd:
             await asyncio.to_thread(tenant.host.fabric.kill, "control")
             await asyncio.to_thread(tenant.host.fabric.restart, "control")
-            await asyncio.to_thread(push_policy, tenant.host, 8, b"bundle")
-            await crowd.until(lambda node: node.policy == 8)
+            await asyncio.to_thread(push_policy, tenant.host, 9, b"bundle")
+            await crowd.until(lambda node: node.policy == 9)
 
     asyncio.run(scenario())
     assert tenant.shards == [SHARDS]
