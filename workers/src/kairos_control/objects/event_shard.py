@@ -16,9 +16,9 @@ from kairos.wire.websocket import close_code_to_answer
 from workers import DurableObject
 
 from ..adapters.event_shards import BoundEventHome, decode_deliveries
-from ..adapters.messages import call_of, response_of
+from ..adapters.messages import response_of
 from ..http import app
-from ..http.call import problem_reply
+from ..http.call import Call, problem_reply
 from ..services.event_shard import EventShard as Service
 from ..services.rate_limits import Limits
 from .sockets import BAD_MESSAGE, TRY_AGAIN_LATER, HibernatingSockets, is_readable
@@ -30,20 +30,20 @@ class EventShard(DurableObject):  # type: ignore[misc]
     def __init__(self, ctx: Any, env: Any) -> None:
         super().__init__(ctx, env)
         tenant, _, number = str(ctx.id.name).partition("/")
+        self._call = Call("GET", f"/v1/tenants/{tenant}/events", {})  # as the node has sent it
         self._sockets = HibernatingSockets(ctx)
         self._service = Service(self._sockets, BoundEventHome(env.TENANT, tenant, int(number)), Limits(time.time))
 
     async def fetch(self, request: Any) -> Any:
         """Opens a socket of the node that the path names. The entrypoint asks for it once the tenant's object has authenticated
         the node."""
-        call, _ = call_of(request)
         try:
             node = urlsplit(request.url).path.removeprefix("/")
             return self._sockets.open(node, await self._service.welcome(node))
         except ProblemError as error:
-            return response_of(problem_reply(error))
+            return response_of(problem_reply(error, self._call.path))
         except Exception as error:
-            return response_of(app.failure(call, error))
+            return response_of(app.failure(self._call, error))
 
     async def deliver(self, deliveries: str) -> None:
         self._service.deliver(decode_deliveries(deliveries))
