@@ -19,7 +19,7 @@ from pathlib import Path
 from bench.fabric_cost import USAGE, figures_of_cost, figures_of_storage, page
 from bench.fabric_reactions import reactions
 from bench.fabric_routes import ROUTES, Cost, measure, measure_change, measure_head, measure_sweep, most_queries
-from bench.fabric_site import Model, Site
+from bench.fabric_site import MODEL, Model, Site
 from bench.fabric_strangers import QUICK_STORM_S, STORM_S, storage_of_strangers
 from bench.rounds import Rounds
 from fabric_host import running_fabric
@@ -102,6 +102,7 @@ async def _connect(rounds: Rounds, site: Site, size: int) -> None:
         await device.connect()
         await device.report_posture()
         await device.disconnect()
+    await asyncio.to_thread(site.host.sweep, MODEL)  # chooses where the sockets of so many devices belong
     resident, isolate, cpu = site.resident_bytes(), await site.isolate_bytes(), site.cpu_s()
     try:
         opened = await site.connect()

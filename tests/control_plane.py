@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 import sqlite3
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -32,8 +32,20 @@ from kairos_control.fabric import FabricServices
 from kairos_control.http import app
 from kairos_control.http.authentication import limit_source
 from kairos_control.http.call import Call, Reply, problem_reply
-from kairos_control.ports import DIRECTORY, ConstraintError, Issuer, Platform, Row, Settings, Statement, TenantPlatform
+from kairos_control.ports import (
+    DIRECTORY,
+    ConstraintError,
+    Delivery,
+    EventHome,
+    Issuer,
+    Platform,
+    Row,
+    Settings,
+    Statement,
+    TenantPlatform,
+)
 from kairos_control.problems import problem
+from kairos_control.services.event_shard import EventShard
 from kairos_control.services.rate_limits import Limits
 from kairos_control.store import database_schema, object_schema
 from kairos_control.store.audit_index import AuditQuery
@@ -223,7 +235,7 @@ class MlDsa:
 
 
 class Sockets:
-    """Nodes that are connected: `connected[node]` takes each push and may answer it."""
+    """Nodes that are connected to one object: `connected[node]` takes each push and may answer it."""
 
     def __init__(self) -> None:
         self.connected: dict[str, Callable[[ToNode], None]] = {}
@@ -245,6 +257,67 @@ class Sockets:
 
     def close(self, node: str, code: int, reason: str) -> None:
         self.closed.append((node, code, reason))
+        self.connected.pop(node, None)
+
+
+class Shard(Binding):
+    """An event shard with its sockets. While it is not reachable, calls fail, so many of them (`failures`)."""
+
+    def __init__(self, home: EventHome, clock: Callable[[], float]) -> None:
+        self.sockets = Sockets()
+        self.service = EventShard(self.sockets, home, Limits(clock))
+        self.failures = 0
+        self.delivered: list[Delivery] = []
+
+    def require(self) -> None:
+        super().require()
+        if self.failures:
+            self.failures -= 1
+            raise OSError("it is away")
+
+
+@dataclass
+class Shards:
+    """Those of one tenant."""
+
+    plane: ControlPlane
+    tenant: str
+    made: dict[int, Shard] = field(default_factory=dict)
+
+    def __getitem__(self, shard: int) -> Shard:
+        if shard not in self.made:
+            self.made[shard] = Shard(Home(self.plane, self.tenant, shard), lambda: self.plane.now)
+        return self.made[shard]
+
+    async def deliver(self, shard: int, deliveries: Sequence[Delivery]) -> None:
+        self[shard].require()
+        self[shard].delivered += deliveries
+        self[shard].service.deliver(deliveries)
+
+    async def online(self, shard: int, nodes: Collection[str]) -> set[str]:
+        self[shard].require()
+        return set(self[shard].service.online(list(nodes)))
+
+
+@dataclass
+class Home:
+    """The tenant's object, as one of its shards calls it."""
+
+    plane: ControlPlane
+    tenant: str
+    shard: int
+
+    async def welcome(self, node: str) -> str:
+        service = self.plane.service(self.tenant)
+        welcome = await service.node_events.welcome(node, self.shard)
+        if service is not self.plane.service(self.tenant):
+            raise problem("unavailable", "the object died with this call")
+        for _ in range(self.plane.turns_on_the_way):
+            await asyncio.sleep(0)
+        return welcome
+
+    async def received(self, node: str, text: str) -> bool:
+        return self.plane.service(self.tenant).node_events.received(node, text)
 
 
 class RelayWorker:
@@ -314,6 +387,10 @@ class ControlPlane:
         )
         self.relay = RelayWorker()
         self.sockets: dict[str, Sockets] = {}
+        self.shards: dict[str, Shards] = {}
+        self.turns_on_the_way = 0  # of the loop, that an answer of a tenant's object takes
+        self._background: list[Coroutine[Any, Any, None]] = []  # begins with the next loop
+        self._tasks = set[asyncio.Task[None]]()
         self.alarms: dict[str, float] = {}
         self.limits = Limits(lambda: self.now)
         self._checked = False  # that the database has the schema
@@ -342,8 +419,10 @@ class ControlPlane:
                     tenant=name,
                     local=self.objects[name],
                     sockets=sockets,
+                    event_shards=self.shards.setdefault(name, Shards(self, name)),
                     relay=self.relay,
                     wake=self._alarms(name),
+                    background=self._in_background,
                 )
             )
         return self._services[name]
@@ -373,6 +452,11 @@ class ControlPlane:
     def restart(self) -> None:
         """What was only in memory is gone."""
         self._services.clear()
+        for task in self._tasks:
+            task.cancel()
+        for work in self._background:
+            work.close()
+        self._background.clear()
         self._checked = False
 
     def send(self, call: Call) -> Reply:
@@ -387,6 +471,24 @@ class ControlPlane:
             return await self._answer(call)
         finally:
             self.meter.place = ""
+            await self.settle()
+
+    async def settle(self) -> None:
+        """Does the work that no call waits for."""
+        for work in self._background:
+            self._in_background(work)
+        self._background.clear()
+        while self._tasks:
+            await asyncio.wait(self._tasks)
+
+    def _in_background(self, work: Coroutine[Any, Any, None]) -> None:
+        try:
+            task = asyncio.get_running_loop().create_task(work)
+        except RuntimeError:
+            self._background.append(work)
+            return
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     async def _answer(self, call: Call) -> Reply:
         name = app.tenant_of(call.path)

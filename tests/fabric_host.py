@@ -13,6 +13,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from kairos.api.session import PolicyRecord, PolicyUpload
 from kairos.constants import SESSION_LIFE_S
 from kairos.crypto import labels
 from kairos.crypto.provider import Provider
-from kairos.deployment import internal_key
+from kairos.deployment import OBJECT_SOCKETS, internal_key
 from kairos.identity import transcript
 from kairos.identity.join_token import JoinToken
 from kairos_cli.fabric import workspace
@@ -148,13 +149,16 @@ def running_fabric(
     host: str = "127.0.0.1",
     session_life_s: int = SESSION_LIFE_S,
     meter: bool = False,
+    object_sockets: int = OBJECT_SOCKETS,
 ) -> Iterator[FabricHost]:
     """Starts both Workers with new keys in `folder`, stops them at the end. host: the address they listen on; meter: they count what
-    they ask of the platform. Fails on a fault of a Worker that no test expected."""
+    they ask of the platform; object_sockets: from how many devices on a tenant's events sockets are spread. Fails on a fault of a Worker that no test expected."""
     workspace.prepare(QUIET)
     port = free_ports(host)
     url, relay_url = f"http://{host}:{port}", f"http://{host}:{port + 1}"
-    operator = create(folder, suite, "kairos.test", url, relay_url, session_life_s)
+    operator = replace(
+        create(folder, suite, "kairos.test", url, relay_url, session_life_s), object_sockets=object_sockets
+    )
     fabric = LocalFabric(operator, folder / "state", host, port, meter)
     fabric.start()
     running = FabricHost(operator, fabric)

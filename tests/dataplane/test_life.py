@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from engine_rig import ENGINES, VNI, Rig, wait_until
+from engine_rig import ENGINES, VNI, Rig, both_ways, wait_until
 from kairos.wire.datagram import DatagramType
 from kairos_dataplane import Dataplane, Mapping, Verdict
 
@@ -30,9 +30,10 @@ CALLS: dict[str, Callable[[Dataplane], object]] = {
     "set_remote": lambda engine: engine.set_remote(1, 1),
     "cut_session": lambda engine: engine.cut_session(1),
     "add_lease": lambda engine: engine.add_lease(1, NETWORK),
-    "install_receive": lambda engine: engine.install_receive(1, 9, bytes(32), bytes(12)),
-    "install_transmit": lambda engine: engine.install_transmit(1, 9, bytes(32), bytes(12)),
-    "retire_receive": lambda engine: engine.retire_receive(1, 0),
+    "cut_sessions": lambda engine: engine.cut_sessions([1]),
+    "set_deadline": lambda engine: engine.set_deadline(1, 0),
+    "install_keys": lambda engine: engine.install_keys(both_ways(1, epoch=9)),
+    "retire_receive": lambda engine: engine.retire_receive(0, [1]),
     "use_relay": lambda engine: engine.use_relay(1, 1, False),
     "use_direct": lambda engine: engine.use_direct(1, ("127.0.0.1", 1), False),
     "set_limit": lambda engine: engine.set_limit(1, 0),
@@ -47,7 +48,13 @@ CALLS: dict[str, Callable[[Dataplane], object]] = {
     "events": lambda engine: engine.events(),
     "verdict": lambda engine: engine.verdict(1, Verdict.ALLOW, 1, 1),
     "flows": lambda engine: engine.flows(),
+    "flow_pages": lambda engine: list(engine.flow_pages()),
+    "find_flows": lambda engine: engine.find_flows([1]),
+    "alive": lambda engine: engine.alive([1]),
     "ended": lambda engine: engine.ended(),
+    "ended_pages": lambda engine: list(engine.ended_pages()),
+    "settle": lambda engine: engine.settle(),
+    "flush": lambda engine: engine.flush(),
     "counters": lambda engine: engine.counters(),
 }
 

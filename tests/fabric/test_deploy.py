@@ -11,7 +11,7 @@ import pytest
 from cloudflare_account import DATABASE, NAMESPACE, CloudflareAccount, running_account
 
 from kairos.deployment import issuer_seed_name
-from kairos_cli.fabric import resources, settings, upgrade, workspace
+from kairos_cli.fabric import dry_run, resources, settings, upgrade, workspace
 from kairos_cli.fabric.init import create
 from kairos_cli.fabric.operator import Operator
 from kairos_cli.fabric.settings import WORKERS, Worker
@@ -51,7 +51,16 @@ def test_a_dry_run_checks_all_and_changes_nothing(operator: Operator, capsys: py
         assert 0 < figures[f"variable_bytes_{worker}"] <= 5_000
         assert figures[f"missing_flags_{worker}"] == 0
         assert figures[f"import_cpu_ms_{worker}"] > 0
+        assert figures[f"object_classes_without_migration_{worker}"] == 0
     assert figures["queues_without_dead_letters_control"] == 0
+
+
+def test_a_class_of_objects_that_no_migration_makes_is_found() -> None:
+    bindings = [{"name": "A", "class_name": "Made"}, {"name": "B", "class_name": "Forgotten"}]
+    configuration = {
+        "durable_objects": {"bindings": bindings}, "migrations": [{"tag": "v1", "new_sqlite_classes": ["Made"]}]
+    }  # fmt: skip
+    assert dry_run.unmade_classes(configuration) == {"Forgotten"}
 
 
 def test_ids_take_the_place_of_the_placeholders() -> None:
@@ -80,7 +89,9 @@ def test_a_new_account_a_renewal_and_a_rotation(
     for worker, name in NAMES.items():
         texts = {each: binding["text"] for each, binding in bound[name].items() if binding["type"] == "plain_text"}
         assert texts == settings.variables(operator, worker)
-    assert [each["migrations"]["new_tag"] for each in account.scripts.values()] == ["v1", "v1"]
+    assert {name: each["migrations"]["new_tag"] for name, each in account.scripts.items()} == {
+        "kairos-fabric": "v2", "kairos-relay": "v1"
+    }  # fmt: skip
     assert {queue: each["dead_letter_queue"] for queue, each in account.consumers.items()} == {
         f"kairos-{name}{end}": None if end else f"kairos-{name}-dead"
         for name in ("events", "telemetry", "sweeps")
@@ -125,6 +136,13 @@ def test_a_new_account_a_renewal_and_a_rotation(
     assert not [name for held in account.secrets.values() for name in held if name.endswith("_PREVIOUS")]
     assert account.secrets["kairos-relay"]["CUT_KEY"] != before["CUT_KEY"]
     assert not list(workspace.folder().glob(".deploy.*"))
+
+    # The account has the release before event shards: their class is added, and nothing else of its objects changes.
+    account.uploads[:] = [("kairos-fabric", {"migrations": {"new_tag": "v1"}})]
+    assert verb(operator, "deploy") == 0
+    assert account.scripts["kairos-fabric"]["migrations"] == {
+        "old_tag": "v1", "new_tag": "v2", "steps": [{"new_sqlite_classes": ["EventShard"]}]
+    }  # fmt: skip
 
 
 def assert_code_before_migrations(account: CloudflareAccount) -> None:

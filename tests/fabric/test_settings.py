@@ -10,8 +10,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kairos.deployment import PART_BYTES, SettingsError, internal_key, issuer_id, issuer_seed_name, joined, parts
+from kairos.deployment import (
+    OBJECT_SOCKETS_MAX,
+    PART_BYTES,
+    SettingsError,
+    internal_key,
+    issuer_id,
+    issuer_seed_name,
+    joined,
+    parts,
+)
 from kairos_cli.fabric import init, resources, settings
+from kairos_cli.fabric.cloudflare_limits import SOCKETS
 from kairos_cli.fabric.operator import Operator, OperatorError, base64_line, write_files
 from kairos_cli.fabric.settings import WORKERS
 from kairos_cli.main import main
@@ -85,6 +95,18 @@ def test_what_a_deployed_0_1_cannot_rotate_is_not_rotated(
     assert main(["fabric", "rotate", "internal-key", "--dir", str(operator.folder)]) == 1
     assert "kairos fabric upgrade" in capsys.readouterr().err
     assert (operator.folder / "internal.key").read_text() == before
+
+
+@pytest.mark.parametrize("value", ["0", "-1", "2.5", '"many"', "true", "32_768"])
+def test_a_number_of_sockets_that_no_object_can_hold_is_refused(operator: Operator, value: str) -> None:
+    path = operator.folder / "fabric.toml"
+    written = path.read_text()
+    path.write_text(f"{written}object_sockets = {value}\n")
+    with pytest.raises(OperatorError, match="object_sockets"):
+        Operator.load(operator.folder)
+    path.write_text(f"{written}object_sockets = 500\n")
+    assert settings.variables(Operator.load(operator.folder), "control")["OBJECT_SOCKETS"] == "500"
+    assert OBJECT_SOCKETS_MAX < SOCKETS
 
 
 def as_of_0_1(operator: Operator) -> None:

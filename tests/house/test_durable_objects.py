@@ -28,7 +28,7 @@ def durable_objects() -> list[ast.ClassDef]:
 
 
 def test_there_are_durable_objects() -> None:
-    assert {each.name for each in durable_objects()} == {"Relay", "Tenant"}
+    assert {each.name for each in durable_objects()} == {"EventShard", "Relay", "Tenant"}
 
 
 @pytest.mark.parametrize("event", EVENTS)

@@ -14,18 +14,20 @@ import msgspec
 
 from kairos.api.operations import Swept
 from kairos.api.problem import ProblemError
+from kairos_control.adapters.event_shards import SHARD_HEADER, shard_name
 from kairos_control.adapters.messages import QueueMessage, call_of, response_of
 from kairos_control.adapters.platform import platform_of, require_database
 from kairos_control.fabric import FabricServices
 from kairos_control.http import app
 from kairos_control.http.authentication import limit_source
-from kairos_control.http.call import problem_reply
+from kairos_control.http.call import Call, problem_reply
+from kairos_control.objects.event_shard import EventShard
 from kairos_control.objects.tenant import Tenant
 from kairos_control.queues import Queues
 from kairos_control.services.rate_limits import Limits
 from workers import WorkerEntrypoint
 
-__all__ = ["Default", "Tenant"]
+__all__ = ["Default", "EventShard", "Tenant"]
 
 _RETRY_S = 60
 _limits = Limits(time.time)
@@ -50,12 +52,23 @@ class Default(WorkerEntrypoint):  # type: ignore[misc]
             limit_source(fabric, call)
             await require_database(fabric.platform)
             if tenant and await _exists(fabric, tenant):
-                return await self.env.TENANT.getByName(tenant).fetch(request)
+                return await self._of_tenant(tenant, request, call)
             return response_of(await (app.answer_stranger if tenant else app.answer)(fabric, call, read))
         except ProblemError as error:
             return response_of(problem_reply(error, call.path))
         except Exception as error:
             return response_of(app.failure(call, error))
+
+    async def _of_tenant(self, tenant: str, request: Any, call: Call) -> Any:
+        """The answer of the tenant's object or, for an events socket that belongs elsewhere, that of the event shard. The socket
+        does not pass through the tenant's object."""
+        answer = await self.env.TENANT.getByName(tenant).fetch(request)
+        place = answer.headers.get(SHARD_HEADER) if call.path.endswith("/events") else None
+        if not place:
+            return answer
+        shard, _, node = place.partition("/")
+        stub = self.env.EVENT_SHARD.getByName(shard_name(tenant, shard))
+        return await stub.fetch(f"http://fabric/{node}", headers={"upgrade": "websocket"})
 
     async def queue(self, batch: Any, env: Any, ctx: Any) -> None:
         fabric, messages = (

@@ -77,11 +77,18 @@ def _checks(root: Path, operator: Operator, steps: Steps) -> Iterator[Check]:
         missing = [flag for flag in _FLAGS if flag not in configuration["compatibility_flags"]]
         yield Check(worker, "missing_flags", len(missing), 0)
         yield from _queue_checks(worker, configuration)
+        yield Check(worker, "object_classes_without_migration", len(unmade_classes(configuration)), 0)
     yield from migration_checks(root / "workers/migrations")
     with steps.step("measure what importing the Workers costs"):
         costs = import_cpu_ms(root)
     for worker in WORKERS:
         yield Check(worker, "import_cpu_ms", costs[worker], limits.STARTUP_CPU_MS, is_estimate=True)
+
+
+def unmade_classes(configuration: dict[str, Any]) -> set[str]:
+    """Classes of Durable Objects that are bound, and that no migration of the configuration makes. Cloudflare refuses them."""
+    made = {name for each in configuration["migrations"] for name in each["new_sqlite_classes"]}
+    return {each["class_name"] for each in configuration["durable_objects"]["bindings"]} - made
 
 
 def _queue_checks(worker: Worker, configuration: dict[str, Any]) -> Iterator[Check]:

@@ -1,6 +1,6 @@
 """The operator directory: the fabric's keys on the operator's own machine.
 
-    fabric.toml     suite, trust_domain, url, relay_url, session_life_s
+    fabric.toml     suite, trust_domain, url, relay_url, session_life_s, object_sockets
     root.seed       root CA key, offline            root.der      its certificate
     issuer-ID.seed  issuing CA key, for the Worker  issuer.der    its certificate, 90 days; ID is the certificate's
     policy.seed     policy key, offline             policy.pub    its public key
@@ -18,14 +18,14 @@ import base64
 import binascii
 import os
 import tomllib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
 from kairos.constants import SESSION_LIFE_S
 from kairos.crypto.suites import SEED_BYTES, Suite, suite_named
-from kairos.deployment import issuer_id
+from kairos.deployment import OBJECT_SOCKETS, OBJECT_SOCKETS_MAX, issuer_id
 from kairos.errors import KairosError
 
 _DEFAULT = "~/.config/kairos/fabric"
@@ -61,6 +61,8 @@ class Operator:
     """The administrator's credential, the root one where the fabric was made."""
     session_life_s: int = SESSION_LIFE_S
     """Seconds that a session lives without a renewal."""
+    object_sockets: int = OBJECT_SOCKETS
+    """For how many devices one Durable Object holds the events sockets."""
 
     @classmethod
     def load(cls, folder: Path, credential: str = "") -> Operator:
@@ -77,6 +79,7 @@ class Operator:
                 issuer_certificate=(folder / "issuer.der").read_bytes(),
                 policy_key=_unb64(folder / "policy.pub"),
                 session_life_s=facts.get("session_life_s", SESSION_LIFE_S),
+                object_sockets=_object_sockets(facts),
                 admin_token=credential or (folder / "admin.token").read_text().strip(),
             )
         except FileNotFoundError as error:
@@ -173,6 +176,14 @@ def write_files(folder: Path, files: Iterable[tuple[str, bytes]]) -> None:
 
 def base64_line(data: bytes) -> bytes:
     return base64.b64encode(data) + b"\n"
+
+
+def _object_sockets(facts: Mapping[str, object]) -> int:
+    """Raises ValueError."""
+    value = facts.get("object_sockets", OBJECT_SOCKETS)
+    if type(value) is not int or not 1 <= value <= OBJECT_SOCKETS_MAX:
+        raise ValueError(f"object_sockets: a whole number from 1 to {OBJECT_SOCKETS_MAX}")
+    return value
 
 
 def _unb64(path: Path) -> bytes:

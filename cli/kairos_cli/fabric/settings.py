@@ -23,6 +23,7 @@ def variables(operator: Operator, worker: Worker) -> dict[str, str]:
         "TRUST_DOMAIN": operator.trust_domain,
         "RELAY_URL": operator.relay_url,
         "SESSION_LIFE_S": str(operator.session_life_s),
+        "OBJECT_SOCKETS": str(operator.object_sockets),
         "POLICY_KEY": _b64(operator.policy_key),
         **parts("ROOT_CERTIFICATE", _b64(operator.root_certificate)),
         **parts("ISSUER_CERTIFICATE", _b64(operator.issuer_certificate)),

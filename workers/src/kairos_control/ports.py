@@ -3,13 +3,16 @@ bindings; the tests implement them over SQLite files."""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
+
+import msgspec
 
 from kairos.api.session import Cut
 from kairos.constants import SESSION_LIFE_S
 from kairos.crypto.suites import Suite
+from kairos.deployment import OBJECT_SOCKETS
 from kairos.identity.certificate import Certificate
 
 Row = Mapping[str, Any]
@@ -117,7 +120,7 @@ class Signatures(Protocol):
 
 
 class Sockets(Protocol):
-    """The events WebSockets of this tenant's nodes, at most one for each node."""
+    """The events WebSockets that one object holds, at most one for each node."""
 
     def online(self) -> set[str]:
         """The nodes that have one."""
@@ -134,6 +137,45 @@ class Sockets(Protocol):
         ...
 
     def close(self, node: str, code: int, reason: str) -> None: ...
+
+
+class Delivery(msgspec.Struct, omit_defaults=True):
+    """What an event shard does with the sockets of some nodes: it sends a text or closes them."""
+
+    nodes: list[str] | None = None
+    """Whose sockets; None: all that the shard holds."""
+    text: str = ""
+    """The push to send. Empty: the sockets are closed."""
+    code: int = 0
+    """The close code."""
+    reason: str = ""
+    """The close reason."""
+
+
+class EventShards(Protocol):
+    """The event shards of one tenant, by number, as the tenant's object calls them. Each call raises an exception of any type if the
+    shard does not answer."""
+
+    async def deliver(self, shard: int, deliveries: Sequence[Delivery]) -> None:
+        """All of them, in this order."""
+        ...
+
+    async def online(self, shard: int, nodes: Collection[str]) -> set[str]:
+        """Those of these nodes that have a socket at the shard."""
+        ...
+
+
+class EventHome(Protocol):
+    """The tenant's object as one of its event shards calls it."""
+
+    async def welcome(self, node: str) -> str:
+        """The first message for a socket of the node. What is pushed after it was made is delivered to the shard. Raises a ProblemError:
+        unavailable, revoked."""
+        ...
+
+    async def received(self, node: str, text: str) -> bool:
+        """Handles a message of a node. False: it is not one that nodes send. Raises unavailable."""
+        ...
 
 
 class Relay(Protocol):
@@ -186,6 +228,8 @@ class Settings:
     """The keys that the relay may present: the one in force and, during a rotation, the previous one."""
     cut_key: str = ""
     """The key that the control plane presents to the relay."""
+    object_sockets: int = OBJECT_SOCKETS
+    """For how many devices one object holds the events sockets."""
 
 
 @dataclass(slots=True)
@@ -221,8 +265,12 @@ class TenantPlatform(Platform):
     local: LocalDatabase
     """The object's SQLite."""
     sockets: Sockets
-    """The events sockets of the tenant's nodes."""
+    """The events sockets that the tenant's object holds itself."""
+    event_shards: EventShards
+    """The objects that hold the others."""
     relay: Relay
     """The relay Worker."""
     wake: Callable[[float], Awaitable[None]]
     """Sets the object's alarm for this Unix time, unless it is due earlier."""
+    background: Callable[[Coroutine[Any, Any, None]], None]
+    """Runs work that no call waits for. The object stays in memory until it has ended."""

@@ -47,6 +47,7 @@ PROBLEMS: dict[str, tuple[int, str]] = {
     "moving": (503, "The records of the tenant are being moved"),
     "schema-newer": (503, "The fabric's code is older than its data"),
     "schema-older": (503, "The fabric's database lacks migrations"),
+    "unavailable": (503, "A part of the fabric did not answer"),
     "internal": (500, "The fabric failed"),
 }
 

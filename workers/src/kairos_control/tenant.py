@@ -12,6 +12,7 @@ from .services.certificates import Certificates
 from .services.clocks import Clocks
 from .services.devices import Devices
 from .services.enrollments import Enrollments
+from .services.event_sockets import EventSockets
 from .services.fabric_inbox import FabricInbox
 from .services.gateways import Gateways
 from .services.index_upkeep import IndexUpkeep
@@ -49,7 +50,8 @@ class TenantServices:
         self.turn = Turn()
         self.store = Stores(platform.databases, platform.local, platform.tenant)
         self.platform = platform
-        self.pushes = Pushes(platform)
+        self.event_sockets = EventSockets(platform, self.store.event_shards)
+        self.pushes = Pushes(platform, self.event_sockets)
         self.segment_files = SegmentFiles(platform.blobs, platform.tenant)
         self.audit_log = AuditLog(platform, self.store, self.segment_files, self.pushes)
         self.journal = Journal(platform, platform.tenant, self.audit_log)
@@ -68,7 +70,9 @@ class TenantServices:
         self.admission = Admission(platform, self.store)
         self.postures = Postures(platform, self.store, self.pushes, self.limits)
         self.telemetry = Telemetry(platform, self.store, self.limits)
-        self.sessions = Sessions(platform, self.store, self.journal, self.pushes, self.postures, self.limits)
+        self.sessions = Sessions(
+            platform, self.store, self.journal, self.pushes, self.event_sockets, self.postures, self.limits
+        )
         self.certificates = Certificates(
             platform, self.store, self.journal, self.pushes, self.network_changes, self.limits
         )
@@ -98,10 +102,16 @@ class TenantServices:
         )
         self.networks = Networks(platform, self.store, self.limits)
         self.devices = Devices(
-            platform, self.store, self.journal, self.network_changes, self.enrollments, self.sessions
+            platform,
+            self.store,
+            self.journal,
+            self.network_changes,
+            self.enrollments,
+            self.sessions,
+            self.event_sockets,
         )
         self.gateways = Gateways(platform, self.store, self.journal, self.network_changes)
-        self.isolations = Isolations(platform, self.store, self.journal, self.pushes, self.sessions)
+        self.isolations = Isolations(platform, self.store, self.journal, self.pushes, self.event_sockets, self.sessions)
         self.node_events = NodeEvents(
             platform,
             self.store,
@@ -110,6 +120,7 @@ class TenantServices:
             self.certificates,
             self.admission,
             self.audit_log,
+            self.event_sockets,
             self.limits,
         )
         self.relocation = Relocation(platform, self.store, self.directory_journal, self.fabric_inbox, self.turn)
@@ -125,4 +136,5 @@ class TenantServices:
             self.refusals,
             self.telemetry,
             self.relocation,
+            self.event_sockets,
         )

@@ -11,7 +11,7 @@ import msgspec
 
 from kairos.api.session import Cut
 from kairos.crypto.suites import suite_named
-from kairos.deployment import SettingsError, issuer_seed_name, joined
+from kairos.deployment import OBJECT_SOCKETS, SettingsError, issuer_seed_name, joined
 from kairos.identity.certificate import parse_certificate_untrusted
 
 from ..ports import Issuer, Platform, Settings
@@ -50,6 +50,7 @@ def settings_of(env: Any) -> Settings:
         introspection_keys=tuple(key for key in introspection if key),
         cut_key=required("CUT_KEY"),
         session_life_s=int(required("SESSION_LIFE_S")),
+        object_sockets=int(optional("OBJECT_SOCKETS") or OBJECT_SOCKETS),  # 0.1 was deployed without it
     )
 
 

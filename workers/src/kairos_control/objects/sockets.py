@@ -1,4 +1,4 @@
-"""The events sockets of a tenant's nodes, over the hibernation API
+"""The events sockets that a Tenant or EventShard object holds, over the hibernation API
 (https://developers.cloudflare.com/durable-objects/best-practices/websockets/).
 
 The runtime keeps the sockets while the object is evicted, with two tags each: the node, and its role. Which nodes are
@@ -8,15 +8,28 @@ request should.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import js
 from pyodide.ffi import to_js
 
 from kairos.identity.spiffe import is_gateway
+from workers import Response
 
+BAD_MESSAGE = 4002
+"""Close code: the node sent what is no message, or too much."""
+TRY_AGAIN_LATER = 1013
+"""Close code (https://www.iana.org/assignments/websocket)."""
+_REPLACED = 4001
+_MESSAGE_MAX = 64 * 1024
 _GATEWAY = "role:gateway"  # no node is called so: a node id has no colon
 _ENDPOINT = "role:endpoint"
+
+
+def is_readable(message: Any) -> bool:
+    """Whether it is a text, and not longer than a message of a node may be."""
+    return isinstance(message, str) and len(message) <= _MESSAGE_MAX
 
 
 class HibernatingSockets:
@@ -26,14 +39,21 @@ class HibernatingSockets:
         self._ctx = ctx
         self._online: set[str] | None = None  # None: not read from the runtime yet
 
-    def accept(self, node: str, socket: Any) -> None:
-        """From now on this is the node's socket."""
+    def open(self, node: str, messages: Iterable[str]) -> Response:
+        """A new socket of the node, on which these messages come first; it replaces the one that the node had. Returns the answer to
+        the request for it."""
+        self.close(node, _REPLACED, "replaced")
+        client, server = js.WebSocketPair.new().object_values()
         online = self._known()
-        self._ctx.acceptWebSocket(socket, to_js([node, _GATEWAY if is_gateway(node) else _ENDPOINT]))
+        self._ctx.acceptWebSocket(server, to_js([node, _GATEWAY if is_gateway(node) else _ENDPOINT]))
         online.add(node)
+        for message in messages:
+            server.send(message)
+        return Response(None, status=101, web_socket=client)
 
-    def ended(self, node: str) -> None:
-        """One of the node's sockets has closed or failed; a newer one may be open."""
+    def ended(self, socket: Any) -> None:
+        """It has closed or failed; a newer one of its node may be open."""
+        node = self.node_of(socket)
         if not self._open(node):
             self._known().discard(node)
 

@@ -3,14 +3,15 @@ and the one place where the tenant's records change."""
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Coroutine
 from typing import Any
-
-import js
 
 from kairos.api.problem import ProblemError
 from kairos.wire.websocket import close_code_to_answer
 from workers import DurableObject, Response
 
+from ..adapters.event_shards import SHARD_HEADER, BoundEventShards, encode_welcome
 from ..adapters.messages import call_of, response_of
 from ..adapters.platform import BoundRelay, platform_of, require_database
 from ..adapters.storage import ObjectDatabase
@@ -21,12 +22,7 @@ from ..http.resources.events import SOCKET
 from ..ports import TenantPlatform
 from ..store import object_schema
 from ..tenant import TenantServices
-from .sockets import HibernatingSockets
-
-_REPLACED = 4001
-_BAD_MESSAGE = 4002
-_TRY_AGAIN_LATER = 1013  # https://www.iana.org/assignments/websocket
-_EVENT_MAX = 64 * 1024
+from .sockets import BAD_MESSAGE, TRY_AGAIN_LATER, HibernatingSockets, is_readable
 
 
 class Tenant(DurableObject):  # type: ignore[misc]
@@ -37,6 +33,7 @@ class Tenant(DurableObject):  # type: ignore[misc]
         self._local = ObjectDatabase(ctx.storage)
         self._sockets = HibernatingSockets(ctx)
         self._service: TenantServices | None = None
+        self._tasks: set[asyncio.Task[None]] = set()  # asyncio itself holds a task only weakly
 
     async def fetch(self, request: Any) -> Any:
         call, read = call_of(request)
@@ -69,17 +66,17 @@ class Tenant(DurableObject):  # type: ignore[misc]
         try:
             service = self._service_for(self._name())
         except ProblemError as error:
-            socket.close(_TRY_AGAIN_LATER, error.code)
+            socket.close(TRY_AGAIN_LATER, error.code)
             return
-        if not isinstance(message, str) or len(message) > _EVENT_MAX or not service.node_events.received(node, message):
-            socket.close(_BAD_MESSAGE, "bad-message")
+        if not is_readable(message) or not service.node_events.received(node, message):
+            socket.close(BAD_MESSAGE, "bad-message")
 
     def webSocketClose(self, socket: Any, code: int, reason: str, was_clean: bool) -> None:
-        self._sockets.ended(self._sockets.node_of(socket))
+        self._sockets.ended(socket)
         socket.close(close_code_to_answer(code), reason)
 
     def webSocketError(self, socket: Any, error: Any) -> None:
-        self._sockets.ended(self._sockets.node_of(socket))
+        self._sockets.ended(socket)
 
     async def _open_events(self, service: TenantServices, call: Call) -> Any:
         try:
@@ -87,17 +84,35 @@ class Tenant(DurableObject):  # type: ignore[misc]
             await authenticate(service, SOCKET, call)
             node = call.node.node
             await service.journal.flush()  # before the welcome: from there to the open socket nothing awaits
+            shard = service.event_sockets.shard_of(node)
+            if shard is not None:
+                return Response(None, status=204, headers={SHARD_HEADER: f"{shard}/{node}"})
             welcome = await service.node_events.welcome(node)
-            service.node_events.check_welcome(node)
         except ProblemError as error:
             refusals.record(service, call, error)
             await service.journal.flush()
             return response_of(problem_reply(error, call.path))
-        self._sockets.close(node, _REPLACED, "replaced")  # a node has one socket, the newest
-        client, server = js.WebSocketPair.new().object_values()
-        self._sockets.accept(node, server)
-        server.send(welcome)
-        return Response(None, status=101, web_socket=client)
+        return self._sockets.open(node, [welcome])
+
+    async def welcome(self, node: str, shard: int) -> str:
+        """Called by an event shard that is about to open a socket of the node, which this object has authenticated."""
+        try:
+            service = await self._checked_service(self._name())
+            return encode_welcome(await service.node_events.welcome(node, shard))
+        except ProblemError as error:
+            return encode_welcome(error)
+
+    async def received(self, node: str, text: str) -> bool:
+        """Called by an event shard with a message of a node."""
+        service = await self._checked_service(self._name())
+        return service.node_events.received(node, text)
+
+    def _in_background(self, work: Coroutine[Any, Any, None]) -> None:
+        """The runtime keeps the object in memory while a call or timer of it is pending
+        (https://developers.cloudflare.com/changelog/post/2026-10-01-pending-io-keep-alive/)."""
+        task = asyncio.ensure_future(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     async def _checked_service(self, name: str) -> TenantServices:
         """Raises a ProblemError while a schema does not fit the code."""
@@ -116,8 +131,10 @@ class Tenant(DurableObject):  # type: ignore[misc]
                     tenant=name,
                     local=self._local,
                     sockets=self._sockets,
+                    event_shards=BoundEventShards(self.env.EVENT_SHARD, name),
                     relay=BoundRelay(self.env.RELAY, base.settings.cut_key),
                     wake=self._wake,
+                    background=self._in_background,
                 )
             )
         return self._service

@@ -10,6 +10,7 @@ from ..store import Stores
 from ..store.enrollments import StoredEnrollment
 from ..store.network_changes import change_of
 from .enrollments import Enrollments
+from .event_sockets import EventSockets
 from .journal import Journal
 from .network_changes import NetworkChanges
 from .sessions import Sessions
@@ -29,6 +30,7 @@ class Devices:
         network: NetworkChanges,
         enrollments: Enrollments,
         sessions: Sessions,
+        event_sockets: EventSockets,
     ) -> None:
         self._platform = platform
         self._store = store
@@ -36,11 +38,13 @@ class Devices:
         self._network = network
         self._enrollments = enrollments
         self._sessions = sessions
+        self._event_sockets = event_sockets
 
     async def page(self, after: str, count: int) -> list[Device]:
         """Enrolled devices, by node."""
-        online = self._platform.sockets.online()
-        return [self._seen(each, online) for each in await self._store.devices.page(after, count)]
+        page = await self._store.devices.page(after, count)
+        online = await self._event_sockets.online([each.node for each in page])
+        return [self._seen(each, online) for each in page]
 
     async def waiting(self) -> list[Device]:
         """Enrollments that are held or were denied, the oldest first, at most WAITING_MAX."""
@@ -52,7 +56,7 @@ class Devices:
         """An enrolled device, or an enrollment that waits. Raises not-found."""
         device = await self._store.devices.record(node)
         if device is not None:
-            return self._seen(device, self._platform.sockets.online())
+            return self._seen(device, await self._event_sockets.online([node]))
         waiting = self._store.enrollments.of_node(node)
         if waiting is None or not waiting.waits:
             raise problem("not-found", f"there is no device {node}")

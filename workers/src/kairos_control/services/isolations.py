@@ -7,6 +7,8 @@ arrive and shown with the certificate of their signer; the operator's command ve
 
 from __future__ import annotations
 
+import asyncio
+
 from kairos.api.admin import IsolationReceipt, IsolationRecord
 from kairos.api.push import Isolation, Receipt
 from kairos.api.session import IsolationReport
@@ -19,6 +21,7 @@ from ..store import Stores
 from ..store.devices import StoredDevice
 from ..store.isolations import StoredIsolation, StoredReceipt
 from . import issuer
+from .event_sockets import EventSockets
 from .journal import Journal
 from .pushes import Pushes
 from .sessions import Sessions
@@ -32,12 +35,19 @@ class Isolations:
     """The isolations of one tenant's devices."""
 
     def __init__(
-        self, platform: TenantPlatform, store: Stores, journal: Journal, pushes: Pushes, sessions: Sessions
+        self,
+        platform: TenantPlatform,
+        store: Stores,
+        journal: Journal,
+        pushes: Pushes,
+        event_sockets: EventSockets,
+        sessions: Sessions,
     ) -> None:
         self._platform = platform
         self._store = store
         self._journal = journal
         self._pushes = pushes
+        self._event_sockets = event_sockets
         self._sessions = sessions
 
     async def isolate(self, node: str, reason: str, actor: str) -> IsolationRecord:
@@ -129,8 +139,10 @@ class Isolations:
         isolation = self._of(node)
         self._store.sessions.delete_of(node)
         self._pushes.to_all(_push(isolation))
-        await self._expect(node, [RELAY])
-        if await self._sessions.cut_at_relay(node, int(self._platform.clock()) + _CUT_S):
+        until = int(self._platform.clock()) + _CUT_S
+        # At once: an event shard that does not answer must not delay the relay.
+        _, cut = await asyncio.gather(self._expect(node, [RELAY]), self._sessions.cut_at_relay(node, until))
+        if cut:
             await self._relay_receipt(self._of(node))
         return isolation
 
@@ -146,7 +158,7 @@ class Isolations:
         gateways = {each.node for each in await self._store.devices.gateways()}
         vnis = (await self._store.leases.vnis_of([node])).get(node, [])
         peers = {*await self._store.leases.members(vnis), node} if vnis else {node}
-        online = peers & self._platform.sockets.online()
+        online = await self._event_sockets.online(peers)
         self._store.isolations.expect(node, more + sorted(gateways | online))
 
     async def _active(self, node: str) -> StoredDevice:

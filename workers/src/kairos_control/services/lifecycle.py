@@ -10,6 +10,7 @@ from ..ports import TenantPlatform
 from ..problems import problem
 from ..store import Stores
 from .audit_log import AuditLog
+from .event_sockets import EventSockets
 from .fabric_inbox import FabricInbox
 from .housekeeping import run_each
 from .index_upkeep import IndexUpkeep
@@ -39,10 +40,11 @@ class Lifecycle:
         refusals: Refusals,
         telemetry: Telemetry,
         relocation: Relocation,
+        event_sockets: EventSockets,
     ) -> None:
         self._platform, self._store, self._journal = platform, store, journal
         self._sessions, self._telemetry, self._refusals = sessions, telemetry, refusals
-        self._relocation = relocation
+        self._relocation, self._event_sockets = relocation, event_sockets
         self._inbox, self._audit_log, self._index, self._retention = inbox, audit_log, index, retention
 
     async def show(self) -> Tenant:
@@ -100,6 +102,7 @@ class Lifecycle:
             "retention": self._retention.retire,
             "telemetry": self._telemetry.sweep,
             "ended records": self._delete_ended,
+            "event shards": self._spread_sockets,
             "state": self._publish_state,
         }
 
@@ -109,6 +112,9 @@ class Lifecycle:
         self._store.nonces.delete_ended(now)
         self._store.enrollments.remove_ended(now)
         self._refusals.record_waiting()
+
+    async def _spread_sockets(self) -> None:
+        self._event_sockets.spread_for(await self._store.devices.active_endpoints())
 
     async def _publish_state(self) -> None:
         tenant = self._platform.tenant

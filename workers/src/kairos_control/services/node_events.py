@@ -13,6 +13,7 @@ from ..store import Stores
 from .admission import Admission
 from .audit_log import AuditLog
 from .certificates import Certificates
+from .event_sockets import EventSockets
 from .isolations import Isolations
 from .rate_limits import GATEWAY_MESSAGE, MESSAGE, Limits
 from .sessions import Sessions
@@ -30,6 +31,7 @@ class NodeEvents:
         certificates: Certificates,
         admission: Admission,
         audit_log: AuditLog,
+        event_sockets: EventSockets,
         limits: Limits,
     ) -> None:
         self._platform = platform
@@ -39,17 +41,26 @@ class NodeEvents:
         self._certificates = certificates
         self._admission = admission
         self._audit_log = audit_log
+        self._event_sockets = event_sockets
         self._limits = limits
 
-    async def welcome(self, node: str) -> str:
-        """The first message on a node's socket: the state that pushes change from then on.
+    async def welcome(self, node: str, shard: int | None = None) -> str:
+        """The first message on a node's socket: the state that pushes change from then on. shard: which one asks for it; None: the
+        socket is the object's own.
 
         What the object itself knows is read after the last await: an isolation, or the end of a session, that came between would
-        be neither in the message nor pushed.
+        be neither in the message nor pushed. The node may have been revoked since it was authenticated; an isolated one may keep its
+        socket, on which it hears of its release.
+
+        Raises a ProblemError: revoked, unavailable if the socket belongs elsewhere by now.
         """
         revision, mark = await self._store.network_changes.newest()
         policy_version = await self._store.policies.newest_version()
         refused = await self._certificates.seen_by(node)
+        if self._sessions.is_revoked(node):
+            raise problem("revoked", "ask your operator")
+        if self._event_sockets.shard_of(node) != shard:
+            raise problem("unavailable", "the tenant's events sockets were spread anew; connect again", 1)
         return encode(
             Welcome(
                 revision,
@@ -62,12 +73,6 @@ class NodeEvents:
                 mark,
             )
         )
-
-    def check_welcome(self, node: str) -> None:
-        """Checks once more before a socket is accepted, because the node may have been revoked since it was
-        authenticated. An isolated node may keep its socket, on which it hears of its release. Raises revoked."""
-        if self._sessions.is_revoked(node):
-            raise problem("revoked", "ask your operator")
 
     def received(self, node: str, text: str) -> bool:
         """Handles a message of a node. False: it is not a message that nodes send, or there are too many of them."""

@@ -8,16 +8,17 @@ from kairos.api.push import ToNode, encode
 from kairos.identity.spiffe import is_gateway
 
 from ..ports import TenantPlatform
+from .event_sockets import EventSockets
 
 
 class Pushes:
     """Sends messages to the connected nodes of one tenant."""
 
-    def __init__(self, platform: TenantPlatform) -> None:
-        self._platform = platform
+    def __init__(self, platform: TenantPlatform, event_sockets: EventSockets) -> None:
+        self._platform, self._event_sockets = platform, event_sockets
 
     def to_all(self, message: ToNode) -> None:
-        self.to(self._platform.sockets.online(), message)
+        self._event_sockets.send_all(encode(message))
 
     def to_gateways(self, message: ToNode) -> None:
         self.to(self._platform.sockets.gateways(), message)
@@ -32,6 +33,4 @@ class Pushes:
 
     def to(self, nodes: Iterable[str], message: ToNode) -> None:
         """To those of these nodes that are connected."""
-        text = encode(message)
-        for node in nodes:
-            self._platform.sockets.send(node, text)
+        self._event_sockets.send(nodes, encode(message))

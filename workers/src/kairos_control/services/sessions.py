@@ -18,12 +18,14 @@ from ..store import Stores
 from ..store.devices import StoredDevice
 from ..store.postures import StoredPosture
 from ..store.sessions import StoredSession
+from .event_sockets import EventSockets
 from .journal import Journal
 from .postures import Postures, check_posture
 from .pushes import Pushes
 from .rate_limits import SESSION, Limits
 
 LIVE_MAX = 16  # live sessions of one node; a further one ends the oldest
+_REVOKED = (4003, "revoked")  # close code and reason of an events socket
 _TOKEN_BYTES = 32
 _NO_POSTURE = StoredPosture("", 0, {})
 
@@ -37,6 +39,7 @@ class Sessions:
         store: Stores,
         journal: Journal,
         pushes: Pushes,
+        event_sockets: EventSockets,
         postures: Postures,
         limits: Limits,
     ) -> None:
@@ -46,6 +49,7 @@ class Sessions:
         self._limits = limits
         self._journal = journal
         self._pushes = pushes
+        self._event_sockets = event_sockets
         # Nodes that were revoked since this object was loaded. Opening a session awaits, so a revocation may come in
         # between.
         self._revoked = set[str]()
@@ -101,7 +105,7 @@ class Sessions:
         self._revoked.add(node)
         self._store.sessions.delete_of(node)
         self._pushes.to_all(Revocation(node, reason))
-        self._platform.sockets.close(node, 4003, "revoked")
+        self._event_sockets.close(node, *_REVOKED)
         await self.cut_at_relay(node, int(self._platform.clock()) + SESSION_LIFE_S)
 
     def is_revoked(self, node: str) -> bool:
@@ -117,8 +121,7 @@ class Sessions:
         """
         self._revoked.update(nodes)
         self._store.sessions.clear()
-        for node in self._platform.sockets.online():
-            self._platform.sockets.close(node, 4003, "revoked")
+        self._event_sockets.close_all(*_REVOKED)
         until = int(self._platform.clock()) + SESSION_LIFE_S
         for gateway in filter(is_gateway, nodes):
             if not await self._platform.relay.cut(Cut(until, [gateway], gateway)):

@@ -19,6 +19,7 @@ from .certificates import CertificateStore
 from .dead_letters import DeadLetterStore
 from .devices import DeviceStore
 from .enrollments import EnrollmentStore
+from .event_shards import EventShardStore
 from .fabric_events import FabricEventStore
 from .gateways import GatewayStore
 from .interconnects import InterconnectStore
@@ -105,6 +106,7 @@ class Stores(FabricStores):
         self.network_changes = NetworkChangeStore(self.home, tenant)
         self.nonces = NonceStore(local)
         self.isolations = IsolationStore(local)
+        self.event_shards = EventShardStore(local)
         self.issuers = IssuerStore(local)
         self.sessions = SessionStore(local)
         self.postures = PostureStore(local)

@@ -136,6 +136,14 @@ class DeviceStore:
             found += [_member(row) for row in rows]
         return found
 
+    async def active_endpoints(self) -> int:
+        """How many there are."""
+        row = await self._database.first(
+            "SELECT count(*) AS endpoints FROM devices WHERE tenant = ? AND role = 'endpoint' AND status = 'active'",
+            self._tenant,
+        )
+        return int(row["endpoints"]) if row else 0
+
     async def nodes(self) -> list[str]:
         """All devices, active and revoked, by node."""
         rows = await self._database.rows("SELECT node FROM devices WHERE tenant = ? ORDER BY node", self._tenant)

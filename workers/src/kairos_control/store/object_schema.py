@@ -113,6 +113,15 @@ MIGRATIONS = (
             "DROP TABLE fabric_mark",
         ),
     ),
+    # Without a row the object holds the events sockets of all nodes itself.
+    Migration(
+        7,
+        "event shards",
+        (
+            "CREATE TABLE event_shards (single INTEGER PRIMARY KEY CHECK (single = 1), count INTEGER NOT NULL,"
+            " in_use INTEGER NOT NULL)",
+        ),
+    ),
 )
 
 # A table: a Durable Object's SQLite refuses PRAGMA user_version.
