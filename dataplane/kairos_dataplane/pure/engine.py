@@ -351,7 +351,8 @@ class PureEngine(PacketPath):
                 raise refused(errno.EBADMSG) from None
 
     def settle(self) -> None:
-        """Nothing is ever handed over."""
+        with self._lock:
+            pass  # nothing is ever handed over
 
     def events(self) -> list[Event]:
         with self._lock:
@@ -365,7 +366,8 @@ class PureEngine(PacketPath):
         return contextlib.nullcontext()
 
     def flush(self) -> None:
-        """Nothing ever waits."""
+        with self._lock:
+            pass  # nothing ever waits
 
     def verdict(self, flow: int, verdict: Verdict, rule: int, generation: int, not_after: int = NEVER) -> bool:
         with self._lock:
