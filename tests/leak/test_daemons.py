@@ -115,7 +115,11 @@ def test_crafted_packets_do_not_cross(yard: Yard, pair: tuple[Segment, Segment])
         here.packet(there.neighbour[6]),
     ]  # fmt: skip
     before = yard.send(here, here.seal(*crafted))
-    yard.await_drops(here, before, {"drop_unsolicited_icmp": 1, "drop_unknown_fragment": 1})
+    yard.await_drops(
+        here,
+        before,
+        {"drop_unsolicited_icmp": 1, "drop_icmp_type": 1, "drop_unknown_fragment": 1, "drop_bad_packet": 1},
+    )
 
 
 @EVERY_PAIR
