@@ -62,6 +62,7 @@ class RelayChannel:
         self._link = link
 
     def send_stream(self, data: bytes) -> None:
+        """Raises Refused("not-reading"): more waits for the peer's credit than may."""
         self._link.send_frames(self.machine.send_stream(data))
 
     def close(self, code: str, reason: str) -> None:
@@ -208,7 +209,8 @@ class RelayLink(WSListener):
             case FrameType.OPENED:
                 self._open(header.channel, ChannelFacts(parse_opened_untrusted(payload).gateway))
             case FrameType.PING if len(payload) <= wire.PING_PAYLOAD_MAX:
-                self.send_frames([wire.encode(FrameType.PONG, header.channel, bytes(payload))])
+                if not self._paused:  # a relay that reads nothing would have its answers pile up here
+                    self.send_frames([wire.encode(FrameType.PONG, header.channel, bytes(payload))])
             case FrameType.STREAM | FrameType.DATAGRAMS | FrameType.CREDIT | FrameType.CLOSE:
                 channel = self._channels.get(header.channel)
                 if channel is not None:  # else it was closed while this frame was on its way

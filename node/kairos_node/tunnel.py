@@ -263,8 +263,12 @@ class TunnelDriver(ABC):
 
     def _flush(self) -> None:
         data = self._tls.outgoing()
-        if data and not self.orphan:
+        if not data or self.orphan:
+            return
+        try:
             self._channel.send_stream(data)
+        except Refused as refusal:  # the peer reads nothing: the channel takes no last word either
+            self.fail(refusal.code, str(refusal))
 
     def _arm(self) -> None:
         due = None if self.machine is None or self.orphan else self.machine.next_deadline()
