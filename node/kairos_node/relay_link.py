@@ -15,6 +15,7 @@ import asyncio
 import itertools
 import logging
 from collections.abc import Callable
+from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Protocol
 
 import msgspec
@@ -60,6 +61,11 @@ class RelayChannel:
         self.relay = next(_relay_ids)
         self.user: ChannelUser | None = None
         self._link = link
+
+    @property
+    def relay_address(self) -> IPv4Address | IPv6Address | None:
+        """Of the relay's host; None: the connection is lost."""
+        return self._link.address
 
     def send_stream(self, data: bytes) -> None:
         """Raises Refused("not-reading"): more waits for the peer's credit than may."""
@@ -115,6 +121,14 @@ class RelayLink(WSListener):
         if link._transport is None:  # the connection ended before the upgrade: picows says nothing of it
             raise ConnectionError(f"relay {url}: it closed the connection")
         return link
+
+    @property
+    def address(self) -> IPv4Address | IPv6Address | None:
+        """Of the relay's host; None: the connection is lost."""
+        if self._transport is None:
+            return None
+        peer = self._transport.underlying_transport.get_extra_info("peername")
+        return ip_address(peer[0]) if peer else None
 
     # -- for the tunnels ---------------------------------------------------------------------------------------------
 

@@ -14,6 +14,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv6Address
 from typing import Any, Protocol
 
 from kairos.constants import HANDSHAKE_WAIT_S
@@ -87,6 +88,11 @@ class TunnelDriver(ABC):
     def relay(self) -> int:
         """The data plane's queue towards the relay."""
         return self._channel.relay
+
+    @property
+    def relay_address(self) -> IPv4Address | IPv6Address | None:
+        """Of the relay's host; None: the connection to it is lost."""
+        return self._channel.relay_address
 
     @property
     def live(self) -> bool:
