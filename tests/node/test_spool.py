@@ -10,6 +10,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from small_disk import fill, small_disk
 
 from kairos.api.problem import ProblemError
 from kairos.audit.event import Event
@@ -172,21 +173,14 @@ def test_no_file_is_larger_than_a_request_may_be(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 64 KiB, of which a file takes nearly all."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    subprocess.run(("mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", disk), check=True)
-    yield disk
-    subprocess.run(("umount", disk), check=True)
+def disk(tmp_path: Path) -> Iterator[Path]:
+    with small_disk(tmp_path / "disk") as made:
+        yield made
 
 
-def test_events_that_a_full_disk_does_not_take_wait_in_memory(
-    caplog: pytest.LogCaptureFixture, small_disk: Path
-) -> None:
-    ballast = small_disk / "ballast"
-    ballast.write_bytes(bytes(60 * 1024))
-    spool, fabric = Spool(small_disk / "spool"), Fabric()
+def test_events_that_a_full_disk_does_not_take_wait_in_memory(caplog: pytest.LogCaptureFixture, disk: Path) -> None:
+    spool, fabric = Spool(disk / "spool"), Fabric()
+    ballast = fill(disk)
     for number in range(300):
         spool.record(event(number))
     assert spool.disk_refuses
@@ -200,12 +194,10 @@ def test_events_that_a_full_disk_does_not_take_wait_in_memory(
     assert fabric.taken == ids(*range(301))
 
 
-def test_events_in_memory_reach_the_fabric_while_the_disk_is_full(
-    small_disk: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_events_in_memory_reach_the_fabric_while_the_disk_is_full(disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "MEMORY_EVENTS", 20)
-    spool, fabric = Spool(small_disk / "spool"), Fabric()
-    (small_disk / "ballast").write_bytes(bytes(64 * 1024))
+    spool, fabric = Spool(disk / "spool"), Fabric()
+    fill(disk)
     fabric.reachable = False
     for number in range(30):
         spool.record(event(number))
@@ -217,20 +209,20 @@ def test_events_in_memory_reach_the_fabric_while_the_disk_is_full(
     assert fabric.taken == ids(*range(20))
 
 
-def test_a_disk_that_became_read_only_repeats_nothing(small_disk: Path) -> None:
-    spool, fabric = Spool(small_disk / "spool"), Fabric()
+def test_a_disk_that_became_read_only_repeats_nothing(disk: Path) -> None:
+    spool, fabric = Spool(disk / "spool"), Fabric()
     spool.record(event(1))
     spool.record(event(2))
     spool._close()
-    subprocess.run(("mount", "-o", "remount,ro", small_disk), check=True)
+    subprocess.run(("mount", "-o", "remount,ro", disk), check=True)
     for _ in range(2):
         spool.record(event(3))
         asyncio.run(spool.drain(fabric))
     assert fabric.taken == ids(1, 2, 3, 3)
-    subprocess.run(("mount", "-o", "remount,rw", small_disk), check=True)
+    subprocess.run(("mount", "-o", "remount,rw", disk), check=True)
     asyncio.run(spool.drain(fabric))
     assert fabric.taken == ids(1, 2, 3, 3)
-    assert list((small_disk / "spool").iterdir()) == []
+    assert list((disk / "spool").iterdir()) == []
 
 
 WRITER = """
