@@ -33,6 +33,9 @@ PUSH_MAX = (
 )  # a Welcome tells a gateway of every session that lives: 10,000 of them with posture are about 8 MiB
 BUNDLE_MAX = 16 * 1024 * 1024
 CONTROL_MESSAGE_MAX = 256 * 1024  # one message inside TLS; CONFIG of 1,000 VNIs is about 200 KiB
+CONTROL_MESSAGES_BURST = 100  # control messages that a tunnel takes at once
+CONTROL_MESSAGES_PER_S = 10  # and afterwards; the handshake is five, a rekey three
+STREAM_WAITING_MAX = 2 * CONTROL_MESSAGE_MAX  # bytes that a channel keeps for a peer that grants no credit
 ADMISSION_WAIT_S = 5.0
 PROBE_EVERY_S = 1.0
 MTU_PROBE_WAIT_S = 0.5  # for the answer, before the next try

@@ -117,6 +117,17 @@ in_app(grant) if {
 	}
 }
 
+# An allow needs certainty, and a deny none: a fact that the endpoint could not find out is taken for the one that is denied.
+in_app(grant) if {
+	grant.effect == "deny"
+	some named in grant.apps
+	every fact, value in named {
+		program[fact] in {value, in_doubt[fact]}
+	}
+}
+
+in_doubt := {"path": "", "sha256": "", "uid": 4294967295, "unit": "?"}
+
 # Only the endpoint sees programs. Where its claim was not heard, an allow counts without, and a deny by program does not count.
 in_app(grant) if {
 	input.point == "ingress"

@@ -141,6 +141,23 @@ test_an_app_is_asked_for_at_the_endpoint if {
 	not verdict([another], [], object.union(attempt, {"app": curl})).allow
 }
 
+test_an_app_in_doubt_is_allowed_nothing_and_denied_everything if {
+	doubtful := {"path": "", "sha256": "", "uid": 4294967295, "unit": "?"}
+	every named in [{"path": "/usr/bin/nc"}, {"sha256": "bb"}, {"uid": 1000}, {"unit": "web.service"}, {"path": "/usr/bin/nc", "uid": 1000}] {
+		asking := object.union(grant, {"apps": [named]})
+		not verdict([asking], [], object.union(attempt, {"app": doubtful})).allow
+		denying := object.union(grant, {"id": "no", "apps": [named], "effect": "deny"})
+		not verdict([grant], [denying], object.union(attempt, {"app": doubtful})).allow
+		arriving := object.union(attempt, {"point": "ingress", "claims": {"heard": true, "app": doubtful}})
+		not verdict([grant], [denying], arriving).allow
+	}
+	no_netcat := object.union(grant, {"id": "no", "apps": [{"path": "/usr/bin/nc", "uid": 0}], "effect": "deny"})
+	verdict([grant], [no_netcat], object.union(attempt, {"app": object.union(netcat, {"path": ""})})).allow
+	no_unit := object.union(grant, {"id": "no", "apps": [{"unit": "web.service"}], "effect": "deny"})
+	verdict([grant], [no_unit], object.union(attempt, {"app": netcat})).allow
+	verdict([grant], [no_unit], object.union(attempt, {"app": null})).allow
+}
+
 test_an_app_that_is_only_claimed_is_none_at_the_endpoint if {
 	asking := object.union(grant, {"apps": [{"path": "/usr/bin/curl"}]})
 	not verdict([asking], [], object.union(attempt, {"claims": {"heard": true, "app": curl}})).allow

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import dataclasses
 import logging
 import random
 import time
 from collections.abc import Collection, Coroutine, Mapping
-from ipaddress import ip_address, ip_interface, ip_network
+from ipaddress import ip_address
 from typing import Any
 
 import kairos
@@ -20,12 +19,13 @@ from kairos.crypto.provider import Provider
 from kairos.errors import Refused
 from kairos.wire.claim import FlowClaim
 from kairos.wire.control import Config as TunnelConfig
-from kairos.wire.control import VniConfig
 from kairos.wire.datagram import DatagramType
 from kairos_agent.checks import run_checks
 from kairos_agent.config import Config
+from kairos_agent.config_bounds import HostNetworks, believed_plans, believed_revision
 from kairos_agent.connector import Connector
 from kairos_agent.gateways import Gateways
+from kairos_agent.host_networks import HostNetworksReader
 from kairos_agent.name_service import NameService
 from kairos_agent.posture import collect
 from kairos_agent.subnet_router import TABLE, SubnetRouter
@@ -80,6 +80,8 @@ class Agent(Daemon):
         self.gateways = Gateways(
             self, config.path, config.gateway, lambda mode, gateway: Connector(self, mode, gateway)
         )
+        self._host_networks = HostNetworksReader(identity.join.fabric_url)
+        self._ahead = False  # a gateway's Config is newer than what the fabric has told us, and counted in part only
         self._set_up_turn = asyncio.Lock()  # one Config at a time, whichever gateway it comes from
 
     # -- for the connector -------------------------------------------------------------------------------------------
@@ -116,10 +118,20 @@ class Agent(Daemon):
 
     async def set_up(self, tunnel: EndpointDriver, config: TunnelConfig) -> Mapping[int, Collection[Network]]:
         """T5: this host's VNIs are those of the newest Configs that its gateways sent. Raises Refused."""
+        if config.revision > self.view.record.revision:
+            with contextlib.suppress(ConnectionError):
+                await self.fetch_network()
         async with self._set_up_turn:
-            configs = [*self.gateways.configs(), _checked(config)]  # of equals the last, the one that just came, counts
-            newest = max(each.revision for each in configs)
-            placed = {vni.vni: self._placed(vni) for each in configs if each.revision == newest for vni in each.vnis}
+            self._ahead = self._ahead or config.revision > self.view.record.revision
+            configs = [*self.gateways.configs(), config]  # of equals the last, the one that just came, counts
+            newest = max(believed_revision(each, self.view) for each in configs)
+            host = await self._host_networks.read(self.gateways.relays())
+            placed = {
+                plan.vni: plan
+                for each in configs
+                if believed_revision(each, self.view) == newest
+                for plan in self._believed(each, host)
+            }
             plans = {plan.vni: plan for plan in set_apart(placed.values(), self.vnis.plans)}
             for gone in {plan.vni for plan in self.vnis.plans} - set(plans):
                 self.names.forget(gone)
@@ -130,11 +142,8 @@ class Agent(Daemon):
             await self._lead()
             return {vni.vni: plans[vni.vni].routes for vni in config.vnis if vni.vni in plans}
 
-    def _placed(self, vni: VniConfig) -> VniPlan:
-        plan, isolated = _plan(vni), self._config.isolates(vni.name)
-        # An exit route beside the host's own routing would swallow our own tunnel; in a namespace there is nothing but the VNI.
-        routes = tuple(route for route in plan.routes if route.prefixlen or isolated)
-        return dataclasses.replace(plan, routes=routes, isolated=isolated)
+    def _believed(self, config: TunnelConfig, host: HostNetworks) -> list[VniPlan]:
+        return believed_plans(config, self.view, self.identity.node, host, self._config.isolates)
 
     def use(self, tunnel: EndpointDriver) -> None:
         """A gateway's tunnel is up."""
@@ -165,6 +174,9 @@ class Agent(Daemon):
         for plan in self.vnis.plans:
             self.vnis.take_in(plan, self._behind_us(plan))
         self.gateways.changed()
+        if self._ahead:
+            self._ahead = False
+            self.gateways.replace()  # whose Configs count as a whole now
         await self._lead()
         await self.names.apply(self.view)
         self._router.changed(any(self.view.routes_via(vni, self.identity.node) for vni in self.view.vnis))
@@ -253,28 +265,6 @@ class Agent(Daemon):
 
     def _vni(self, plan: VniPlan) -> dict[str, Any]:
         return super()._vni(plan) | self.names.status(plan.vni)
-
-
-def _plan(vni: Any) -> VniPlan:
-    return VniPlan(
-        vni.vni,
-        vni.name,
-        vni.mtu,
-        tuple(ip_interface(text) for text in vni.addresses),
-        tuple(map(ip_network, vni.routes)),
-    )
-
-
-def _checked(config: TunnelConfig) -> TunnelConfig:
-    """The gateway is our peer, but a Config that makes no sense must not half-configure this host. Raises Refused."""
-    try:
-        for vni in config.vnis:
-            if not 576 <= vni.mtu <= 9000:
-                raise ValueError(f"MTU {vni.mtu}")
-            _plan(vni)
-    except ValueError as error:
-        raise Refused("bad-config", f"the gateway's configuration makes no sense: {error}") from None
-    return config
 
 
 async def serve(state: NodeState, config: Config, dataplane: Dataplane) -> None:

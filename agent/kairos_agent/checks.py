@@ -1,11 +1,13 @@
 """Posture checks of the operator's own: a command of the configuration file, run as nobody, its answer a fact `check.NAME`.
 
-A check that fails, answers in no known form or takes too long gives no fact: a grant or rule that requires it then fails.
+A check that fails, answers in no known form or takes too long gives no fact: a grant or rule that requires it then fails. Nothing
+that a check does ends the daemon.
 """
 
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import selectors
 import signal
@@ -17,7 +19,9 @@ from typing import Annotated, Literal
 
 import msgspec
 
+_log = logging.getLogger(__name__)
 _NOBODY = 65_534
+_END_S = 2.0  # from the kill to its end
 _OUTPUT_MAX = 256  # bytes; a command that prints more gives no fact
 _ENVIRONMENT = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8"}
 Fact = bool | int | float | str
@@ -37,8 +41,16 @@ def run_checks(checks: Sequence[Check]) -> dict[str, Fact]:
     if not checks:
         return {}
     with ThreadPoolExecutor(len(checks)) as pool:
-        facts = list(pool.map(_fact, checks))
+        facts = list(pool.map(_contained, checks))
     return {f"check.{check.name}": fact for check, fact in zip(checks, facts, strict=True) if fact is not None}
+
+
+def _contained(check: Check) -> Fact | None:
+    try:
+        return _fact(check)
+    except Exception:
+        _log.exception("posture check %s", check.name)
+        return None
 
 
 def _fact(check: Check) -> Fact | None:
@@ -79,13 +91,28 @@ def _run(command: Sequence[str], timeout_s: float) -> tuple[int, bytes] | None:
         )
     except (OSError, subprocess.SubprocessError):
         return None
-    with process:
-        try:
-            printed = _read(process, time.monotonic() + timeout_s)
-        finally:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)  # the group: what it started in the background too
+    try:
+        printed = _read(process, time.monotonic() + timeout_s)
+    finally:
+        _end(process, nobody)
     return None if printed is None else (process.returncode, printed)
+
+
+def _end(process: subprocess.Popen[bytes], user: int | None) -> None:
+    """Ends the group: what it started in the background too."""
+    assert process.stdout is not None
+    process.stdout.close()
+    try:
+        os.killpg(process.pid, signal.SIGKILL)
+    except ProcessLookupError:
+        pass
+    except PermissionError:  # a service without CAP_KILL: whose process it is may end it
+        kill = ("/bin/sh", "-c", f"kill -KILL -{process.pid}")
+        subprocess.run(kill, user=user, group=user, extra_groups=[], stderr=subprocess.DEVNULL, check=False)
+    try:
+        process.wait(_END_S)
+    except subprocess.TimeoutExpired:
+        _log.error("a posture check does not end: process %d", process.pid)
 
 
 def _read(process: subprocess.Popen[bytes], deadline: float) -> bytes | None:

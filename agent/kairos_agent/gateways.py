@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Callable, Container, Mapping
-from ipaddress import ip_network
+from ipaddress import IPv4Address, IPv6Address, ip_network
 from typing import Any, Protocol
 
 from kairos.protocol.failover import BEAT_DIRECT_S, Choice, Health, Heartbeat, Rank, order, warm
@@ -287,6 +287,12 @@ class Gateways:
     def configs(self) -> list[Config]:
         tunnels = [connector.tunnel for connector in self._connectors.values()]
         return [tunnel.config for tunnel in tunnels if tunnel is not None and tunnel.config is not None]
+
+    def relays(self) -> set[IPv4Address | IPv6Address]:
+        """The addresses of the relays in use."""
+        tunnels = [connector.tunnel for connector in self._connectors.values()]
+        found = [tunnel.relay_address for tunnel in tunnels if tunnel is not None]
+        return {address for address in found if address is not None}
 
     def status(self) -> list[dict[str, Any]]:
         """Tunnels as their connectors show them, with the VNIs that each one carries now; those that carry some first."""

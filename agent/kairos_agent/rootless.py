@@ -20,9 +20,9 @@ import kairos
 from kairos.errors import Refused
 from kairos.policy.input import Application
 from kairos.wire.control import Config as TunnelConfig
-from kairos.wire.control import VniConfig
 from kairos_agent.agent import Agent
 from kairos_agent.config import Config
+from kairos_agent.config_bounds import HostNetworks, believed_plans
 from kairos_agent.proxy.server import Proxy
 from kairos_agent.proxy.stream import End
 from kairos_agent.proxy.wishes import Wishes
@@ -91,8 +91,15 @@ class RootlessAgent(Agent):
         self._led.set()
         return behind
 
-    def _placed(self, vni: VniConfig) -> VniPlan:
-        return dataclasses.replace(super()._placed(vni), isolated=True)
+    def _believed(self, config: TunnelConfig, host: HostNetworks) -> list[VniPlan]:
+        """None shares the host's routing, but the way out of a VNI is for those that are isolated by the configuration."""
+        plans = believed_plans(config, self.view, self.identity.node, host, lambda name: True)
+        return [
+            dataclasses.replace(
+                plan, routes=tuple(each for each in plan.routes if each.prefixlen or self._config.isolates(plan.name))
+            )
+            for plan in plans
+        ]
 
     def leads_into_tunnel(self, host: str) -> bool:
         """Nothing of this host's routing is ours."""

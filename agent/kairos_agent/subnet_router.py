@@ -76,7 +76,6 @@ class SubnetRouter:
             _log.error("this host leads nowhere: %s", error)
 
     def _rules(self, lans: Lans) -> str:
-        others = 'iifname != "kairos*" oifname != "kairos*" drop' if self._forwarding.is_ours else ""
         sources = "\n".join(_only_from(interface, prefixes) for interface, prefixes in sorted(lans.items()))
         masquerade = 'iifname "kairos*" oifname != "kairos*" masquerade' if self._masquerade else ""
         return f"""
@@ -84,7 +83,6 @@ class SubnetRouter:
                 type filter hook forward priority filter; policy accept;
                 iifname "kairos*" oifname "kairos*" reject with icmpx admin-prohibited
                 {sources}
-                {others}
             }}
             chain postrouting {{
                 type nat hook postrouting priority srcnat; policy accept;

@@ -31,6 +31,7 @@ _PORT = re.compile(r"(tcp|udp|sctp)/(?:(\*)|(\d{1,5})(?:-(\d{1,5}))?)")
 _PORT_MAX = 65_535
 _SHA256 = re.compile(r"sha256:[0-9a-f]{64}")
 _UID = re.compile(r"uid:\d{1,10}")
+_UNIT = re.compile(r"(user@\d{1,10}\.service/)?[^/]+\.(service|scope)")  # the second form: of a user's own manager
 _KINDS = ("tag", "group", "owner", "node", "external")
 
 
@@ -191,7 +192,7 @@ def program(text: str) -> dict[str, Any]:
         kind, _, value = word.partition(":")
         if word.startswith("/"):
             named["path"] = word
-        elif kind == "unit" and value.endswith((".service", ".scope")):
+        elif kind == "unit" and _UNIT.fullmatch(value):
             named["unit"] = value
         elif _SHA256.fullmatch(word):
             named["sha256"] = value

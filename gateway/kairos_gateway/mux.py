@@ -7,7 +7,7 @@ import logging
 
 from kairos.api.problem import ProblemError
 from kairos.api.session import SessionGrant, SessionRequest
-from kairos.errors import KairosError
+from kairos.errors import KairosError, Refused
 from kairos_dataplane import Dataplane
 from kairos_node.backoff import Backoff
 from kairos_node.fabric import FabricClient
@@ -41,6 +41,8 @@ class Mux:
     async def _serve(self) -> None:
         """One socket, to its end."""
         grant = await self._client.open_session(SessionRequest())
+        if not grant.gateways:
+            raise Refused("no-gateway", "the fabric names no relay for this gateway")
         link = await RelayLink.open(grant.gateways[0].relay_url, grant.token, self._dataplane, self._accept)
         self._links.append(link)
         self._backoff.reset()

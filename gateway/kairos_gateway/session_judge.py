@@ -28,7 +28,8 @@ class Surroundings(Protocol):
 
 
 class SessionJudge:
-    def __init__(self, around: Surroundings, report: Callable[[Event], object]) -> None:
+    def __init__(self, around: Surroundings, report: Callable[[Event, str], object]) -> None:
+        """report: told of each denial, and of which node it is."""
         self._around = around
         self._tell = report
 
@@ -63,5 +64,6 @@ class SessionJudge:
                 reason=decision.reason,
                 policy_version=self._around.policy_version,
                 detail={"point": "session", "input": document},
-            )
+            ),
+            node,
         )

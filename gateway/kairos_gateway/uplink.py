@@ -1,6 +1,8 @@
 """The way out of the VNIs that share the host's routing: forwarding in the kernel, kept apart by one nftables table of our own.
 
 endpoint -- tunnel -- TUN of its VNI -- [forward: no TUN to another TUN] -- [masquerade] -- the host's networks
+
+A host that forwarded nothing before forwards this and nothing else (kairos_node.forwarding).
 """
 
 from __future__ import annotations

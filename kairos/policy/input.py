@@ -13,18 +13,24 @@ from typing import Any
 from kairos.api.session import Member
 
 PROTOCOLS = {1: "icmp", 58: "icmp", 6: "tcp", 17: "udp", 132: "sctp"}
+UNIT_IN_DOUBT = "?"
+UID_IN_DOUBT = 0xFFFFFFFF  # POSIX has no such user
 NOBODY = Member("", "client", "", "", b"")
 
 
 @dataclass(frozen=True, slots=True)
 class Application:
-    """Who opened a connection on its own host. path: of the executable, empty when it is in doubt; unit: of systemd, or empty;
-    sha256: of the executable, hex, empty when it could not be read."""
+    """Who opened a connection on its own host. A fact in doubt never fits an allow and always fits a deny (policies/flow.rego)."""
 
     path: str
+    """Of the executable; empty when it is in doubt."""
     uid: int
+    """Owner of the socket; UID_IN_DOUBT when it is in doubt."""
     unit: str
+    """Of systemd: `nginx.service`, or `user@1000.service/backup.service` for a unit of a user's own manager. Empty for a process
+    of no unit, UNIT_IN_DOUBT when it is in doubt."""
     sha256: str = ""
+    """Of the executable, hex; empty when it is in doubt."""
 
 
 @dataclass(frozen=True, slots=True)

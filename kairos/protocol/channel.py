@@ -2,13 +2,15 @@
 
 Each direction has two windows, counted in bytes of frame payload: STREAM and DATAGRAMS. A sender spends credit with what
 it sends; the receiver grants it back, in steps of half a window, as it takes the bytes out of the channel. So no part of
-the way ever has to hold more than a window, and a slow reader slows its sender down, not the relay.
+the way ever has to hold more than a window, and a slow reader slows its sender down, not the relay. A peer that reads
+nothing costs its sender at most STREAM_WAITING_MAX bytes beside the window.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+from kairos.constants import STREAM_WAITING_MAX
 from kairos.errors import BadMessage, Refused
 from kairos.wire.frame import (
     DATAGRAM_WINDOW,
@@ -54,6 +56,7 @@ class Channel:
         self._stream = _Window.of(stream_window)
         self._datagrams = _Window.of(datagram_window)
         self._waiting = bytearray()  # STREAM bytes without credit
+        self._given_up = False  # more waited than may: nothing is sent any more
 
     # -- sending -----------------------------------------------------------------------------------------------------
 
@@ -63,9 +66,19 @@ class Channel:
         return min(self._datagrams.credit, FRAME_PAYLOAD_MAX)
 
     def send_stream(self, data: bytes) -> list[bytes]:
-        """Queues STREAM bytes; returns the frames that credit allows now. The rest follows with the peer's CREDIT."""
+        """Queues STREAM bytes; returns the frames that credit allows now. The rest follows with the peer's CREDIT.
+
+        Raises Refused("not-reading"), once, when more than STREAM_WAITING_MAX bytes would wait: the channel must be closed.
+        It drops what waited, and takes nothing more."""
+        if self._given_up:
+            return []
         self._waiting += data
-        return self._stream_frames()
+        frames = self._stream_frames()
+        if len(self._waiting) > STREAM_WAITING_MAX:
+            self._waiting.clear()
+            self._given_up = True
+            raise Refused("not-reading", f"the peer grants no credit for more than {STREAM_WAITING_MAX} stream bytes")
+        return frames
 
     def datagrams_sent(self, size: int) -> None:
         """A DATAGRAMS frame of `size` payload bytes went out, within `datagram_room`."""

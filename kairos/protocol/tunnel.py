@@ -16,7 +16,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum, auto
 
-from kairos.constants import HANDSHAKE_WAIT_S, OLD_EPOCH_KEPT_S, REKEY_AFTER_S
+from kairos.constants import (
+    CONTROL_MESSAGES_BURST,
+    CONTROL_MESSAGES_PER_S,
+    HANDSHAKE_WAIT_S,
+    OLD_EPOCH_KEPT_S,
+    REKEY_AFTER_S,
+)
 from kairos.crypto import labels, schedule
 from kairos.crypto.provider import DecapsulationKey, Provider, SigningKey
 from kairos.crypto.schedule import Direction, EpochSecret, VniKey
@@ -143,13 +149,17 @@ class Tunnel:
         self._vnis: frozenset[int] = frozenset()
         self._deadlines: dict[str, float] = {"handshake": now + HANDSHAKE_WAIT_S}
         self._retiring: list[tuple[float, int]] = []
+        self._messages_left, self._counted_at = float(CONTROL_MESSAGES_BURST), now
 
     def receive(self, message: Message, now: float) -> Effects:
-        """One message from the peer. A message that is illegal in this state closes the tunnel."""
+        """One message from the peer. A message that is illegal in this state closes the tunnel, and so does one more than
+        the rate of control messages allows: each may cost an answer, a signature or a new epoch."""
         if self.state is State.CLOSED:
             return []
         if isinstance(message, Close):
             return self._closed(message.code, message.reason)
+        if not self._within_rate(now):
+            return self.close("flooding", f"more than {CONTROL_MESSAGES_PER_S} control messages a second")
         if type(message) is Ping:
             return [Send(Pong(message.token))]
         if isinstance(message, Pong):
@@ -196,6 +206,12 @@ class Tunnel:
     def rekey(self, now: float) -> Effects:
         """Gateway: starts the next epoch. The endpoint only answers."""
         raise IllegalMove("only a gateway starts a rekey")
+
+    def _within_rate(self, now: float) -> bool:
+        """Counts one message. A bucket of CONTROL_MESSAGES_BURST that CONTROL_MESSAGES_PER_S fill again."""
+        refilled = self._messages_left + (now - self._counted_at) * CONTROL_MESSAGES_PER_S
+        self._messages_left, self._counted_at = min(refilled, CONTROL_MESSAGES_BURST) - 1, now
+        return self._messages_left >= 0
 
     def _closed(self, code: str, reason: str) -> Effects:
         self.state = State.CLOSED
@@ -328,6 +344,7 @@ class GatewayTunnel(Tunnel):
         self.hello: Hello | None = None
         self._rekey_after_s = rekey_after_s
         self._config: Config | None = None
+        self._unconfirmed: list[int] = []  # revisions of the Configs that the endpoint has yet to answer, oldest first
         self._offer: tuple[int, DecapsulationKey] | None = None
         self._rekey_wanted = False
 
@@ -343,6 +360,10 @@ class GatewayTunnel(Tunnel):
         """T5 again, in a live tunnel: VNIs joined or left. Takes effect with the epoch it starts."""
         self._require(State.ESTABLISHED)
         self._config = config
+        return self._send_config(config)
+
+    def _send_config(self, config: Config) -> Effects:
+        self._unconfirmed.append(config.revision)
         return [Send(config)]
 
     def rekey(self, now: float) -> Effects:
@@ -380,12 +401,12 @@ class GatewayTunnel(Tunnel):
         if self._config is None:
             raise IllegalMove("offered without a config")
         self.state = State.CONFIGURED
-        return [Send(self._config)]
+        return self._send_config(self._config)
 
     def _first_confirm(self, confirm: Confirm, now: float) -> Effects:
         if self.epoch_secret is None:
             raise IllegalMove("configured without a secret")
-        indexes = self._accepted_indexes(confirm)
+        indexes = self._accepted_indexes(self._confirmed(confirm), confirm)
         secret = self.epoch_secret
         self._deadlines["rekey"] = now + self._rekey_after_s
         return [
@@ -397,12 +418,19 @@ class GatewayTunnel(Tunnel):
         ]
 
     def _reconfirm(self, confirm: Confirm, now: float) -> Effects:
-        return [PeerIndexes(self._accepted_indexes(confirm)), *self.rekey(now)]
+        config = self._confirmed(confirm)
+        if self._unconfirmed:
+            return []  # a newer Config is on its way to the endpoint, and the Confirm of that one counts
+        return [PeerIndexes(self._accepted_indexes(config, confirm)), *self.rekey(now)]
 
-    def _accepted_indexes(self, confirm: Confirm) -> dict[int, int]:
-        config = self._config
-        if config is None or confirm.revision != config.revision:
-            raise Refused("wrong-revision", f"confirms revision {confirm.revision}, which was not sent last")
+    def _confirmed(self, confirm: Confirm) -> Config:
+        """Each Config is confirmed once, by a Confirm of its own or of a later one; so a Confirm cannot force a rekey."""
+        if self._config is None or confirm.revision not in self._unconfirmed:
+            raise Refused("wrong-revision", f"confirms revision {confirm.revision}, which waits for no Confirm")
+        del self._unconfirmed[: self._unconfirmed.index(confirm.revision) + 1]
+        return self._config
+
+    def _accepted_indexes(self, config: Config, confirm: Confirm) -> dict[int, int]:
         indexes = dict(confirm.indexes)
         if set(indexes) - {vni.vni for vni in config.vnis}:
             raise Refused("wrong-vni", "confirms a VNI that was not configured")

@@ -1,7 +1,11 @@
 """Which program opened a socket of this host: asked of the kernel (sock_diag) while the first packet of the connection waits.
 
-Any doubt is no answer. A program that was replaced since it started, or that runs under another root, is not the one that
-its path names here, so its path is left out.
+A fact in doubt is said to be in doubt: policy then allows nothing by it, and denies by it. A program that was replaced since it
+started, or that runs under another root, is not the one that its path names here. Of several programs that hold one socket, as
+after a fork and exec, any may use it.
+
+This tells honest programs apart. Programs of one user can hide from it: one that sends a socket to itself over another holds no
+descriptor meanwhile, and they may trace each other anyway.
 """
 
 from __future__ import annotations
@@ -15,7 +19,7 @@ from contextlib import suppress
 from functools import partial
 from ipaddress import IPv4Address, IPv6Address
 
-from kairos.policy.input import Application
+from kairos.policy.input import UID_IN_DOUBT, UNIT_IN_DOUBT, Application
 from kairos_node.namespace import Namespace
 
 _NETLINK_SOCK_DIAG = 4
@@ -32,6 +36,8 @@ _ANSWER_S = 0.05
 _REMEMBERED = 64
 _HASHED_MAX = 256 * 1024 * 1024  # a longer program is not worth the time the packet waits
 _UDP = 17
+_RELATIVES_MAX = 64
+_KNOWS_CHILDREN = "/proc/thread-self/children"  # CONFIG_PROC_CHILDREN
 Address = IPv4Address | IPv6Address
 
 
@@ -49,21 +55,39 @@ class Applications:
         destination: tuple[Address, int],
         place: Namespace | None = None,
     ) -> Application | None:
-        """protocol: 6 or 17; place: the network namespace of the socket, None for ours. Cannot fail: None when the kernel or /proc does not tell."""
+        """protocol: 6 or 17; place: the network namespace of the socket, None for ours. Cannot fail: None when there is no such
+        socket, and facts in doubt when the kernel or /proc does not tell."""
         try:
             ask = partial(_owner, protocol, source, destination)
             owner = place.call(ask) if place is not None else ask()
-            if owner is None:
-                return None
-            uid, inode = owner
-            pid = self._holder(uid, inode)
-            return None if pid is None else Application(_path(pid), uid, _unit(pid), self._sha256(pid))
         except OSError:
-            return None
+            return _in_doubt(UID_IN_DOUBT)
+        return None if owner is None else self._program(*owner)
 
-    def _holder(self, uid: int, inode: int) -> int | None:
-        """The process that has this socket open."""
+    def _program(self, uid: int, inode: int) -> Application:
         wanted = f"socket:[{inode}]"
+        try:
+            first = self._holder(uid, wanted)
+            if first is None:
+                return _in_doubt(uid)
+            found = self._application(first, uid)
+            for pid in _others(first, wanted):
+                other = self._application(pid, uid)
+                found = Application(
+                    found.path if found.path == other.path else "",
+                    uid,
+                    found.unit if found.unit == other.unit else UNIT_IN_DOUBT,
+                    found.sha256 if found.sha256 == other.sha256 else "",
+                )
+            return found
+        except OSError:
+            return _in_doubt(uid)
+
+    def _application(self, pid: int, uid: int) -> Application:
+        return Application(_path(pid), uid, _unit(pid), self._sha256(pid))
+
+    def _holder(self, uid: int, wanted: str) -> int | None:
+        """A process that has this socket open."""
         for pid in [*reversed(self._lately), *_processes_of(uid)]:
             if _has_open(pid, wanted):
                 self._lately[pid] = None
@@ -114,6 +138,61 @@ def _owner(protocol: int, source: tuple[Address, int], destination: tuple[Addres
     return (uid, inode) if inode else None  # 0: the socket is closed already
 
 
+def _in_doubt(uid: int) -> Application:
+    return Application("", uid, UNIT_IN_DOUBT, "")
+
+
+def _others(first: int, wanted: str) -> list[int]:
+    """Processes that hold the socket too and run another program: of those before and behind the first, for a socket goes from
+    parent to child. All of /proc would take milliseconds for every connection."""
+    relatives = [*_ancestors(first), *_descendants(first)]
+    return [pid for pid in relatives if not _same_program(pid, first) and _has_open(pid, wanted)]
+
+
+def _ancestors(pid: int) -> list[int]:
+    found: list[int] = []
+    while len(found) < _RELATIVES_MAX and (pid := _parent(pid)) > 1:
+        found.append(pid)
+    return found
+
+
+def _parent(pid: int) -> int:
+    """0: it has none, or is gone."""
+    with suppress(OSError), open(f"/proc/{pid}/stat", "rb") as file:
+        return int(file.read().rpartition(b")")[2].split()[1])
+    return 0
+
+
+def _descendants(pid: int) -> list[int]:
+    found: list[int] = []
+    unread = [pid]
+    while unread and len(found) < _RELATIVES_MAX:
+        children = _children(unread.pop())
+        found += children
+        unread += children
+    return found[:_RELATIVES_MAX]
+
+
+def _children(pid: int) -> list[int]:
+    found: list[int] = []
+    with suppress(OSError):
+        for task in os.listdir(f"/proc/{pid}/task"):
+            with open(f"/proc/{pid}/task/{task}/children", encoding="ascii") as file:
+                found += map(int, file.read().split())
+        return found
+    if os.path.exists(_KNOWS_CHILDREN):
+        return found  # it is gone
+    return [int(name) for name in os.listdir("/proc") if name.isdecimal() and _parent(int(name)) == pid]
+
+
+def _same_program(one: int, other: int) -> bool:
+    """The same file in the same cgroup: whichever of them it is, the answer is the same."""
+    with suppress(OSError):
+        same = os.path.samestat(os.stat(f"/proc/{one}/exe"), os.stat(f"/proc/{other}/exe"))
+        return same and _unit(one) == _unit(other)
+    return False
+
+
 def _processes_of(uid: int) -> list[int]:
     found = []
     with os.scandir("/proc") as entries:
@@ -152,10 +231,25 @@ def _path(pid: int) -> str:
 
 
 def _unit(pid: int) -> str:
-    """`nginx.service`; empty for a process of no systemd unit."""
-    with suppress(OSError), open(f"/proc/{pid}/cgroup", encoding="utf-8") as file:
-        for line in file:
-            name = line.strip().rpartition("/")[2]
-            if name.endswith((".service", ".scope")):
-                return name
-    return ""
+    try:
+        with open(f"/proc/{pid}/cgroup", encoding="utf-8") as file:
+            return unit_of(file.read())
+    except (OSError, UnicodeError):
+        return UNIT_IN_DOUBT
+
+
+def unit_of(cgroups: str) -> str:
+    """The unit in what /proc/PID/cgroup says; empty for a process of none. The first service or scope of the path is the system
+    manager's, and what lies below is its own to name. Below `user@UID.service` that is a unit of the user's manager, which is
+    told together with the manager's: a user's `nginx.service` is not the system's."""
+    by_hierarchy = dict(line.split(":", 2)[1:] for line in cgroups.splitlines() if line.count(":") >= 2)
+    path = by_hierarchy.get("name=systemd") or by_hierarchy.get("", "")  # cgroup v1 has a hierarchy of systemd's own
+    parts = [part for part in path.split("/") if part]
+    if ".." in parts:
+        return UNIT_IN_DOUBT  # of another cgroup namespace: we see it from beside its root
+    units = [part for part in parts if not part.endswith(".slice")]
+    if not units or not units[0].endswith((".service", ".scope")):
+        return ""
+    if not units[0].startswith("user@"):
+        return units[0]
+    return "/".join(units[:2])

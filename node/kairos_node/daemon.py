@@ -145,6 +145,7 @@ class Daemon(ABC):
         while True:
             await asyncio.sleep(wait)
             wait = _SAMPLE_EVERY_S
+            self.state.write_again()
             try:
                 await self.client.send_sample(telemetry.sample(await self._status({}), loop.time()))
             except (ConnectionError, ProblemError, BadMessage) as error:
@@ -398,6 +399,9 @@ class Daemon(ABC):
             "certificate_ends": identity.certificate.not_after,
             "audit_events": head.size if head is not None else 0,
             "audit_consistent": self.state.audit_conflict is None,
+            "audit_waiting": self.spool.waiting,
+            "audit_lost": dict(self.spool.lost),
+            "unwritten": [*self.state.unwritten, *(["spool"] if self.spool.disk_refuses else [])],
             "tunnels": self._tunnels(),
             "vnis": [self._vni(plan) for plan in self.vnis.plans],
             "counters": self.dataplane.counters(),

@@ -35,6 +35,8 @@ class DataplaneEvents:
     def __init__(self, dataplane: Dataplane, listeners: Listeners) -> None:
         self._dataplane = dataplane
         self._listeners = listeners
+        self.failures = 0
+        """Events whose handling ended in an unexpected error."""
         self._loop = asyncio.get_running_loop()
         self._loop.add_reader(dataplane.event_fd, self._read)
 
@@ -48,7 +50,16 @@ class DataplaneEvents:
                 return
             with self._dataplane.corked():
                 for event in events:
-                    self._hand_on(event)
+                    self._contained(event)
+
+    def _contained(self, event: Event) -> None:
+        """A defect met by one event must not lose the rest of its batch. A flow whose event was lost stays without a verdict,
+        and so closed."""
+        try:
+            self._hand_on(event)
+        except Exception:
+            self.failures += 1
+            _log.exception("%s was not handled", type(event).__name__)
 
     def _hand_on(self, event: Event) -> None:
         match event:

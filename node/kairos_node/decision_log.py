@@ -1,4 +1,4 @@
-"""Decisions on their way to the audit, so many a minute of each kind: a port scan must not drown what else is on record.
+"""Decisions on their way to the audit, so many a minute of each kind and node: a port scan must not drown what else is on record.
 
 Nothing is left out in silence. What is one too many is counted, and the count is an event of its own when the minute ends.
 """
@@ -15,7 +15,8 @@ from kairos.audit.event import Event
 
 PER_MINUTE = 30
 MINUTE_S = 60.0
-_Kind = tuple[str, str, str]  # kind of event, actor, rule
+STRANGERS_MAX = 256  # addresses of no node that are told apart in a minute
+_Kind = tuple[str, str, str]  # kind of event, who, rule
 
 
 class DecisionLog:
@@ -25,10 +26,11 @@ class DecisionLog:
         self._record = record
         self._seen: Counter[_Kind] = Counter()
         self._last: dict[_Kind, Event] = {}
+        self._strangers: set[str] = set()
 
-    def report(self, event: Event) -> bool:
-        """False: it is only counted."""
-        kind = (event.kind, event.actor, event.rule)
+    def report(self, event: Event, node: str) -> bool:
+        """node: the authenticated node that this came through; empty where there is none. False: it is only counted."""
+        kind = (event.kind, node or self._stranger(event.actor), event.rule)
         self._seen[kind] += 1
         if self._seen[kind] > PER_MINUTE:
             self._last[kind] = event
@@ -44,3 +46,10 @@ class DecisionLog:
             self._record(msgspec.structs.replace(event, id=secrets.token_hex(16), detail=detail))
         self._seen.clear()
         self._last.clear()
+        self._strangers.clear()
+
+    def _stranger(self, address: str) -> str:
+        """An address can be forged: those that are too many are one."""
+        if len(self._strangers) < STRANGERS_MAX:
+            self._strangers.add(address)
+        return address if address in self._strangers else ""

@@ -46,7 +46,10 @@ class EventFeed:
         while True:
             try:
                 await self._follow()
-            except (ConnectionError, ProblemError) as error:
+            except (
+                OSError,
+                ProblemError,
+            ) as error:  # also what the host refuses to a push: the next Welcome repeats it
                 self.refusal = error.code if isinstance(error, ProblemError) else ""
                 if isinstance(error, ProblemError) and error.code in _FINAL:
                     raise Refused(error.code, str(error)) from None

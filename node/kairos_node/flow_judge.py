@@ -292,7 +292,7 @@ class FlowJudge:
 
     def _report(self, flow: Flow, document: dict[str, Any], decision: Decision) -> None:
         kind = "flow.allowed" if decision.allow else "flow.denied"
-        if not self.log.report(self._event(kind, flow, document, decision)):
+        if not self.log.report(self._event(kind, flow, document, decision), _came_through(document)):
             return
         if decision.allow:
             _log.info("allowed %s: %s", describe(flow), decision.rule)
@@ -306,7 +306,7 @@ class FlowJudge:
             return
         event = self._event("verdict.differs", flow, document, decision)
         event.detail["endpoint_rule"] = claim.rule
-        if self.log.report(event):
+        if self.log.report(event, _came_through(document)):
             _log.warning("%s: the endpoint allowed it (%s), we deny it (%s)", describe(flow), claim.rule, decision.rule)
 
     def _event(self, kind: str, flow: Flow, document: dict[str, Any], decision: Decision) -> Event:
@@ -416,6 +416,12 @@ def _lots(flows: Iterable[int], size: int) -> Iterator[set[int]]:
     left = iter(list(flows))
     while lot := set(itertools.islice(left, size)):
         yield lot
+
+
+def _came_through(document: dict[str, Any]) -> str:
+    """The node whose word it is that this flow has such a source: the device, or the one that leads to it; empty where there is none."""
+    node: str = document["device"]["node"] or document["attachment"]
+    return node
 
 
 def _in_the_middle(flow: Flow) -> bool:

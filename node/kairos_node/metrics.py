@@ -76,6 +76,14 @@ def exposition(status: Mapping[str, Any], timings: Timings) -> str:
         *_family("kairos_clock_ahead_seconds", "gauge", "Of the fabric's clock.", [({}, status["clock_ahead_s"])]),
         *_family("kairos_policy_version", "gauge", "In force; 0: none.", [({}, status["policy_version"])]),
         *_family("kairos_certificate_end_seconds", "gauge", "Unix time.", [({}, status["certificate_ends"])]),
+        *_family("kairos_audit_waiting", "gauge", "Events not delivered yet.", [({}, status["audit_waiting"])]),
+        *_family(
+            "kairos_audit_lost_total",
+            "counter",
+            "Events dropped, by kind.",
+            [({"kind": kind}, count) for kind, count in sorted(status["audit_lost"].items())],
+        ),
+        *_family("kairos_unwritten_files", "gauge", "Which the disk did not take.", [({}, len(status["unwritten"]))]),
         *_family("kairos_tunnels", "gauge", "Established.", [({"path": path}, paths[path]) for path in paths]),
         *_family(
             "kairos_drops_total",

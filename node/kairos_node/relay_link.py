@@ -15,6 +15,7 @@ import asyncio
 import itertools
 import logging
 from collections.abc import Callable
+from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Protocol
 
 import msgspec
@@ -61,7 +62,13 @@ class RelayChannel:
         self.user: ChannelUser | None = None
         self._link = link
 
+    @property
+    def relay_address(self) -> IPv4Address | IPv6Address | None:
+        """Of the relay's host; None: the connection is lost."""
+        return self._link.address
+
     def send_stream(self, data: bytes) -> None:
+        """Raises Refused("not-reading"): more waits for the peer's credit than may."""
         self._link.send_frames(self.machine.send_stream(data))
 
     def close(self, code: str, reason: str) -> None:
@@ -114,6 +121,14 @@ class RelayLink(WSListener):
         if link._transport is None:  # the connection ended before the upgrade: picows says nothing of it
             raise ConnectionError(f"relay {url}: it closed the connection")
         return link
+
+    @property
+    def address(self) -> IPv4Address | IPv6Address | None:
+        """Of the relay's host; None: the connection is lost."""
+        if self._transport is None:
+            return None
+        peer = self._transport.underlying_transport.get_extra_info("peername")
+        return ip_address(peer[0]) if peer else None
 
     # -- for the tunnels ---------------------------------------------------------------------------------------------
 
@@ -208,7 +223,8 @@ class RelayLink(WSListener):
             case FrameType.OPENED:
                 self._open(header.channel, ChannelFacts(parse_opened_untrusted(payload).gateway))
             case FrameType.PING if len(payload) <= wire.PING_PAYLOAD_MAX:
-                self.send_frames([wire.encode(FrameType.PONG, header.channel, bytes(payload))])
+                if not self._paused:  # a relay that reads nothing would have its answers pile up here
+                    self.send_frames([wire.encode(FrameType.PONG, header.channel, bytes(payload))])
             case FrameType.STREAM | FrameType.DATAGRAMS | FrameType.CREDIT | FrameType.CLOSE:
                 channel = self._channels.get(header.channel)
                 if channel is not None:  # else it was closed while this frame was on its way

@@ -62,7 +62,7 @@ class Renewal:
                     await self.renew()
                 backoff.reset()
                 wait = self._due_in()
-            except (ConnectionError, ProblemError, KairosError) as error:
+            except (OSError, ProblemError, KairosError) as error:  # OSError: no connection, or no room for a new seed
                 wait = backoff.next()
                 _log.warning("the certificate was not renewed: %s; again in %.0f s", error, wait)
 
@@ -121,8 +121,7 @@ class Renewal:
         check_own_certificate_untrusted(
             self._provider, trust, join, self.identity.node, key.public_key, answer.certificate, now
         )
-        self._state.keep_fabric(info)
-        self._state.keep_keys(Keys(seed, answer.certificate))
+        self._state.keep_certificate(info, Keys(seed, answer.certificate))  # whose seed is on disk already
         self.identity = self._state.identity(self._provider, now)
         self._client.signer = Signer(self.identity.node, self.identity.key)
         self._renewed(self.identity)

@@ -1,20 +1,25 @@
 """Audit events on their way to the fabric: on disk first, so that neither a crash nor an outage loses one.
 
 A folder of numbered files, JSON lines each. The newest is appended to; drain() sends the oldest first and deletes what the fabric has
-taken. An event sent twice is stored once, for its id is the key. When the spool is full the oldest file goes, and the log says how
-many events were in it.
+taken. An event sent twice is stored once, for its id is the key.
+
+Nothing is lost uncounted. What a full or broken disk does not take waits in memory. When the spool is full, the newest events of
+the most frequent kind go: a flood must not push out the evidence of how it began.
 """
 
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import os
 import secrets
 import time
+from collections import Counter, deque
+from dataclasses import dataclass, field
 from io import FileIO
 from pathlib import Path
-from typing import Any, NoReturn, Protocol
+from typing import Any, NoReturn, Protocol, Self
 
 import msgspec
 
@@ -27,7 +32,10 @@ from kairos_node.state import Identity
 _log = logging.getLogger(__name__)
 FILE_EVENTS = 250  # what is sent at once,
 FILE_BYTES = BODY_MAX // 2  # and how large it may be
-SPOOL_FILES = 400  # 100,000 events
+SPOOL_EVENTS = 100_000
+SPOOL_BYTES = 400 * FILE_BYTES
+MEMORY_EVENTS = 1_000  # that wait while the disk takes none
+_PARTIAL = "partial"  # what becomes a file once it is whole
 _DELIVER_EVERY_S = 1.0  # in bursts
 _SENSELESS = (400, 413, 422)  # the fabric will never take it, however often it is sent
 
@@ -49,26 +57,78 @@ def event_of(identity: Identity, kind: str, **said: Any) -> Event:
     )
 
 
+@dataclass(slots=True)
+class _Amount:
+    """Of a file, or of all."""
+
+    kinds: Counter[str] = field(default_factory=Counter)
+    """Events, by kind."""
+    size: int = 0
+    """Bytes."""
+
+    @classmethod
+    def of(cls, events: list[Event]) -> _Amount:
+        return cls(Counter(event.kind for event in events), sum(len(_line(event)) for event in events))
+
+    def add(self, kind: str, size: int) -> None:
+        self.kinds[kind] += 1
+        self.size += size
+
+    def __iadd__(self, other: _Amount) -> Self:
+        self.kinds.update(other.kinds)
+        self.size += other.size
+        return self
+
+    def __isub__(self, other: _Amount) -> Self:
+        self.kinds.subtract(other.kinds)
+        self.size -= other.size
+        return self
+
+
 class Spool:
     """Not for two processes at once: the state directory's lock sees to that."""
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._folder = folder
-        self._number = max((int(path.stem) for path in self._files()), default=0) + 1
+        self._files = {path: _Amount.of(_read(path)) for path in sorted(folder.glob("*.jsonl"))}  # oldest first
+        self._all = _Amount()
+        for amount in self._files.values():
+            self._all += amount
+        self._number = max((int(path.stem) for path in self._files), default=0) + 1
         self._open: FileIO | None = None
-        self._events = 0
-        self._bytes = 0
+        self._sending: Path | None = None
+        self._delivered: set[Path] = set()  # and not deleted, because the disk refused that
+        self._memory: deque[Event] = deque()  # which the disk did not take
+        self.lost: Counter[str] = Counter()
+        """Events that were dropped since the start, by kind: the spool was full, or both disk and memory were."""
+
+    @property
+    def waiting(self) -> int:
+        """Events that the fabric has yet to take."""
+        return self._all.kinds.total() + len(self._memory)
+
+    @property
+    def disk_refuses(self) -> bool:
+        """Events wait in memory, where a crash loses them."""
+        return bool(self._memory)
 
     def record(self, event: Event) -> None:
         """Survives our death when this returns, and the machine's a little later: a sync for every flow would hold the loop.
-        A full disk stops no traffic: the event goes to the log instead."""
-        line = msgspec.json.encode(event) + b"\n"
+        A disk that takes nothing stops no traffic: the event waits in memory."""
+        self._memory.append(event)
         try:
-            self._append(line)
+            while self._memory:
+                if self._make_room(self._memory[0].kind):
+                    self._append(self._memory[0])
+                else:
+                    self._lose(self._memory[0].kind, 1, "the spool is full")
+                self._memory.popleft()
         except OSError as error:
-            _log.error("audit: not written (%s): %s", error.strerror, line.decode().rstrip())
-            self._close()  # behind half a line no other may follow
+            if len(self._memory) == 1:
+                _log.error("audit: the disk takes no events (%s), they wait in memory", error.strerror)
+            elif len(self._memory) > MEMORY_EVENTS:
+                self._lose(self._memory.pop().kind, 1, f"the disk takes none ({error.strerror}), and memory is full")
 
     async def deliver(self, sender: Sender) -> NoReturn:
         """For ever; what the fabric does not take now waits on disk."""
@@ -82,24 +142,64 @@ class Spool:
     async def drain(self, sender: Sender) -> int:
         """Sends all that is there, oldest first; returns how many events the fabric took. What the sender raises is raised:
         nothing is lost. Only an event that the fabric calls senseless goes, for it would hold up all others for ever."""
-        self._close()
+        for path in list(self._delivered):
+            self._delete(path)
         taken = 0
-        for path in self._files():
-            events = _read(path)
-            taken += await _send(sender, events) if events else 0
-            _delete(path)
+        for path in list(self._files):
+            if path == self._path(self._number):
+                self._close()
+            taken += await self._send_file(sender, path)
+        while self._memory:
+            events = [self._memory.popleft() for _ in range(min(FILE_EVENTS, len(self._memory)))]
+            try:
+                taken += await _send(sender, events)
+            except BaseException:
+                self._memory.extendleft(reversed(events))
+                raise
         return taken
 
-    def _append(self, line: bytes) -> None:
+    async def _send_file(self, sender: Sender, path: Path) -> int:
+        try:
+            events = _read(path)
+        except FileNotFoundError:
+            events = []  # somebody has cleaned up
+        except OSError as error:
+            _log.error("audit: %s is not read (%s)", path.name, error.strerror)
+            return 0
+        self._sending = path
+        try:
+            taken = await _send(sender, events) if events else 0
+        finally:
+            self._sending = None
+        self._all -= self._files.pop(path)
+        self._delete(path)
+        return taken
+
+    def _append(self, event: Event) -> None:
+        """Raises OSError; then the file is as it was before."""
+        line, path = _line(event), self._path(self._number)
         if self._open is None:
-            self._make_room()
             flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
-            self._open = os.fdopen(os.open(self._path(self._number), flags, 0o600), "wb", buffering=0)
-            self._events = self._bytes = 0
-        self._open.write(line)
-        self._events += 1
-        self._bytes += len(line)
-        if self._events >= FILE_EVENTS or self._bytes >= FILE_BYTES:
+            self._open = os.fdopen(os.open(path, flags, 0o600), "wb", buffering=0)
+            self._files[path] = _Amount()
+        file = self._files[path]
+        try:
+            if self._open.write(line) != len(line):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        except OSError:
+            self._cut_off(file.size)
+            raise
+        file.add(event.kind, len(line))
+        self._all.add(event.kind, len(line))
+        if file.kinds.total() >= FILE_EVENTS or file.size >= FILE_BYTES:
+            self._close()
+
+    def _cut_off(self, size: int) -> None:
+        """Half a line: behind it no other may follow."""
+        assert self._open is not None
+        try:
+            os.ftruncate(self._open.fileno(), size)
+        except OSError:
             self._close()
 
     def _close(self) -> None:
@@ -113,17 +213,54 @@ class Spool:
             self._open = None
             self._number += 1
 
-    def _make_room(self) -> None:
-        files = self._files()
-        if len(files) >= SPOOL_FILES:
-            _log.error("audit: the spool is full, the oldest %d events are lost", len(_read(files[0])))
-            _delete(files[0])
+    def _make_room(self, kind: str) -> bool:
+        """Whether an event of this kind may be added. Raises OSError."""
+        while self._all.kinds.total() >= SPOOL_EVENTS or self._all.size >= SPOOL_BYTES:
+            ((noisiest, _),) = self._all.kinds.most_common(1)
+            if kind == noisiest or not self._thin(noisiest):
+                return False
+        return True
+
+    def _thin(self, kind: str) -> bool:
+        """Drops the newest events of this kind: those of one file. False: there are none that could go. Raises OSError."""
+        holding = [path for path, file in self._files.items() if file.kinds[kind] and path != self._sending]
+        if not holding:
+            return False
+        path = holding[-1]
+        if path == self._path(self._number):
+            self._close()
+        before, left = self._files[path], [event for event in _read(path) if event.kind != kind]
+        if left:
+            partial = self._folder / _PARTIAL
+            with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
+                file.writelines(map(_line, left))
+            partial.replace(path)
+            self._files[path] = _Amount.of(left)
+            self._all += self._files[path]
+        else:
+            del self._files[path]
+            self._delete(path)
+        self._all -= before
+        self._lose(kind, before.kinds[kind], "the spool is full")
+        return True
+
+    def _lose(self, kind: str, count: int, why: str) -> None:
+        if not self.lost:
+            _log.error("audit: events are lost: %s", why)
+        self.lost[kind] += count
+
+    def _delete(self, path: Path) -> None:
+        """What the disk does not let go is not sent again, as long as we live."""
+        try:
+            path.unlink(missing_ok=True)
+            self._delivered.discard(path)
+        except OSError as error:
+            if path not in self._delivered:
+                _log.error("audit: %s is not deleted (%s)", path.name, error.strerror)
+            self._delivered.add(path)
 
     def _path(self, number: int) -> Path:
         return self._folder / f"{number:012}.jsonl"
-
-    def _files(self) -> list[Path]:
-        return sorted(self._folder.glob("*.jsonl"))
 
 
 async def _send(sender: Sender, events: list[Event]) -> int:
@@ -140,8 +277,8 @@ async def _send(sender: Sender, events: list[Event]) -> int:
     return await _send(sender, events[:middle]) + await _send(sender, events[middle:])
 
 
-def _delete(path: Path) -> None:
-    path.unlink(missing_ok=True)
+def _line(event: Event) -> bytes:
+    return msgspec.json.encode(event) + b"\n"
 
 
 def _read(path: Path) -> list[Event]:

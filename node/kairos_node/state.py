@@ -1,5 +1,9 @@
 """What a node keeps on disk: directory 0700, files 0600, every write atomic. A process may be killed at any moment.
 
+A disk that is full or read-only must not end a daemon. What the fabric said, and can say again, is then kept in memory and counts
+all the same until the disk takes it (`unwritten`). A seed is never used before it is on disk: there OSError is raised, and what was
+there before stays.
+
 join.json       what the join token pinned; written before E1
 identity.json   seed, certificate, and the seed of a rotation in flight: one file, so that they change together
 fabric.json     what the fabric said of itself, after it was checked against the pins
@@ -14,6 +18,7 @@ lock, socket    of the running daemon
 from __future__ import annotations
 
 import fcntl
+import logging
 import os
 import secrets
 from collections.abc import Iterable, Iterator
@@ -34,6 +39,7 @@ from kairos.errors import UNREADABLE, BadMessage, Refused
 from kairos.identity.certificate import Certificate, parse_certificate_untrusted
 from kairos_node.certificates import Trust, trust_untrusted
 
+_log = logging.getLogger(__name__)
 _T = TypeVar("_T")
 _SAID_BY_FABRIC = (
     "fabric.json", "network.json", "policy.json", "revoked.json", "isolations.json", "refused-certificates.json",
@@ -95,6 +101,14 @@ class NodeState:
         self.directory = directory
         self.spool = directory / "spool"
         self.socket = directory / "socket"
+        self._unwritten: dict[str, bytes] = {}  # by name of the file
+        self._unwritten_policy: tuple[PolicyRecord, bytes] | None = None
+        self._complained: set[str] = set()
+
+    @property
+    def unwritten(self) -> list[str]:
+        """Files that the disk did not take, so that a restart would read older ones."""
+        return sorted([*self._unwritten, *(["policy.json"] if self._unwritten_policy is not None else [])])
 
     def create(self) -> None:
         """Makes the directory and closes it to others. Raises OSError."""
@@ -134,13 +148,21 @@ class NodeState:
         """Before E1: the key must outlive us, or a counted token would be lost with it. What another fabric said is
         forgotten."""
         self.create()
+        self._unwritten, self._unwritten_policy = {}, None
         for name in _SAID_BY_FABRIC:
             (self.directory / name).unlink(missing_ok=True)
         self._save("identity.json", Keys(seed))
         self._save("join.json", join)
 
     def keep_keys(self, keys: Keys) -> None:
+        """On disk when this returns. Raises OSError; then the keys before are still there."""
         self._save("identity.json", keys)
+        self._unwritten.pop("identity.json", None)
+
+    def keep_certificate(self, info: FabricInfo, keys: Keys) -> None:
+        """A new certificate, for a key whose seed is on disk, and what the fabric said of itself."""
+        self._cache("fabric.json", info)
+        self._cache("identity.json", keys)
 
     def keep_fabric(self, info: FabricInfo) -> None:
         self._save("fabric.json", info)
@@ -178,11 +200,13 @@ class NodeState:
     def keep_network(self, network: Network) -> None:
         """A revocation is never forgotten, also when a later answer does not name it."""
         self.revoke(network.revoked)
-        self._save("network.json", network)
+        self._cache("network.json", network)
 
     @property
     def policy(self) -> tuple[PolicyRecord, bytes] | None:
         """The last bundle that was believed. Whoever loads it verifies it again."""
+        if self._unwritten_policy is not None:
+            return self._unwritten_policy
         record = self._load("policy.json", PolicyRecord)
         if record is None or not self._bundle(record.version).exists():
             return None
@@ -190,6 +214,10 @@ class NodeState:
 
     def keep_policy(self, record: PolicyRecord, bundle: bytes) -> None:
         """The record names the bundle: killed in between, the pair before is still a pair."""
+        self._unwritten_policy = (record, bundle)
+        self.write_again()
+
+    def _write_policy(self, record: PolicyRecord, bundle: bytes) -> None:
         kept = self._bundle(record.version)
         self._write(kept.name, bundle)
         self._save("policy.json", record)
@@ -208,7 +236,7 @@ class NodeState:
         known = self.revoked
         grown = known.union(nodes)
         if grown != known:
-            self._save("revoked.json", sorted(grown))
+            self._cache("revoked.json", sorted(grown))
 
     @property
     def isolations(self) -> list[Isolation]:
@@ -216,14 +244,14 @@ class NodeState:
         return self._load("isolations.json", list[Isolation]) or []
 
     def keep_isolations(self, isolations: list[Isolation]) -> None:
-        self._save("isolations.json", isolations)
+        self._cache("isolations.json", isolations)
 
     @property
     def refused_certificates(self) -> list[RefusedCertificate]:
         return self._load("refused-certificates.json", list[RefusedCertificate]) or []
 
     def keep_refused_certificates(self, refused: list[RefusedCertificate]) -> None:
-        self._save("refused-certificates.json", refused)
+        self._cache("refused-certificates.json", refused)
 
     # -- the audit, as it was shown to us ----------------------------------------------------------------------------
 
@@ -232,20 +260,20 @@ class NodeState:
         return self._load("audit-head.json", SignedHead)
 
     def keep_audit_head(self, head: SignedHead) -> None:
-        self._save("audit-head.json", head)
+        self._cache("audit-head.json", head)
 
     @property
     def audit_conflict(self) -> SignedHead | None:
         return self._load("audit-conflict.json", SignedHead)
 
     def keep_audit_conflict(self, head: SignedHead) -> None:
-        self._save("audit-conflict.json", head)
+        self._cache("audit-conflict.json", head)
 
     # -- files -------------------------------------------------------------------------------------------------------
 
     def _load(self, name: str, kind: type[_T]) -> _T | None:
         try:
-            text = (self.directory / name).read_bytes()
+            text = self._unwritten.get(name) or (self.directory / name).read_bytes()
         except FileNotFoundError:
             return None
         try:
@@ -255,6 +283,32 @@ class NodeState:
 
     def _save(self, name: str, value: object) -> None:
         self._write(name, msgspec.json.encode(value))
+
+    def _cache(self, name: str, value: object) -> None:
+        """On disk when this returns, or in memory until the disk takes it."""
+        self._unwritten[name] = msgspec.json.encode(value)
+        self.write_again()
+
+    def write_again(self) -> None:
+        """Tries what the disk did not take."""
+        for name, data in list(self._unwritten.items()):
+            with self._tried(name):
+                self._write(name, data)
+                del self._unwritten[name]
+        if self._unwritten_policy is not None:
+            with self._tried("policy.json"):
+                self._write_policy(*self._unwritten_policy)
+                self._unwritten_policy = None
+
+    @contextmanager
+    def _tried(self, name: str) -> Iterator[None]:
+        try:
+            yield
+            self._complained.discard(name)
+        except OSError as error:
+            if name not in self._complained:
+                _log.error("%s is not written, it is kept in memory: %s", self.directory / name, error.strerror)
+            self._complained.add(name)
 
     def _write(self, name: str, data: bytes) -> None:
         """All of it or nothing, on disk when this returns."""

@@ -13,6 +13,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv6Address
 from typing import Any, Protocol
 
 from kairos.constants import HANDSHAKE_WAIT_S, REKEY_AFTER_S, SESSION_LIFE_S
@@ -91,6 +92,11 @@ class TunnelDriver(ABC):
     def relay(self) -> int:
         """The data plane's queue towards the relay."""
         return self._channel.relay
+
+    @property
+    def relay_address(self) -> IPv4Address | IPv6Address | None:
+        """Of the relay's host; None: the connection to it is lost."""
+        return self._channel.relay_address
 
     @property
     def live(self) -> bool:
@@ -279,8 +285,12 @@ class TunnelDriver(ABC):
 
     def _flush(self) -> None:
         data = self._tls.outgoing()
-        if data and not self.orphan:
+        if not data or self.orphan:
+            return
+        try:
             self._channel.send_stream(data)
+        except Refused as refusal:  # the peer reads nothing: the channel takes no last word either
+            self.fail(refusal.code, str(refusal))
 
     def _arm(self) -> None:
         due = None if self.machine is None or self.orphan else self.machine.next_deadline()

@@ -6,9 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from kairos.constants import CONTROL_MESSAGE_MAX, STREAM_WAITING_MAX
 from kairos.errors import BadMessage, Refused
 from kairos.protocol.channel import Channel
-from kairos.wire.frame import HEADER, FrameType, parse_frame_header_untrusted
+from kairos.wire.frame import HEADER, STREAM_WINDOW, FrameType, parse_frame_header_untrusted
 
 Frames = list[bytes]
 
@@ -84,3 +85,22 @@ def test_all_bytes_arrive_in_order_whatever_the_sizes(pieces: list[bytes]) -> No
             for credit in payloads(receiver.stream_consumed(len(data)), FrameType.CREDIT):
                 frames += sender.credit_received_untrusted(credit, 0)
     assert arrived == b"".join(pieces)
+
+
+def test_a_peer_that_grants_nothing_costs_a_stated_amount_and_is_given_up() -> None:
+    channel = Channel(1)
+    for _ in range(0, STREAM_WINDOW + STREAM_WAITING_MAX, 1024):
+        channel.send_stream(bytes(1024))
+    with pytest.raises(Refused) as refusal:
+        channel.send_stream(b"x")
+    assert refusal.value.code == "not-reading"
+    assert channel.send_stream(b"x") == []  # nor does the word that ends the tunnel wait
+    assert channel.credit_received_untrusted(STREAM_WINDOW.to_bytes(4, "big"), 0) == []
+
+
+def test_a_slow_peer_may_have_two_of_the_longest_messages_waiting() -> None:
+    channel = Channel(1)
+    channel.send_stream(bytes(STREAM_WINDOW))
+    channel.send_stream(bytes(2 * CONTROL_MESSAGE_MAX))
+    [released] = payloads(channel.credit_received_untrusted(STREAM_WINDOW.to_bytes(4, "big"), 0), FrameType.STREAM)
+    assert len(released) == STREAM_WINDOW

@@ -10,10 +10,22 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from kairos.constants import CONTROL_MESSAGES_BURST, CONTROL_MESSAGES_PER_S
 from kairos.crypto.suites import KR1
 from kairos.errors import BadMessage, IllegalMove
 from kairos.protocol import tunnel as t
-from kairos.wire.control import Config, Confirm, KemAnswer, Message, VniConfig, encode, parse_message_untrusted
+from kairos.wire.control import (
+    Config,
+    Confirm,
+    KemAnswer,
+    KemOffer,
+    Message,
+    Ping,
+    Pong,
+    VniConfig,
+    encode,
+    parse_message_untrusted,
+)
 from toy_provider import ToyProvider
 
 EXPORTER = b"x" * 48
@@ -243,3 +255,52 @@ def test_confirming_what_was_not_configured_closes() -> None:
     sim.tamper = lambda side, m: replace(m, indexes=((99, 1),)) if isinstance(m, Confirm) else m
     sim.start()
     assert sim.closed["gw"] == "wrong-vni"
+
+
+@pytest.mark.parametrize("side", ["gw", "ep"])
+def test_a_flood_of_pings_is_answered_up_to_a_rate_and_closes(side: str) -> None:
+    sim = Sim().start()
+    sim.advance(60)
+    effects: t.Effects = []
+    for token in range(10 * CONTROL_MESSAGES_BURST):
+        effects += sim.machine(side).receive(Ping(token), sim.now)
+    answered = [effect for effect in effects if isinstance(effect, t.Send) and isinstance(effect.message, Pong)]
+    assert len(answered) == CONTROL_MESSAGES_BURST
+    assert isinstance(effects[-1], t.Closed)
+    assert effects[-1].code == "flooding"
+
+
+def test_pings_at_the_rate_are_answered_for_ever() -> None:
+    sim = Sim().start()
+    for token in range(5 * CONTROL_MESSAGES_BURST):
+        now = sim.now + token / CONTROL_MESSAGES_PER_S
+        assert sim.gateway.receive(Ping(token), now) == [t.Send(Pong(token))]
+
+
+def test_a_confirm_that_nothing_waits_for_forces_no_rekey() -> None:
+    sim = Sim().start()
+    effects = sim.gateway.receive(Confirm(1, ((7, 507),)), sim.now)
+    assert not [each for each in effects if isinstance(each, t.Send) and isinstance(each.message, KemOffer)]
+    assert isinstance(effects[-1], t.Closed)
+    assert effects[-1].code == "wrong-revision"
+
+
+def test_of_configs_that_follow_each_other_the_last_confirm_counts() -> None:
+    sim = Sim().start()
+    sim.apply("gw", sim.gateway.reconfigure(config(2, 7, 8), sim.now))
+    sim.apply("gw", sim.gateway.reconfigure(config(3, 7, 9), sim.now))
+    sim.run()
+    assert not sim.closed
+    assert set(sim.transmit["ep"][1]) == set(sim.transmit["gw"][1]) == {7, 9}
+    assert sim.transmit["gw"][0] == 1
+
+
+def test_the_confirm_of_the_last_config_confirms_those_before_it() -> None:
+    sim = Sim().start()
+    sim.gateway.reconfigure(config(2, 7, 8), sim.now)
+    sim.gateway.reconfigure(config(3, 7, 9), sim.now)
+    effects = sim.gateway.receive(Confirm(3, ((7, 507), (9, 509))), sim.now)
+    assert effects[0] == t.PeerIndexes({7: 507, 9: 509})
+    assert sim.gateway.receive(Confirm(2, ()), sim.now)[-1] == t.Closed(
+        "wrong-revision", "confirms revision 2, which waits for no Confirm"
+    )

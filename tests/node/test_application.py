@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from kairos.policy.input import Application
-from kairos_node.application import Address, Applications
+from kairos.policy.input import UNIT_IN_DOUBT, Application
+from kairos_node.application import Address, Applications, unit_of
 
 TCP, UDP = 6, 17
 End = tuple[Address, int]
@@ -120,3 +120,66 @@ def test_a_program_that_was_replaced_has_no_path(tmp_path: Path) -> None:
         found = Applications().of(TCP, *both)
         assert found is not None
         assert found.path == ""
+
+
+def test_a_socket_that_two_programs_hold_is_neithers(tmp_path: Path) -> None:
+    """A program that starts another one with its socket is not that one, nor the other way round."""
+    shutil.copy(shutil.which("sleep") or "", tmp_path / "allowed")
+    with listening() as address, socket.create_connection(address) as opened:
+        with subprocess.Popen((tmp_path / "allowed", "60"), pass_fds=(opened.fileno(),)) as process:
+            found = Applications().of(TCP, *ends(opened))
+            process.kill()
+        assert found is not None
+        assert (found.path, found.sha256, found.uid) == ("", "", os.getuid())
+        assert Applications().of(TCP, *ends(opened)) == ours()
+
+
+def test_the_opener_that_was_found_first_does_not_hide_its_child(tmp_path: Path) -> None:
+    shutil.copy(shutil.which("sleep") or "", tmp_path / "denied")
+    applications = Applications()
+    with listening() as address, socket.create_connection(address) as opened:
+        assert applications.of(TCP, *ends(opened)) == ours()  # and remembered
+        with subprocess.Popen((tmp_path / "denied", "60"), pass_fds=(opened.fileno(),)) as process:
+            found = applications.of(TCP, *ends(opened))
+            process.kill()
+    assert found is not None
+    assert found.path == ""
+
+
+def test_a_socket_whose_holder_nobody_sees_is_in_doubt() -> None:
+    """Its only descriptor is on its way from one socket to another."""
+    here, there = socket.socketpair()
+    with here, there, listening() as address:
+        with socket.create_connection(address) as opened:
+            both = ends(opened)
+            socket.send_fds(here, [b"x"], [opened.fileno()])
+        found = Applications().of(TCP, *both)
+    assert found == Application("", os.getuid(), UNIT_IN_DOUBT, "")
+
+
+@pytest.mark.parametrize(
+    ("cgroups", "unit"),
+    [
+        ("0::/system.slice/nginx.service\n", "nginx.service"),
+        ("0::/system.slice/system-getty.slice/getty@tty1.service\n", "getty@tty1.service"),
+        ("0::/system.slice/nginx.service/worker/own.service\n", "nginx.service"),
+        ("0::/user.slice/user-1000.slice/session-3.scope\n", "session-3.scope"),
+        (
+            "0::/user.slice/user-1000.slice/user@1000.service/app.slice/nginx.service\n",
+            "user@1000.service/nginx.service",
+        ),
+        (
+            "0::/user.slice/user-1000.slice/user@1000.service/system.slice/nginx.service\n",
+            "user@1000.service/nginx.service",
+        ),
+        ("0::/user.slice/user-1000.slice/user@1000.service/init.scope\n", "user@1000.service/init.scope"),
+        ("0::/\n", ""),
+        ("0::/init.scope\n", "init.scope"),
+        ("12:cpu:/x/fake.service\n1:name=systemd:/system.slice/a.service\n0::/\n", "a.service"),
+        ("0::/../../user.slice/nginx.service\n", UNIT_IN_DOUBT),
+        ("0::/jobs/nginx.service\n", ""),
+        ("", ""),
+    ],
+)
+def test_a_unit_is_known_by_its_whole_place(cgroups: str, unit: str) -> None:
+    assert unit_of(cgroups) == unit

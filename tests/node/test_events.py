@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any, NoReturn
 
 import pytest
 
-from kairos.api.push import ToNode
+from kairos.api.push import NetworkChanged, ToNode
 from kairos_node import events
 from kairos_node.backoff import Backoff
 from kairos_node.events import EventFeed
@@ -65,3 +66,17 @@ def test_an_attempt_that_opened_nothing_is_a_failure_however_long_it_took(monkey
 
 def test_a_socket_that_stayed_open_begins_anew(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(set(pauses(monkeypatch, opens=True))) == 1
+
+
+def test_a_push_that_the_host_cannot_carry_out_is_a_failure_and_no_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Pushing(Fabric):
+        async def __anext__(self) -> Any:
+            return NetworkChanged(1)
+
+    async def on_a_full_disk(push: ToNode) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    taken = Pauses()
+    with pytest.raises(asyncio.CancelledError):
+        asyncio.run(EventFeed(Pushing(opens=True), on_a_full_disk, taken).run())  # type: ignore[arg-type]
+    assert len(taken.taken) == 5

@@ -21,6 +21,9 @@ STATUS = {
     "clock_ahead_s": 1,
     "policy_version": 3,
     "certificate_ends": 1_800_000_000,
+    "audit_waiting": 12,
+    "audit_lost": {"flow.denied": 7},
+    "unwritten": ["network.json"],
     "tunnels": [{"state": "established", "path": "direct"}, {"state": "closed", "path": "relay"}],
     "counters": {"tx_packets": 7, "drop_auth": 2},
 }
@@ -39,6 +42,9 @@ def test_every_line_is_of_the_format_and_names_what_is_known() -> None:
         'kairos_tunnels{path="relay"} 0',
         'kairos_drops_total{reason="auth"} 2',
         "kairos_tx_packets_total 7",
+        "kairos_audit_waiting 12",
+        'kairos_audit_lost_total{kind="flow.denied"} 7',
+        "kairos_unwritten_files 1",
         'kairos_decision_seconds_count{point="egress"} 1',
     } <= set(lines)
 

@@ -6,9 +6,11 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from small_disk import fill, small_disk
 
 from issued import DOMAIN, Authority
 from kairos.api.enrollment import FabricInfo
@@ -127,3 +129,55 @@ while True:
         keys = state.keys
         assert keys is not None
         assert {keys.seed[:1]} == {keys.certificate[i : i + 1] for i in range(0, 50_000, 997)}
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Path]:
+    with small_disk(tmp_path / "disk") as made:
+        yield made
+
+
+def test_a_full_disk_ends_nothing_and_loses_nothing_that_the_fabric_said(disk: Path) -> None:
+    state = NodeState(disk / "state")
+    state.begin(JOIN, b"s" * 32)
+    state.keep_network(Network(1, [], [], [], []))
+    ballast = fill(disk)
+    later, record = Network(2, [], [], [], ["ep-lost"]), PolicyRecord("acme", 2, b"d", b"s")
+    state.keep_network(later)
+    state.keep_policy(record, bytes(10_000))
+    assert (state.network, state.policy) == (later, (record, bytes(10_000)))
+    assert state.revoked == {"ep-lost"}
+    assert state.unwritten == ["network.json", "policy.json", "revoked.json"]
+    assert NodeState(state.directory).network == Network(1, [], [], [], [])
+    ballast.unlink()
+    state.write_again()
+    assert state.unwritten == []
+    again = NodeState(state.directory)
+    assert (again.network, again.policy) == (later, (record, bytes(10_000)))
+    assert again.revoked == {"ep-lost"}
+
+
+def test_a_disk_without_room_keeps_the_keys_that_it_has(disk: Path) -> None:
+    state = NodeState(disk / "state")
+    state.begin(JOIN, b"s" * 32)
+    fill(disk)
+    with pytest.raises(OSError, match="No space left"):
+        state.keep_keys(Keys(b"s" * 32, b"", b"n" * 32))
+    assert state.keys == NodeState(state.directory).keys == Keys(b"s" * 32)
+    state.keep_certificate(
+        FabricInfo("1", "KR1", DOMAIN, "http://r", b"", b"", b""), Keys(b"s" * 32, bytes(5_000))
+    )  # for the same seed: it counts meanwhile
+    assert state.keys == Keys(b"s" * 32, bytes(5_000))
+    assert NodeState(state.directory).keys == Keys(b"s" * 32)
+    assert state.unwritten == ["fabric.json", "identity.json"]
+
+
+def test_a_read_only_disk_ends_nothing(disk: Path) -> None:
+    state = NodeState(disk / "state")
+    state.begin(JOIN, b"s" * 32)
+    subprocess.run(("mount", "-o", "remount,ro", disk), check=True)
+    state.revoke(["ep-lost"])
+    assert state.revoked == {"ep-lost"}
+    subprocess.run(("mount", "-o", "remount,rw", disk), check=True)
+    state.keep_network(Network(1, [], [], [], []))
+    assert NodeState(state.directory).revoked == {"ep-lost"}

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Thread
 
 import cryptography_vectors
 import pytest
@@ -13,7 +15,7 @@ from kairos.crypto.provider import Provider
 from kairos.crypto.suites import KR1, KR5, Suite
 from kairos.errors import Refused
 from kairos_node.crypto import PROVIDERS, provider_named
-from kairos_node.crypto.liboqs import LiboqsDecapsulationKey, LiboqsProvider
+from kairos_node.crypto.liboqs import LiboqsDecapsulationKey, LiboqsProvider, _from_seed
 from kairos_node.crypto.pyca import PycaDecapsulationKey
 
 VECTORS = Path(cryptography_vectors.__file__).parent / "asymmetric"
@@ -119,3 +121,38 @@ def test_malformed_keys_are_refused(provider: Provider, suite: Suite) -> None:
 def test_an_unknown_provider_is_refused() -> None:
     with pytest.raises(Refused, match="not one of"):
         provider_named("openssl")
+
+
+def test_keys_that_others_make_meanwhile_do_not_come_from_the_seed_that_is_expanded() -> None:
+    """liboqs has one source of randomness for the whole process: a switch of it would reach every thread."""
+    provider = LiboqsProvider()
+    others: list[bytes] = []
+
+    class Slow:
+        """A key generation during which other threads use randomness too."""
+
+        def generate_keypair(self) -> bytes:
+            for _ in range(2):
+                other = Thread(target=lambda: others.append(provider.generate_kem_key(KR1).public_key))
+                other.start()
+                other.join()
+            made: bytes = provider._oqs.Signature(KR1.signature).generate_keypair()
+            return made
+
+    assert _from_seed(Slow(), SEED) == provider_named("cryptography").signing_key(KR1, SEED).public_key
+    assert len(set(others)) == 2
+    assert provider._oqs.Signature(KR1.signature).generate_keypair() != _from_seed(Slow(), SEED)
+
+
+def test_many_threads_expand_seeds_and_sign_at_once() -> None:
+    provider, reference = LiboqsProvider(), provider_named("cryptography")
+
+    def work(number: int) -> bool:
+        seed = bytes([number]) * 32
+        key = provider.signing_key(KR1, seed)
+        signature = key.sign(b"message", b"context")
+        right = key.public_key == reference.signing_key(KR1, seed).public_key
+        return right and reference.verify(KR1, key.public_key, b"message", signature, b"context")
+
+    with ThreadPoolExecutor(8) as pool:
+        assert all(pool.map(work, range(64)))

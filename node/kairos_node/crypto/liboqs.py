@@ -2,6 +2,9 @@
 
 liboqs keeps ML-DSA private keys expanded and has no call that makes one from its seed, so the seed is fed to key
 generation as its randomness: exactly 32 bytes are asked for, once (FIPS 204 §5.1).
+
+liboqs has one source of randomness for the whole process. It is set once, to `_random_bytes`, which knows by thread whether a seed
+is being expanded; it is never switched while other threads sign or make keys.
 """
 
 from __future__ import annotations
@@ -19,7 +22,35 @@ from kairos.crypto.suites import SEED_BYTES, Suite
 from kairos.errors import Refused
 
 _RandomBytes = ctypes.CFUNCTYPE(None, ctypes.POINTER(ctypes.c_uint8), ctypes.c_size_t)
-_entropy_lock = threading.Lock()  # liboqs has one source of randomness for the whole process
+
+
+class _Expansion(threading.local):
+    """The seed that this thread makes a key of."""
+
+    seed: bytes | None = None
+    """None: this thread asks for true randomness."""
+
+    def __init__(self) -> None:
+        self.asked: list[int] = []
+        """How many bytes liboqs asked for while the seed was expanded, call by call."""
+
+
+_expansion = _Expansion()
+
+
+def _give(into: Any, count: int) -> None:
+    try:
+        seed = _expansion.seed
+        if seed is None:
+            ctypes.memmove(into, os.urandom(count), count)
+        else:
+            _expansion.asked.append(count)
+            ctypes.memmove(into, seed, min(count, SEED_BYTES))
+    except BaseException:  # ctypes would ignore it, and liboqs would go on with bytes that are not random
+        os.abort()
+
+
+_random_bytes = _RandomBytes(_give)
 
 
 def _load() -> ModuleType:
@@ -36,6 +67,7 @@ def _load() -> ModuleType:
             import oqs
         except ImportError:
             raise Refused("unknown-provider", "provider oqs needs liboqs-python: pip install kairos-red[oqs]") from None
+    oqs.native().OQS_randombytes_custom_algorithm(_random_bytes)
     loaded: ModuleType = oqs
     return loaded
 
@@ -45,7 +77,7 @@ class LiboqsSigningKey:
         if len(seed) != SEED_BYTES:
             raise Refused("bad-key", f"an ML-DSA seed is {SEED_BYTES} bytes, not {len(seed)}")
         self._signature = oqs.Signature(suite.signature)
-        self.public_key: bytes = _from_seed(oqs, self._signature, seed)
+        self.public_key: bytes = _from_seed(self._signature, seed)
 
     def sign(self, message: bytes, context: bytes) -> bytes:
         require_context(context)
@@ -98,24 +130,17 @@ class LiboqsProvider:
             return ciphertext, secret
 
 
-def _from_seed(oqs: ModuleType, signature: Any, seed: bytes) -> bytes:
+def _from_seed(signature: Any, seed: bytes) -> bytes:
     """Makes `signature` hold the key of `seed`; returns the public key."""
-    asked: list[int] = []
-
-    def give(into: Any, count: int) -> None:
-        asked.append(count)
-        ctypes.memmove(into, seed, min(count, SEED_BYTES))
-
-    callback = _RandomBytes(give)
-    native = oqs.native()
-    with _entropy_lock:
-        native.OQS_randombytes_custom_algorithm(callback)
-        try:
-            public_key: bytes = signature.generate_keypair()
-        finally:
-            native.OQS_randombytes_switch_algorithm(ctypes.create_string_buffer(b"system"))
-    if asked != [SEED_BYTES]:
+    _expansion.seed = seed
+    _expansion.asked.clear()
+    try:
+        public_key: bytes = signature.generate_keypair()
+    finally:
+        _expansion.seed = None
+    if _expansion.asked != [SEED_BYTES]:
         raise Refused(
-            "unknown-provider", f"this liboqs asks for {asked} random bytes to make a key; use provider cryptography"
+            "unknown-provider",
+            f"this liboqs asks for {_expansion.asked} random bytes to make a key; use provider cryptography",
         )
     return public_key
