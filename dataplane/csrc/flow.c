@@ -28,6 +28,7 @@ typedef struct {
   uint32_t turn; /* of this slot: makes ids unique */
   uint32_t next, from, across, rule, generation, tcp_flags;
   uint32_t parked; /* the place of its packets that wait; 0: none do */
+  share *owner;    /* of the sender that opened it, which goes after its flows */
   uint64_t opened_ms, last_ms, asked_ms;
   uint64_t packets[2], bytes[2];
 } flow;
@@ -185,14 +186,8 @@ static void describe(const struct flow_table *t, const flow *f, uint64_t now, kd
   memcpy(out->bytes, f->bytes, sizeof out->bytes);
 }
 
-/* Of the sender that opened it: a session or VNI keeps its share for as long as it has flows. */
-static share *owner_of(kdp_engine *e, const flow *f) {
-  if (f->from != 0) return &session_find(e, f->from)->share;
-  return &vni_find(e, f->across != 0 ? f->across : f->key.vni)->share;
-}
-
-static void waits_no_more(kdp_engine *e, const flow *f) {
-  atomic_fetch_sub_explicit(&owner_of(e, f)->waiting, 1, memory_order_relaxed);
+static void waits_no_more(const flow *f) {
+  atomic_fetch_sub_explicit(&f->owner->waiting, 1, memory_order_relaxed);
 }
 
 /* Its stripe is held and it is already out of its chain. */
@@ -204,9 +199,9 @@ static void give_back(kdp_engine *e, flow *f, uint8_t why) {
     over.ended = why == KDP_END_IDLE && f->closing ? KDP_END_CLOSED : why;
     ended_put(e->ended, &over);
   }
-  if (f->verdict == KDP_PENDING) waits_no_more(e, f);
+  if (f->verdict == KDP_PENDING) waits_no_more(f);
   park_end(e, f->parked);
-  atomic_fetch_sub_explicit(&owner_of(e, f)->flows, 1, memory_order_relaxed);
+  atomic_fetch_sub_explicit(&f->owner->flows, 1, memory_order_relaxed);
   pthread_mutex_lock(&t->free_lock);
   t->live--;
   uint32_t turn = f->turn + 1;
@@ -232,7 +227,7 @@ static void account(flow *f, bool source_low, const packet *p, const inner *in, 
 
 /* The stripe is held: the verdict cannot come before the packet stands where it will be looked for. */
 static void wait_for_verdict(kdp_engine *e, lane *l, flow *f, const sender *from, const inner *in, int otherwise) {
-  bool parked = park(e, owner_of(e, f), &f->parked, f->key.vni, from, in);
+  bool parked = park(e, f->owner, &f->parked, f->key.vni, from, in);
   count(l, parked ? C_parked : otherwise);
 }
 
@@ -261,6 +256,7 @@ static void open_flow(kdp_engine *e, lane *l, const flow_key *k, uint32_t bucket
   uint32_t turn = f->turn;
   *f = (flow){.key = *k,
               .turn = turn,
+              .owner = of,
               .initiator_is_low = source_low,
               .verdict = KDP_PENDING,
               .icmp_type = p->icmp_type,
@@ -500,7 +496,7 @@ bool flows_decide(kdp_engine *e, lane *l, uint64_t id, uint8_t verdict, uint32_t
   pthread_mutex_t *stripe;
   flow *f = lock_flow(e->flows, id, &stripe);
   if (f == NULL) return false;
-  if (f->verdict == KDP_PENDING) waits_no_more(e, f);
+  if (f->verdict == KDP_PENDING) waits_no_more(f);
   f->verdict = verdict, f->rule = rule, f->generation = generation;
   *parked = f->parked;
   f->parked = 0;
