@@ -29,18 +29,13 @@ uint64_t clock_ms(void) {
   return (uint64_t)t.tv_sec * 1000 + (uint64_t)t.tv_nsec / 1000000;
 }
 
-vni *vni_of_flows(kdp_engine *e, uint32_t id) {
+vni *vni_find(kdp_engine *e, uint32_t id) {
   for (uint32_t i = 0; i < VNIS_MAX; i++) { /* open addressing from id */
     vni *v = e->vnis[(id + i) % VNIS_MAX];
     if (v == NULL) return NULL;
-    if (v->id == id) return v;
+    if (v->id == id) return v->leaving ? NULL : v;
   }
   return NULL;
-}
-
-vni *vni_find(kdp_engine *e, uint32_t id) {
-  vni *v = vni_of_flows(e, id);
-  return v != NULL && !v->leaving ? v : NULL;
 }
 
 session *session_find(kdp_engine *e, uint32_t index) {

@@ -42,6 +42,7 @@ typedef struct {
   uint32_t parked; /* the place of its packets that wait; 0: none do */
   flow_link wheel; /* in a slot of its stripe's wheel; guarded by the stripe */
   flow_link owned; /* in its session's flows; guarded by free_lock */
+  share *owner;    /* of the sender that opened it, which goes after its flows */
   uint64_t opened_ms, last_ms, asked_ms;
   uint64_t not_after_ms; /* of its leave */
   uint64_t packets[2], bytes[2];
@@ -160,7 +161,7 @@ static uint64_t id_of(const struct flow_table *t, const flow *f) {
 /* -- a session's flows --------------------------------------------------------------------------------------------- */
 
 /* The session keeps its place, though not its index, for as long as it has flows. */
-static session *owner_of(kdp_engine *e, const flow *f) {
+static session *opener_of(kdp_engine *e, const flow *f) {
   return f->from == 0 ? NULL : e->sessions[f->from & (SESSIONS_MAX - 1)];
 }
 
@@ -280,15 +281,8 @@ static void describe(const struct flow_table *t, const flow *f, uint64_t now, kd
   memcpy(out->bytes, f->bytes, sizeof out->bytes);
 }
 
-/* Of the sender that opened it, which keeps its share for as long as it has flows. */
-static share *share_of_flow(kdp_engine *e, const flow *f) {
-  session *owner = owner_of(e, f);
-  if (owner != NULL) return &owner->share;
-  return &vni_of_flows(e, f->across != 0 ? f->across : f->key.vni)->share;
-}
-
-static void waits_no_more(kdp_engine *e, const flow *f) {
-  atomic_fetch_sub_explicit(&share_of_flow(e, f)->waiting, 1, memory_order_relaxed);
+static void waits_no_more(const flow *f) {
+  atomic_fetch_sub_explicit(&f->owner->waiting, 1, memory_order_relaxed);
 }
 
 /* Its stripe is held and it is already out of its chain and its wheel. */
@@ -300,13 +294,13 @@ static void give_back(kdp_engine *e, flow *f, uint8_t why) {
     over.ended = why == KDP_END_IDLE && f->closing ? KDP_END_CLOSED : why;
     ended_put(e->ended, &over);
   }
-  if (f->verdict == KDP_PENDING) waits_no_more(e, f);
+  if (f->verdict == KDP_PENDING) waits_no_more(f);
   park_end(e, f->parked);
-  atomic_fetch_sub_explicit(&share_of_flow(e, f)->flows, 1, memory_order_relaxed);
-  session *owner = owner_of(e, f);
+  atomic_fetch_sub_explicit(&f->owner->flows, 1, memory_order_relaxed);
+  session *opener = opener_of(e, f);
   pthread_mutex_lock(&t->free_lock);
   t->live--;
-  if (owner != NULL) disown(t, owner, f);
+  if (opener != NULL) disown(t, opener, f);
   uint32_t turn = f->turn + 1;
   atomic_store_explicit(&t->homes[f - t->entries], 0, memory_order_relaxed); /* ordered by the stripe */
   memset(f, 0, sizeof *f);
@@ -330,7 +324,7 @@ static void account(flow *f, bool source_low, const packet *p, const inner *in, 
 
 /* The stripe is held: the verdict cannot come before the packet stands where it will be looked for. */
 static void wait_for_verdict(kdp_engine *e, lane *l, flow *f, const sender *from, const inner *in, int otherwise) {
-  bool parked = park(e, share_of_flow(e, f), &f->parked, f->key.vni, from, in);
+  bool parked = park(e, f->owner, &f->parked, f->key.vni, from, in);
   count(l, parked ? C_parked : otherwise);
 }
 
@@ -359,6 +353,7 @@ static void open_flow(kdp_engine *e, lane *l, const flow_key *k, uint32_t bucket
   uint32_t turn = f->turn;
   *f = (flow){.key = *k,
               .turn = turn,
+              .owner = of,
               .initiator_is_low = source_low,
               .verdict = KDP_PENDING,
               .icmp_type = p->icmp_type,
@@ -638,7 +633,7 @@ bool flows_decide(kdp_engine *e, lane *l, uint64_t id, uint8_t verdict, uint32_t
   pthread_mutex_t *stripe;
   flow *f = lock_flow(e->flows, id, &stripe);
   if (f == NULL) return false;
-  if (f->verdict == KDP_PENDING) waits_no_more(e, f);
+  if (f->verdict == KDP_PENDING) waits_no_more(f);
   f->verdict = verdict, f->rule = rule, f->generation = generation, f->not_after_ms = not_after_ms;
   wheel_move(e->flows, atomic_load_explicit(&e->flows->homes[f - e->flows->entries], memory_order_relaxed) - 1, f);
   *parked = f->parked;

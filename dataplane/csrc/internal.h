@@ -569,8 +569,7 @@ void session_free(session *s); /* wipes its keys */
 void vni_free(vni *v);         /* closes its TUN */
 
 /* -- engine.c ------------------------------------------------------------------------------------------------------ */
-vni *vni_find(kdp_engine *e, uint32_t id);     /* NULL: there is none, or it is leaving */
-vni *vni_of_flows(kdp_engine *e, uint32_t id); /* the same, also while it is leaving */
+vni *vni_find(kdp_engine *e, uint32_t id); /* NULL: there is none, or it is leaving */
 session *session_find(kdp_engine *e, uint32_t index);
 void addr_to_sockaddr(const kdp_addr *a, struct sockaddr_storage *s, socklen_t *len);
 void sockaddr_to_addr(const struct sockaddr_storage *s, kdp_addr *a);

@@ -16,7 +16,7 @@ ROUNDS = 12_000
 REACHED = (
     "rx_packets tx_packets flows_opened flows_denied rejects_sent drop_short drop_bad_header drop_auth drop_replay"
     " drop_bad_segment drop_bad_packet drop_spoofed_source drop_no_route drop_denied drop_unsolicited_icmp"
-    " drop_unknown_fragment drop_pending crossed drop_no_mapping drop_hop_limit drop_too_large"
+    " drop_icmp_type drop_unknown_fragment drop_pending crossed drop_no_mapping drop_hop_limit drop_too_large"
     " drop_expired_session drop_expired_lease drop_expired_verdict"
 )
 
