@@ -20,9 +20,10 @@ from __future__ import annotations
 import fcntl
 import logging
 import os
+import re
 import secrets
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
@@ -39,6 +40,7 @@ from kairos.errors import UNREADABLE, BadMessage, Refused
 from kairos.identity.certificate import Certificate, parse_certificate_untrusted
 from kairos_node.certificates import Trust, trust_untrusted
 
+_UNFINISHED = re.compile(r"\.[a-z0-9-]+(\.[a-z]+)+\.[0-9a-f]{8}")  # as `_write` names it
 _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
 _SAID_BY_FABRIC = (
@@ -126,6 +128,7 @@ class NodeState:
         except BlockingIOError:
             raise Refused("state-busy", f"another process uses {self.directory}; stop it first") from None
         else:
+            self._remove_unfinished()
             yield
         finally:
             os.close(handle)
@@ -309,6 +312,13 @@ class NodeState:
             if name not in self._complained:
                 _log.error("%s is not written, it is kept in memory: %s", self.directory / name, error.strerror)
             self._complained.add(name)
+
+    def _remove_unfinished(self) -> None:
+        """What a write left that was killed: it may hold a seed."""
+        for path in self.directory.iterdir():
+            if _UNFINISHED.fullmatch(path.name):
+                with suppress(OSError):
+                    path.unlink()
 
     def _write(self, name: str, data: bytes) -> None:
         """All of it or nothing, on disk when this returns."""

@@ -12,6 +12,7 @@ from unit_sandbox import UNITS, allowed_calls, missing, run_under, settings
 sandboxed = pytest.mark.skipif(missing() != "", reason=f"a unit's sandbox needs {missing()}")
 HARDENED = {
     "LimitCORE": ["0"],
+    "MemorySwapMax": ["0"],
     "NoNewPrivileges": ["yes"],
     "RestrictNamespaces": ["yes"],
     "ProtectKernelModules": ["yes"],
