@@ -118,6 +118,8 @@ class Agent(Daemon):
 
     async def set_up(self, tunnel: EndpointDriver, config: TunnelConfig) -> Mapping[int, Collection[Network]]:
         """T5: this host's VNIs are those of the newest Configs that its gateways sent. Raises Refused."""
+        async with self._network_turn:
+            pass  # what is being fetched may be what this Config is about
         if config.revision > self.view.record.revision:
             with contextlib.suppress(ConnectionError):
                 await self.fetch_network()

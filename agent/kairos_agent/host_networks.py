@@ -17,7 +17,7 @@ Address = IPv4Address | IPv6Address
 _OURS = ("kairos", "lo")  # interfaces by the beginning of their name
 _RESOLVERS = (Path("/etc/resolv.conf"), Path("/run/systemd/resolve/resolv.conf"))
 _UP, _GATEWAY = 0x1, 0x2  # RTF_UP, RTF_GATEWAY (linux/route.h)
-_LOOKUP_S = 2.0
+_LOOKUP_S, _LOOKUP_EVERY_S = 0.5, 60.0  # a tunnel waits for it
 _MULTICAST = IPv6Network("ff00::/8")
 
 
@@ -27,15 +27,19 @@ class HostNetworksReader:
     def __init__(self, fabric_url: str) -> None:
         self._fabric = urlsplit(fabric_url)
         self._fabric_addresses: frozenset[Address] = frozenset()
+        self._look_up_at = 0.0  # by the event loop
 
     async def read(self, relays: Iterable[Address]) -> HostNetworks:
         """relays: the addresses of those in use. Cannot fail: what cannot be read is left out."""
-        with suppress(OSError, TimeoutError):
-            async with asyncio.timeout(_LOOKUP_S):
-                found = await asyncio.get_running_loop().getaddrinfo(
-                    self._fabric.hostname, self._fabric.port or 443, type=socket.SOCK_STREAM
-                )
-            self._fabric_addresses = frozenset(ip_address(each[4][0]) for each in found)
+        loop = asyncio.get_running_loop()
+        if loop.time() >= self._look_up_at:
+            self._look_up_at = loop.time() + _LOOKUP_EVERY_S
+            with suppress(OSError, TimeoutError):
+                async with asyncio.timeout(_LOOKUP_S):
+                    found = await loop.getaddrinfo(
+                        self._fabric.hostname, self._fabric.port or 443, type=socket.SOCK_STREAM
+                    )
+                self._fabric_addresses = frozenset(ip_address(each[4][0]) for each in found)
         resolvers = [each for path in _RESOLVERS for each in resolvers_of(_text(path))]
         return HostNetworks(
             frozenset(lans_of(_text(Path("/proc/net/route")), _text(Path("/proc/net/ipv6_route")))),

@@ -65,7 +65,7 @@ def _asked(ask: Callable[[], bool | None]) -> bool | None:
 
 def _os_release() -> dict[str, str]:
     try:
-        lines = _OS_RELEASE.read_text().splitlines()
+        lines = _OS_RELEASE.read_text(errors="replace").splitlines()
     except OSError:
         return {}
     return {name: value.strip('"') for name, _, value in (line.partition("=") for line in lines) if name}

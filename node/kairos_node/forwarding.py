@@ -80,7 +80,8 @@ class Forwarding:
         else:
             for name in self._turned_on:
                 _SWITCHES[name].write_text("0")
-            for name in self._accepts_ra:
+            new = self._interfaces() - self._had if "default" in self._accepts_ra else set()  # they began with ours
+            for name in self._accepts_ra | new:
                 if _read(_accept_ra(name)) == "2":
                     _write(_accept_ra(name), "1")
         self._turned_on, self._had, self._accepts_ra = set(), set(), set()

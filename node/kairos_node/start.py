@@ -17,6 +17,7 @@ from kairos.crypto.suites import suite_named
 from kairos.errors import UNREADABLE, KairosError, Refused
 from kairos_dataplane import Dataplane, load
 from kairos_node.openssl_groups import fix_group
+from kairos_node.private_memory import keep_memory_private
 from kairos_node.state import NodeState
 
 
@@ -46,6 +47,7 @@ def run(
 ) -> int:
     """Runs a daemon until SIGTERM, SIGINT or its `down`; the exit status. serve: called once OpenSSL may be loaded."""
     try:
+        keep_memory_private()
         config = load_config(config_path, kind)
         state = prepare(directory, role)
         log_to_stderr(config.log)

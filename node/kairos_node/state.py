@@ -5,7 +5,8 @@ all the same until the disk takes it (`unwritten`). A seed is never used before 
 there before stays.
 
 join.json       what the join token pinned; written before E1
-identity.json   seed, certificate, and the seed of a rotation in flight: one file, so that they change together
+identity.json   seed, certificate, and the seed of a rotation in flight: one file, so that they change together; sealed where the
+                service has a key for that (kairos_node.sealing)
 fabric.json     what the fabric said of itself, after it was checked against the pins
 network.json, policy.json, bundle-N.tar.gz, revoked.json, isolations.json, refused-certificates.json
                 the last of each, for when the fabric is out of reach
@@ -20,9 +21,10 @@ from __future__ import annotations
 import fcntl
 import logging
 import os
+import re
 import secrets
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
@@ -38,7 +40,10 @@ from kairos.crypto.suites import SEED_BYTES, Suite, suite_named
 from kairos.errors import UNREADABLE, BadMessage, Refused
 from kairos.identity.certificate import Certificate, parse_certificate_untrusted
 from kairos_node.certificates import Trust, trust_untrusted
+from kairos_node.sealing import is_sealed, seal, sealing_key, unseal
 
+_IDENTITY = "identity.json"
+_UNFINISHED = re.compile(r"\.[a-z0-9-]+(\.[a-z]+)+\.[0-9a-f]{8}")  # as `_write` names it
 _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
 _SAID_BY_FABRIC = (
@@ -126,6 +131,8 @@ class NodeState:
         except BlockingIOError:
             raise Refused("state-busy", f"another process uses {self.directory}; stop it first") from None
         else:
+            self._remove_unfinished()
+            self._seal_identity()
             yield
         finally:
             os.close(handle)
@@ -138,7 +145,7 @@ class NodeState:
 
     @property
     def keys(self) -> Keys | None:
-        return self._load("identity.json", Keys)
+        return self._load(_IDENTITY, Keys)
 
     @property
     def fabric(self) -> FabricInfo | None:
@@ -151,18 +158,24 @@ class NodeState:
         self._unwritten, self._unwritten_policy = {}, None
         for name in _SAID_BY_FABRIC:
             (self.directory / name).unlink(missing_ok=True)
-        self._save("identity.json", Keys(seed))
+        self._save(_IDENTITY, Keys(seed))
         self._save("join.json", join)
 
     def keep_keys(self, keys: Keys) -> None:
         """On disk when this returns. Raises OSError; then the keys before are still there."""
-        self._save("identity.json", keys)
-        self._unwritten.pop("identity.json", None)
+        self._save(_IDENTITY, keys)
+        self._unwritten.pop(_IDENTITY, None)
 
     def keep_certificate(self, info: FabricInfo, keys: Keys) -> None:
         """A new certificate, for a key whose seed is on disk, and what the fabric said of itself."""
         self._cache("fabric.json", info)
-        self._cache("identity.json", keys)
+        self._cache(_IDENTITY, keys)
+
+    def _seal_identity(self) -> None:
+        """Keys from before there was a sealing key."""
+        path = self.directory / _IDENTITY
+        if sealing_key() is not None and path.exists() and not is_sealed(path.read_bytes()) and self.keys is not None:
+            self._save(_IDENTITY, self.keys)
 
     def keep_fabric(self, info: FabricInfo) -> None:
         self._save("fabric.json", info)
@@ -276,17 +289,19 @@ class NodeState:
             text = self._unwritten.get(name) or (self.directory / name).read_bytes()
         except FileNotFoundError:
             return None
+        if name == _IDENTITY and is_sealed(text):
+            text = unseal(text, sealing_key())
         try:
             return msgspec.json.decode(text, type=kind)
         except UNREADABLE as error:
             raise BadMessage(f"{self.directory / name} is damaged ({error}); restore it or enroll anew") from None
 
     def _save(self, name: str, value: object) -> None:
-        self._write(name, msgspec.json.encode(value))
+        self._write(name, _encoded(name, value))
 
     def _cache(self, name: str, value: object) -> None:
         """On disk when this returns, or in memory until the disk takes it."""
-        self._unwritten[name] = msgspec.json.encode(value)
+        self._unwritten[name] = _encoded(name, value)
         self.write_again()
 
     def write_again(self) -> None:
@@ -310,6 +325,13 @@ class NodeState:
                 _log.error("%s is not written, it is kept in memory: %s", self.directory / name, error.strerror)
             self._complained.add(name)
 
+    def _remove_unfinished(self) -> None:
+        """What a write left that was killed: it may hold a seed."""
+        for path in self.directory.iterdir():
+            if _UNFINISHED.fullmatch(path.name):
+                with suppress(OSError):
+                    path.unlink()
+
     def _write(self, name: str, data: bytes) -> None:
         """All of it or nothing, on disk when this returns."""
         temporary = self.directory / f".{name}.{secrets.token_hex(4)}"
@@ -328,6 +350,12 @@ class NodeState:
             os.fsync(folder)
         finally:
             os.close(folder)
+
+
+def _encoded(name: str, value: object) -> bytes:
+    data = msgspec.json.encode(value)
+    key = sealing_key() if name == _IDENTITY else None
+    return data if key is None else seal(data, key)
 
 
 def default_directory(service: str) -> Path:

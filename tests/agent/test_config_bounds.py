@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import socket
 from dataclasses import replace
 from ipaddress import ip_address, ip_network
 
@@ -13,7 +15,7 @@ from kairos.api.session import Lease, Member, Network, Route, Vni
 from kairos.errors import Refused
 from kairos.wire.control import Config, VniConfig
 from kairos_agent.config_bounds import HostNetworks, believed_plans, believed_revision
-from kairos_agent.host_networks import lans_of, resolvers_of
+from kairos_agent.host_networks import HostNetworksReader, lans_of, resolvers_of
 from kairos_node.network_view import NetworkView
 
 HOST = HostNetworks(
@@ -141,3 +143,20 @@ def test_the_networks_of_a_host_are_read() -> None:
 def test_the_resolvers_of_a_host_are_read() -> None:
     text = "# nameserver 1.1.1.1\nnameserver 9.9.9.9\nnameserver fe80::1%eth0\nnameserver nonsense\nsearch x\n"
     assert [str(each) for each in resolvers_of(text)] == ["9.9.9.9", "fe80::1"]
+
+
+def test_the_fabrics_address_is_kept_while_the_resolver_is_down(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def run() -> None:
+        loop = asyncio.get_running_loop()
+        reader = HostNetworksReader("https://127.0.0.9:8787")
+        assert ip_address("127.0.0.9") in (await reader.read([])).addresses
+
+        async def down(*_: object, **__: object) -> None:
+            raise socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
+
+        monkeypatch.setattr(loop, "getaddrinfo", down)
+        monkeypatch.setattr(reader, "_look_up_at", 0.0)
+        read = await reader.read([ip_address("192.0.2.1")])
+        assert {ip_address("127.0.0.9"), ip_address("192.0.2.1")} <= read.addresses
+
+    asyncio.run(run())

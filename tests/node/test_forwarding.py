@@ -128,8 +128,10 @@ def test_a_host_becomes_no_router_for_others(hosts: Hosts) -> None:
     assert hosts.switch(IPV4) == hosts.switch(IPV6) == "1"
     assert hosts.reaches("left", "10.1.0.1")
     assert not hosts.reaches("left", "10.2.0.2")
+    sh(f"ip -n {hosts.ns('host')} link add late type veth peer name late-end")
     daemon.stop()
     assert hosts.switch(IPV4) == hosts.switch(IPV6) == "0"
+    assert hosts.switch("ipv6/conf/late/accept_ra") == hosts.switch("ipv6/conf/default/accept_ra") == "1"
     assert "kairos" not in hosts.run("host", "nft", "list", "ruleset").stdout
 
 

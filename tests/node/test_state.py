@@ -181,3 +181,15 @@ def test_a_read_only_disk_ends_nothing(disk: Path) -> None:
     subprocess.run(("mount", "-o", "remount,rw", disk), check=True)
     state.keep_network(Network(1, [], [], [], []))
     assert NodeState(state.directory).revoked == {"ep-lost"}
+
+
+@pytest.mark.parametrize("name", ["identity.json", "bundle-7.tar.gz", "audit-head.json"])
+def test_what_a_killed_write_left_is_removed_at_the_next_start(state: NodeState, name: str) -> None:
+    state.begin(JOIN, b"s" * 32)
+    left, kept = state.directory / f".{name}.0123abcd", state.directory / ".of-somebody-else"
+    for path in (left, kept):
+        path.write_bytes(b"seed")
+    with state.locked():
+        assert not left.exists()
+    assert kept.exists()
+    assert state.keys == Keys(b"s" * 32)

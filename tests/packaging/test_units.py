@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,11 +14,11 @@ from unit_sandbox import UNITS, allowed_calls, missing, run_under, settings
 sandboxed = pytest.mark.skipif(missing() != "", reason=f"a unit's sandbox needs {missing()}")
 HARDENED = {
     "LimitCORE": ["0"],
+    "MemorySwapMax": ["0"],
     "NoNewPrivileges": ["yes"],
     "RestrictNamespaces": ["yes"],
     "ProtectKernelModules": ["yes"],
     "SystemCallArchitectures": ["native"],
-    "SystemCallFilter": ["@system-service"],
 }
 USER = 1000
 
@@ -25,6 +27,7 @@ USER = 1000
 def test_a_unit_is_hardened(unit: str) -> None:
     said = settings(unit)
     assert {key: said.get(key) for key in HARDENED} == HARDENED
+    assert "@system-service" in said["SystemCallFilter"]
     assert set(said["AmbientCapabilities"]) <= set(said["CapabilityBoundingSet"])
     assert not {"CAP_SYS_ADMIN", "CAP_KILL", "CAP_DAC_OVERRIDE", "CAP_SYS_MODULE"} & set(said["CapabilityBoundingSet"])
 
@@ -74,6 +77,21 @@ print(found.path, found.uid, len(found.sha256))
             seen = run_under("agent", look, source, port)
             process.kill()
     assert seen.stdout.split() == [str(Path("/usr/bin/python3").resolve()), str(USER), "64"], seen.stderr
+
+
+@sandboxed
+def test_a_device_reports_what_it_reports_outside_of_the_unit() -> None:
+    look = "from kairos_agent.posture import collect; print(sorted(collect().items()))"
+    outside = subprocess.run(
+        (sys.executable, "-c", look),
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+    assert "time_synced" in outside.stdout
+    inside = run_under("agent", look)
+    assert inside.stdout == outside.stdout, inside.stderr
 
 
 @sandboxed

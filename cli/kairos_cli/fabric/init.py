@@ -18,8 +18,10 @@ from kairos.identity.certificate import parse_certificate_untrusted
 from kairos.identity.transcript import fingerprint
 from kairos_cli.duration import seconds
 from kairos_cli.fabric.operator import Operator, base64_line, directory, seed, write_files
+from kairos_cli.fabric.sealed_seed import new_passphrase, seal
 from kairos_cli.output import as_fields, hex_groups, moment
 
+_OFFLINE = ("root", "policy")  # seeds that the Workers never get
 _DEFAULT_URL = "http://127.0.0.1:8787"
 
 
@@ -31,11 +33,25 @@ def run(options: argparse.Namespace) -> None:
     life = seconds("--session-life", options.session_life)
     if not SESSION_LIFE_MIN_S <= life <= SESSION_LIFE_S:
         raise KairosError(f"--session-life {options.session_life}: {SESSION_LIFE_MIN_S}s to {SESSION_LIFE_S // 60}m")
-    operator = create(folder, options.suite, options.trust_domain, url, options.relay_url or _beside(url), life)
+    passphrase = new_passphrase() if options.passphrase else ""
+    operator = create(
+        folder, options.suite, options.trust_domain, url, options.relay_url or _beside(url), life, passphrase
+    )
     _show(operator)
     print(
         f"\nKeep {folder} safe: root.seed and policy.seed are the fabric. Next: kairos fabric dev, or kairos fabric deploy"
     )
+
+
+def set_passphrase(options: argparse.Namespace) -> None:
+    """`kairos fabric passphrase`: seals the seeds of an existing directory, or changes their passphrase."""
+    operator = Operator.load(directory(options.dir))
+    seeds = {name: seed(operator.folder, name) for name in _OFFLINE if (operator.folder / f"{name}.seed").exists()}
+    if not seeds:
+        raise KairosError(f"there are no root.seed and policy.seed in {operator.folder}")
+    new = new_passphrase()
+    write_files(operator.folder, [(f"{name}.seed", _seed_line(value, name, new)) for name, value in seeds.items()])
+    print(f"Sealed: {', '.join(f'{name}.seed' for name in seeds)}. Without the passphrase they are lost.")
 
 
 def renew(options: argparse.Namespace) -> None:
@@ -58,9 +74,10 @@ def renew(options: argparse.Namespace) -> None:
 
 
 def create(
-    folder: Path, suite_name: str, trust_domain: str, url: str, relay_url: str, session_life_s: int = SESSION_LIFE_S
-) -> Operator:
-    """Makes all keys and writes them. fabric.toml is written last, so that an incomplete directory is not taken for
+    folder: Path, suite_name: str, trust_domain: str, url: str, relay_url: str, session_life_s: int = SESSION_LIFE_S,
+    passphrase: str = "",
+) -> Operator:  # fmt: skip
+    """Makes all keys and writes them. passphrase: seals the seeds of root CA and policy key; empty: they are not sealed. fabric.toml is written last, so that an incomplete directory is not taken for
     a fabric."""
     from kairos_node.ca import make_issuer, make_root
     from kairos_node.crypto import provider_named
@@ -79,9 +96,9 @@ def create(
     write_files(
         folder,
         [
-            ("root.seed", base64_line(root_seed)),
+            ("root.seed", _seed_line(root_seed, "root", passphrase)),
             (_seed_file(issuer), base64_line(issuer_seed)),
-            ("policy.seed", base64_line(policy_seed)),
+            ("policy.seed", _seed_line(policy_seed, "policy", passphrase)),
             ("policy.pub", base64_line(provider.signing_key(suite, policy_seed).public_key)),
             ("root.der", root),
             ("issuer.der", issuer),
@@ -91,6 +108,10 @@ def create(
         ],
     )
     return Operator.load(folder)
+
+
+def _seed_line(seed: bytes, name: str, passphrase: str) -> bytes:
+    return seal(seed, name, passphrase) if passphrase else base64_line(seed)
 
 
 def _seed_file(issuer: bytes) -> str:

@@ -7,7 +7,8 @@
     admin.token     admin credential                internal.key  what the keys between the two Workers are derived from
 
 Beside admin.token and internal.key, admin.previous and internal.previous are what they were before `kairos fabric
-rotate`: the fabric accepts both until `kairos fabric rotate --finish`. Seeds and public keys are base64 on one line.
+rotate`: the fabric accepts both until `kairos fabric rotate --finish`. Seeds and public keys are base64 on one line;
+with `kairos fabric init --passphrase` root.seed and policy.seed are sealed (kairos_cli.fabric.sealed_seed).
 Mode 0700, files 0600. What `kairos admin create --out` makes for another administrator is such a directory without any
 seed: its admin.token is a scoped credential, and the rest is public.
 """
@@ -27,6 +28,7 @@ from kairos.constants import SESSION_LIFE_S
 from kairos.crypto.suites import SEED_BYTES, Suite, suite_named
 from kairos.deployment import OBJECT_SOCKETS, OBJECT_SOCKETS_MAX, issuer_id
 from kairos.errors import KairosError
+from kairos_cli.fabric.sealed_seed import is_sealed, passphrase, unseal
 
 _DEFAULT = "~/.config/kairos/fabric"
 _PUBLIC = ("fabric.toml", "root.der", "issuer.der", "policy.pub")
@@ -154,8 +156,10 @@ def directory(option: str | None) -> Path:
 
 
 def seed(folder: Path, name: str) -> bytes:
-    """A 32-byte seed of the directory. Raises ValueError."""
-    value = _unb64(folder / f"{name}.seed")
+    """A 32-byte seed of the directory; asks for the passphrase of one that is sealed. Raises ValueError, KairosError."""
+    path = folder / f"{name}.seed"
+    text = path.read_text()
+    value = unseal(text, name, passphrase()) if is_sealed(text) else _unb64(path)
     if len(value) != SEED_BYTES:
         raise ValueError(f"{name}.seed is not {SEED_BYTES} bytes")
     return value
@@ -164,14 +168,20 @@ def seed(folder: Path, name: str) -> bytes:
 def write_files(folder: Path, files: Iterable[tuple[str, bytes]]) -> None:
     """Each file whole or not at all, readable by its owner only."""
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    for left in folder.glob(".*.partial"):  # by a command that was killed
+        left.unlink()
     for name, data in files:
         partial = folder / f".{name}.partial"
         handle = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.rename(folder / name)
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            partial.rename(folder / name)
+        except BaseException:
+            partial.unlink(missing_ok=True)
+            raise
 
 
 def base64_line(data: bytes) -> bytes:

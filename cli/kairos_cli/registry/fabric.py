@@ -18,7 +18,14 @@ FABRIC = (
             arg("--url", help="where nodes reach the fabric (default: http://127.0.0.1:8787)", default=None),
             arg("--session-life", help="how long a tunnel outlives a silent fabric: 15s to 5m (default)", default="5m"),
             arg("--relay-url", help="where nodes reach the relay (default: the fabric's port + 1)", default=None),
+            arg("--passphrase", help="seal root.seed and policy.seed with a passphrase", action="store_true"),
         ),
+    ),
+    Verb(
+        "fabric passphrase",
+        "fabric.init:set_passphrase",
+        "seal root.seed and policy.seed with a passphrase, or change it",
+        (OPERATOR,),
     ),
     Verb(
         "fabric dev",
