@@ -415,8 +415,10 @@ struct kdp_engine {
   bool threads;
   /* host_lock: LANE_HOST belongs to whoever holds it. */
   pthread_mutex_t host_lock;
-  bool corked;         /* what the host lane makes waits for more of it; guarded by host_lock */
-  struct inbox *inbox; /* of the rx thread, to which alone replay windows and gathering runs belong */
+  bool corked;                 /* what the host lane makes waits for more of it; guarded by host_lock */
+  struct inbox *inbox;         /* of the rx thread, to which alone replay windows and gathering runs belong */
+  uint8_t *tun_bytes;          /* of the tx thread: TUN_BYTES */
+  struct udp_batch *udp_batch; /* of the rx thread */
   struct flow_table *flows;
   struct ended_ring *ended;
   pthread_mutex_t fragment_lock; /* guards the fragments of every share */
