@@ -106,8 +106,17 @@ void park_end(kdp_engine *e, uint32_t at) {
   pthread_mutex_unlock(&g->lock);
 }
 
+/* What let a packet in may have ended while it waited. The counter of its drop; C_COUNT: nothing has. An address that crossed is
+ * not the one of its sender's lease. */
+static int why_not_now(const lane *l, const vni *v, const sender *from, const packet *p) {
+  if (from->session == NULL) return C_COUNT;
+  if (session_is_over(from->session, l->now_ms)) return C_drop_expired_session;
+  bool leased = from->across != NULL || speaks_for(l, v, from, p->family, p->src);
+  return leased ? C_COUNT : C_drop_expired_lease;
+}
+
 /* A packet of a flow that was just decided. */
-static void release(kdp_engine *e, lane *l, parked_packet *w, uint8_t verdict) {
+static void release(kdp_engine *e, lane *l, parked_packet *w, uint8_t verdict, uint64_t not_after_ms) {
   vni *v = vni_find(e, w->vni);
   sender from = {.session = w->from == 0 ? NULL : session_find(e, w->from),
                  .across = w->across == 0 ? NULL : vni_find(e, w->across)};
@@ -115,11 +124,15 @@ static void release(kdp_engine *e, lane *l, parked_packet *w, uint8_t verdict) {
   packet p;
   if (v == NULL || cut || !packet_parse(w->data, w->len, &p)) {
     count(l, C_drop_denied); /* its sender was cut meanwhile */
-  } else if (verdict == KDP_ALLOW) {
-    forward_allowed(e, l, v, &from, &w->vnet, w->data, w->len, &p);
-  } else {
+  } else if (verdict == KDP_DENY) {
     count(l, C_drop_denied);
     reject(e, l, v, &from, w->data, w->len, &p);
+  } else {
+    int drop = is_over(not_after_ms, l->now_ms) ? C_drop_expired_verdict : why_not_now(l, v, &from, &p);
+    if (drop == C_COUNT)
+      forward_allowed(e, l, v, &from, &w->vnet, w->data, w->len, &p);
+    else
+      count(l, drop);
   }
 }
 
@@ -133,7 +146,7 @@ int kdp_flow_verdict(kdp_engine *e, uint64_t id, uint8_t verdict, uint32_t rule,
   config_read(e);
   l->now_ms = clock_ms();
   bool live = flows_decide(e, l, id, verdict, rule, generation, not_after_ms, &at);
-  while (unpark(e, at, &waiting)) release(e, l, &waiting, verdict);
+  while (unpark(e, at, &waiting)) release(e, l, &waiting, verdict, not_after_ms);
   park_end(e, at);
   if (!e->corked) batch_end(e, l);
   config_read_end(e);
