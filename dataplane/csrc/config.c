@@ -376,16 +376,23 @@ typedef struct {
   aead_key *tx;
 } key_change;
 
-static bool prepare(key_change *c, const kdp_key *k) {
-  if (k->transmit) {
-    c->tx = aead_key_new(k->key, k->iv);
-    return c->tx != NULL;
+static rx_epoch *rx_epoch_new(const kdp_key *k) {
+  rx_epoch *fresh = calloc(1, sizeof *fresh);
+  aead_key *key = fresh == NULL ? NULL : aead_key_new(k->key, k->iv);
+  if (key == NULL) {
+    free(fresh);
+    return NULL;
   }
-  c->rx = calloc(1, sizeof *c->rx);
-  if (c->rx == NULL) return false;
-  c->rx->epoch = k->epoch, c->rx->not_after_ms = k->not_after_ms;
-  c->rx->key = aead_key_new(k->key, k->iv);
-  return c->rx->key != NULL;
+  fresh->epoch = k->epoch, fresh->not_after_ms = k->not_after_ms, fresh->key = key;
+  return fresh;
+}
+
+static bool prepare(key_change *c, const kdp_key *k) {
+  if (k->transmit)
+    c->tx = aead_key_new(k->key, k->iv);
+  else
+    c->rx = rx_epoch_new(k);
+  return c->tx != NULL || c->rx != NULL;
 }
 
 /* A window never starts again, nor does a counter under its key. */

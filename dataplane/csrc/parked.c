@@ -59,25 +59,26 @@ static uint32_t take_place(struct parking *g, share *owner) {
   return at;
 }
 
-static bool put(place *at, const inner *in, uint32_t vni, const sender *from) {
+static bool put(place *at, const inner *in, uint32_t vni_id, const sender *from) {
   if (at->count == PARKED_A_FLOW) return false;
-  parked_packet **p = &at->packets[at->count];
-  if (*p == NULL) *p = calloc(1, sizeof **p);
-  if (*p == NULL) return false;
-  (*p)->vni = vni, (*p)->vnet = *in->vnet, (*p)->len = (uint16_t)in->len;
-  (*p)->from = from->session == NULL ? 0 : from->session->index;
-  (*p)->across = from->across == NULL ? 0 : from->across->id;
-  memcpy((*p)->data, in->data, in->len);
-  at->count++;
+  parked_packet *p = at->packets[at->count];
+  if (p == NULL) p = calloc(1, sizeof *p);
+  if (p == NULL) return false;
+  p->vni = vni_id, p->vnet = *in->vnet, p->len = (uint16_t)in->len;
+  p->from = from->session == NULL ? 0 : from->session->index;
+  p->across = from->across == NULL ? 0 : from->across->id;
+  memcpy(p->data, in->data, in->len);
+  at->packets[at->count++] = p;
   return true;
 }
 
-bool park(kdp_engine *e, share *owner, uint32_t *at, uint32_t vni, const sender *from, const inner *in) {
+bool park(kdp_engine *e, share *owner, uint32_t *at, uint32_t vni_id, const sender *from, const inner *in) {
   struct parking *g = e->parking;
   if (in->len > PARKED_BYTES) return false;
   pthread_mutex_lock(&g->lock);
   if (*at == 0) *at = take_place(g, owner);
-  bool parked = *at != 0 && put(&g->places[*at - 1], in, vni, from);
+  place *p = *at == 0 ? NULL : &g->places[*at - 1];
+  bool parked = p != NULL && put(p, in, vni_id, from);
   pthread_mutex_unlock(&g->lock);
   return parked;
 }
