@@ -22,8 +22,8 @@ static bool is_multicast(const packet *p) {
 
 /* A new flow, whose first packet waits: Python decides. */
 static void ask(kdp_engine *e, lane *l, const sender *from, const kdp_flow *opened) {
-  uint32_t session = from->session == NULL ? 0 : from->session->index;
-  kdp_event event = {.type = KDP_EVENT_FLOW, .session = session, .flow = *opened};
+  uint32_t index = from->session == NULL ? 0 : from->session->index;
+  kdp_event event = {.type = KDP_EVENT_FLOW, .session = index, .flow = *opened};
   if (!events_put(e->events, &event)) count(l, C_drop_event_full); /* the flow ages out and its sender tries again */
 }
 

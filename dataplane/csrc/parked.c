@@ -37,22 +37,22 @@ void parking_free(struct parking *g) {
   free(g);
 }
 
-static bool put(slot *s, const inner *in, uint32_t vni, const sender *from) {
+static bool put(slot *s, const inner *in, uint32_t vni_id, const sender *from) {
   if (s->count == PARKED_A_FLOW) return false;
-  parked_packet **p = &s->packets[s->count];
-  if (*p == NULL) *p = calloc(1, sizeof **p);
-  if (*p == NULL) return false;
-  (*p)->vni = vni, (*p)->vnet = *in->vnet, (*p)->len = (uint16_t)in->len;
-  (*p)->from = from->session == NULL ? 0 : from->session->index;
-  (*p)->across = from->across == NULL ? 0 : from->across->id;
-  memcpy((*p)->data, in->data, in->len);
+  parked_packet *p = s->packets[s->count];
+  if (p == NULL) p = s->packets[s->count] = calloc(1, sizeof *p);
+  if (p == NULL) return false;
+  p->vni = vni_id, p->vnet = *in->vnet, p->len = (uint16_t)in->len;
+  p->from = from->session == NULL ? 0 : from->session->index;
+  p->across = from->across == NULL ? 0 : from->across->id;
+  memcpy(p->data, in->data, in->len);
   s->count++;
   return true;
 }
 
 /* A flow's place is one of these few, so that two flows hardly ever want the same one while others are free. */
 static slot *nearby(struct parking *g, uint64_t flow, int i) {
-  return &g->slots[((flow * 0x9e3779b97f4a7c15ull >> 32) + (uint64_t)i) % PARKED_FLOWS];
+  return &g->slots[((flow * 0x9e3779b97f4a7c15u >> 32) + (uint64_t)i) % PARKED_FLOWS];
 }
 
 static slot *slot_of(struct parking *g, uint64_t flow) {
@@ -71,13 +71,13 @@ static slot *free_slot(struct parking *g, uint64_t flow, uint64_t now_ms) {
   return NULL;
 }
 
-bool park(kdp_engine *e, const lane *l, uint64_t flow, uint32_t vni, const sender *from, const inner *in) {
+bool park(kdp_engine *e, const lane *l, uint64_t flow, uint32_t vni_id, const sender *from, const inner *in) {
   struct parking *g = e->parking;
   if (in->len > PARKED_BYTES) return false;
   pthread_mutex_lock(&g->lock);
   slot *s = slot_of(g, flow);
   if (s == NULL) s = free_slot(g, flow, l->now_ms);
-  bool parked = s != NULL && put(s, in, vni, from);
+  bool parked = s != NULL && put(s, in, vni_id, from);
   pthread_mutex_unlock(&g->lock);
   return parked;
 }

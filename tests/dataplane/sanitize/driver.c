@@ -54,10 +54,10 @@ static void join(uint32_t here, uint8_t by, uint32_t there) {
   kdp_mapping_add(engine, here, 6, 64, (uint8_t[16]){0xfd, [7] = by}, there, (uint8_t[16]){0xfd});
 }
 
-static void add_vni(uint32_t vni, int tun, uint8_t bits4, uint8_t bits6) {
-  check(kdp_vni_add(engine, vni, tun) == 0, "vni_add");
-  kdp_fib_add(engine, vni, 4, (uint8_t[16]){10, 0, 0, 1}, bits4, KDP_NEXT_HOP_LOCAL);
-  kdp_fib_add(engine, vni, 6, (uint8_t[16]){0xfd, [15] = 1}, bits6, KDP_NEXT_HOP_LOCAL);
+static void add_vni(uint32_t id, int tun, uint8_t bits4, uint8_t bits6) {
+  check(kdp_vni_add(engine, id, tun) == 0, "vni_add");
+  kdp_fib_add(engine, id, 4, (uint8_t[16]){10, 0, 0, 1}, bits4, KDP_NEXT_HOP_LOCAL);
+  kdp_fib_add(engine, id, 6, (uint8_t[16]){0xfd, [15] = 1}, bits6, KDP_NEXT_HOP_LOCAL);
 }
 
 /* -- packets that look right, then do not ------------------------------------------------------------------------- */
