@@ -12,6 +12,7 @@ HERE = Path(__file__).parent
 SOURCES = HERE / "csrc"
 MODULES = (
     "aead",
+    "aead_check",
     "replay",
     "fib",
     "packet",

@@ -8,7 +8,6 @@ from pathlib import Path
 _ROOT = Path(__file__).parents[1]
 _SOURCES = _ROOT / "dataplane/csrc"
 _DRIVERS = _ROOT / "tests/dataplane/sanitize"
-NOT_INSTALLED = "not to be had"  # what the engine says of an AEAD library
 
 
 def build_driver(name: str, folder: Path, flags: str) -> Path:
