@@ -45,3 +45,11 @@ def test_noise_finds_no_fault(driver: Path, aead: str) -> None:
     assert run.returncode == 0, run.stderr[-6000:]
     counters = dict(line.split() for line in run.stdout.splitlines())
     assert not [name for name in REACHED.split() if counters[name] == "0"]
+
+
+def test_a_request_that_is_refused_is_reported_and_leaves_nothing_behind(tmp_path: Path) -> None:
+    """Memory, descriptors, threads, messages and what OpenSSL does: each refused once, and all from each one on."""
+    driver = build_driver("starve", tmp_path, "-O1 -fsanitize=address,undefined -fno-sanitize-recover=all")
+    run = subprocess.run((str(driver), "openssl"), capture_output=True, text=True, timeout=500)
+    assert run.returncode == 0, run.stderr[-6000:]
+    assert int(run.stdout.split()[1]) > 50
