@@ -26,7 +26,8 @@ _CSRC = ROOT / "dataplane/csrc"
 _FUZZ = ROOT / "dataplane/fuzz"
 _WORK = ROOT / ".build/fuzz"
 _SHARED = ("rig",)
-TARGETS = tuple(sorted(path.stem for path in _FUZZ.glob("*.c") if path.stem not in _SHARED))
+_ALONE = ("standalone",)
+TARGETS = tuple(sorted(path.stem for path in _FUZZ.glob("*.c") if path.stem not in (*_SHARED, *_ALONE)))
 
 _SANITIZERS = "address,undefined"
 _COMPILE = (

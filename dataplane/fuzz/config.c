@@ -173,7 +173,8 @@ static void send_control(input *in, const known_session *s, uint32_t index) {
        valid = len <= CONTROL_MAX && size <= UDP_PAYLOAD_MAX && type > DG_DATA && type <= DG_CLAIM;
   bool reachable = via_relay || s->path == KDP_PATH_RELAY; /* there is no UDP socket */
   int expected = !valid ? -EINVAL : s->index == 0 ? -ENOENT : !s->has_tx ? -ENOKEY : reachable ? 0 : -EHOSTUNREACH;
-  expect(kdp_control_send(e, index, type, payload, len, size, NULL, via_relay), expected, "control_send");
+  const kdp_addr *addr = any(in, 2) ? &(kdp_addr){0} : NULL; /* both: over the session's path */
+  expect(kdp_control_send(e, index, type, payload, len, size, addr, via_relay), expected, "control_send");
 }
 
 static void change_session(input *in) {
@@ -193,13 +194,10 @@ static void change_session(input *in) {
     case 4: {
       uint8_t kind = (uint8_t)any(in, 4);
       kdp_addr addr = {.family = (uint8_t)(any(in, 3) * 2), .port = 9};
-      bool bad = kind > KDP_PATH_DIRECT || (kind == KDP_PATH_DIRECT && addr.family == 0);
-      expect(kdp_session_path(e, index, kind,
-                              any(in, 4) ? &addr
-                              : bad      ? NULL
-                                         : &addr,
-                              any(in, RELAYS), 1),
-             bad ? -EINVAL : result, "session_path");
+      const kdp_addr *given = any(in, 4) ? &addr : NULL;
+      bool bad = kind > KDP_PATH_DIRECT || (kind == KDP_PATH_DIRECT && (given == NULL || given->family == 0));
+      int expected = bad ? -EINVAL : result;
+      expect(kdp_session_path(e, index, kind, given, any(in, RELAYS), 1), expected, "session_path");
       if (!bad) s->path = kind;
       break;
     }

@@ -14,6 +14,14 @@ static uint64_t counters[C_COUNT];
 static uint32_t epoch;
 static int udp, sink_socket;
 static kdp_addr sink_address = {.family = 4, .ip = {127, 0, 0, 1}};
+/* Nothing is sent there: the socket is of IPv4. */
+static const kdp_addr address6 = {.family = 6, .port = 9, .ip = {[15] = 1}};
+static const kdp_addr mapped = {.family = 6, .port = 9, .ip = {[10] = 0xff, [11] = 0xff, 127, 0, 0, 1}};
+
+static const kdp_addr *any_address(input *in) {
+  const kdp_addr *choices[] = {&sink_address, &sink_address, &address6, &mapped};
+  return choices[any(in, 4)];
+}
 
 static int loopback_socket(uint16_t *port) {
   struct sockaddr_in address = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
@@ -118,12 +126,12 @@ static size_t make_datagram(rig *r, input *in) {
 }
 
 /* As the thread that reads the UDP socket does. */
-static void receive_udp(rig *r, const uint8_t *bytes, size_t len, uint8_t ecn) {
+static void receive_udp(rig *r, const kdp_addr *sender_address, const uint8_t *bytes, size_t len, uint8_t ecn) {
   kdp_engine *e = r->engine;
   lane *l = &e->lanes[LANE_HOST];
   origin from = {.ecn = ecn};
   struct sockaddr_storage address;
-  addr_to_sockaddr(&sink_address, &address, &from.from_len);
+  addr_to_sockaddr(sender_address, &address, &from.from_len);
   from.from = &address;
   pthread_mutex_lock(&e->host_lock);
   pthread_mutex_lock(&e->receive_lock);
@@ -141,7 +149,7 @@ static void from_peer(rig *r, input *in) {
   size_t len = make_datagram(r, in);
   uint8_t *exact = exact_copy(datagram, len);
   if (any(in, 2))
-    receive_udp(r, exact, len, (uint8_t)any(in, 4));
+    receive_udp(r, any_address(in), exact, len, (uint8_t)any(in, 4));
   else
     rig_put(r, exact, len);
   free(exact);
@@ -173,14 +181,26 @@ static void from_host(rig *r, input *in) {
   rig_read_tun(r, here ? HERE : THERE);
 }
 
+/* As rig_pass, and looks at what each datagram did: the next one may end the flow of this one. */
+static void pass(rig *r) {
+  static uint8_t frame[FRAME_MAX];
+  size_t len = rig_take(r, frame);
+  for (size_t at = 0; at < len; at += 2 + (size_t)get16(frame + at)) {
+    rig_put(r, frame + at + 2, get16(frame + at));
+    check_written(r);
+  }
+}
+
 static void decide(rig *r, input *in) {
   static kdp_event events[16];
   int n = kdp_events(r->engine, events, (int)(1 + any(in, 16)));
   bool cork = any(in, 4) == 1;
   if (cork) kdp_cork(r->engine);
-  for (int i = 0; i < n; i++)
-    if (events[i].type == KDP_EVENT_FLOW)
-      kdp_flow_verdict(r->engine, events[i].flow.id, any(in, 4) == 0 ? KDP_DENY : KDP_ALLOW, 1, 1);
+  for (int i = 0; i < n; i++) {
+    if (events[i].type != KDP_EVENT_FLOW) continue;
+    kdp_flow_verdict(r->engine, events[i].flow.id, any(in, 4) == 0 ? KDP_DENY : KDP_ALLOW, 1, 1);
+    check_written(r);
+  }
   if (cork) kdp_uncork(r->engine);
 }
 
@@ -193,7 +213,7 @@ static void judge_again(rig *r, input *in) {
 static void change_path(rig *r, input *in) {
   uint32_t index = any(in, 2) ? r->here_to_there : r->there_to_here;
   uint8_t kind = (uint8_t)any(in, 3);
-  kdp_session_path(r->engine, index, kind, &sink_address, any(in, 8) == 1 ? 99 : RELAY, (int)any(in, 2));
+  kdp_session_path(r->engine, index, kind, any_address(in), any(in, 8) == 1 ? 99 : RELAY, (int)any(in, 2));
   kdp_session_limit(r->engine, index, (uint16_t)(any(in, 2) ? 0 : LIMIT_MIN + any(in, 1000)));
 }
 
@@ -235,7 +255,7 @@ static void send_control(rig *r, input *in) {
   uint32_t index = any(in, 2) ? r->here_to_there : r->there_to_here;
   uint16_t size = (uint16_t)(any(in, 2) ? 0 : any(in, 9000));
   kdp_control_send(r->engine, index, (uint8_t)(DG_PROBE + any(in, 4)), payload, any(in, sizeof payload), size,
-                   any(in, 3) == 1 ? &sink_address : NULL, (int)any(in, 2));
+                   any(in, 3) == 1 ? any_address(in) : NULL, (int)any(in, 2));
 }
 
 static void change_keys(rig *r, input *in) {
@@ -263,7 +283,7 @@ static void step(rig *r, input *in) {
     case 12: grow_old(r, in); break;
     case 13: send_control(r, in); break;
     case 14: change_keys(r, in); break;
-    default: rig_pass(r);
+    default: pass(r);
   }
 }
 
