@@ -298,6 +298,11 @@ const char *kdp_aead_name(kdp_engine *e) {
   return aead_library();
 }
 
+const char *kdp_aead_unused(kdp_engine *e) {
+  (void)e;
+  return aead_unused_reason();
+}
+
 int kdp_event_fd(kdp_engine *e) {
   return events_fd(e->events);
 }

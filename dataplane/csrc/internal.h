@@ -130,6 +130,9 @@ enum {
 typedef struct aead_key aead_key; /* scheduled once, read-only after */
 int aead_open_library(const char *wanted, char *error, size_t error_len);
 const char *aead_library(void);
+const char *aead_unused_reason(void); /* why "auto" did not take the fastest; "" when it did, or was not asked */
+/* -- aead_check.c: the self-test of the library in use. NULL, or what it does wrongly. */
+const char *aead_check(void);
 aead_key *aead_key_new(const uint8_t key[KEY_LEN], const uint8_t iv[IV_LEN]);
 void aead_key_free(aead_key *k); /* wipes */
 /* dst: len + TAG_LEN bytes; src == dst allowed. */
