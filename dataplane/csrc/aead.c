@@ -33,37 +33,100 @@ const char *aead_library(void) {
   return "openssl";
 }
 
+static char unused_reason[400]; /* of the library that would have been preferred */
+
+const char *aead_unused_reason(void) {
+  return unused_reason;
+}
+
 #if HAVE_IPSEC_MB
-static bool open_ipsec_mb(void) {
-  void *library = dlopen("libIPSec_MB.so.1", RTLD_NOW | RTLD_LOCAL);
-  if (library == NULL) library = dlopen("libIPSec_MB.so.2", RTLD_NOW | RTLD_LOCAL);
-  if (library == NULL) return false;
+/* From now on keys are made with this library, if it passes its self-test. false: `why` tells. */
+static bool use_library(void *library, const char *name, char *why, size_t why_len) {
   IMB_MGR *(*alloc)(uint64_t) = (IMB_MGR * (*)(uint64_t)) dlsym(library, "alloc_mb_mgr");
   void (*init)(IMB_MGR *, IMB_ARCH *) = (void (*)(IMB_MGR *, IMB_ARCH *))dlsym(library, "init_mb_mgr_auto");
+  void (*release)(IMB_MGR *) = (void (*)(IMB_MGR *))dlsym(library, "free_mb_mgr");
   unsigned (*version)(void) = (unsigned (*)(void))dlsym(library, "imb_get_version");
-  if (alloc == NULL || init == NULL || version == NULL) return false;
-  if (version() >> 16 != IMB_VERSION_NUM >> 16) return false; /* the manager's layout belongs to a major version */
-  IMB_MGR *m = alloc(0);
-  if (m == NULL) return false;
+  if (alloc == NULL || init == NULL || release == NULL || version == NULL) {
+    snprintf(why, why_len, "%s lacks functions", name);
+    return false;
+  }
+  unsigned found = version(), built_for = IMB_VERSION_NUM;
+  if (found >> 16 != built_for >> 16) { /* the manager's layout belongs to a major version */
+    snprintf(why, why_len, "%s is version %u, this build needs %u", name, found >> 16, built_for >> 16);
+    return false;
+  }
+  manager = alloc(0);
+  if (manager == NULL) {
+    snprintf(why, why_len, "%s gets no memory", name);
+    return false;
+  }
   IMB_ARCH arch;
-  init(m, &arch);
-  if (!(m->features & IMB_FEATURE_AESNI) || m->gcm256_enc == NULL) return false;
-  manager = m;
-  return true;
+  init(manager, &arch);
+  use_manager = (manager->features & IMB_FEATURE_AESNI) && manager->gcm256_enc != NULL;
+  const char *fault = use_manager ? aead_check() : "this processor has no AES instructions";
+  if (fault == NULL) return true;
+  snprintf(why, why_len, "%s: %s", name, fault);
+  release(manager);
+  manager = NULL, use_manager = false;
+  return false;
+}
+
+static bool open_ipsec_mb(const char *name, char *why, size_t why_len) {
+  void *library = dlopen(name, RTLD_NOW | RTLD_LOCAL);
+  if (library == NULL) {
+    snprintf(why, why_len, "%s", dlerror());
+    return false;
+  }
+  if (use_library(library, name, why, why_len)) return true;
+  dlclose(library);
+  return false;
+}
+
+/* By any of its names, which have the major version in them. false: unused_reason tells why each was not taken. */
+static bool find_ipsec_mb(void) {
+  static const char *const names[] = {"libIPSec_MB.so.1", "libIPSec_MB.so.2"};
+  size_t used = 0;
+  use_manager = manager != NULL;
+  for (size_t i = 0; i < sizeof names / sizeof *names && !use_manager; i++) {
+    char why[180];
+    if (open_ipsec_mb(names[i], why, sizeof why)) break;
+    int n = snprintf(unused_reason + used, sizeof unused_reason - used, "%s%s", i == 0 ? "" : "; ", why);
+    used += n > 0 ? (size_t)n : 0;
+  }
+  return use_manager;
 }
 #endif
 
-int aead_open_library(const char *wanted, char *error, size_t error_len) {
-  bool any = strcmp(wanted, "auto") == 0;
+/* Why ipsec-mb is not what is used is kept. */
+static bool use_ipsec_mb(void) {
 #if HAVE_IPSEC_MB
-  if (any || strcmp(wanted, "ipsec-mb") == 0) {
-    use_manager = manager != NULL || open_ipsec_mb();
-    if (use_manager) return 0;
+  if (find_ipsec_mb()) {
+    unused_reason[0] = 0;
+    return true;
   }
+#else
+  snprintf(unused_reason, sizeof unused_reason, "this build is without it");
+#endif
+  return false;
+}
+
+static bool use_openssl(void) {
+#if HAVE_IPSEC_MB
   use_manager = false;
 #endif
-  if (any || strcmp(wanted, "openssl") == 0) return 0;
-  snprintf(error, error_len, "AEAD library %s is not to be had on this machine", wanted);
+  const char *fault = aead_check();
+  if (fault != NULL) snprintf(unused_reason, sizeof unused_reason, "OpenSSL: %s", fault);
+  return fault == NULL;
+}
+
+int aead_open_library(const char *wanted, char *error, size_t error_len) {
+  bool any = strcmp(wanted, "auto") == 0, ipsec_mb = any || strcmp(wanted, "ipsec-mb") == 0;
+  bool openssl = any || strcmp(wanted, "openssl") == 0;
+  unused_reason[0] = 0;
+  if (ipsec_mb && use_ipsec_mb()) return 0;
+  if (openssl && use_openssl()) return 0;
+  snprintf(error, error_len, "AEAD library %s cannot be used: %s", wanted,
+           ipsec_mb || openssl ? unused_reason : "the data plane knows ipsec-mb and openssl");
   return -ENOENT;
 }
 

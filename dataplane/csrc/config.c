@@ -44,25 +44,33 @@ void config_yield(kdp_engine *e, lane *l) {
 
 /* -- VNIs ------------------------------------------------------------------------------------------------------------ */
 
+/* Takes a place in the table and is watched from then on. */
+static int vni_enter(kdp_engine *e, vni *v) {
+  uint32_t at = v->id % VNIS_MAX;
+  for (uint32_t i = 0; i < VNIS_MAX && e->vnis[at] != NULL && e->vnis[at]->id != v->id; i++) at = (at + 1) % VNIS_MAX;
+  if (e->vnis[at] != NULL) return e->vnis[at]->id == v->id ? -EEXIST : -ENOSPC;
+  struct epoll_event watch = {.events = EPOLLIN, .data.u32 = v->id};
+  if (epoll_ctl(e->watch_tx, EPOLL_CTL_ADD, v->tun, &watch) != 0) return -errno;
+  e->vnis[at] = v;
+  return 0;
+}
+
 int kdp_vni_add(kdp_engine *e, uint32_t id, int tun_fd) {
+  int tun = fcntl(tun_fd, F_DUPFD_CLOEXEC, 0);
+  if (tun < 0) return -errno;
   vni *v = calloc(1, sizeof *v);
+  if (v == NULL) {
+    close(tun);
+    return -ENOMEM;
+  }
+  v->id = id, v->tun = tun, v->fib = fib_new();
   int result = -ENOMEM;
-  if (v == NULL) return result;
-  v->id = id;
-  v->fib = fib_new();
-  v->tun = fcntl(tun_fd, F_DUPFD_CLOEXEC, 0);
-  if (v->fib == NULL || v->tun < 0) goto fail;
-  config_write(e);
-  uint32_t at = id % VNIS_MAX;
-  for (uint32_t i = 0; i < VNIS_MAX && e->vnis[at] != NULL && e->vnis[at]->id != id; i++) at = (at + 1) % VNIS_MAX;
-  result = e->vnis[at] != NULL ? (e->vnis[at]->id == id ? -EEXIST : -ENOSPC) : 0;
-  struct epoll_event watch = {.events = EPOLLIN, .data.u32 = id};
-  if (result == 0 && epoll_ctl(e->watch_tx, EPOLL_CTL_ADD, v->tun, &watch) != 0) result = -errno;
-  if (result == 0) e->vnis[at] = v;
-  config_write_end(e);
-  if (result == 0) return 0;
-fail:
-  vni_free(v);
+  if (v->fib != NULL) {
+    config_write(e);
+    result = vni_enter(e, v);
+    config_write_end(e);
+  }
+  if (result != 0) vni_free(v);
   return result;
 }
 
@@ -368,16 +376,23 @@ typedef struct {
   aead_key *tx;
 } key_change;
 
-static bool prepare(key_change *c, const kdp_key *k) {
-  if (k->transmit) {
-    c->tx = aead_key_new(k->key, k->iv);
-    return c->tx != NULL;
+static rx_epoch *rx_epoch_new(const kdp_key *k) {
+  rx_epoch *fresh = calloc(1, sizeof *fresh);
+  aead_key *key = fresh == NULL ? NULL : aead_key_new(k->key, k->iv);
+  if (key == NULL) {
+    free(fresh);
+    return NULL;
   }
-  c->rx = calloc(1, sizeof *c->rx);
-  if (c->rx == NULL) return false;
-  c->rx->epoch = k->epoch, c->rx->not_after_ms = k->not_after_ms;
-  c->rx->key = aead_key_new(k->key, k->iv);
-  return c->rx->key != NULL;
+  fresh->epoch = k->epoch, fresh->not_after_ms = k->not_after_ms, fresh->key = key;
+  return fresh;
+}
+
+static bool prepare(key_change *c, const kdp_key *k) {
+  if (k->transmit)
+    c->tx = aead_key_new(k->key, k->iv);
+  else
+    c->rx = rx_epoch_new(k);
+  return c->tx != NULL || c->rx != NULL;
 }
 
 /* A window never starts again, nor does a counter under its key. */

@@ -93,11 +93,10 @@ static void *tx_main(void *argument) {
   kdp_engine *e = argument;
   lane *l = &e->lanes[LANE_TX];
   patience crowds = {0, false};
-  uint8_t *buffer = malloc(TUN_BYTES);
   struct epoll_event ready[BATCH];
   uint64_t aged_ms = 0;
   bool ageing = false; /* more flows than one round may take */
-  while (buffer != NULL && !atomic_load_explicit(&e->stop, memory_order_acquire)) {
+  while (!atomic_load_explicit(&e->stop, memory_order_acquire)) {
     int n = epoll_wait(e->watch_tx, ready, BATCH, ageing ? 0 : AGE_EVERY_MS);
     bool gathering = false;
     uint64_t before = counted(l, C_tx_datagrams);
@@ -110,7 +109,7 @@ static void *tx_main(void *argument) {
         continue;
       }
       vni *v = vni_find(e, ready[i].data.u32); /* by id: it may have gone since epoll_wait */
-      if (v != NULL) gathering |= tun_read(e, l, v, buffer);
+      if (v != NULL) gathering |= tun_read(e, l, v, e->tun_bytes);
     }
     batch_end(e, l);
     if (ageing || l->now_ms - aged_ms >= AGE_EVERY_MS) {
@@ -122,11 +121,10 @@ static void *tx_main(void *argument) {
     learn_patience(&crowds, l->now_ms, counted(l, C_tx_datagrams) - before);
     if (gathering) nanosleep(&(struct timespec){.tv_nsec = GATHER_NS}, NULL);
   }
-  free(buffer);
   return NULL;
 }
 
-typedef struct {
+typedef struct udp_batch {
   struct mmsghdr messages[UDP_BATCH];
   struct iovec vectors[UDP_BATCH];
   struct sockaddr_storage from[UDP_BATCH];
@@ -150,7 +148,8 @@ static size_t read_control(struct msghdr *m, size_t len, uint8_t *ecn) {
   return size;
 }
 
-static void read_udp(kdp_engine *e, lane *l, udp_batch *b) {
+static void read_udp(kdp_engine *e, lane *l) {
+  udp_batch *b = e->udp_batch;
   for (int i = 0; i < UDP_BATCH; i++) {
     b->vectors[i] = (struct iovec){b->bytes[i], PACKET_MAX + 1};
     b->messages[i].msg_hdr = (struct msghdr){.msg_name = &b->from[i],
@@ -178,20 +177,18 @@ static void read_udp(kdp_engine *e, lane *l, udp_batch *b) {
 static void *rx_main(void *argument) {
   kdp_engine *e = argument;
   lane *l = &e->lanes[LANE_RX];
-  udp_batch *batch = malloc(sizeof *batch);
   bool more = false; /* of what came through the relay */
-  while (batch != NULL && !atomic_load_explicit(&e->stop, memory_order_acquire)) {
+  while (!atomic_load_explicit(&e->stop, memory_order_acquire)) {
     struct epoll_event ready;
     if (epoll_wait(e->watch_rx, &ready, 1, more ? 0 : 1000) == 1 && ready.data.fd == e->wake_rx)
       eventfd_read(e->wake_rx, &(eventfd_t){0});
     l->now_ms = clock_ms();
     config_read(e);
     more = inbox_read(e, l, INBOX_BATCH);
-    if (e->udp >= 0) read_udp(e, l, batch);
+    if (e->udp >= 0) read_udp(e, l);
     batch_end(e, l);
     config_read_end(e);
   }
-  free(batch);
   return NULL;
 }
 
@@ -234,8 +231,10 @@ kdp_engine *kdp_create(const char *aead, uint32_t max_flows, char *error, size_t
   e->ended = ended_new();
   e->parking = parking_new();
   e->events = events_new();
+  e->tun_bytes = malloc(TUN_BYTES);
+  e->udp_batch = malloc(sizeof *e->udp_batch);
   bool ok = e->relays != NULL && e->inbox != NULL && e->flows != NULL && e->ended != NULL && e->parking != NULL &&
-            e->events != NULL;
+            e->events != NULL && e->tun_bytes != NULL && e->udp_batch != NULL;
   for (int i = 0; i < LANES; i++) {
     e->lanes[i].out.bytes = malloc(OUTBOX_BYTES);
     e->lanes[i].run.buffer = malloc(RUN_BYTES + PACKET_MAX);
@@ -273,6 +272,8 @@ void kdp_destroy(kdp_engine *e) {
   ended_free(e->ended);
   parking_free(e->parking);
   events_free(e->events);
+  free(e->tun_bytes);
+  free(e->udp_batch);
   for (int i = 0; i < LANES; i++) {
     if (e->lanes[i].run.buffer != NULL) OPENSSL_cleanse(e->lanes[i].run.buffer, RUN_BYTES + PACKET_MAX);
     free(e->lanes[i].out.bytes);
@@ -290,6 +291,11 @@ void kdp_destroy(kdp_engine *e) {
 const char *kdp_aead_name(kdp_engine *e) {
   (void)e;
   return aead_library();
+}
+
+const char *kdp_aead_unused(kdp_engine *e) {
+  (void)e;
+  return aead_unused_reason();
 }
 
 int kdp_event_fd(kdp_engine *e) {

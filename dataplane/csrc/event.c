@@ -101,14 +101,16 @@ static void leave_ring(struct event_queues *q, event_queue *before) {
   if (q->last == gone) q->last = before == gone ? NULL : before;
 }
 
+/* Something waits: when no sender has events, a relay queue has one. */
 static void take_next(struct event_queues *q, kdp_event *out) {
-  bool of_relay = q->relays.count > 0 && (q->relay_is_next || q->last == NULL);
+  event_queue *before = q->last;
+  bool of_relay = before == NULL || (q->relay_is_next && q->relays.count > 0);
   q->relay_is_next = !of_relay;
   if (of_relay) {
     pop(q, &q->relays, out);
     return;
   }
-  event_queue *before = q->last, *turn = before->next;
+  event_queue *turn = before->next;
   pop(q, turn, out);
   if (turn->count == 0)
     leave_ring(q, before);

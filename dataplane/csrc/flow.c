@@ -135,12 +135,12 @@ static bool is_icmp(uint8_t protocol) {
 }
 
 /* true: the source is the low end. */
-static bool make_key(uint32_t vni, const packet *p, flow_key *k) {
+static bool make_key(uint32_t vni_id, const packet *p, flow_key *k) {
   size_t width = p->family == 4 ? 4 : 16;
   int order = memcmp(p->src, p->dst, width);
   bool source_low = order < 0 || (order == 0 && p->src_port <= p->dst_port);
   memset(k, 0, sizeof *k);
-  k->vni = vni, k->family = p->family, k->protocol = p->protocol;
+  k->vni = vni_id, k->family = p->family, k->protocol = p->protocol;
   k->low_port = source_low ? p->src_port : p->dst_port, k->high_port = source_low ? p->dst_port : p->src_port;
   if (p->echo_request || p->echo_reply) k->high_port = source_low == p->echo_request ? ASKED_BY_LOW : ASKED_BY_HIGH;
   memcpy(k->low, source_low ? p->src : p->dst, width);
@@ -380,10 +380,10 @@ static bool has_leave(const flow *f, uint64_t now_ms) {
   return f->verdict == KDP_ALLOW && !is_over(f->not_after_ms, now_ms);
 }
 
-bool flows_allow(kdp_engine *e, const lane *l, uint32_t vni, const packet *p) {
+bool flows_allow(kdp_engine *e, const lane *l, uint32_t vni_id, const packet *p) {
   struct flow_table *t = e->flows;
   flow_key k;
-  make_key(vni, p, &k);
+  make_key(vni_id, p, &k);
   uint32_t bucket = bucket_of(t, &k);
   pthread_mutex_lock(stripe_of(t, bucket));
   const flow *f = find(t, bucket, &k);
@@ -562,7 +562,7 @@ bool flows_forget_session(kdp_engine *e, const session *s, uint32_t index, int m
   return most == 0;
 }
 
-bool flows_forget_vni(kdp_engine *e, uint32_t vni, uint32_t *bucket) {
+bool flows_forget_vni(kdp_engine *e, uint32_t vni_id, uint32_t *bucket) {
   struct flow_table *t = e->flows;
   for (int i = 0; i < VNI_STEP; i++) {
     if (*bucket > t->mask) return false;
@@ -572,7 +572,7 @@ bool flows_forget_vni(kdp_engine *e, uint32_t vni, uint32_t *bucket) {
     for (uint32_t at = t->buckets[here], next; at != 0; at = next) {
       flow *f = &t->entries[at - 1];
       next = f->next;
-      if (f->key.vni == vni || f->across == vni) drop_flow(e, here, f, KDP_END_CUT);
+      if (f->key.vni == vni_id || f->across == vni_id) drop_flow(e, here, f, KDP_END_CUT);
     }
     pthread_mutex_unlock(stripe_of(t, here));
   }

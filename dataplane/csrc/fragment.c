@@ -20,8 +20,8 @@ struct fragment_list {
   uint32_t oldest;
 };
 
-static uint64_t name_of(uint32_t vni, const packet *p) {
-  return (uint64_t)vni << 32 | p->fragment_id;
+static uint64_t name_of(uint32_t vni_id, const packet *p) {
+  return (uint64_t)vni_id << 32 | p->fragment_id;
 }
 
 /* RFC 8200: later fragments of IPv6 may repeat another next header than the first. */
@@ -29,9 +29,9 @@ static uint8_t protocol_of(const packet *p) {
   return p->family == 4 ? p->protocol : 0;
 }
 
-static fragment *find(fragment_list *list, uint32_t vni, const packet *p) {
+static fragment *find(fragment_list *list, uint32_t vni_id, const packet *p) {
   size_t width = p->family == 4 ? 4 : 16;
-  uint64_t name = name_of(vni, p);
+  uint64_t name = name_of(vni_id, p);
   for (uint32_t i = 0; list != NULL && i < LIST; i++) {
     fragment *f = &list->packets[i];
     if (likely(list->names[i] != name || f->family != p->family || f->protocol != protocol_of(p))) continue;
@@ -45,14 +45,14 @@ void fragments_free(share *s) {
   s->fragments = NULL;
 }
 
-void fragment_remember(kdp_engine *e, const lane *l, share *s, uint64_t flow, uint32_t vni, const packet *p) {
+void fragment_remember(kdp_engine *e, const lane *l, share *s, uint64_t flow, uint32_t vni_id, const packet *p) {
   size_t width = p->family == 4 ? 4 : 16;
   pthread_mutex_lock(&e->fragment_lock);
   if (s->fragments == NULL) s->fragments = calloc(1, sizeof *s->fragments);
   fragment_list *list = s->fragments;
-  fragment *f = find(list, vni, p);
+  fragment *f = find(list, vni_id, p);
   if (f == NULL && list != NULL) {
-    list->names[list->oldest] = name_of(vni, p);
+    list->names[list->oldest] = name_of(vni_id, p);
     f = &list->packets[list->oldest];
     list->oldest = (list->oldest + 1) % LIST;
     *f = (fragment){.family = p->family, .protocol = protocol_of(p)};
@@ -67,9 +67,9 @@ void fragment_remember(kdp_engine *e, const lane *l, share *s, uint64_t flow, ui
   pthread_mutex_unlock(&e->fragment_lock);
 }
 
-uint64_t fragment_flow(kdp_engine *e, lane *l, share *s, uint32_t vni, const packet *p) {
+uint64_t fragment_flow(kdp_engine *e, lane *l, share *s, uint32_t vni_id, const packet *p) {
   pthread_mutex_lock(&e->fragment_lock);
-  const fragment *f = find(s->fragments, vni, p);
+  const fragment *f = find(s->fragments, vni_id, p);
   bool known = f != NULL && f->until_ms > l->now_ms;
   uint64_t flow = known && p->fragment_start >= f->end ? f->flow : 0;
   pthread_mutex_unlock(&e->fragment_lock);

@@ -68,14 +68,14 @@ static bool put(struct inbox *b, uint32_t relay, const uint8_t *data, size_t len
   uint64_t tail = atomic_load_explicit(&b->tail, memory_order_relaxed);
   size_t at = tail % INBOX_BYTES, left = INBOX_BYTES - at, room = room_of(len), skipped = left < room ? left : 0;
   size_t room_left = INBOX_BYTES - (size_t)(tail - atomic_load(&b->head));
-  _Atomic uint32_t *share = &b->waiting[relay % SHARES];
-  bool fits = skipped + room + atomic_load_explicit(share, memory_order_relaxed) + room <= room_left;
+  _Atomic uint32_t *waiting = &b->waiting[relay % SHARES];
+  bool fits = skipped + room + atomic_load_explicit(waiting, memory_order_relaxed) + room <= room_left;
   if (fits) {
     if (skipped > 0) memcpy(b->bytes + at, &(frame_header){.len = SKIP}, sizeof(frame_header));
     uint8_t *to = b->bytes + (tail + skipped) % INBOX_BYTES;
     memcpy(to, &(frame_header){.relay = relay, .len = (uint32_t)len}, sizeof(frame_header));
     memcpy(to + sizeof(frame_header), data, len);
-    atomic_fetch_add_explicit(share, (uint32_t)room, memory_order_relaxed);
+    atomic_fetch_add_explicit(waiting, (uint32_t)room, memory_order_relaxed);
     atomic_store(&b->tail, tail + skipped + room);
   }
   pthread_mutex_unlock(&b->put_lock);

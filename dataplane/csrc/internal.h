@@ -130,6 +130,9 @@ enum {
 typedef struct aead_key aead_key; /* scheduled once, read-only after */
 int aead_open_library(const char *wanted, char *error, size_t error_len);
 const char *aead_library(void);
+const char *aead_unused_reason(void); /* why "auto" did not take the fastest; "" when it did, or was not asked */
+/* -- aead_check.c: the self-test of the library in use. NULL, or what it does wrongly. */
+const char *aead_check(void);
 aead_key *aead_key_new(const uint8_t key[KEY_LEN], const uint8_t iv[IV_LEN]);
 void aead_key_free(aead_key *k); /* wipes */
 /* dst: len + TAG_LEN bytes; src == dst allowed. */
@@ -415,8 +418,10 @@ struct kdp_engine {
   bool threads;
   /* host_lock: LANE_HOST belongs to whoever holds it. */
   pthread_mutex_t host_lock;
-  bool corked;         /* what the host lane makes waits for more of it; guarded by host_lock */
-  struct inbox *inbox; /* of the rx thread, to which alone replay windows and gathering runs belong */
+  bool corked;                 /* what the host lane makes waits for more of it; guarded by host_lock */
+  struct inbox *inbox;         /* of the rx thread, to which alone replay windows and gathering runs belong */
+  uint8_t *tun_bytes;          /* of the tx thread: TUN_BYTES */
+  struct udp_batch *udp_batch; /* of the rx thread */
   struct flow_table *flows;
   struct ended_ring *ended;
   pthread_mutex_t fragment_lock; /* guards the fragments of every share */
@@ -465,7 +470,7 @@ flow_answer flows_pass(kdp_engine *e, lane *l, vni *v, const sender *from, const
 /* Python has taken the question about this flow. false: it waits no more. */
 bool flows_asked(kdp_engine *e, uint64_t id);
 /* Whether the flow of `p` lives and has leave. Counts nothing. */
-bool flows_allow(kdp_engine *e, const lane *l, uint32_t vni, const packet *p);
+bool flows_allow(kdp_engine *e, const lane *l, uint32_t vni_id, const packet *p);
 /* Sets the verdict of a live flow, and gives the place of its parked packets, 0 if it has none. false: it is gone. */
 bool flows_decide(kdp_engine *e, lane *l, uint64_t id, uint8_t verdict, uint32_t rule, uint32_t generation,
                   uint64_t not_after_ms, uint32_t *parked);
@@ -473,7 +478,7 @@ bool flows_decide(kdp_engine *e, lane *l, uint64_t id, uint8_t verdict, uint32_t
 bool flows_forget_session(kdp_engine *e, const session *s, uint32_t index, int most);
 /* Some buckets' flows of a VNI that is leaving, and what crossed from there; from `bucket` on, which is moved. true: there
  * are more. */
-bool flows_forget_vni(kdp_engine *e, uint32_t vni, uint32_t *bucket);
+bool flows_forget_vni(kdp_engine *e, uint32_t vni_id, uint32_t *bucket);
 /* Some of those whose time has come. true: there are more. */
 bool flows_age(kdp_engine *e, lane *l);
 
@@ -485,9 +490,9 @@ void ended_put(struct ended_ring *r, const kdp_flow *f); /* a full ring keeps wh
 /* -- fragment.c ---------------------------------------------------------------------------------------------------- */
 void fragments_free(share *s);
 /* `first` belongs to this flow. */
-void fragment_remember(kdp_engine *e, const lane *l, share *s, uint64_t flow, uint32_t vni, const packet *first);
+void fragment_remember(kdp_engine *e, const lane *l, share *s, uint64_t flow, uint32_t vni_id, const packet *first);
 /* The flow of a later fragment; 0, and counted: its first was not seen, or overlaps it. */
-uint64_t fragment_flow(kdp_engine *e, lane *l, share *s, uint32_t vni, const packet *later);
+uint64_t fragment_flow(kdp_engine *e, lane *l, share *s, uint32_t vni_id, const packet *later);
 
 /* -- parked.c ------------------------------------------------------------------------------------------------------ */
 typedef struct {
@@ -501,7 +506,7 @@ void parking_free(struct parking *g);
 uint64_t parking_lost(struct parking *g); /* packets whose flow ended before its verdict */
 /* at: the place of the flow, 0 until it has one. Called with the flow's stripe held, so that a packet is parked before the
  * verdict or not at all. */
-bool park(kdp_engine *e, share *owner, uint32_t *at, uint32_t vni, const sender *from, const inner *in);
+bool park(kdp_engine *e, share *owner, uint32_t *at, uint32_t vni_id, const sender *from, const inner *in);
 bool unpark(kdp_engine *e, uint32_t at, parked_packet *out); /* the oldest; false: none is left */
 void park_end(kdp_engine *e, uint32_t at);                   /* 0: nothing happens */
 

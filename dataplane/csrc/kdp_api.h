@@ -82,12 +82,13 @@ typedef struct {
   uint8_t payload[1200];
 } kdp_event;
 
-/* aead: "auto", "ipsec-mb" or "openssl". NULL and errno text in `error` when it cannot be had. */
+/* aead: "auto", "ipsec-mb" or "openssl". NULL, and the reason in `error`, when it cannot be used or fails its self-test. */
 kdp_engine *kdp_create(const char *aead, uint32_t max_flows, char *error, size_t error_len);
 void kdp_destroy(kdp_engine *e); /* stops the threads, wipes every key */
 const char *kdp_aead_name(kdp_engine *e);
-int kdp_event_fd(kdp_engine *e);        /* an eventfd, readable while events wait */
-int kdp_set_udp(kdp_engine *e, int fd); /* a bound, non-blocking UDP socket, duplicated; -1 takes it away */
+const char *kdp_aead_unused(kdp_engine *e); /* why "auto" did not take ipsec-mb; "" when it did, or was not asked */
+int kdp_event_fd(kdp_engine *e);            /* an eventfd, readable while events wait */
+int kdp_set_udp(kdp_engine *e, int fd);     /* a bound, non-blocking UDP socket, duplicated; -1 takes it away */
 
 int kdp_vni_add(kdp_engine *e, uint32_t vni, int tun_fd); /* tun_fd: IFF_VNET_HDR, duplicated */
 int kdp_vni_remove(kdp_engine *e, uint32_t vni);          /* with its sessions, FIB and flows */

@@ -59,25 +59,26 @@ static uint32_t take_place(struct parking *g, share *owner) {
   return at;
 }
 
-static bool put(place *at, const inner *in, uint32_t vni, const sender *from) {
+static bool put(place *at, const inner *in, uint32_t vni_id, const sender *from) {
   if (at->count == PARKED_A_FLOW) return false;
-  parked_packet **p = &at->packets[at->count];
-  if (*p == NULL) *p = calloc(1, sizeof **p);
-  if (*p == NULL) return false;
-  (*p)->vni = vni, (*p)->vnet = *in->vnet, (*p)->len = (uint16_t)in->len;
-  (*p)->from = from->session == NULL ? 0 : from->session->index;
-  (*p)->across = from->across == NULL ? 0 : from->across->id;
-  memcpy((*p)->data, in->data, in->len);
-  at->count++;
+  parked_packet *p = at->packets[at->count];
+  if (p == NULL) p = calloc(1, sizeof *p);
+  if (p == NULL) return false;
+  p->vni = vni_id, p->vnet = *in->vnet, p->len = (uint16_t)in->len;
+  p->from = from->session == NULL ? 0 : from->session->index;
+  p->across = from->across == NULL ? 0 : from->across->id;
+  memcpy(p->data, in->data, in->len);
+  at->packets[at->count++] = p;
   return true;
 }
 
-bool park(kdp_engine *e, share *owner, uint32_t *at, uint32_t vni, const sender *from, const inner *in) {
+bool park(kdp_engine *e, share *owner, uint32_t *at, uint32_t vni_id, const sender *from, const inner *in) {
   struct parking *g = e->parking;
   if (in->len > PARKED_BYTES) return false;
   pthread_mutex_lock(&g->lock);
   if (*at == 0) *at = take_place(g, owner);
-  bool parked = *at != 0 && put(&g->places[*at - 1], in, vni, from);
+  place *p = *at == 0 ? NULL : &g->places[*at - 1];
+  bool parked = p != NULL && put(p, in, vni_id, from);
   pthread_mutex_unlock(&g->lock);
   return parked;
 }
@@ -106,8 +107,17 @@ void park_end(kdp_engine *e, uint32_t at) {
   pthread_mutex_unlock(&g->lock);
 }
 
+/* What let a packet in may have ended while it waited. The counter of its drop; C_COUNT: nothing has. An address that crossed is
+ * not the one of its sender's lease. */
+static int why_not_now(const lane *l, const vni *v, const sender *from, const packet *p) {
+  if (from->session == NULL) return C_COUNT;
+  if (session_is_over(from->session, l->now_ms)) return C_drop_expired_session;
+  bool leased = from->across != NULL || speaks_for(l, v, from, p->family, p->src);
+  return leased ? C_COUNT : C_drop_expired_lease;
+}
+
 /* A packet of a flow that was just decided. */
-static void release(kdp_engine *e, lane *l, parked_packet *w, uint8_t verdict) {
+static void release(kdp_engine *e, lane *l, parked_packet *w, uint8_t verdict, uint64_t not_after_ms) {
   vni *v = vni_find(e, w->vni);
   sender from = {.session = w->from == 0 ? NULL : session_find(e, w->from),
                  .across = w->across == 0 ? NULL : vni_find(e, w->across)};
@@ -115,11 +125,15 @@ static void release(kdp_engine *e, lane *l, parked_packet *w, uint8_t verdict) {
   packet p;
   if (v == NULL || cut || !packet_parse(w->data, w->len, &p)) {
     count(l, C_drop_denied); /* its sender was cut meanwhile */
-  } else if (verdict == KDP_ALLOW) {
-    forward_allowed(e, l, v, &from, &w->vnet, w->data, w->len, &p);
-  } else {
+  } else if (verdict == KDP_DENY) {
     count(l, C_drop_denied);
     reject(e, l, v, &from, w->data, w->len, &p);
+  } else {
+    int drop = is_over(not_after_ms, l->now_ms) ? C_drop_expired_verdict : why_not_now(l, v, &from, &p);
+    if (drop == C_COUNT)
+      forward_allowed(e, l, v, &from, &w->vnet, w->data, w->len, &p);
+    else
+      count(l, drop);
   }
 }
 
@@ -133,7 +147,7 @@ int kdp_flow_verdict(kdp_engine *e, uint64_t id, uint8_t verdict, uint32_t rule,
   config_read(e);
   l->now_ms = clock_ms();
   bool live = flows_decide(e, l, id, verdict, rule, generation, not_after_ms, &at);
-  while (unpark(e, at, &waiting)) release(e, l, &waiting, verdict);
+  while (unpark(e, at, &waiting)) release(e, l, &waiting, verdict, not_after_ms);
   park_end(e, at);
   if (!e->corked) batch_end(e, l);
   config_read_end(e);

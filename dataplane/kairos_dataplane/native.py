@@ -34,6 +34,7 @@ from kairos_dataplane.engine import (
 )
 
 _EVENTS = 64
+_ERROR = 600  # bytes of the reason why an engine cannot be made
 _CLOSING = 16  # threads
 _PAGE = 128  # flows: half a millisecond
 _VERDICTS = {verdict.value: verdict for verdict in Verdict}
@@ -114,8 +115,8 @@ class NativeEngine:
     """See `Dataplane`. cffi gives the interpreter lock up while C runs."""
 
     def __init__(self, aead: str, max_flows: int) -> None:
-        error = ffi.new("char[]", 200)
-        self._engine = lib.kdp_create(aead.encode(), max_flows, error, 200)
+        error = ffi.new("char[]", _ERROR)
+        self._engine = lib.kdp_create(aead.encode(), max_flows, error, _ERROR)
         if self._engine == ffi.NULL:
             raise RuntimeError(ffi.string(error).decode())
         self._frame = ffi.new("uint8_t[]", FRAME_MAX)
@@ -135,7 +136,8 @@ class NativeEngine:
 
     @property
     def description(self) -> str:
-        return f"C, {self.aead}"
+        unused = ffi.string(lib.kdp_aead_unused(self._engine)).decode()
+        return f"C, {self.aead}" + (f" (ipsec-mb cannot be used: {unused})" if unused else "")
 
     @property
     def aead(self) -> str:

@@ -63,6 +63,20 @@ def test_an_allow_ends_at_its_deadline_until_there_is_another(rig: Rig) -> None:
     assert len(rig.to_host()) == 1
 
 
+@pytest.mark.parametrize("drop", ["drop_expired_session", "drop_expired_lease", "drop_expired_verdict"])
+def test_what_ended_while_a_packet_waited_counts_when_its_flow_is_allowed(rig: Rig, drop: str) -> None:
+    rig.put(rig.seal(whole(PACKET)))
+    (flow,) = rig.opened()
+    over = boottime_ms() - 1
+    if drop == "drop_expired_session":
+        rig.engine.set_deadline(rig.session, over)
+    elif drop == "drop_expired_lease":
+        rig.engine.add_lease(rig.session, ip_network(f"{PEER}/32"), over)
+    rig.engine.verdict(flow.id, Verdict.ALLOW, 1, 1, over if drop == "drop_expired_verdict" else NEVER)
+    assert rig.drops() == {drop: 1}
+    assert rig.to_host() == []
+
+
 def test_what_has_no_deadline_does_not_end(rig: Rig) -> None:
     flow = rig.allow_from_peer(PACKET)
     rig.engine.set_deadline(rig.session, NEVER)

@@ -6,6 +6,8 @@ import errno
 import os
 import socket
 
+import pytest
+
 from engine_rig import HOST, PEER, Rig, udp_packet, wait_until
 from kairos_dataplane import Event, TunFailing
 from kairos_dataplane.pure.segments import Offload
@@ -34,6 +36,15 @@ def test_one_failure_is_not_the_end(rig: Rig) -> None:
             back.send(Offload().pack() + udp_packet(HOST, PEER, b"still here"))
             wait_until(lambda: rig.counted().get("flows_opened") == 1)
     assert [flow.vni for flow in rig.opened()] == [OTHER]
+
+
+def test_a_tun_that_is_no_descriptor_is_refused(rig: Rig) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    os.close(writer)
+    with pytest.raises(OSError, match="Bad file descriptor") as error:
+        rig.engine.add_vni(OTHER, writer)
+    assert error.value.errno == errno.EBADF
 
 
 def test_a_lasting_failure_is_told_once_and_costs_little(rig: Rig) -> None:

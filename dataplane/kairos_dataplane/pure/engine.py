@@ -374,7 +374,7 @@ class PureEngine(PacketPath):
             live = self._flows.decide(flow, verdict, rule, generation, not_after)
             lot = self._take_lot(flow)
             if lot is not None and live:
-                self._release(lot, verdict)
+                self._release(lot, verdict, not_after)
             return live
 
     def flows(self) -> list[Flow]:

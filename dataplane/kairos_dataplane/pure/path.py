@@ -25,6 +25,7 @@ from kairos_dataplane.engine import (
     PathMoved,
     RelayReady,
     Verdict,
+    boottime_ms,
 )
 from kairos_dataplane.pure.events import EventQueues, Sharer
 from kairos_dataplane.pure.flows import Answer, Fib, FlowTable, sharer_of
@@ -373,7 +374,7 @@ class PacketPath:
         if not queue.told:
             queue.told = self._emit((0, 0), RelayReady(relay))
 
-    def _release(self, lot: _Lot, verdict: Verdict) -> None:
+    def _release(self, lot: _Lot, verdict: Verdict, not_after: int) -> None:
         vni, sender = self._vnis.get(lot.vni), Sender(self._sessions.get(lot.session), self._vnis.get(lot.across))
         if vni is None or (lot.session and sender.session is None) or (lot.across and sender.across is None):
             self._counters["drop_denied"] += len(lot.packets)  # their sender was cut meanwhile
@@ -384,7 +385,21 @@ class PacketPath:
                 self._counters["drop_denied"] += 1
                 self._reject(vni, sender, data, packet)
                 continue
-            self._forward_allowed(vni, sender, offload, data, packet)
+            drop = "drop_expired_verdict" if boottime_ms() >= not_after else _why_not_now(sender, packet)
+            if drop:
+                self._counters[drop] += 1
+            else:
+                self._forward_allowed(vni, sender, offload, data, packet)
+
+
+def _why_not_now(sender: Sender, packet: Packet) -> str:
+    """What let a packet in may have ended while it waited: the counter of its drop, empty when nothing has. An address that crossed
+    is not the one of its sender's lease."""
+    if sender.session is None:
+        return ""
+    if boottime_ms() >= sender.session.not_after:
+        return "drop_expired_session"
+    return "" if sender.across is not None else sender.session.why_not_from(packet.src)
 
 
 def _sharer(vni: Vni, sender: Sender) -> Sharer:

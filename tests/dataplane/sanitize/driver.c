@@ -1,16 +1,23 @@
 /* Feeds the engine with noise under a sanitizer: sealed plaintexts that are random, or packets with a few bytes changed;
- * datagrams with flipped bits; frames that are cut; packets from the TUN with offloads that lie, or in
- * crowds that are joined. Meanwhile another thread rekeys, cuts sessions, takes an interconnect away and back, lists flows
+ * datagrams with flipped bits; frames that are cut; UDP messages of many datagrams, joined as the kernel does
+ * (GSO, and GRO at the engine's socket); packets from the TUN with offloads that lie, or in crowds that are joined. Meanwhile another thread rekeys, cuts sessions, takes an interconnect away and back, lists flows
  * and decides about them.
  *
  *   driver AEAD SEED ROUNDS     prints the counters as "name value" lines; the sanitizer ends it at the first fault */
+#include <arpa/inet.h>
 #include <fcntl.h>
+#include <netinet/udp.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <unistd.h>
 
 #include "internal.h"
 #include "keys.h"
+
+#ifndef UDP_GRO
+#define UDP_SEGMENT 103
+#define UDP_GRO 104
+#endif
 
 enum { VNI = 5, OTHER = 6, RELAY = 1, FRAME = 1 << 18 };
 
@@ -53,10 +60,10 @@ static void join(uint32_t here, uint8_t by, uint32_t there) {
   kdp_mapping_add(engine, here, 6, 64, (uint8_t[16]){0xfd, [7] = by}, there, (uint8_t[16]){0xfd});
 }
 
-static void add_vni(uint32_t vni, int tun, uint8_t bits4, uint8_t bits6) {
-  check(kdp_vni_add(engine, vni, tun) == 0, "vni_add");
-  kdp_fib_add(engine, vni, 4, (uint8_t[16]){10, 0, 0, 1}, bits4, KDP_NEXT_HOP_LOCAL);
-  kdp_fib_add(engine, vni, 6, (uint8_t[16]){0xfd, [15] = 1}, bits6, KDP_NEXT_HOP_LOCAL);
+static void add_vni(uint32_t id, int tun, uint8_t bits4, uint8_t bits6) {
+  check(kdp_vni_add(engine, id, tun) == 0, "vni_add");
+  kdp_fib_add(engine, id, 4, (uint8_t[16]){10, 0, 0, 1}, bits4, KDP_NEXT_HOP_LOCAL);
+  kdp_fib_add(engine, id, 6, (uint8_t[16]){0xfd, [15] = 1}, bits6, KDP_NEXT_HOP_LOCAL);
 }
 
 /* -- packets that look right, then do not ------------------------------------------------------------------------- */
@@ -107,8 +114,9 @@ static size_t make_plain(uint8_t *out) {
   return len + TRAILER_LEN;
 }
 
+static uint64_t counter; /* of the next datagram that is made */
+
 static size_t make_datagram(uint8_t *out) {
-  static uint64_t counter;
   uint8_t plain[4096];
   uint8_t type = any(12) ? DG_DATA : (uint8_t)any(6);
   size_t len = make_plain(plain);
@@ -135,6 +143,70 @@ static void put_frame(uint8_t *frame) {
   memcpy(exact, frame, used);
   kdp_relay_put(engine, RELAY, exact, used);
   free(exact);
+}
+
+static int udp, peer_udp;
+static struct sockaddr_in engine_address;
+static long joined; /* messages of several datagrams that came to the peer as one */
+
+static int loopback_socket(struct sockaddr_in *address) {
+  int made = socket(AF_INET, SOCK_DGRAM | SOCK_NONBLOCK, 0);
+  socklen_t len = sizeof *address;
+  *address = (struct sockaddr_in){.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+  check(made >= 0 && bind(made, (struct sockaddr *)address, len) == 0, "socket");
+  check(getsockname(made, (struct sockaddr *)address, &len) == 0, "getsockname");
+  return made;
+}
+
+static void open_udp(void) {
+  struct sockaddr_in peer_address;
+  int on = 0;
+  socklen_t len = sizeof on;
+  udp = loopback_socket(&engine_address), peer_udp = loopback_socket(&peer_address);
+  check(kdp_set_udp(engine, udp) == 0, "set_udp");
+  check(getsockopt(udp, IPPROTO_UDP, UDP_GRO, &on, &len) == 0 && on == 1, "GRO");
+  check(setsockopt(peer_udp, IPPROTO_UDP, UDP_GRO, &on, sizeof on) == 0, "GRO of the peer");
+}
+
+/* Datagrams of one size and one plaintext, as segments that follow each other; the last may be shorter. */
+static void put_udp(void) {
+  static uint8_t plain[4096], bytes[1 << 16];
+  size_t len = make_plain(plain), size = HEADER_LEN + len + TAG_LEN, used = 0;
+  for (uint32_t n = 1 + any(GSO_SEGMENTS_MAX); n > 0 && used + size <= UDP_PAYLOAD_MAX; n--, used += size) {
+    uint8_t *at = bytes + used;
+    if (len >= TRAILER_LEN && any(8)) put16(plain + len - 4, (uint32_t)(used / size));
+    at[0] = DG_DATA, at[1] = 0;
+    put16(at + 2, atomic_load(&live_epoch)), put32(at + 4, atomic_load(&live_session)), put64(at + 8, counter++);
+    aead_seal(peer, get64(at + 8), at, plain, len, at + HEADER_LEN);
+  }
+  if (used > size && any(4) == 0) used -= any((uint32_t)size);
+  union {
+    char room[CMSG_SPACE(sizeof(uint16_t))];
+    struct cmsghdr align;
+  } control = {0};
+  struct iovec part = {bytes, used};
+  struct msghdr message = {.msg_name = &engine_address, .msg_namelen = sizeof engine_address, .msg_iov = &part};
+  message.msg_iovlen = 1, message.msg_control = control.room, message.msg_controllen = sizeof control.room;
+  struct cmsghdr *c = CMSG_FIRSTHDR(&message);
+  c->cmsg_level = IPPROTO_UDP, c->cmsg_type = UDP_SEGMENT, c->cmsg_len = CMSG_LEN(sizeof(uint16_t));
+  memcpy(CMSG_DATA(c), &(uint16_t){(uint16_t)size}, sizeof(uint16_t));
+  if (sendmsg(peer_udp, &message, 0) < 0) check(errno == EAGAIN || errno == EMSGSIZE, "sendmsg");
+}
+
+static void drain_udp(void) {
+  static uint8_t sink[1 << 16];
+  char control[CMSG_SPACE(sizeof(int))];
+  for (;;) {
+    struct iovec part = {sink, sizeof sink};
+    struct msghdr m = {.msg_iov = &part, .msg_iovlen = 1, .msg_control = control, .msg_controllen = sizeof control};
+    ssize_t n = recvmsg(peer_udp, &m, 0);
+    if (n < 0) return;
+    for (struct cmsghdr *c = CMSG_FIRSTHDR(&m); c != NULL; c = CMSG_NXTHDR(&m, c)) {
+      int size = 0;
+      if (c->cmsg_type == UDP_GRO) memcpy(&size, CMSG_DATA(c), sizeof size);
+      if (size > 0 && size < n) joined++;
+    }
+  }
 }
 
 static void put_tun(int tun) {
@@ -170,6 +242,7 @@ static void drain(int tun) {
   static uint8_t sink[1 << 17];
   while (read(tun, sink, sizeof sink) > 0) continue;
   while (kdp_relay_take(engine, RELAY, sink, sizeof sink) > 0) continue;
+  drain_udp();
 }
 
 /* -- the daemon ---------------------------------------------------------------------------------------------------- */
@@ -227,12 +300,16 @@ int main(int argc, char **argv) {
   add_vni(VNI, pair[1], 32, 128), add_vni(OTHER, other[1], 24, 64);
   join(VNI, 1, OTHER), join(OTHER, 2, VNI);
   check(kdp_relay_add(engine, RELAY) == 0, "relay_add");
+  open_udp();
   atomic_store(&live_session, open_session());
   pthread_t daemon;
   check(pthread_create(&daemon, NULL, daemon_main, NULL) == 0, "thread");
   uint8_t *frame = malloc(FRAME);
   for (long round = strtol(argv[3], NULL, 10); round > 0; round--) {
-    put_frame(frame);
+    if (any(2))
+      put_frame(frame);
+    else
+      put_udp();
     if (round % 8 == 0) kdp_settle(engine); /* else most would find no room */
     put_tun(any(4) ? pair[0] : other[0]);
     if (any(40) == 0) put_crowd(pair[0]);
@@ -241,6 +318,7 @@ int main(int argc, char **argv) {
   atomic_store(&stop, true);
   pthread_join(daemon, NULL);
   uint64_t values[C_COUNT];
+  printf("joined %ld\n", joined);
   for (int i = 0, n = kdp_counters(engine, values, C_COUNT); i < n; i++)
     printf("%s %llu\n", kdp_counter_name(i), (unsigned long long)values[i]);
   kdp_vni_remove(engine, VNI);
@@ -248,6 +326,6 @@ int main(int argc, char **argv) {
   kdp_destroy(engine);
   aead_key_free(peer);
   free(frame);
-  close(pair[0]), close(pair[1]), close(other[0]), close(other[1]);
+  close(pair[0]), close(pair[1]), close(other[0]), close(other[1]), close(udp), close(peer_udp);
   return 0;
 }

@@ -86,10 +86,10 @@ static long wait_for(int tun, long delivered, long sent) {
   return delivered;
 }
 
-static long live_flows_of(uint32_t session, size_t max) {
+static long live_flows_of(uint32_t index, size_t max) {
   kdp_flow *flows = malloc(max * sizeof *flows);
   long live = 0, n = kdp_flows(engine, &(uint32_t){0}, flows, max);
-  for (long i = 0; i < n; i++) live += flows[i].from_session == session && flows[i].verdict == KDP_ALLOW;
+  for (long i = 0; i < n; i++) live += flows[i].from_session == index && flows[i].verdict == KDP_ALLOW;
   free(flows);
   return live;
 }

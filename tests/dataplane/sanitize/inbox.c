@@ -29,13 +29,13 @@ static uint32_t open_session(uint32_t channel) {
   return index;
 }
 
-static size_t put_record(uint8_t *out, uint32_t session, uint32_t channel) {
+static size_t put_record(uint8_t *out, uint32_t index, uint32_t channel) {
   static const uint8_t plain[PAYLOAD];
   uint8_t *datagram = out + 2;
   size_t len = HEADER_LEN + sizeof plain + TAG_LEN;
   put16(out, (uint32_t)len);
   datagram[0] = DG_KEEPALIVE, datagram[1] = 0;
-  put16(datagram + 2, 0), put32(datagram + 4, session), put64(datagram + 8, counters[channel]++);
+  put16(datagram + 2, 0), put32(datagram + 4, index), put64(datagram + 8, counters[channel]++);
   aead_seal(peer, get64(datagram + 8), datagram, plain, sizeof plain, datagram + HEADER_LEN);
   return 2 + len;
 }

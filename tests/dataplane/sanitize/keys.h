@@ -6,8 +6,8 @@
 static const uint8_t key[KEY_LEN] = {1, 2, 3}, iv[IV_LEN] = {4, 5, 6};
 
 /* Returns what kdp_keys_install does: 1 when it is in place. */
-static inline int install_key(kdp_engine *e, uint32_t session, uint32_t epoch, bool transmit) {
-  kdp_key k = {.not_after_ms = KDP_NEVER, .session = session, .epoch = epoch, .transmit = transmit};
+static inline int install_key(kdp_engine *e, uint32_t index, uint32_t epoch, bool transmit) {
+  kdp_key k = {.not_after_ms = KDP_NEVER, .session = index, .epoch = epoch, .transmit = transmit};
   memcpy(k.key, key, sizeof key), memcpy(k.iv, iv, sizeof iv);
   return kdp_keys_install(e, &k, 1);
 }

@@ -64,10 +64,10 @@ static void judge(uint8_t verdict) {
         check(kdp_flow_verdict(engine, events[i].flow.id, verdict, 1, 1, KDP_NEVER) == 0, "verdict");
 }
 
-static long flows_of(uint32_t session) {
+static long flows_of(uint32_t index) {
   static kdp_flow flows[1 << 17];
   long found = 0, n = kdp_flows(engine, &(uint32_t){0}, flows, 1 << 17);
-  for (long i = 0; i < n; i++) found += flows[i].from_session == session;
+  for (long i = 0; i < n; i++) found += flows[i].from_session == index;
   return found;
 }
 
