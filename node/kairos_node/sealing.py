@@ -2,6 +2,8 @@
 
 The sealing key is the credential `kairos.seal` of the service (systemd.exec(5), LoadCredentialEncrypted=; docs/operations.md has the
 commands). A disk, a backup or a copy of the state directory alone then holds no seed.
+
+`cryptography` is imported where it is used: it loads OpenSSL, and a daemon first has to choose the TLS group (kairos_node.openssl_groups).
 """
 
 from __future__ import annotations
@@ -10,8 +12,6 @@ import os
 from pathlib import Path
 
 import msgspec
-from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from kairos.errors import UNREADABLE, BadMessage, Refused
 
@@ -43,6 +43,8 @@ def is_sealed(data: bytes) -> bool:
 
 
 def seal(data: bytes, key: bytes) -> bytes:
+    from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
     nonce = os.urandom(_NONCE_BYTES)
     return msgspec.json.encode(_Sealed(nonce + AESGCM(key).encrypt(nonce, data, _BOUND_TO)))
 
@@ -57,6 +59,9 @@ def unseal(data: bytes, key: bytes | None) -> bytes:
         raise Refused(
             "sealed", f"the keys of this node are sealed; start it as a service with the credential {CREDENTIAL}"
         )
+    from cryptography.exceptions import InvalidTag
+    from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
     try:
         return AESGCM(key).decrypt(sealed[:_NONCE_BYTES], sealed[_NONCE_BYTES:], _BOUND_TO)
     except (InvalidTag, ValueError):

@@ -77,14 +77,17 @@ def load_config(path: Path | None, kind: type[_C]) -> _C:
 def prepare(directory: Path, role: Role) -> NodeState:
     """Checks that this node has enrolled in that role, and fixes the TLS group of its suite before OpenSSL loads."""
     state = NodeState(directory)
-    join, keys = state.join, state.keys
-    name = _NAMES[role]
-    if join is None or keys is None or not keys.certificate:
-        raise Refused("not-enrolled", f"this node has not enrolled ({directory}); run: kairos {name} enroll TOKEN")
+    join, name = state.join, _NAMES[role]
+    not_enrolled = Refused("not-enrolled", f"this node has not enrolled ({directory}); run: kairos {name} enroll TOKEN")
+    if join is None:
+        raise not_enrolled
     if join.role != role:
         other = _NAMES[join.role]
         raise Refused("wrong-role", f"{directory} is the state of a {other}; run: kairos {other} run")
     fix_group(suite_named(join.suite))
+    keys = state.keys  # to unseal them takes OpenSSL
+    if keys is None or not keys.certificate:
+        raise not_enrolled
     return state
 
 

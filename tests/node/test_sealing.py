@@ -6,6 +6,7 @@ import base64
 import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -89,3 +90,23 @@ def test_the_command_of_the_manual_makes_a_credential_that_systemd_reads_again(t
         ("systemd-creds", "decrypt", f"--name={CREDENTIAL}", str(sealed), "-"), check=True, capture_output=True
     )
     assert read.stdout == key
+
+
+def test_the_tls_group_is_chosen_before_sealed_keys_are_read(
+    state: NodeState, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """OpenSSL reads its configuration once, when it is loaded, and to unseal takes OpenSSL."""
+    hand_over(tmp_path / "credentials", os.urandom(32), monkeypatch)
+    monkeypatch.delenv("OPENSSL_CONF", raising=False)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
+    state.keep_keys(Keys(SEED, b"certificate"))
+    script = """
+import sys
+from pathlib import Path
+from kairos_node.start import prepare
+print(prepare(Path(sys.argv[1]), "endpoint").keys.seed)
+"""
+    done = subprocess.run(
+        (sys.executable, "-c", script, str(state.directory)), capture_output=True, text=True, check=False
+    )
+    assert done.stdout == f"{SEED!r}\n", done.stderr
