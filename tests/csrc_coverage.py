@@ -91,15 +91,8 @@ def run_tests(engine: list[Path], arguments: list[str]) -> None:
     include = sysconfig.get_paths()["include"]
     extension = package / "_kdp.abi3.so"
     run("gcc", *_FLAGS, f"-I{include}", "-shared", "-o", extension, _WORK / "_kdp.c", *engine, *_LIBRARIES, "-lgcov")
-    own_engine = (
-        "fuzz",
-        "sanitizers",
-        "flood",
-        "inbox",
-        "lives",
-        "soak",
-        "hardening",
-    )  # those build or need another one
+    # Those build or need another one.
+    own_engine = ("fuzz", "sanitizers", "flood", "inbox", "lives", "soak", "hardening")
     tests = arguments or ["tests/dataplane", *(f"--ignore=tests/dataplane/test_{name}.py" for name in own_engine)]
     subprocess.run(
         (sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *tests),
