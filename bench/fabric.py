@@ -50,7 +50,8 @@ def main() -> None:
         for size in sizes:
             asyncio.run(_one_tenant(rounds, model, size, small, large))
             rounds.save()
-        asyncio.run(_many_tenants(rounds, model))
+        if tenants := _tenants(rounds):
+            asyncio.run(_many_tenants(rounds, model, tenants))
     for figure, value, unit in figures_of_storage(rounds.document()["figures"], small, large):
         rounds.add(figure, value, unit)
     figures = rounds.document()["figures"]
@@ -64,6 +65,7 @@ def main() -> None:
 
 def _options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--sizes", type=int, nargs="+", help="devices in the tenant, in place of 100, 1000 and 10000")
+    parser.add_argument("--tenants", type=int, metavar="N", help="tenants of 10 devices, in place of 1000; 0: none")
     parser.add_argument("--tables", metavar="FILE", help="only put the tables of such a file into docs/design/0009")
 
 
@@ -176,8 +178,12 @@ async def _strangers(rounds: Rounds, site: Site) -> None:
 # -- many tenants ------------------------------------------------------------------------------------------------------
 
 
-async def _many_tenants(rounds: Rounds, model: Model) -> None:
-    tenants = _QUICK_TENANTS if rounds.quick else _TENANTS
+def _tenants(rounds: Rounds) -> int:
+    wanted: int | None = rounds.options.tenants
+    return wanted if wanted is not None else _QUICK_TENANTS if rounds.quick else _TENANTS
+
+
+async def _many_tenants(rounds: Rounds, model: Model, tenants: int) -> None:
     rounds.say(f"{tenants:,} tenants of {_DEVICES_A_TENANT} devices")
     async with model.of_tenants(tenants, _DEVICES_A_TENANT) as site:
         isolate = await site.isolate_bytes()
