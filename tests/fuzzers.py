@@ -22,6 +22,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from archives import unpacking
+
 ROOT = Path(__file__).parents[1]
 _CSRC = ROOT / "dataplane/csrc"
 _FUZZ = ROOT / "dataplane/fuzz"
@@ -104,8 +106,8 @@ def unpack_corpus(target: str, folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     archive = _FUZZ / f"corpus/{target}.tar.xz"
     if archive.exists():
-        with tarfile.open(archive) as packed:
-            packed.extractall(folder, filter="data")
+        with unpacking(archive) as packed:
+            packed.extractall(folder)
     return folder
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import sqlite3
-import tarfile
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
@@ -15,6 +14,7 @@ from typing import Any
 import msgspec
 from fabric_files import database_of, read, tenant_objects
 
+from archives import unpacking
 from control_plane import ControlPlane, Device, SqliteLocal
 from fabric_host import default_provider, free_ports
 from kairos.audit.head import SignedHead
@@ -67,8 +67,8 @@ class KeptState:
 
 
 def unpacked(archive: Path, folder: Path) -> KeptState:
-    with tarfile.open(archive) as files:
-        files.extractall(folder, filter="data")
+    with unpacking(archive) as files:
+        files.extractall(folder)
     return KeptState(folder, json.loads((folder / "facts.json").read_text()))
 
 

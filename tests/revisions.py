@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import worker_network
+from archives import unpacking
 
 ROOT = Path(__file__).parents[1]
 UNVERSIONED = "a944a173169b471a48bcaa3b9c6f8812da8e17dd"
@@ -115,7 +116,8 @@ def checkout(revision: str, folder: Path) -> Tree:
     )
     if found.returncode:
         raise NotInHistory(f"revision {revision[:7]} is not in the history of {ROOT}: a shallow clone, or no clone")
-    shutil.unpack_archive(archive, folder, filter="data")
+    with unpacking(archive) as files:
+        files.extractall(folder)
     archive.unlink()
     for name in _SHARED:
         (folder / name).symlink_to(ROOT / name)
