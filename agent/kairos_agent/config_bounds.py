@@ -20,6 +20,9 @@ from kairos_node.network_view import NetworkView
 
 _log = logging.getLogger(__name__)
 _WORLDS: tuple[Network, ...] = (IPv4Network("0.0.0.0/0"), IPv6Network("2000::/3"))  # of IPv6 what is global unicast
+_PRIVATE: tuple[Network, ...] = tuple(  # RFC 1918, RFC 6598, RFC 4193
+    map(ip_network, ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10", "fc00::/7"))
+)
 _MTU_LEAST, _MTU_MOST = 576, 9000  # bytes
 
 
@@ -62,15 +65,23 @@ def _plan(config: VniConfig, view: NetworkView, node: str, isolates: Callable[[s
     name = view.vnis[config.vni].name
     own, reachable = set(map(ip_interface, view.addresses(config.vni, node))), view.reachable(config.vni, node)
     _say(name, [each for each in addresses if each not in own], "the network has no such address of this host")
-    _say(name, [each for each in routes if each not in reachable], "the network has no such route")
+    # The fabric tells interconnects to gateways alone: a route that is not in our view may be another VNI's name for its prefix.
+    believed = tuple(each for each in routes if each in reachable or _may_be_seen_across(each, reachable))
+    _say(name, [each for each in routes if each not in believed], "the network has no such route")
     return VniPlan(
         config.vni,
         name,
         config.mtu,
         tuple(each for each in addresses if each in own),
-        tuple(each for each in routes if each in reachable),
+        believed,
         isolates(name),
     )
+
+
+def _may_be_seen_across(route: Network, reachable: Collection[Network]) -> bool:
+    """Prefixes of other VNIs are seen under private addresses, beside those of this VNI. They lead nobody's way to the Internet away."""
+    private = any(route.version == each.version and route.subnet_of(each) for each in _PRIVATE)  # type: ignore[arg-type]
+    return private and not any(route.version == each.version and route.overlaps(each) for each in reachable)
 
 
 def _beside_the_host(plans: Collection[VniPlan], host: HostNetworks) -> list[VniPlan]:

@@ -61,7 +61,6 @@ def test_what_the_fabric_says_is_taken() -> None:
         ("0.0.0.0/1", "128.0.0.0/1"),
         ("::/1", "8000::/1"),
         ("9.9.9.9/32",),
-        ("192.168.1.0/24",),
         ("203.0.113.7/32",),
         ("10.7.0.0/23",),  # wider than the prefix
         ("10.7.0.128/25",),
@@ -70,6 +69,13 @@ def test_what_the_fabric_says_is_taken() -> None:
 @pytest.mark.parametrize("isolated", [True, False])
 def test_a_gateway_adds_no_route(routes: tuple[str, ...], isolated: bool) -> None:
     assert routes_of(config(*routes, *PREFIXES), view(), isolated=isolated) == set(PREFIXES)
+
+
+def test_another_vni_is_seen_under_private_addresses_but_not_over_the_hosts_own() -> None:
+    """The fabric tells interconnects to gateways alone."""
+    seen = ("10.202.0.0/24", "fd22::/64")
+    assert routes_of(config(*seen, *PREFIXES), view()) == {*seen, *PREFIXES}
+    assert routes_of(config("192.168.1.0/24", *PREFIXES), view()) == set(PREFIXES)
 
 
 def test_a_gateway_adds_no_address_and_no_vni() -> None:
