@@ -21,6 +21,7 @@ from revisions import ROOT, EarlierFabric, Tree
 
 from effort import effort
 from fabric_host import FabricHost, free_ports, running_fabric
+from kairos.api.problem import ProblemError
 from kairos.audit.head import SignedHead
 from kairos_cli.admin import AdminClient
 from kairos_cli.audit_export import as_line
@@ -155,9 +156,18 @@ class Upgrade:
         self.pings[name] = Ping(self.host(name), address, self.folder / f"{name}.ping")
         self.pings[name].await_answer()
 
+    def _head(self) -> SignedHead | None:
+        """None: nothing is sealed yet."""
+        try:
+            return self.admin.get(f"/v1/tenants/{TENANT}/audit/head", SignedHead)
+        except ProblemError as error:
+            if error.problem.status != 404:
+                raise
+            return None
+
     def keep_head(self) -> Path:
         """The newest head of the audit log, as an auditor keeps it."""
-        head = self.admin.get(f"/v1/tenants/{TENANT}/audit/head", SignedHead)
+        head: SignedHead = wait_for("the first head", self._head, WAIT_S)
         path = self.folder / f"head-{head.size}.json"
         path.write_bytes(as_line(head))
         return path

@@ -27,18 +27,17 @@ def test_two_honest_ends_always_pass(steps: list[tuple[bool, int]]) -> None:
     """Each step: the sender has `size` more bytes, or the receiver takes in what has come."""
     sender, receiver, counted = Channel(CHANNEL), Channel(CHANNEL), Direction()
     arrived = 0
-    under_way = 0  # or waiting for credit
+    waiting = 0  # for credit
     for takes_in, size in steps:
-        if takes_in:
-            under_way = 0
-        elif under_way + size > STREAM_WAITING_MAX:
+        if not takes_in and waiting + size > STREAM_WAITING_MAX:
             continue  # no honest sender has more for a receiver that takes in nothing
-        under_way += 0 if takes_in else size
+        waiting += 0 if takes_in else size
         frames = sender.send_stream(bytes(0 if takes_in else size))
         while frames:
             frame = frames.pop(0)
             parsed = parse_frame_header_untrusted(frame, len(frame))
             payload = len(frame) - HEADER.size
+            waiting -= payload
             assert counted.sent(parsed.type, payload) is Ruling.PASS
             receiver.stream_received(payload)
             arrived += payload
