@@ -11,8 +11,7 @@
 #include <stdlib.h>
 #include <unistd.h>
 
-#include "internal.h"
-#include "keys.h"
+#include "drivers.h"
 
 #ifndef UDP_GRO
 #define UDP_SEGMENT 103
@@ -31,12 +30,6 @@ static uint32_t any(uint32_t below) { /* splitmix64: the same noise for the same
   uint64_t z = state += 0x9e3779b97f4a7c15ull;
   z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9ull, z = (z ^ z >> 27) * 0x94d049bb133111ebull;
   return (uint32_t)((z ^ z >> 31) % below);
-}
-
-static void check(bool ok, const char *what) {
-  if (ok) return;
-  fprintf(stderr, "driver: %s failed\n", what);
-  exit(2);
 }
 
 static uint32_t open_session(void) {
@@ -120,11 +113,8 @@ static size_t make_datagram(uint8_t *out) {
   uint8_t plain[4096];
   uint8_t type = any(12) ? DG_DATA : (uint8_t)any(6);
   size_t len = make_plain(plain);
-  out[0] = type, out[1] = 0;
-  put16(out + 2, atomic_load(&live_epoch)), put32(out + 4, atomic_load(&live_session));
-  put64(out + 8, any(200) ? counter++ : (uint64_t)any(1 << 20) << any(44));
-  aead_seal(peer, get64(out + 8), out, plain, len, out + HEADER_LEN);
-  len += HEADER_LEN + TAG_LEN;
+  uint64_t number = any(200) ? counter++ : (uint64_t)any(1 << 20) << any(44);
+  len = seal_datagram(peer, out, type, atomic_load(&live_epoch), atomic_load(&live_session), number, plain, len);
   if (any(10) == 0) out[any((uint32_t)len)] ^= (uint8_t)(1 << any(8));
   return any(30) == 0 ? any((uint32_t)len) : len;
 }
@@ -175,9 +165,7 @@ static void put_udp(void) {
   for (uint32_t n = 1 + any(GSO_SEGMENTS_MAX); n > 0 && used + size <= UDP_PAYLOAD_MAX; n--, used += size) {
     uint8_t *at = bytes + used;
     if (len >= TRAILER_LEN && any(8)) put16(plain + len - 4, (uint32_t)(used / size));
-    at[0] = DG_DATA, at[1] = 0;
-    put16(at + 2, atomic_load(&live_epoch)), put32(at + 4, atomic_load(&live_session)), put64(at + 8, counter++);
-    aead_seal(peer, get64(at + 8), at, plain, len, at + HEADER_LEN);
+    seal_datagram(peer, at, DG_DATA, atomic_load(&live_epoch), atomic_load(&live_session), counter++, plain, len);
   }
   if (used > size && any(4) == 0) used -= any((uint32_t)size);
   union {
@@ -294,8 +282,8 @@ int main(int argc, char **argv) {
   check(engine != NULL, error);
   peer = aead_key_new(key, iv);
   int pair[2], other[2];
-  check(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_NONBLOCK, 0, pair) == 0, "socketpair");
-  check(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_NONBLOCK, 0, other) == 0, "socketpair");
+  open_pair(pair);
+  open_pair(other);
   setsockopt(other[1], SOL_SOCKET, SO_SNDBUF, &(int){1}, sizeof(int)); /* refuses super-packets above 4.5 KB */
   add_vni(VNI, pair[1], 32, 128), add_vni(OTHER, other[1], 24, 64);
   join(VNI, 1, OTHER), join(OTHER, 2, VNI);
@@ -317,10 +305,8 @@ int main(int argc, char **argv) {
   }
   atomic_store(&stop, true);
   pthread_join(daemon, NULL);
-  uint64_t values[C_COUNT];
   printf("joined %ld\n", joined);
-  for (int i = 0, n = kdp_counters(engine, values, C_COUNT); i < n; i++)
-    printf("%s %llu\n", kdp_counter_name(i), (unsigned long long)values[i]);
+  print_counters(engine);
   kdp_vni_remove(engine, VNI);
   kdp_relay_remove(engine, RELAY);
   kdp_destroy(engine);

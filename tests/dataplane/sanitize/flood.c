@@ -7,8 +7,7 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "internal.h"
-#include "keys.h"
+#include "drivers.h"
 
 enum { VNI = 5, RELAY = 1, VICTIM = 2, ATTACKER = 3 }; /* the last byte of their addresses */
 enum { LIVE_FLOWS = 1000, SYNS_A_FRAME = 512, FRAMES_A_NEW_FLOW = 16, FRAME = 1 << 17, WAIT_S = 20 };
@@ -18,12 +17,6 @@ static aead_key *peer;
 static _Atomic bool stop;
 static uint32_t victim, attacker;
 static uint64_t counters[2]; /* of the datagrams that each has sent */
-
-static void check(bool ok, const char *what) {
-  if (ok) return;
-  fprintf(stderr, "flood: %s failed\n", what);
-  exit(2);
-}
 
 static uint32_t open_session(uint8_t host) {
   uint32_t index;
@@ -40,19 +33,10 @@ static uint32_t open_session(uint8_t host) {
 
 /* A record of a DATAGRAMS frame with one small TCP packet to 10.0.0.1. Returns its length. */
 static size_t put_record(uint8_t *out, uint8_t from, uint8_t flags, uint16_t src_port, uint16_t dst_port) {
-  uint8_t plain[40 + TRAILER_LEN] = {0x45, [3] = 40, [8] = 64, [9] = IPPROTO_TCP, [12] = 10, [15] = from, [16] = 10};
-  plain[19] = 1;
-  put16(plain + 20, src_port), put16(plain + 22, dst_port);
-  plain[32] = 5 << 4, plain[33] = flags;
-  plain[40 + 7] = 1; /* WHOLE, one piece */
-  uint8_t *datagram = out + 2;
-  size_t len = HEADER_LEN + sizeof plain + TAG_LEN;
-  put16(out, (uint32_t)len);
-  datagram[0] = DG_DATA, datagram[1] = 0;
-  put16(datagram + 2, 0), put32(datagram + 4, from == VICTIM ? victim : attacker);
-  put64(datagram + 8, counters[from == VICTIM]++);
-  aead_seal(peer, get64(datagram + 8), datagram, plain, sizeof plain, datagram + HEADER_LEN);
-  return 2 + len;
+  uint8_t plain[SMALL_PLAIN];
+  make_small_packet(plain, from, IPPROTO_TCP, flags, src_port, dst_port);
+  uint32_t index = from == VICTIM ? victim : attacker;
+  return seal_record(peer, out, DG_DATA, index, counters[from == VICTIM]++, plain, sizeof plain);
 }
 
 static long drain(int tun) {
@@ -103,14 +87,10 @@ static long resident_kb(void) {
 }
 
 int main(int argc, char **argv) {
-  char error[200];
   int pair[2];
   check(argc == 3, "usage: flood AEAD PACKETS;");
-  engine = kdp_create(argv[1], 1 << 20, error, sizeof error);
-  check(engine != NULL, error);
+  engine = open_engine(argv[1], 1 << 20, VNI, pair);
   peer = aead_key_new(key, iv);
-  check(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_NONBLOCK, 0, pair) == 0, "socketpair");
-  check(kdp_vni_add(engine, VNI, pair[1]) == 0, "vni_add");
   kdp_fib_add(engine, VNI, 4, (uint8_t[16]){10, 0, 0, 1}, 32, KDP_NEXT_HOP_LOCAL);
   check(kdp_relay_add(engine, RELAY) == 0, "relay_add");
   victim = open_session(VICTIM), attacker = open_session(ATTACKER);
@@ -137,9 +117,7 @@ int main(int argc, char **argv) {
   printf("victim_live %ld\ngrown_kb %ld\n", live_flows_of(victim, 1 << 20), resident_kb() - before_kb);
   atomic_store(&stop, true);
   pthread_join(daemon, NULL);
-  uint64_t values[C_COUNT];
-  for (int i = 0, n = kdp_counters(engine, values, C_COUNT); i < n; i++)
-    printf("%s %llu\n", kdp_counter_name(i), (unsigned long long)values[i]);
+  print_counters(engine);
   kdp_destroy(engine);
   aead_key_free(peer);
   free(frame);

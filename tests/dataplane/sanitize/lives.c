@@ -7,8 +7,7 @@
 #include <stdlib.h>
 #include <unistd.h>
 
-#include "internal.h"
-#include "keys.h"
+#include "drivers.h"
 
 enum { VNI = 5, RELAY = 1, ALICE = 2, BOB = 3, HORIZON_S = 4000 };
 
@@ -17,12 +16,6 @@ static aead_key *peer;
 static uint32_t sessions[4];
 static uint64_t counters[4];
 static uint8_t frame[FRAME_MAX];
-
-static void check(bool ok, const char *what) {
-  if (ok) return;
-  fprintf(stderr, "lives: %s failed\n", what);
-  exit(2);
-}
 
 static uint32_t open_session(uint8_t host) {
   uint32_t index;
@@ -36,19 +29,9 @@ static uint32_t open_session(uint8_t host) {
 
 /* A packet from that host to 10.0.0.1. Returns the length of its record. */
 static size_t put_record(uint8_t *out, uint8_t from, uint8_t protocol, uint8_t flags, uint16_t src_port) {
-  uint8_t plain[40 + TRAILER_LEN] = {0x45, [3] = 40, [8] = 64, [9] = protocol, [12] = 10, [15] = from, [16] = 10};
-  plain[19] = 1;
-  put16(plain + 20, src_port), put16(plain + 22, 80);
-  plain[32] = 5 << 4, plain[33] = flags;
-  if (protocol == IPPROTO_UDP) put16(plain + 24, 20);
-  plain[40 + 7] = 1; /* WHOLE, one piece */
-  uint8_t *datagram = out + 2;
-  size_t len = HEADER_LEN + sizeof plain + TAG_LEN;
-  put16(out, (uint32_t)len);
-  datagram[0] = DG_DATA, datagram[1] = 0;
-  put16(datagram + 2, 0), put32(datagram + 4, sessions[from]), put64(datagram + 8, counters[from]++);
-  aead_seal(peer, get64(datagram + 8), datagram, plain, sizeof plain, datagram + HEADER_LEN);
-  return 2 + len;
+  uint8_t plain[SMALL_PLAIN];
+  make_small_packet(plain, from, protocol, flags, src_port, 80);
+  return seal_record(peer, out, DG_DATA, sessions[from], counters[from]++, plain, sizeof plain);
 }
 
 static void send_packet(uint8_t from, uint8_t protocol, uint8_t flags, uint16_t src_port) {
@@ -125,14 +108,10 @@ static void cut_one(long flows) {
 }
 
 int main(int argc, char **argv) {
-  char error[200];
   int pair[2];
   check(argc == 3, "usage: lives AEAD FLOWS;");
-  engine = kdp_create(argv[1], 1 << 17, error, sizeof error);
-  check(engine != NULL, error);
+  engine = open_engine(argv[1], 1 << 17, VNI, pair);
   peer = aead_key_new(key, iv);
-  check(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_NONBLOCK, 0, pair) == 0, "socketpair");
-  check(kdp_vni_add(engine, VNI, pair[1]) == 0, "vni_add");
   kdp_fib_add(engine, VNI, 4, (uint8_t[16]){10, 0, 0, 1}, 32, KDP_NEXT_HOP_LOCAL);
   check(kdp_relay_add(engine, RELAY) == 0, "relay_add");
   sessions[ALICE] = open_session(ALICE), sessions[BOB] = open_session(BOB);

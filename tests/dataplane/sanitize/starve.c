@@ -19,8 +19,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-#include "internal.h"
-#include "keys.h"
+#include "drivers.h"
 
 enum { VNI = 5, OTHER = 6, RELAY = 1 };
 
@@ -95,12 +94,6 @@ static aead_key *peer;
 static int pair[2], udp;
 static uint64_t counter;
 
-static void check(bool ok, const char *what) {
-  if (ok) return;
-  fprintf(stderr, "starve: %s\n", what);
-  exit(2);
-}
-
 /* A call that was refused something fails; one that was not, does not. */
 static bool did(int result, const char *what) {
   bool starved = refused_one;
@@ -142,15 +135,14 @@ static bool set_up(kdp_engine *e, uint32_t *index) {
 static void exchange(kdp_engine *e, uint32_t index) {
   static const uint8_t secret[64] = "a plaintext";
   static uint8_t frame[4096];
-  uint8_t record[2 + HEADER_LEN + sizeof secret + TAG_LEN] = {0, HEADER_LEN + sizeof secret + TAG_LEN, DG_KEEPALIVE};
+  uint8_t record[2 + HEADER_LEN + sizeof secret + TAG_LEN];
   kdp_session_path(e, index, KDP_PATH_RELAY, NULL, RELAY, 0);
   check(kdp_control_send(e, index, DG_KEEPALIVE, secret, sizeof secret, 0, NULL, 1) == 0, "control_send");
   long len = kdp_relay_take(e, RELAY, frame, sizeof frame);
   check(len < 0 || memmem(frame, (size_t)len, secret, 11) == NULL, "a plaintext left");
   long before = left;
   left = 0;
-  put32(record + 6, index), put64(record + 10, counter++);
-  aead_seal(peer, counter - 1, record + 2, secret, sizeof secret, record + 2 + HEADER_LEN);
+  seal_record(peer, record, DG_KEEPALIVE, index, counter++, secret, sizeof secret);
   left = before;
   refused_one = false;
   uint64_t was[C_COUNT], is[C_COUNT];
@@ -200,7 +192,7 @@ int main(int argc, char **argv) {
   aead = argv[1];
   check(aead_open_library(aead, error, sizeof error) == 0, error);
   peer = aead_key_new(key, iv);
-  check(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_NONBLOCK, 0, pair) == 0, "socketpair");
+  open_pair(pair);
   udp = socket(AF_INET, SOCK_DGRAM | SOCK_NONBLOCK, 0);
   check(udp >= 0 && bind(udp, (struct sockaddr *)&any_port, sizeof any_port) == 0, "socket");
   for (size_t i = 0; i < 2 * sizeof errors / sizeof *errors; i++) {
