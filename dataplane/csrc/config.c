@@ -319,6 +319,17 @@ int kdp_session_add(kdp_engine *e, uint32_t id, uint32_t *index) {
   return result;
 }
 
+/* Packets go on until the matching end, found or not. NULL: no such session. */
+static session *session_read(kdp_engine *e, uint32_t index) {
+  config_read(e);
+  return session_find(e, index);
+}
+
+static int session_read_end(kdp_engine *e, const session *s) {
+  config_read_end(e);
+  return s == NULL ? -ENOENT : 0;
+}
+
 /* Stops the packets until the matching unlock, found or not. NULL: no such session. */
 static session *session_lock(kdp_engine *e, uint32_t index) {
   config_write(e);
@@ -361,11 +372,9 @@ int kdp_session_lease(kdp_engine *e, uint32_t index, uint8_t family, const uint8
 }
 
 int kdp_session_until(kdp_engine *e, uint32_t index, uint64_t not_after_ms) {
-  config_read(e);
-  session *s = session_find(e, index);
+  session *s = session_read(e, index);
   if (s != NULL) atomic_store_explicit(&s->not_after_ms, not_after_ms, memory_order_relaxed);
-  config_read_end(e);
-  return s == NULL ? -ENOENT : 0;
+  return session_read_end(e, s);
 }
 
 /* -- keys ------------------------------------------------------------------------------------------------------------ */
@@ -477,46 +486,34 @@ int kdp_session_path(kdp_engine *e, uint32_t index, uint8_t kind, const kdp_addr
 /* What packets may see change between one and the next needs no writer. */
 int kdp_session_limit(kdp_engine *e, uint32_t index, uint16_t limit) {
   if (limit != 0 && limit < LIMIT_MIN) return -EINVAL;
-  config_read(e);
-  session *s = session_find(e, index);
+  session *s = session_read(e, index);
   if (s != NULL) atomic_store_explicit(&s->limit, limit, memory_order_relaxed);
-  config_read_end(e);
-  return s == NULL ? -ENOENT : 0;
+  return session_read_end(e, s);
 }
 
 int kdp_session_remote(kdp_engine *e, uint32_t index, uint32_t remote_index) {
-  config_read(e);
-  session *s = session_find(e, index);
+  session *s = session_read(e, index);
   if (s != NULL) atomic_store_explicit(&s->remote, remote_index, memory_order_relaxed);
-  config_read_end(e);
-  return s == NULL ? -ENOENT : 0;
+  return session_read_end(e, s);
 }
 
 int kdp_session_stats(kdp_engine *e, uint32_t index, uint64_t *sent, uint64_t *received) {
-  int result = -ENOENT;
-  config_read(e);
-  session *s = session_find(e, index);
+  const session *s = session_read(e, index);
   if (s != NULL) {
     *sent = atomic_load_explicit(&s->tx_counter, memory_order_relaxed);
     *received = atomic_load_explicit(&s->rx_datagrams, memory_order_relaxed);
-    result = 0;
   }
-  config_read_end(e);
-  return result;
+  return session_read_end(e, s);
 }
 
 int kdp_session_offences(kdp_engine *e, uint32_t index, uint64_t *forged, uint64_t *replayed, uint64_t *spoofed) {
-  int result = -ENOENT;
-  config_read(e);
-  session *s = session_find(e, index);
+  const session *s = session_read(e, index);
   if (s != NULL) {
     *forged = atomic_load_explicit(&s->forged, memory_order_relaxed);
     *replayed = atomic_load_explicit(&s->replayed, memory_order_relaxed);
     *spoofed = atomic_load_explicit(&s->spoofed, memory_order_relaxed);
-    result = 0;
   }
-  config_read_end(e);
-  return result;
+  return session_read_end(e, s);
 }
 
 int kdp_control_send(kdp_engine *e, uint32_t index, uint8_t type, const uint8_t *payload, size_t len, uint16_t size,
