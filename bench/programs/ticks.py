@@ -2,7 +2,8 @@
 
     python -m bench.programs.ticks
 
-Whoever reads it knows how long a byte that was there has waited. Ends with its standard input.
+A reader that compares a time with its own clock learns how long that byte has waited in the pipe. The program ends when its standard
+input is closed.
 """
 
 from __future__ import annotations

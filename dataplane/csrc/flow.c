@@ -44,7 +44,7 @@ typedef struct {
   flow_link owned; /* in its session's flows; guarded by free_lock */
   share *owner;    /* of the sender that opened it, which goes after its flows */
   uint64_t opened_ms, last_ms, asked_ms;
-  uint64_t not_after_ms; /* of its leave */
+  uint64_t not_after_ms; /* from then on an allow does not count; by clock_ms */
   uint64_t packets[2], bytes[2];
 } flow;
 

@@ -21,8 +21,10 @@ class _Ending:
 
 
 class FlowEndings:
-    """over: called with the flows whose moment has come. A timer a moment, and no more than for the flows that `forget` leaves: a grant
-    that ends tonight meets many that are over in a second."""
+    """over: called with the flows whose allow ends at this moment.
+
+    There is one timer for each moment. It is cancelled when `forget` has removed the last flow that waits for it: a grant that ends
+    tonight allows many flows that last a second."""
 
     def __init__(self, over: Callable[[Set[int]], None]) -> None:
         self._over = over

@@ -1,4 +1,5 @@
-"""Headers that could hide from the check what the receiver's kernel acts on: they do not cross, whoever sends them."""
+"""Headers that say something else to the receiver's kernel than to our checks (source routes, routing headers, long chains of options) are
+dropped, from a peer and from this host alike."""
 
 from __future__ import annotations
 
