@@ -120,15 +120,11 @@ class FlowJudge:
         if self._role == "gateway":
             self._claims.heard_untrusted(event)
 
-    def judge_again(self, flows: Iterable[Flow] | None = None) -> None:
+    def judge_again(self) -> None:
         """Policy, network or posture changed: flows that lose their allow are cut, in both directions. A flow that waits for
         its first verdict gets it here; the data plane then does not hand out its question."""
         self._memo.forget()
-        if flows is None:
-            self._slices.start("judge again", lambda: self._each_flow(self._judge_anew))
-            return
-        for flow in flows:
-            self._judge_anew(flow)
+        self._slices.start("judge again", lambda: self._each_flow(self._judge_anew))
 
     def _each_flow(self, act: Callable[[Flow], None]) -> Iterator[None]:
         for page in self._dataplane.flow_pages():
