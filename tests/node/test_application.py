@@ -7,6 +7,7 @@ import os
 import shutil
 import socket
 import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from ipaddress import ip_address
@@ -34,7 +35,7 @@ def ours() -> Application:
     lines = Path("/proc/self/cgroup").read_text().split()
     unit = next((line.rpartition("/")[2] for line in lines if line.endswith((".service", ".scope"))), "")
     sha256 = hashlib.sha256(Path("/proc/self/exe").read_bytes()).hexdigest()
-    return Application(os.readlink("/proc/self/exe"), os.getuid(), unit, sha256)
+    return Application(os.path.realpath(sys.executable), os.getuid(), unit, sha256)
 
 
 @contextmanager
