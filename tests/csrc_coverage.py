@@ -20,17 +20,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import fuzzers
-from engine_build import link_options
+from engine_build import CSRC, DRIVERS, LIBRARIES, ROOT, link_options
 
-ROOT = Path(__file__).parents[1]
-_CSRC = ROOT / "dataplane/csrc"
 _FUZZ = ROOT / "dataplane/fuzz"
-_DRIVERS = ROOT / "tests/dataplane/sanitize"
 _WORK = ROOT / ".build/coverage"
 _REASONS = _FUZZ / "not-covered.md"
-_FLAGS = ("-std=gnu11", "-O0", "-g", "-fPIC", "-D_GNU_SOURCE", f"-I{_CSRC}", f"-I{_FUZZ}")
+_FLAGS = ("-std=gnu11", "-O0", "-g", "-fPIC", "-D_GNU_SOURCE", f"-I{CSRC}", f"-I{_FUZZ}")
 _COVERAGE = ("--coverage", "-fprofile-update=atomic")
-_LIBRARIES = ("-lcrypto", "-lpthread", "-ldl")
 # Each driver with its arguments.
 _RUNS = (
     ("driver", ("openssl", "1", "12000")),
@@ -59,7 +55,7 @@ def run(*command: str | Path, **environment: str) -> None:
 
 def compile_engine() -> list[Path]:
     built = []
-    for source in sorted(_CSRC.glob("*.c")):
+    for source in sorted(CSRC.glob("*.c")):
         built.append(_WORK / f"{source.stem}.o")
         run("gcc", *_FLAGS, *_COVERAGE, "-c", "-o", built[-1], source)
     return built
@@ -69,16 +65,16 @@ def run_corpora(engine: list[Path]) -> None:
     for target in fuzzers.TARGETS:
         program = _WORK / f"fuzz_{target}"
         sources = [_FUZZ / f"{name}.c" for name in (target, "rig", "standalone")]
-        run("gcc", *_FLAGS, *fuzzers.LINK_OPTIONS, "-o", program, *sources, *engine, *_LIBRARIES, "-lgcov")
+        run("gcc", *_FLAGS, *fuzzers.LINK_OPTIONS, "-o", program, *sources, *engine, *LIBRARIES, "-lgcov")
         corpus = fuzzers.unpack_corpus(target, _WORK / "corpus" / target)
         run(program, _WORK / "finding", "0", "0", *sorted(corpus.iterdir()))
 
 
 def run_drivers(engine: list[Path]) -> None:
     for name, arguments in _RUNS:
-        source, program = _DRIVERS / f"{name}.c", _WORK / f"driver_{name}"
+        source, program = DRIVERS / f"{name}.c", _WORK / f"driver_{name}"
         options = (*_FLAGS, *link_options(name).split())
-        run("gcc", *options, "-o", program, source, *engine, *_LIBRARIES, "-lgcov")
+        run("gcc", *options, "-o", program, source, *engine, *LIBRARIES, "-lgcov")
         run(program, *arguments)
 
 
@@ -90,7 +86,7 @@ def run_tests(engine: list[Path], arguments: list[str]) -> None:
     run(sys.executable, "-c", emit, _WORK / "_kdp.c", PYTHONPATH=str(ROOT / "dataplane"))
     include = sysconfig.get_paths()["include"]
     extension = package / "_kdp.abi3.so"
-    run("gcc", *_FLAGS, f"-I{include}", "-shared", "-o", extension, _WORK / "_kdp.c", *engine, *_LIBRARIES, "-lgcov")
+    run("gcc", *_FLAGS, f"-I{include}", "-shared", "-o", extension, _WORK / "_kdp.c", *engine, *LIBRARIES, "-lgcov")
     # Those build or need another one.
     own_engine = ("fuzz", "sanitizers", "flood", "inbox", "lives", "soak", "hardening")
     tests = arguments or ["tests/dataplane", *(f"--ignore=tests/dataplane/test_{name}.py" for name in own_engine)]
@@ -110,7 +106,7 @@ def measure(engine: list[Path]) -> Iterator[Line]:
             files = json.load(report)["files"]
         for file in files:
             path = Path(file["file"])
-            if path.parent != _CSRC or path.suffix != ".c":
+            if path.parent != CSRC or path.suffix != ".c":
                 continue
             text = path.read_text().splitlines()
             for line in file["lines"]:

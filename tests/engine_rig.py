@@ -6,6 +6,7 @@ conditions to wait for.
 
 from __future__ import annotations
 
+import ctypes.util
 import os
 import select
 import socket
@@ -15,6 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from ipaddress import IPv4Address, ip_address, ip_network
 
+import pytest
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from kairos.wire.datagram import (
@@ -36,6 +38,10 @@ ENGINES = {
     "c-openssl": lambda: load("c", "openssl", 1 << 12),
     "pure": lambda: load("pure", "auto", 1 << 12),
 }
+with_ipsec_mb = pytest.mark.skipif(
+    ctypes.util.find_library("IPSec_MB") is None, reason="libIPSec_MB is not installed (x86-64 alone has it)"
+)
+"""`./dev` installs it wherever Debian has it."""
 VNI, PEER_INDEX, RELAY = 7, 0x1234, 1
 HOST, PEER, STRANGER = "10.77.0.1", "10.77.0.2", "10.99.0.1"
 HOST6, PEER6 = "fd77::1", "fd77::2"

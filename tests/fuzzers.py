@@ -23,9 +23,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from archives import unpacking
+from engine_build import CSRC, LIBRARIES, ROOT
 
-ROOT = Path(__file__).parents[1]
-_CSRC = ROOT / "dataplane/csrc"
 _FUZZ = ROOT / "dataplane/fuzz"
 _WORK = ROOT / ".build/fuzz"
 _SHARED = ("rig",)
@@ -35,11 +34,10 @@ TARGETS = tuple(sorted(path.stem for path in _FUZZ.glob("*.c") if path.stem not 
 _SANITIZERS = "address,undefined"
 _FLAGS = (
     *("-std=gnu11", "-g", "-O1", "-D_GNU_SOURCE", "-Wall", "-Wextra", "-fno-omit-frame-pointer"),
-    *("-fno-sanitize-recover=all", f"-I{_CSRC}", f"-I{_FUZZ}", "-c"),
+    *("-fno-sanitize-recover=all", f"-I{CSRC}", f"-I{_FUZZ}", "-c"),
 )
 # rig.c is the engine's clock.
 LINK_OPTIONS = ("-Wl,--wrap=clock_ms",)
-_LIBRARIES = ("-lcrypto", "-lpthread", "-ldl")
 # Bytes of an input; seconds of one input, and megabytes, that are a finding too. Leaks are looked for once, at the end: the engine
 # keeps some of what it allocates for the next input, and each of those would start a search.
 _LIMITS = ("-max_len=1024", "-timeout=10", "-rss_limit_mb=4096", "-detect_leaks=0", "-print_final_stats=1")
@@ -67,7 +65,7 @@ class Builder:
     def compile_shared(self, folder: Path) -> list[Path]:
         """The objects of the engine and of what the targets share."""
         folder.mkdir(parents=True, exist_ok=True)
-        sources = [*sorted(_CSRC.glob("*.c")), *(_FUZZ / f"{name}.c" for name in self.shared)]
+        sources = [*sorted(CSRC.glob("*.c")), *(_FUZZ / f"{name}.c" for name in self.shared)]
         return [self.compile_one(source, folder) for source in sources]
 
     def compile_one(self, source: Path, folder: Path) -> Path:
@@ -81,7 +79,7 @@ class Builder:
         built = folder / f"fuzz_{source.stem}"
         folder.mkdir(parents=True, exist_ok=True)
         objects = map(str, (self.compile_one(source, folder), *shared))
-        subprocess.run((*self.link, *LINK_OPTIONS, "-o", str(built), *objects, *_LIBRARIES), check=True)
+        subprocess.run((*self.link, *LINK_OPTIONS, "-o", str(built), *objects, *LIBRARIES), check=True)
         return built
 
 

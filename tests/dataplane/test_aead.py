@@ -3,7 +3,6 @@ not the one this build needs, is refused by name."""
 
 from __future__ import annotations
 
-import ctypes.util
 import os
 import re
 import subprocess
@@ -13,16 +12,12 @@ from pathlib import Path
 import pytest
 
 import gcm
-from engine_rig import HOST, PEER, TO_ENGINE, Rig, udp_packet, whole
+from engine_rig import HOST, PEER, TO_ENGINE, Rig, udp_packet, whole, with_ipsec_mb
 from kairos.wire.datagram import DatagramHeader, DatagramType, nonce
 
 ROOT = Path(__file__).parents[2]
 SELF_TEST = (ROOT / "dataplane/csrc/aead_check.c").read_text()
 KEY, IV, AAD, PLAIN = bytes(range(32)), bytes(range(64, 76)), bytes(range(128, 144)), bytes(range(45))
-
-with_ipsec_mb = pytest.mark.skipif(
-    ctypes.util.find_library("IPSec_MB") is None, reason="libIPSec_MB is not installed (x86-64 alone has it)"
-)
 
 
 def c_bytes(text: str) -> bytes:
