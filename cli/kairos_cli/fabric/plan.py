@@ -39,7 +39,7 @@ def write_plan(
     plan = code_plan(root, worker) | {
         "bindings": _bindings(configuration, {"RELAY": f"{host}:{port + 1}", "CONTROL": f"{host}:{port}"})
         | {"bindings": given},
-        "crons": [] if meter else configuration.get("triggers", {}).get("crons", []),  # what is measured is asked for
+        "crons": configuration.get("triggers", {}).get("crons", []),
         "migrations": _migrations(configuration, root),
         "host": host,
         "port": port + (worker == "relay"),
